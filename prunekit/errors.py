@@ -1,0 +1,57 @@
+"""Every error that a user can cause, each with its exit code. Imports nothing."""
+
+from __future__ import annotations
+
+
+class PrunekitError(Exception):
+    """An error with a message for a person: what is wrong, where, and the remedy."""
+
+    exit_code = 1
+
+
+class UsageError(PrunekitError):
+    """The command line does not make sense."""
+
+    exit_code = 2
+
+
+class RecipeError(PrunekitError):
+    """The recipe is not valid, or does not fit its model or data."""
+
+    exit_code = 3
+
+
+class DataError(PrunekitError):
+    """Data is missing, unreadable or does not fit."""
+
+    exit_code = 4
+
+
+class CheckpointError(PrunekitError):
+    """A checkpoint or run directory is missing, corrupt or incompatible."""
+
+    exit_code = 5
+
+
+class DivergedError(PrunekitError):
+    """A step was not finite."""
+
+    exit_code = 6
+
+
+class PluginError(PrunekitError):
+    """A component could not be imported or broke its contract."""
+
+    exit_code = 7
+
+
+class ResourceError(PrunekitError):
+    """The disk, the memory or a lock is not to be had."""
+
+    exit_code = 8
+
+
+class StopRequestedError(PrunekitError):
+    """The run was asked to stop; it is saved and can be resumed (EX_TEMPFAIL)."""
+
+    exit_code = 75
