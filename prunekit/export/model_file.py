@@ -1,0 +1,93 @@
+"""`model.safetensors`: a plain state dict, and in its metadata what builds the model.
+
+Stock PyTorch needs no prunekit: `model.load_state_dict(load_file(path), strict=True)`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from prunekit.errors import CheckpointError
+from prunekit.export.tensors import read_tensors, write_tensors
+from prunekit.frozen import as_values
+from prunekit.runs import open_run
+
+CONFIG = "prunekit"
+"""Metadata key: JSON of `{"model": ModelConfig, "data": DataSpec, "compressors": [...]}`."""
+
+
+def write_model(
+    path: Path, model: nn.Module, masks: Mapping[str, Tensor], metadata: Mapping[str, str]
+) -> None:
+    """Write the state dict of `model` in one piece, pruned entries exactly zero.
+
+    Args:
+        path: the file to make or replace.
+        model: the plain module; it is not changed.
+        masks: parameter name -> bool, True = kept.
+        metadata: strings to keep with it; `prunekit` holds what `load_model` builds it from.
+
+    Raises:
+        ResourceError: the disk is full or the folder cannot be written; `path` is as it was.
+    """
+    named = dict(model.named_parameters(remove_duplicate=False))
+    # by identity, as a tied parameter is masked under one of its names
+    mask_of = {id(named[name]): mask for name, mask in masks.items()}
+    tensors = {
+        name: tensor.detach().masked_fill(~mask_of[id(tensor)].to(tensor.device), 0)
+        if id(tensor) in mask_of
+        else tensor
+        for name, tensor in model.state_dict(keep_vars=True).items()
+    }
+    write_tensors(path, tensors, metadata)
+
+
+def load_model(source: str | Path) -> nn.Module:
+    """Build the model of a finished run, with its compressors, and load its weights.
+
+    Args:
+        source: a run directory, `runs/<recipe>/latest`, or a `model.safetensors`.
+
+    Returns:
+        The model on the CPU, in evaluation mode.
+
+    Raises:
+        CheckpointError: missing, corrupt, or not what this version builds from its metadata.
+    """
+    path = Path(source)
+    if path.is_dir():
+        path = open_run(path).path / "model.safetensors"
+    weights, metadata = read_tensors(path)
+    if CONFIG not in metadata:
+        raise CheckpointError(
+            f"{path}: does not tell which model it holds: it was not written by a prunekit run"
+        )
+    try:
+        model = _build(json.loads(metadata[CONFIG]))
+        model.load_state_dict(weights, strict=True)
+    except (ValueError, KeyError, TypeError, RuntimeError) as error:
+        raise CheckpointError(
+            f"{path}: cannot be loaded by this version of prunekit: {error}"
+        ) from error
+    return model.eval()
+
+
+def _build(built: Mapping[str, Any]) -> nn.Module:
+    from prunekit.models import attach, build_model
+    from prunekit.models.base import DataSpec
+    from prunekit.registry import COMPRESSORS, MODELS
+
+    config = MODELS.parse(as_values(built["model"]))
+    with torch.random.fork_rng(devices=[]):
+        # start weights would only be overwritten, and may be gone
+        model = build_model(config.model_copy(update={"init": None}), DataSpec(**built["data"]))
+    for value in built.get("compressors", ()):
+        compressor = COMPRESSORS.parse(as_values(value))
+        attach(model, value["slot"], COMPRESSORS.create(compressor))
+    return model

@@ -1,0 +1,73 @@
+"""Safetensors files that know whether they are whole: a digest travels in their metadata."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from prunekit.errors import CheckpointError
+from prunekit.files import replacing
+
+DIGEST = "sha256"
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
+    """Write tensors and metadata in one piece, with a digest over both.
+
+    Args:
+        path: the file to make or replace.
+        tensors: may share memory; each name gets its own copy of the data.
+        metadata: any strings but the key `sha256`.
+
+    Raises:
+        ResourceError: the disk is full or the folder cannot be written; `path` is as it was.
+    """
+    # safetensors refuses names that share memory, as tied weights do
+    own = {
+        name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
+        for name, tensor in tensors.items()
+    }
+    with replacing(path) as temporary:
+        try:
+            save_file(own, temporary, {**metadata, DIGEST: _digest(own, metadata)})
+        except SafetensorError as error:
+            raise OSError(str(error)) from error
+
+
+def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Read a file and, where it has a digest, check it.
+
+    Returns:
+        The tensors on the CPU, and the metadata without the digest.
+
+    Raises:
+        CheckpointError: missing, cut short, or changed since it was written.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = dict(file.metadata() or {})
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except FileNotFoundError as error:
+        raise CheckpointError(f"{path}: no such file") from error
+    except (SafetensorError, OSError, ValueError) as error:
+        raise CheckpointError(f"{path}: corrupt or no safetensors file: {error}") from error
+    digest = metadata.pop(DIGEST, None)
+    if digest is not None and digest != _digest(tensors, metadata):
+        raise CheckpointError(f"{path}: corrupt: its content does not match its digest")
+    return tensors, metadata
+
+
+def _digest(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
+    sha = hashlib.sha256(json.dumps(dict(sorted(metadata.items()))).encode())
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        sha.update(json.dumps([name, str(tensor.dtype), list(tensor.shape)]).encode())
+        sha.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return sha.hexdigest()

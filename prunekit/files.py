@@ -1,0 +1,139 @@
+"""Files that are either whole or not there. Torch-free."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from prunekit.errors import CheckpointError, ResourceError
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Yield a temporary path beside `path`; on success it is flushed and takes the name of `path`.
+
+    Raises:
+        ResourceError: the disk is full or the folder cannot be written; `path` is as it was.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        yield temporary
+        flush(temporary)
+        os.replace(temporary, path)
+        flush(path.parent)
+    except OSError as error:
+        raise cannot_write(path, error) from error
+    finally:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def flush(path: Path) -> None:
+    """Wait until a file, or the entries of a folder, are on the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def cannot_write(path: Path, error: OSError) -> ResourceError:
+    """The error for a path that could not be written, with the free space of its disk."""
+    free = ""
+    with suppress(OSError):
+        folder = next(parent for parent in path.absolute().parents if parent.is_dir())
+        free = f" ({shutil.disk_usage(folder).free / 1e6:.0f} MB free)"
+    reason = error.strerror or str(error)
+    return ResourceError(
+        f"{path}: cannot be written: {reason}{free}: free some space or choose a folder that you "
+        "may write"
+    )
+
+
+def sha256(path: Path) -> str:
+    """SHA-256 of a file, 64 hex digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a JSON document in one piece.
+
+    Raises:
+        ResourceError: the disk is full or the folder cannot be written; `path` is as it was.
+        ValueError: `value` holds NaN or infinity, which JSON does not have.
+    """
+    text = json.dumps(value, indent=2, allow_nan=False, ensure_ascii=False)
+    with replacing(path) as temporary:
+        temporary.write_text(text + "\n", encoding="utf-8")
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON document.
+
+    Raises:
+        CheckpointError: missing, unreadable or not JSON.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise CheckpointError(f"{path}: missing: the run did not get that far") from error
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read: {error.strerror}") from error
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path}: corrupt: not a JSON document ({error})") from error
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """Read a file of one JSON object with a `step` a line; lines cut short by a kill are left out.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
+    lines = []
+    for text in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        with suppress(ValueError):
+            lines.append(json.loads(text))
+    return [line for line in lines if isinstance(line, dict) and isinstance(line.get("step"), int)]
+
+
+@contextmanager
+def lock(folder: Path) -> Iterator[None]:
+    """Hold a folder for as long as the block runs; the system frees it after a kill.
+
+    Raises:
+        ResourceError: another process holds it; the message names it.
+    """
+    from filelock import FileLock, Timeout
+
+    holder = folder / ".lock.json"
+    file = FileLock(folder / ".lock", timeout=0)
+    try:
+        file.acquire()
+    except Timeout as error:
+        raise ResourceError(
+            f"{folder}: in use by {_describe(holder)}: wait until it ends, or stop it"
+        ) from error
+    except OSError as error:
+        raise cannot_write(folder, error) from error
+    try:
+        write_json(holder, {"pid": os.getpid(), "host": socket.gethostname()})
+        yield
+    finally:
+        holder.unlink(missing_ok=True)
+        file.release()
+
+
+def _describe(holder: Path) -> str:
+    try:
+        value = read_json(holder)
+        return f"process {value['pid']} on {value['host']}"
+    except (CheckpointError, KeyError, TypeError):
+        return "another process"

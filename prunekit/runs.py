@@ -1,0 +1,246 @@
+"""Run directories: `<out>/<recipe>/<UTC>-<hash8>/`, with the link `latest` beside them.
+
+A run directory holds `recipe.yaml` (as given), `resolved.yaml`, `manifest.json`, `metrics.jsonl`,
+`tb/`, `checkpoints/step-N/`, `masks.safetensors`, `model.safetensors`, `status.json` and
+`report.json`. Torch-free at import.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from prunekit.errors import CheckpointError, RecipeError
+from prunekit.files import cannot_write, lock, read_json, read_lines, sha256, write_json
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from prunekit.recipe import Recipe
+
+__all__ = [
+    "RunDir",
+    "lock",
+    "new_run_dir",
+    "open_run",
+    "point_latest",
+    "read_json",
+    "read_masks",
+    "write_json",
+    "write_masks",
+]
+
+MASKS_FORMAT = "prunekit-masks-1"
+
+
+@dataclass(frozen=True, slots=True)
+class RunDir:
+    """A run on the disk. Every method raises CheckpointError for what is missing or corrupt."""
+
+    path: Path
+
+    def recipe(self) -> Recipe:
+        """The resolved recipe."""
+        from prunekit.recipe import load_recipe
+
+        path = self._existing("resolved.yaml")
+        try:
+            return load_recipe(path)
+        except RecipeError as error:
+            raise CheckpointError(f"{path}: corrupt or of another version: {error}") from error
+
+    def manifest(self) -> dict[str, Any]:
+        """Versions, seed, device, threads, world size: all that the result depends on."""
+        return self._document("manifest.json")
+
+    def status(self) -> dict[str, Any]:
+        """`status` (running, done, stopped, diverged, failed), `exit_code`, `message`, `step`."""
+        return self._document("status.json")
+
+    def report(self) -> dict[str, Any]:
+        """The numbers of a finished run."""
+        return self._document("report.json")
+
+    def metrics(self) -> list[dict[str, float | None]]:
+        """The lines of `metrics.jsonl` in order; one that a kill cut short is left out."""
+        return read_lines(self._existing("metrics.jsonl"))
+
+    def masks(self) -> dict[str, Tensor]:
+        """The final masks: parameter name -> bool, True = kept."""
+        path = self.path / "masks.safetensors"
+        if not path.is_file():
+            raise CheckpointError(
+                f"{self.path}: has no masks: it ran no strategy, or did not finish"
+            )
+        return read_masks(path)
+
+    def initial_weights(self) -> dict[str, Tensor]:
+        """Dense weights and buffers before the first step, checked against their SHA-256."""
+        from prunekit.export.tensors import read_tensors
+
+        weights = self._existing("checkpoints/step-0/weights.safetensors")
+        digests = self._document("checkpoints/step-0/sha256.json")
+        if sha256(weights) != digests.get(weights.name):
+            raise CheckpointError(f"{weights}: corrupt: it does not have its SHA-256")
+        return read_tensors(weights)[0]
+
+    def final_weights(self) -> dict[str, Tensor]:
+        """Weights and buffers at the end; pruned entries are zero."""
+        from prunekit.export.tensors import read_tensors
+
+        return read_tensors(self._existing("model.safetensors"))[0]
+
+    def _existing(self, name: str) -> Path:
+        path = self.path / name
+        if not path.is_file():
+            raise CheckpointError(
+                f"{path}: missing: the run did not get that far; `prunekit resume {self.path}` "
+                "continues it"
+            )
+        return path
+
+    def _document(self, name: str) -> dict[str, Any]:
+        value = read_json(self._existing(name))
+        if not isinstance(value, dict):
+            raise CheckpointError(f"{self.path / name}: corrupt: not a JSON object")
+        return value
+
+
+def open_run(path: str | Path) -> RunDir:
+    """Open a run directory, or `runs/<recipe>/latest`.
+
+    Raises:
+        CheckpointError: there is no run at `path`.
+    """
+    run = Path(path)
+    if not run.is_dir():
+        raise CheckpointError(
+            f"{run}: no such run directory: give runs/<recipe>/latest, or make the run with "
+            "`prunekit run`"
+        )
+    if not (run / "resolved.yaml").is_file():
+        remedy = (
+            f"did you mean {run / 'latest'}?"
+            if (run / "latest").is_dir()
+            else ("give the folder that holds resolved.yaml")
+        )
+        raise CheckpointError(f"{run}: not a run directory: {remedy}")
+    return RunDir(run.resolve())
+
+
+def new_run_dir(out: Path, name: str, hash8: str) -> Path:
+    """Make an empty run directory `<out>/<name>/<UTC>-<hash8>`.
+
+    Args:
+        out: the parent of all run directories.
+        name: the recipe's name.
+        hash8: the first digits of the recipe's hash.
+
+    Raises:
+        ResourceError: it cannot be made; folders made on the way are removed again.
+    """
+    parent = out / name
+    missing = [folder for folder in (parent, *parent.parents) if not folder.exists()]
+    stamp = f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{hash8}"
+    try:
+        parent.mkdir(parents=True, exist_ok=True)
+        return _first_free(parent, stamp)
+    except OSError as error:
+        for folder in missing:
+            with suppress(OSError):
+                folder.rmdir()
+        raise cannot_write(parent, error) from error
+
+
+def _first_free(parent: Path, stamp: str) -> Path:
+    # two runs of one recipe may start in the same second
+    number = 1
+    while True:
+        path = parent / (stamp if number == 1 else f"{stamp}-{number}")
+        with suppress(FileExistsError):
+            path.mkdir()
+            return path
+        number += 1
+
+
+def point_latest(run_dir: Path) -> None:
+    """Point the relative link `latest` beside `run_dir` at it, in one step.
+
+    Raises:
+        ResourceError: `latest` is something else than a link, or cannot be written.
+    """
+    latest = run_dir.parent / "latest"
+    temporary = run_dir.parent / f".latest.{os.getpid()}.part"
+    try:
+        temporary.unlink(missing_ok=True)
+        temporary.symlink_to(run_dir.name, target_is_directory=True)
+        os.replace(temporary, latest)
+    except OSError as error:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise cannot_write(latest, error) from error
+
+
+def write_masks(path: Path, masks: Mapping[str, Tensor]) -> None:
+    """Write masks as packed bits, with their shapes and a digest.
+
+    Args:
+        path: the file to make or replace.
+        masks: parameter name -> bool tensor of any shape.
+
+    Raises:
+        ResourceError: the disk is full or the folder cannot be written; `path` is as it was.
+    """
+    import numpy as np
+    import torch
+
+    from prunekit.export.tensors import write_tensors
+
+    packed = {
+        name: torch.from_numpy(np.packbits(mask.detach().cpu().numpy().reshape(-1)))
+        for name, mask in masks.items()
+    }
+    shapes = json.dumps({name: list(mask.shape) for name, mask in masks.items()})
+    write_tensors(path, packed, {"format": MASKS_FORMAT, "shapes": shapes})
+
+
+def read_masks(path: Path) -> dict[str, Tensor]:
+    """Read masks: parameter name -> bool tensor, True = kept.
+
+    Raises:
+        CheckpointError: missing, cut short, changed, or not a file of masks.
+    """
+    from prunekit.export.tensors import read_tensors
+
+    packed, metadata = read_tensors(path)
+    if metadata.get("format") != MASKS_FORMAT:
+        raise CheckpointError(f"{path}: not a file of masks written by prunekit")
+    try:
+        shapes = json.loads(metadata["shapes"])
+        if set(shapes) != set(packed):
+            raise ValueError("other names")
+        return {name: _unpack(packed[name], shape) for name, shape in shapes.items()}
+    except (ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{path}: corrupt: masks and shapes do not match") from error
+
+
+def _unpack(packed: Tensor, shape: list[int]) -> Tensor:
+    import numpy as np
+    import torch
+
+    entries = math.prod(shape)
+    if (
+        packed.dtype != torch.uint8
+        or packed.shape != (-(-entries // 8),)
+        or min(shape, default=0) < 0
+    ):
+        raise ValueError("another size")
+    bits = np.unpackbits(packed.numpy(), count=entries)
+    return torch.from_numpy(bits.astype(np.bool_)).reshape(shape)

@@ -1,0 +1,83 @@
+"""What a result depends on besides its recipe: versions, device, threads, number of processes."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Mapping
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, entry_points, version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+PACKAGES = ("prunekit", "torch", "torchvision", "timm", "numpy")
+GROUPS = ("strategies", "compressors", "models", "datasets", "probes")
+
+
+def environment(device: torch.device, world_size: int = 1) -> dict[str, Any]:
+    """Describe this process: all that bit-equality depends on, and nothing private.
+
+    Args:
+        device: where the model is.
+        world_size: processes of the run.
+    """
+    return {
+        "python": platform.python_version(),
+        "os": f"{platform.system()} {platform.release()} {platform.machine()}",
+        "device": device.type,
+        "device_name": _device_name(device),
+        "cuda": torch.version.cuda if device.type == "cuda" else None,
+        "threads": torch.get_num_threads(),
+        "world_size": world_size,
+        "versions": {name: found for name in PACKAGES if (found := _version(name))},
+        "plugins": _plugins(),
+    }
+
+
+def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """A sentence for each thing that changed between two environments."""
+    old, new = _flat(before), _flat(now)
+    return [
+        f"{name} was {old.get(name)} when the run began and is {new.get(name)} now: the result "
+        "may differ from that of an undisturbed run"
+        for name in sorted(old.keys() | new.keys())
+        if old.get(name) != new.get(name)
+    ]
+
+
+def _flat(tree: Mapping[str, Any]) -> dict[str, Any]:
+    flat = {}
+    for name, value in tree.items():
+        if isinstance(value, Mapping):
+            flat.update({f"{name}.{key}": item for key, item in value.items()})
+        else:
+            flat[name] = value
+    return flat
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _plugins() -> dict[str, str]:
+    """Distributions that bring components, with their versions."""
+    found = {}
+    for group in GROUPS:
+        for point in entry_points(group=f"prunekit.{group}"):
+            if point.dist is not None:
+                found[point.dist.name] = point.dist.version
+    return dict(sorted(found.items()))
+
+
+def _device_name(device: torch.device) -> str:
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    with suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()

@@ -1,0 +1,158 @@
+"""Where the numbers of a run go: `metrics.jsonl` and TensorBoard. Logging never stops a run.
+
+Tags: train/loss, train/accuracy, train/lr, train/images_per_second, sparsity/target,
+sparsity/achieved, density/<tensor>, flips/<strategy>, tokens/in, tokens/out, eval/<split>_top1,
+eval/<split>_loss, strategy/<name>/<key>.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+from torch import Tensor
+
+from prunekit.errors import ResourceError
+from prunekit.files import read_lines, replacing
+
+logger = logging.getLogger("prunekit")
+
+
+class Log(Protocol):
+    """What the trainer writes to, on every rank."""
+
+    def scalars(self, step: int, values: Mapping[str, float]) -> None:
+        """Write numbers, tag -> value, at `step` optimizer steps done."""
+
+    def histogram(self, step: int, tag: str, values: Tensor) -> None:
+        """Write the distribution of `values`; TensorBoard only."""
+
+    def text(self, step: int, tag: str, text: str) -> None:
+        """Write Markdown; TensorBoard only."""
+
+    def close(self) -> None:
+        """Flush and close; may be called twice."""
+
+
+class NullLog:
+    """The log of all ranks but the main one."""
+
+    def scalars(self, step: int, values: Mapping[str, float]) -> None:
+        """Nothing."""
+
+    def histogram(self, step: int, tag: str, values: Tensor) -> None:
+        """Nothing."""
+
+    def text(self, step: int, tag: str, text: str) -> None:
+        """Nothing."""
+
+    def close(self) -> None:
+        """Nothing."""
+
+
+class RunLog:
+    """Write to `metrics.jsonl` and `tb/`; one that fails is given up with a warning."""
+
+    def __init__(
+        self,
+        run_dir: Path,
+        *,
+        resume_step: int | None = None,
+        warn: Callable[[str], object] = logger.warning,
+    ) -> None:
+        """Open both.
+
+        Args:
+            run_dir: the run directory.
+            resume_step: optimizer steps done at the checkpoint that the run goes on from; what
+                was logged after it is dropped. None: a new run.
+            warn: takes the one sentence about a log that is given up.
+        """
+        self._warn = warn
+        self._sinks: list[_Sink] = []
+        for name, kind in (("metrics.jsonl", _Lines), ("tb", _TensorBoard)):
+            try:
+                self._sinks.append(kind(run_dir / name, resume_step))
+            except (OSError, ResourceError) as error:
+                self._give_up(name, error)
+
+    def scalars(self, step: int, values: Mapping[str, float]) -> None:
+        """Write numbers, tag -> value, at `step` optimizer steps done."""
+        numbers = {tag: float(value) for tag, value in values.items()}
+        self._each(lambda sink: sink.scalars(step, numbers))
+
+    def histogram(self, step: int, tag: str, values: Tensor) -> None:
+        """Write the distribution of `values`; TensorBoard only."""
+        self._each(lambda sink: sink.histogram(step, tag, values))
+
+    def text(self, step: int, tag: str, text: str) -> None:
+        """Write Markdown; TensorBoard only."""
+        self._each(lambda sink: sink.text(step, tag, text))
+
+    def close(self) -> None:
+        """Flush and close; may be called twice."""
+        self._each(lambda sink: sink.close())
+        self._sinks.clear()
+
+    def _each(self, act: Callable[[_Sink], None]) -> None:
+        for sink in tuple(self._sinks):
+            try:
+                act(sink)
+            except OSError as error:
+                self._sinks.remove(sink)
+                self._give_up(sink.path.name, error)
+
+    def _give_up(self, name: str, error: Exception) -> None:
+        self._warn(f"{name}: nothing more is logged there: {error}; the run goes on")
+
+
+class _Sink(Log, Protocol):
+    """A log that raises OSError when it cannot write."""
+
+    path: Path
+
+
+class _Lines(NullLog):
+    """One JSON object a line: `step`, then tag -> number, null where it is not finite."""
+
+    def __init__(self, path: Path, resume_step: int | None) -> None:
+        self.path = path
+        if resume_step is not None and path.exists():
+            kept = [line for line in read_lines(path) if line["step"] <= resume_step]
+            with replacing(path) as temporary:
+                temporary.write_text("".join(json.dumps(line) + "\n" for line in kept))
+        self._file = path.open("a", encoding="utf-8", buffering=1)  # a kill loses no whole line
+
+    def scalars(self, step: int, values: Mapping[str, float]) -> None:
+        finite = {tag: value if math.isfinite(value) else None for tag, value in values.items()}
+        self._file.write(json.dumps({"step": step, **finite}) + "\n")
+
+    def close(self) -> None:
+        self._file.close()
+
+
+class _TensorBoard:
+    def __init__(self, path: Path, resume_step: int | None) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        self.path = path
+        # events at purge_step and later are hidden; the checkpoint's own step was logged before it
+        purge_step = None if resume_step is None else resume_step + 1
+        self._writer: Any = SummaryWriter(str(path), purge_step=purge_step)
+
+    def scalars(self, step: int, values: Mapping[str, float]) -> None:
+        for tag, value in values.items():
+            self._writer.add_scalar(tag, value, step)
+
+    def histogram(self, step: int, tag: str, values: Tensor) -> None:
+        self._writer.add_histogram(tag, values.detach().float().cpu(), step)
+
+    def text(self, step: int, tag: str, text: str) -> None:
+        self._writer.add_text(tag, text, step)
+
+    def close(self) -> None:
+        self._writer.close()
