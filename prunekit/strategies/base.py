@@ -19,6 +19,7 @@ from prunekit.frozen import ComponentConfig
 from prunekit.optim_rules import ParamRule
 from prunekit.schedules import AnySchedule, Polynomial
 from prunekit.scopes import Scope
+from prunekit.selection import keep_count
 from prunekit.structures import AnyStructure, Unstructured
 
 Masks = Mapping[str, Tensor]
@@ -125,6 +126,13 @@ class PruningStrategy(abc.ABC):
     def __init__(self, config: StrategyConfig) -> None:
         self.config = config
 
+    def check(self, clock: Clock) -> None:  # noqa: B027 - optional hook
+        """Refuse settings that do not fit the run; once, with the clock of t = 0.
+
+        Raises:
+            RecipeError: what does not fit, and the remedy.
+        """
+
     def prepare(self, model: nn.Module) -> None:  # noqa: B027 - optional hook
         """Replace modules or load weights; before device, optimizer, compile and DDP."""
 
@@ -148,13 +156,13 @@ class PruningStrategy(abc.ABC):
         """Decide the masks."""
 
     def target(self, clock: Clock) -> float | None:
-        """The promised sparsity after an update at `clock`, checked to the unit; None = emerges."""
+        """The sparsity after an update at `clock`; None = it emerges."""
         return None
 
-    @property
-    def min_keep(self) -> int:
-        """Units that each tensor keeps whatever the target says."""
-        return 0
+    def promised_keep(self, clock: Clock, total: int) -> int | None:
+        """Units that the masks must keep of `total`, after an update at `clock`; None = open."""
+        target = self.target(clock)
+        return None if target is None else keep_count(total, target)
 
     def cover(self, model: nn.Module, names: Sequence[str]) -> Sequence[str]:
         """All parameters that the masks of a scope reach: its names, and what goes with them."""
@@ -212,6 +220,10 @@ class ScoredStrategy(PruningStrategy):
     def score(self, name: str, ctx: Context) -> Tensor:
         """Saliency, same shape as `ctx.weights[name]`; higher is kept; finite."""
 
+    def check(self, clock: Clock) -> None:
+        """The schedule must reach its end within the strategy's window."""
+        self.config.schedule.check(clock.active_steps, clock.steps_per_epoch)
+
     def due(self, clock: Clock) -> bool:
         """At the cadence's steps, and where the schedule begins, jumps or ends."""
         config = self.config
@@ -221,10 +233,11 @@ class ScoredStrategy(PruningStrategy):
         """Sparsity now: the schedule's share of the final sparsity."""
         return self.config.sparsity * self.config.schedule.at(clock)
 
-    @property
-    def min_keep(self) -> int:
-        """Units that each tensor keeps whatever the target says."""
-        return self.config.min_keep
+    def promised_keep(self, clock: Clock, total: int) -> int | None:
+        """The exact count, unless the distribution sets its own or `min_keep` may raise it."""
+        if self.config.min_keep or not self.config.distribution.exact_total:
+            return None
+        return super().promised_keep(clock, total)
 
     def cover(self, model: nn.Module, names: Sequence[str]) -> Sequence[str]:
         """The scope, and the biases and norms that the structure takes along."""

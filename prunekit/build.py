@@ -1,0 +1,89 @@
+"""Recipe -> Run: the only place that knows every part."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from prunekit.clock import Stretch, Timeline
+from prunekit.data import DataSet, open_dataset
+from prunekit.errors import RecipeError
+from prunekit.models import attach, build_model
+from prunekit.pruner import Pruner
+from prunekit.recipe import Phase, Recipe
+from prunekit.registry import COMPRESSORS, PROBES, STRATEGIES
+from prunekit.seeding import seed_for
+from prunekit.train.distributed import ProcessGroup
+
+Anchor = Callable[[], Mapping[str, Tensor]]
+
+
+@dataclass
+class Run:
+    """The parts of a run, put together: ordinary objects that change while it trains."""
+
+    recipe: Recipe
+    group: ProcessGroup
+    data: DataSet
+    model: nn.Module
+    """The plain module, on its device."""
+    pruner: Pruner
+    phases: tuple[Phase, ...]
+    """One for each stretch of the timeline: repeats written out."""
+
+    @property
+    def timeline(self) -> Timeline:
+        """The phases in steps."""
+        return self.pruner.timeline
+
+
+def build(recipe: Recipe, group: ProcessGroup, anchor: Anchor | None = None) -> Run:
+    """Make the parts in the one order that works.
+
+    Seed, data, model, its initial weights, compressors, what strategies replace, device. The
+    optimizer, EMA, compile and DDP belong to the trainer: a phase begins with a new optimizer.
+
+    Raises:
+        PrunekitError: whatever of the recipe does not fit its data or model.
+    """
+    torch.set_num_threads(recipe.threads)
+    data = open_dataset(
+        recipe.data, seed=recipe.seed, device=group.device, rank=group.rank, world=group.world
+    )
+    torch.manual_seed(seed_for(recipe.seed, "model"))
+    model = build_model(recipe.model, data.spec)
+    for config in recipe.compressors:
+        attach(model, config.slot, COMPRESSORS.create(config))
+    phases, timeline = lay_out(recipe.phases, data.steps_per_epoch)
+    pruner = Pruner(
+        model,
+        [STRATEGIES.create(config) for config in recipe.strategies],
+        timeline=timeline,
+        probes=[PROBES.create(config) for config in recipe.probes],
+        seed=recipe.seed,
+        data=data,
+        input_shape=(data.spec.channels, data.spec.height, data.spec.width),
+        ranks=group,
+        anchor=anchor,
+    )
+    model.to(group.device)
+    return Run(recipe, group, data, model, pruner, phases)
+
+
+def lay_out(phases: tuple[Phase, ...], steps_per_epoch: int) -> tuple[tuple[Phase, ...], Timeline]:
+    """Write the repeats out and turn lengths into steps.
+
+    Raises:
+        RecipeError: a phase without a step.
+    """
+    written = tuple(phase for phase in phases for _ in range(phase.repeat))
+    stretches = tuple(
+        Stretch(phase.name, phase.length.steps(0, steps_per_epoch)) for phase in written
+    )
+    for stretch in stretches:
+        if stretch.steps < 1:
+            raise RecipeError(f"phases: {stretch.phase!r} has no step: give it at least 1st")
+    return written, Timeline(stretches, steps_per_epoch)

@@ -1,0 +1,343 @@
+"""Strategies and their masks around any training loop.
+
+pruner = Pruner(model, [strategy("magnitude", sparsity=0.9)], total_steps=1000)
+optimizer = torch.optim.AdamW(model.parameters())
+pruner.attach(optimizer)                  # the masks of t = 0; hooks around optimizer.step
+for x, y in loader:
+    optimizer.zero_grad()
+    loss_function(model(x), y).backward()
+    if pruner.before_step():              # on final gradients, before clipping
+        optimizer.step()
+    pruner.after_step()                   # t += 1, and new masks where they are due
+model = pruner.finish()
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from prunekit.assignment import Assigned, assign
+from prunekit.clock import Clock, Timeline
+from prunekit.context import StepContext
+from prunekit.errors import PluginError, UsageError
+from prunekit.masks import MaskSet
+from prunekit.probes.base import Probe
+from prunekit.strategies.base import PruningStrategy, Update
+
+LossFunction = Callable[[Tensor, Tensor], Tensor]
+
+
+class Ranks(Protocol):
+    """What pruning needs of the other processes."""
+
+    @property
+    def world(self) -> int:
+        """How many there are, this one included."""
+
+    def mean(self, x: Tensor) -> Tensor:
+        """Mean of `x` over the ranks."""
+
+    def all_equal(self, digest: bytes) -> bool:
+        """Whether every rank has this digest (32 bytes)."""
+
+
+class OneProcess:
+    """`Ranks` of a single process."""
+
+    world = 1
+
+    def mean(self, x: Tensor) -> Tensor:
+        """`x` itself."""
+        return x
+
+    def all_equal(self, digest: bytes) -> bool:
+        """Always so."""
+        return True
+
+
+class Calibration(Protocol):
+    """Where calibration samples come from; a `DataSet` is one."""
+
+    def calibration(self, samples: int, balanced: bool) -> Iterator[tuple[Tensor, Tensor]]:
+        """Batches of fixed, un-augmented training samples, the same on all ranks."""
+
+
+class Pruner:
+    """Drives strategies, probes and masks through a training loop.
+
+    Build it before the optimizer and before DDP or compile: strategies may replace modules.
+
+    Args:
+        model: the plain module.
+        strategies: their scopes must be disjoint, tied names included.
+        total_steps: optimizer steps of the run; or give a `timeline` with phases.
+        steps_per_epoch: what `1ep` means in a schedule or cadence.
+        seed: of every random draw of a strategy.
+        loss_function: (logits, labels) -> mean loss.
+        data: where calibration samples come from, for the strategies that need them.
+        input_shape: [C, H, W] of one input, for the strategies that need it.
+        ranks: the other processes; one process by default.
+        anchor: gives the dense weights at the anchor; by default those of t = 0 are copied.
+
+    Raises:
+        RecipeError: a scope matches nothing, two scopes overlap, or a mode does not fit.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        strategies: Sequence[PruningStrategy],
+        *,
+        total_steps: int | None = None,
+        timeline: Timeline | None = None,
+        steps_per_epoch: int = 1,
+        probes: Sequence[Probe] = (),
+        seed: int = 0,
+        loss_function: LossFunction = F.cross_entropy,
+        data: Calibration | None = None,
+        input_shape: tuple[int, ...] | None = None,
+        ranks: Ranks | None = None,
+        anchor: Callable[[], Mapping[str, Tensor]] | None = None,
+    ) -> None:
+        if (total_steps is None) == (timeline is None):
+            raise UsageError("a Pruner needs either total_steps or a timeline")
+        self.timeline = timeline or Timeline.single(total_steps or 0, steps_per_epoch)
+        self.model = model
+        self.seed, self.loss_function, self.data = seed, loss_function, data
+        self.input_shape, self.ranks = input_shape, ranks or OneProcess()
+        self.step = 0
+        self.started = False
+        self._anchor, self._anchor_copy = anchor, None
+        self._optimizer: Optimizer | None = None
+        for strategy in strategies:
+            strategy.check(self.timeline.clock(0, strategy.config.during, ending=False))
+            strategy.prepare(model)
+        self.params: dict[str, nn.Parameter] = dict(model.named_parameters())
+        self.assigned = assign(model, strategies)
+        self.probes = list(probes)
+        self.observed: dict[str, float] = {}
+        """What the probes saw at the last step."""
+        modes = {n: a.strategy.config.mode for a in self.assigned for n in a.cover}
+        self.mask_set = MaskSet({name: self.params[name] for name in modes}, modes)
+
+    # ---- the loop's calls
+
+    def start(self) -> None:
+        """The updates of t = 0: before the optimizer, on the model's device."""
+        self.started = True
+        if self._anchor is None:
+            self._anchor_copy = {n: p.detach().clone() for n, p in self.params.items()}
+        self._update_all("weights", ending=True)
+
+    def attach(self, optimizer: Optimizer) -> None:
+        """Hook into an optimizer, also a new one in mid-run; the first call starts the masks."""
+        if not self.started:
+            self.start()
+        for group in optimizer.param_groups:
+            group.setdefault("initial_lr", group["lr"])
+        self._optimizer = optimizer
+        self.mask_set.attach(optimizer)
+
+    def before_step(self) -> bool:
+        """On final gradients, before clipping. Whether `optimizer.step` is to be taken.
+
+        Probes look at the raw gradients, penalties and adjustments are added, strategies that read
+        gradients update, and the gradients of pruned weights are zeroed in `hard` and `masked`.
+        """
+        self._observe()
+        self._add_penalties()
+        for assigned, ctx in self._contexts(ending=False):
+            assigned.strategy.adjust_gradients(ctx)
+        take_step = self._update_all("gradients", ending=False)
+        self.mask_set.mask_gradients()
+        return take_step
+
+    def after_step(self) -> None:
+        """One optimizer step is done: the clock moves, and masks change where they are due."""
+        self.step += 1
+        self._update_all("weights", ending=True)
+
+    def finish(self) -> nn.Module:
+        """Leave W*M in the parameters for good, and let the strategies fold what they added."""
+        self.mask_set.detach()
+        model = self.model
+        for assigned in self.assigned:
+            model = assigned.strategy.finish(model)
+        return model
+
+    # ---- what the trainer reads
+
+    def update_due(self) -> bool:
+        """Whether an update follows the step that is being taken."""
+        step = self.step + 1
+        return any(
+            a.strategy.due(self.timeline.clock(step, a.strategy.config.during))
+            for a in self.assigned
+            if self.timeline.is_active(step, a.strategy.config.during)
+        )
+
+    def dense(self, name: str) -> Tensor:
+        """Dense W of any parameter."""
+        if name in self.mask_set.params:
+            return self.mask_set.dense(name)
+        return self.params[name].detach()
+
+    def set_dense(self, name: str, value: Tensor) -> None:
+        """Write dense W of any parameter; masks stay in force."""
+        if name in self.mask_set.params:
+            self.mask_set.set_dense(name, value)
+        else:
+            self.params[name].data.copy_(value)
+
+    def masks(self) -> dict[str, Tensor]:
+        """The masks of all scopes."""
+        return self.mask_set.masks()
+
+    def lr_scale(self) -> float:
+        """Learning rate now over its highest, in [0, 1]."""
+        if self._optimizer is None:
+            return 1.0
+        group = self._optimizer.param_groups[0]
+        return float(group["lr"] / group["initial_lr"]) if group["initial_lr"] else 0.0
+
+    def anchor_weights(self) -> Mapping[str, Tensor]:
+        """Dense weights of the model at the anchor step."""
+        if self._anchor is not None:
+            return self._anchor()
+        assert self._anchor_copy is not None, "the anchor is copied by start()"
+        return self._anchor_copy
+
+    def updated(self) -> list[Assigned]:
+        """The strategies whose masks were decided at this step."""
+        return [assigned for assigned in self.assigned if assigned.updated_at == self.step]
+
+    def strategy_metrics(self) -> dict[str, float]:
+        """What the strategies want logged, under `strategy/<label>/<key>`."""
+        return {
+            f"strategy/{a.label}/{key}": value
+            for a in self.assigned
+            for key, value in a.strategy.metrics().items()
+        }
+
+    def state_dict(self) -> dict[str, Any]:
+        """Masks and strategy state; dense weights are saved by the caller (`dense`)."""
+        return {
+            "step": self.step,
+            "masks": dict(self.mask_set.state_dict()["masks"]),
+            "strategies": [a.strategy.state_dict() for a in self.assigned],
+            "targets": [a.target for a in self.assigned],
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any], dense: Mapping[str, Tensor]) -> None:
+        """Continue where `state_dict` was taken, with the dense weights saved beside it."""
+        self.step, self.started = state["step"], True
+        for name in self.params:
+            self.set_dense(name, dense[name])
+        self.mask_set.load_state_dict({"masks": state["masks"]}, dense)
+        for assigned, own, target in zip(
+            self.assigned, state["strategies"], state["targets"], strict=True
+        ):
+            assigned.strategy.load_state_dict(own)
+            assigned.target = target
+
+    # ---- inside
+
+    def _contexts(self, *, ending: bool) -> Iterator[tuple[Assigned, StepContext]]:
+        for index, assigned in enumerate(self.assigned):
+            during = assigned.strategy.config.during
+            if self.timeline.is_active(self.step, during, ending=ending):
+                clock = self.timeline.clock(self.step, during, ending=ending)
+                yield assigned, StepContext(self, assigned.label, assigned.scope, clock, index)
+
+    def _observe(self) -> None:
+        clock = self.timeline.clock(self.step, ending=False)
+        self.observed = {}
+        for probe in self.probes:
+            if probe.due(clock):
+                label = f"probe/{probe.config.name}"
+                seen = probe.observe(StepContext(self, label, tuple(self.params), clock, -1))
+                self.observed |= {f"{label}/{key}": value for key, value in seen.items()}
+
+    def _add_penalties(self) -> None:
+        terms = []
+        for assigned, ctx in self._contexts(ending=False):
+            term = assigned.strategy.penalty(self.model, ctx.clock)
+            if term is not None:
+                terms.append(term)
+        if not terms:
+            return
+        params = [p for p in self.params.values() if p.requires_grad]
+        grads = torch.autograd.grad(sum(terms[1:], terms[0]), params, allow_unused=True)
+        for param, grad in zip(params, grads, strict=True):
+            if grad is not None:
+                param.grad = grad if param.grad is None else param.grad.add_(grad)
+
+    def _update_all(self, reads: str, *, ending: bool) -> bool:
+        take_step = True
+        for assigned, ctx in self._contexts(ending=ending):
+            strategy = assigned.strategy
+            if strategy.reads == reads and strategy.due(ctx.clock):
+                take_step &= not self._update(assigned, ctx).skip_step
+        return take_step
+
+    def _update(self, assigned: Assigned, ctx: StepContext) -> Update:
+        with _training_mode_kept(self.model):
+            update = assigned.strategy.update(ctx)
+        self._check(assigned, update)
+        assigned.flips = self.mask_set.apply(update, assigned.cover)
+        assigned.updated_at = self.step
+        assigned.target = assigned.strategy.target(ctx.clock)
+        self._check_count(assigned, ctx.clock)
+        if self.ranks.world > 1 and not self.ranks.all_equal(self.mask_set.digest()):
+            raise PluginError(
+                f"{assigned.label}: the masks of step {self.step} differ between ranks: scores "
+                "from rank-local data must go through ctx.mean_over_ranks"
+            )
+        return update
+
+    def _check(self, assigned: Assigned, update: Update) -> None:
+        """An `Update` must name parameters of its scope and give bool masks of their shapes."""
+        for name, mask in update.masks.items():
+            where = f"{assigned.label}, {name}, step {self.step}"
+            if name not in assigned.cover:
+                raise PluginError(f"{where}: a mask for a parameter outside of the scope")
+            expected = self.params[name].shape
+            if mask.dtype != torch.bool or mask.shape != expected:
+                raise PluginError(
+                    f"{where}: expected a bool mask of shape {tuple(expected)}, got {mask.dtype} "
+                    f"of shape {tuple(mask.shape)}"
+                )
+        for name, values in update.values.items():
+            if name not in assigned.cover or values.shape != self.params[name].shape:
+                raise PluginError(
+                    f"{assigned.label}, {name}, step {self.step}: values that fit no mask"
+                )
+
+    def _check_count(self, assigned: Assigned, clock: Clock) -> None:
+        """A promised count must be met to the unit."""
+        masks = {name: self.mask_set.mask(name) for name in assigned.scope}
+        kept, total = assigned.strategy.count_units(self.model, masks)
+        promised = assigned.strategy.promised_keep(clock, total)
+        if promised is not None and kept != promised:
+            raise PluginError(
+                f"{assigned.label}, step {self.step}: promised to keep {promised} of {total} units "
+                f"(sparsity {assigned.target:.6g}), but its masks keep {kept}"
+            )
+
+
+@contextmanager
+def _training_mode_kept(model: nn.Module) -> Iterator[None]:
+    """A strategy may switch modules to eval for its passes; training goes on as it was."""
+    modes = {module: module.training for module in model.modules()}
+    try:
+        yield
+    finally:
+        for module, training in modes.items():
+            module.training = training

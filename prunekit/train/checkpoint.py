@@ -1,0 +1,123 @@
+"""Checkpoints: `checkpoints/step-N/{weights.safetensors, state.pt, sha256.json}`.
+
+A checkpoint is written under another name, flushed to the disk and renamed, so that one that has
+its name is whole. Loading checks each digest first (torch does not notice a flipped byte) and
+unpickles nothing but tensors and plain containers.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import re
+import shutil
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from prunekit.errors import CheckpointError, ResourceError
+from prunekit.files import flush, sha256
+
+WEIGHTS, STATE, DIGESTS = "weights.safetensors", "state.pt", "sha256.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """What a run continues from."""
+
+    step: int
+    weights: dict[str, Tensor]
+    """Dense W and buffers, by their plain names."""
+    state: dict[str, Any]
+    """Everything else: masks, optimizer, strategies, EMA, ..."""
+
+
+def save_checkpoint(run_dir: Path, step: int, weights: Mapping[str, Tensor], state: Any) -> Path:
+    """Write `checkpoints/step-<step>` in one piece.
+
+    Raises:
+        ResourceError: no space or no permission; earlier checkpoints stay as they are.
+    """
+    final = run_dir / "checkpoints" / f"step-{step}"
+    part = final.with_name(f".{final.name}.part")
+    try:
+        shutil.rmtree(part, ignore_errors=True)
+        part.mkdir(parents=True)
+        save_file({n: t.detach().cpu().contiguous() for n, t in weights.items()}, part / WEIGHTS)
+        torch.save(state, part / STATE)
+        digests = {name: sha256(part / name) for name in (WEIGHTS, STATE)}
+        (part / DIGESTS).write_text(json.dumps(digests))
+        for path in part.iterdir():
+            flush(path)
+        flush(part)
+        shutil.rmtree(final, ignore_errors=True)
+        os.replace(part, final)
+        flush(final.parent)
+    except (OSError, RuntimeError, SafetensorError) as error:
+        # torch reports a full disk as a RuntimeError of its zip writer
+        shutil.rmtree(part, ignore_errors=True)
+        free = shutil.disk_usage(run_dir).free / 1e6
+        raise ResourceError(
+            f"{final}: the checkpoint could not be written ({error.__class__.__name__}, "
+            f"{free:.0f} MB free): earlier checkpoints are whole; free some space, then "
+            f"`prunekit resume {run_dir}`"
+        ) from error
+    return final
+
+
+def load_checkpoint(path: Path) -> Checkpoint:
+    """Read a checkpoint and check it against its digests.
+
+    Raises:
+        CheckpointError: missing, cut short, changed, or holding anything but plain data.
+    """
+    try:
+        digests = json.loads((path / DIGESTS).read_text())
+        for name in (WEIGHTS, STATE):
+            if sha256(path / name) != digests.get(name):
+                raise CheckpointError(f"{path / name}: corrupt: it does not have its SHA-256")
+        weights = load_file(path / WEIGHTS)
+        state = torch.load(path / STATE, map_location="cpu", weights_only=True)
+    except (OSError, ValueError, AttributeError, RuntimeError, EOFError) as error:
+        raise CheckpointError(f"{path}: no readable checkpoint: {error}") from error
+    except (SafetensorError, pickle.UnpicklingError) as error:
+        raise CheckpointError(f"{path}: refused: it holds more than plain data") from error
+    return Checkpoint(int(path.name.removeprefix("step-")), weights, state)
+
+
+def checkpoints(run_dir: Path) -> list[Path]:
+    """The checkpoints of a run, oldest first."""
+    found = [
+        p for p in (run_dir / "checkpoints").glob("step-*") if re.fullmatch(r"step-\d+", p.name)
+    ]
+    return sorted(found, key=lambda path: int(path.name.removeprefix("step-")))
+
+
+def newest_checkpoint(run_dir: Path) -> tuple[Checkpoint, list[str]]:
+    """The newest checkpoint that is whole, and a line for each newer one that is not.
+
+    Raises:
+        CheckpointError: there is none.
+    """
+    refused = []
+    for path in reversed(checkpoints(run_dir)):
+        try:
+            return load_checkpoint(path), refused
+        except CheckpointError as error:
+            refused.append(str(error))
+    detail = "; ".join(refused) or "its folder is empty"
+    raise CheckpointError(f"{run_dir}: no checkpoint to resume from: {detail}")
+
+
+def prune_checkpoints(run_dir: Path, keep_steps: Collection[int], newest: int = 2) -> None:
+    """Delete all but the newest ones and those of `keep_steps`."""
+    for path in checkpoints(run_dir)[:-newest]:
+        if int(path.name.removeprefix("step-")) not in keep_steps:
+            shutil.rmtree(path, ignore_errors=True)

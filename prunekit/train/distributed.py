@@ -1,0 +1,98 @@
+"""The processes of a run: one, or those that torchrun or `--nproc` started."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from prunekit.errors import ResourceError
+
+TIMEOUT = timedelta(minutes=5)
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessGroup:
+    """This process among its peers; `Ranks` of the pruner."""
+
+    rank: int
+    world: int
+    device: torch.device
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this rank writes files and the terminal."""
+        return self.rank == 0
+
+    def mean(self, x: Tensor) -> Tensor:
+        """Mean of `x` over the ranks, a new tensor."""
+        return self.total(x) / self.world if self.world > 1 else x
+
+    def total(self, x: Tensor) -> Tensor:
+        """Sum of `x` over the ranks, a new tensor."""
+        if self.world == 1:
+            return x
+        out = x.detach().clone()
+        dist.all_reduce(out)
+        return out
+
+    def any(self, flag: bool) -> bool:
+        """Whether any rank says so."""
+        if self.world == 1:
+            return flag
+        return bool(self.total(torch.tensor(int(flag), device=self.device)))
+
+    def all_equal(self, digest: bytes) -> bool:
+        """Whether every rank has this digest."""
+        if self.world == 1:
+            return True
+        mine = torch.frombuffer(bytearray(digest), dtype=torch.uint8).to(self.device)
+        theirs = [torch.empty_like(mine) for _ in range(self.world)]
+        dist.all_gather(theirs, mine)
+        return all(torch.equal(mine, other) for other in theirs)
+
+    def share(self, text: str) -> str:
+        """The main rank's `text`, on every rank."""
+        if self.world == 1:
+            return text
+        box = [text]
+        dist.broadcast_object_list(box, src=0, device=self.device)
+        return box[0]
+
+    def barrier(self) -> None:
+        """Wait for all ranks."""
+        if self.world > 1:
+            dist.barrier()
+
+    def leave(self) -> None:
+        """Wait for all ranks and take the group down; without it, Gloo ranks may abort at exit."""
+        if self.world > 1:
+            dist.barrier()
+            dist.destroy_process_group()
+
+
+def join() -> ProcessGroup:
+    """Join the processes that the environment names (RANK, WORLD_SIZE, ...), or be the only one.
+
+    Raises:
+        ResourceError: the processes did not find each other.
+    """
+    world = int(os.environ.get("WORLD_SIZE", "1"))
+    rank = int(os.environ.get("RANK", "0"))
+    device = torch.device("cpu")
+    if torch.cuda.is_available():
+        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+        torch.cuda.set_device(device)
+    if world > 1:
+        backend = "nccl" if device.type == "cuda" else "gloo"
+        try:
+            dist.init_process_group(backend, timeout=TIMEOUT)
+        except (RuntimeError, ValueError) as error:
+            raise ResourceError(
+                f"the {world} processes could not join ({backend}): {error}"
+            ) from error
+    return ProcessGroup(rank, world, device)

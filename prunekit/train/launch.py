@@ -1,0 +1,290 @@
+"""From a recipe to a finished run directory: the entry point of `run` and `resume`."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+import tempfile
+import time
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from prunekit.build import Run, build
+from prunekit.dry_run import DryRun
+from prunekit.errors import CheckpointError, PrunekitError, ResourceError
+from prunekit.recipe import Recipe, dump_yaml, recipe_hash
+from prunekit.runs import lock, new_run_dir, open_run, point_latest, write_json
+from prunekit.train.checkpoint import load_checkpoint, newest_checkpoint
+from prunekit.train.conclude import conclude
+from prunekit.train.distributed import ProcessGroup, join
+from prunekit.train.environment import differences, environment
+from prunekit.train.observer import Observer
+from prunekit.train.trainer import Trainer
+
+
+class AnchorFile:
+    """The dense weights at the anchor step, read when they are first asked for."""
+
+    def __init__(self) -> None:
+        self.path: Path | None = None
+        self._weights: dict[str, Tensor] | None = None
+
+    def __call__(self) -> Mapping[str, Tensor]:
+        """Weights by name."""
+        if self._weights is None:
+            if self.path is None or not self.path.is_dir():
+                raise CheckpointError("the anchor step is not reached yet: nothing to rewind to")
+            self._weights = load_checkpoint(self.path).weights
+        return self._weights
+
+
+def run_recipe(recipe: Recipe, *, source_text: str, out: Path, nproc: int = 1) -> Path:
+    """Run a recipe to the end.
+
+    Args:
+        recipe: what to run.
+        source_text: the recipe as the user wrote it, kept beside the result.
+        out: the parent of the run directories.
+        nproc: processes to start on this machine; under torchrun its processes are used.
+
+    Returns:
+        The run directory.
+
+    Raises:
+        PrunekitError: with the exit code of what went wrong.
+    """
+    if nproc > 1 and "RANK" not in os.environ:
+        return Path(
+            _start_processes(
+                nproc, recipe.threads, _run, recipe_text(recipe), source_text, str(out)
+            )
+        )
+    return _run_here(recipe, source_text, out)
+
+
+def resume_run(run_dir: Path) -> Path:
+    """Continue a stopped run from its newest whole checkpoint, in as many processes as it had.
+
+    Raises:
+        CheckpointError: no such run, or no whole checkpoint.
+        PrunekitError: with the exit code of what went wrong.
+    """
+    run = open_run(run_dir)
+    world = int(run.manifest()["environment"]["world_size"])
+    if world > 1 and "RANK" not in os.environ:
+        return Path(_start_processes(world, run.recipe().threads, _resume, str(run.path)))
+    return _resume_here(run.path)
+
+
+def recipe_text(recipe: Recipe) -> str:
+    """The resolved recipe, as the processes are handed it."""
+    return dump_yaml(recipe)
+
+
+def _run_here(recipe: Recipe, source_text: str, out: Path) -> Path:
+    with _joined() as group:
+        _check_writable(out)
+        anchor = AnchorFile()
+        run = build(recipe, group, anchor)
+        hash8 = recipe_hash(recipe)[:8]
+        made = str(new_run_dir(out, recipe.name, hash8)) if group.is_main else ""
+        run_dir = Path(group.share(made))
+        with _held(run_dir, group):
+            if group.is_main:
+                (run_dir / "recipe.yaml").write_text(source_text, encoding="utf-8")
+                (run_dir / "resolved.yaml").write_text(dump_yaml(recipe), encoding="utf-8")
+                write_json(run_dir / "manifest.json", _manifest(run))
+                point_latest(run_dir)
+            trainer = _trainer(run, run_dir, anchor)
+            _train(trainer, trainer.begin)
+    return run_dir
+
+
+def _resume_here(run_dir: Path) -> Path:
+    opened = open_run(run_dir)
+    manifest = opened.manifest()
+    with _joined() as group, _held(run_dir, group):
+        if opened.status().get("status") == "done":
+            raise CheckpointError(f"{run_dir}: the run is complete: nothing to resume")
+        checkpoint, refused = newest_checkpoint(run_dir)
+        anchor = AnchorFile()
+        run = build(opened.recipe(), group, anchor)
+        changed = differences(manifest["environment"], environment(group.device, group.world))
+        if manifest["data"] != run.data.fingerprint():
+            raise CheckpointError(f"{run_dir}: the data changed since the run began: restore it")
+        trainer = _trainer(run, run_dir, anchor, resume_step=checkpoint.step)
+        for line in (*refused, *changed):
+            trainer.observer.warn(line)
+        _train(trainer, lambda: trainer.resume(checkpoint))
+    return run_dir
+
+
+def _trainer(
+    run: Run, run_dir: Path, anchor: AnchorFile, resume_step: int | None = None
+) -> Trainer:
+    observer = Observer(run, run_dir, resume_step=resume_step)
+    trainer = Trainer(run, run_dir, observer)
+    anchor.path = run_dir / "checkpoints" / f"step-{trainer.anchor_step}"
+    return trainer
+
+
+def _train(trainer: Trainer, start: Any) -> None:
+    """Train and report; `status.json` tells how it ended, whatever happens."""
+    status = _Status(trainer.run_dir, trainer)
+    status.write("running", 0, "")
+    try:
+        with trainer.stopping_on_signals(), trainer.observer:
+            start()
+            trainer.fit()
+            conclude(trainer)
+    except PrunekitError as error:
+        status.write(_outcome(error), error.exit_code, str(error))
+        raise
+    except KeyboardInterrupt:
+        status.write("stopped", 130, "interrupted")
+        raise
+    except torch.OutOfMemoryError as error:
+        message = "out of memory: set data.micro_batch, or lower data.batch_size"
+        status.write("failed", ResourceError.exit_code, message)
+        raise ResourceError(message) from error
+    except Exception as error:
+        status.write("failed", 1, f"{type(error).__name__}: {error}")
+        raise
+    status.write("done", 0, "")
+
+
+class _Status:
+    def __init__(self, run_dir: Path, trainer: Trainer) -> None:
+        self.path, self.trainer = run_dir / "status.json", trainer
+
+    def write(self, status: str, code: int, message: str) -> None:
+        if self.trainer.group.is_main:
+            step = self.trainer.pruner.step
+            document = {"status": status, "exit_code": code, "message": message, "step": step}
+            write_json(self.path, document)
+
+
+def _outcome(error: PrunekitError) -> str:
+    return {6: "diverged", 75: "stopped"}.get(error.exit_code, "failed")
+
+
+def _manifest(run: Run) -> dict[str, Any]:
+    """What the result depends on."""
+    return {
+        "recipe_hash": recipe_hash(run.recipe),
+        "seed": run.recipe.seed,
+        "data": run.data.fingerprint(),
+        "argv": sys.argv,
+        "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "environment": environment(run.group.device, run.group.world),
+    }
+
+
+def _check_writable(out: Path) -> None:
+    """Find out before the data is decoded, not after."""
+    existing = next(
+        folder for folder in (out.absolute(), *out.absolute().parents) if folder.exists()
+    )
+    if not existing.is_dir() or not os.access(existing, os.W_OK):
+        raise ResourceError(f"{existing}: cannot be written: give another folder with --out")
+
+
+@contextmanager
+def _joined() -> Iterator[ProcessGroup]:
+    group = join()
+    try:
+        yield group
+    except BaseException:
+        if group.world > 1:  # no barrier: the other ranks may not come
+            torch.distributed.destroy_process_group()
+        raise
+    group.leave()
+
+
+@contextmanager
+def _held(run_dir: Path, group: ProcessGroup) -> Iterator[None]:
+    """The main rank holds the lock of the run directory."""
+    with lock(run_dir) if group.is_main else nullcontext():
+        yield
+
+
+# ---- several processes on this machine
+
+
+def _run(text: str, source_text: str, out: str) -> str:
+    from prunekit.recipe import recipe_from_text
+
+    return str(_run_here(recipe_from_text(text), source_text, Path(out)))
+
+
+def _resume(run_dir: str) -> str:
+    return str(_resume_here(Path(run_dir)))
+
+
+def _start_processes(nproc: int, threads: int, work: Any, *args: str) -> str:
+    """Start ranks as torchrun does, and raise the first error of a rank as our own.
+
+    torchrun itself would turn every exit code into 1.
+    """
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
+    os.environ.setdefault("OMP_NUM_THREADS", str(threads))
+    config = LaunchConfig(
+        min_nodes=1,
+        max_nodes=1,
+        nproc_per_node=nproc,
+        run_id=uuid.uuid4().hex,
+        rdzv_backend="c10d",
+        rdzv_endpoint="localhost:0",
+        max_restarts=0,
+        monitor_interval=0.1,
+    )
+    with tempfile.TemporaryDirectory(prefix="prunekit-") as folder:
+        try:
+            results: dict[int, str] = elastic_launch(config, _worker)(folder, work, *args)
+        except ChildFailedError as error:
+            raise _first_failure(Path(folder), error.get_first_failure()[1].exitcode) from error
+    return results[0]
+
+
+def _worker(folder: str, work: Any, *args: str) -> str:
+    try:
+        result: str = work(*args)
+    except PrunekitError as error:
+        failure = {"code": error.exit_code, "message": str(error), "time": time.time()}
+        write_json(Path(folder) / f"rank-{os.environ['RANK']}.json", failure)
+        sys.exit(error.exit_code)
+    return result
+
+
+def _first_failure(folder: Path, exit_code: int) -> PrunekitError:
+    failures = [json.loads(path.read_text()) for path in folder.glob("rank-*.json")]
+    if not failures:
+        return ResourceError(
+            f"a process ended with exit code {exit_code} and no message: it may have been killed, "
+            "by a lack of memory for instance"
+        )
+    first = min(failures, key=lambda failure: failure["time"])
+    kinds = {kind.exit_code: kind for kind in PrunekitError.__subclasses__()}
+    return kinds.get(first["code"], PrunekitError)(first["message"])
+
+
+# ---- a plan instead of a run
+
+
+def dry_run(recipe: Recipe) -> DryRun:
+    """What a run would prune, cost and last; takes three real steps and writes nothing."""
+    from prunekit.train.plan import plan
+
+    with _joined() as group:
+        return plan(build(recipe, group))

@@ -1,0 +1,70 @@
+"""The optimizer that a recipe names, with its rules."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from fnmatch import fnmatchcase
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+
+from prunekit.errors import RecipeError
+from prunekit.optim_rules import ParamRule
+from prunekit.recipe import AdamWConfig, OptimizerConfig, SGDConfig
+
+
+def matches(rule: ParamRule, name: str) -> bool:
+    """Whether a rule is about this parameter."""
+    if rule.match.startswith("re:"):
+        return re.fullmatch(rule.match[3:], name) is not None
+    return fnmatchcase(name, rule.match)
+
+
+def param_groups(
+    params: Mapping[str, nn.Parameter],
+    lr: float,
+    weight_decay: float,
+    rules: Sequence[ParamRule],
+) -> list[dict[str, object]]:
+    """Parameters grouped by (lr, weight decay); the first rule that matches a name wins.
+
+    Raises:
+        RecipeError: a rule matches no parameter.
+    """
+    for rule in rules:
+        if not any(matches(rule, name) for name in params):
+            raise RecipeError(f"optimizer.rules: {rule.match!r} matches no parameter")
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    for name, param in params.items():
+        if not param.requires_grad:
+            continue
+        rule = next((rule for rule in rules if matches(rule, name)), None)
+        own_lr = lr * (rule.lr_scale if rule else 1.0)
+        decay = weight_decay if rule is None or rule.weight_decay is None else rule.weight_decay
+        groups.setdefault((own_lr, decay), []).append(param)
+    return [
+        {"params": group, "lr": own_lr, "initial_lr": own_lr, "weight_decay": decay}
+        for (own_lr, decay), group in groups.items()
+    ]
+
+
+def build_optimizer(
+    config: OptimizerConfig, params: Mapping[str, nn.Parameter], rules: Sequence[ParamRule] = ()
+) -> Optimizer:
+    """A fused optimizer over `params`; `rules` are the strategies', after the recipe's own."""
+    groups = param_groups(params, config.lr, config.weight_decay, (*config.rules, *rules))
+    match config:
+        case AdamWConfig():
+            return torch.optim.AdamW(groups, betas=config.betas, eps=config.eps, fused=True)
+        case SGDConfig():
+            return torch.optim.SGD(
+                groups, momentum=config.momentum, nesterov=config.nesterov, fused=True
+            )
+
+
+def set_lr(optimizer: Optimizer, factor: float) -> None:
+    """Scale every group's own learning rate."""
+    for group in optimizer.param_groups:
+        group["lr"] = group["initial_lr"] * factor

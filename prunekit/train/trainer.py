@@ -1,0 +1,361 @@
+"""The one training loop. t counts the optimizer steps done; numbers are those of docs/step.md."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.optim import Optimizer
+
+from prunekit.build import Run
+from prunekit.data.batches import EvalSplit
+from prunekit.errors import DivergedError, StopRequestedError
+from prunekit.seeding import seed_for
+from prunekit.train.checkpoint import Checkpoint, prune_checkpoints, save_checkpoint
+from prunekit.train.ema import EMA
+from prunekit.train.observer import Observer
+from prunekit.train.optim import build_optimizer, set_lr
+from prunekit.weights import copy_into, digest, tensors
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+PATIENCE = 40
+"""fp16 steps in a row that may overflow: from 2^16 the scale has then fallen below 2^-23."""
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """What a model reaches on a split."""
+
+    top1: float
+    """Share of samples whose class is ranked first, in [0, 1]."""
+    loss: float
+    """Mean cross-entropy in nats."""
+
+
+class Trainer:
+    """Trains a `Run` in its run directory."""
+
+    def __init__(self, run: Run, run_dir: Path, observer: Observer) -> None:
+        self.run, self.run_dir, self.observer = run, run_dir, observer
+        self.group, self.pruner, self.data = run.group, run.pruner, run.data
+        self.timeline, self.device = run.timeline, run.group.device
+        recipe = run.recipe
+        self.total = self.timeline.total_steps
+        self.anchor_step = self._steps(recipe.anchor)
+        self.evaluate_every = max(1, self._steps(recipe.evaluate.every))
+        self.checkpoint_every = max(1, self._steps(recipe.checkpoint.every))
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=recipe.precision == "fp16")
+        self.clip_norm = recipe.optimizer.clip_norm
+        self.ema: EMA | None = None
+        self.best: dict[str, Any] | None = None
+        self.images, self.seconds, self._began = 0, 0.0, time.perf_counter()
+        self.bad = torch.zeros((), dtype=torch.bool, device=self.device)
+        self.overflows = 0
+        self.stop_requested = False
+        self.optimizer: Optimizer
+        self.forward: nn.Module
+
+    def _steps(self, duration: Any) -> int:
+        steps: int = duration.steps(self.total, self.timeline.steps_per_epoch)
+        return steps
+
+    # ---- start, end and resume
+
+    def begin(self) -> None:
+        """A new run: check the ranks, save step 0, make the masks of t = 0."""
+        if not self.group.all_equal(digest(self.run.model)):
+            raise DivergedError("the ranks start from different weights: is the seed the same?")
+        self.save(initial=True)
+        self.pruner.start()
+        self._wrap()
+
+    def resume(self, checkpoint: Checkpoint) -> None:
+        """Continue a run where its checkpoint was taken."""
+        state = checkpoint.state
+        weights = {name: tensor.to(self.device) for name, tensor in checkpoint.weights.items()}
+        copy_into(self.run.model, weights, f"checkpoint step-{checkpoint.step}")
+        if checkpoint.step == 0:
+            self.pruner.start()
+            self._wrap()
+            return
+        self.pruner.load_state_dict(state["pruner"], weights)
+        self._wrap()
+        if self.ema is not None:
+            self.ema.load_state_dict(state["ema"])
+        if self._clock().phase_step:
+            self._new_optimizer()
+            self.optimizer.load_state_dict(state["optimizer"])
+        self.scaler.load_state_dict(state["scaler"])
+        self.best, self.images, self.seconds = state["best"], state["images"], state["seconds"]
+
+    def _wrap(self) -> None:
+        """EMA, then compile, then DDP: the plain module stays what strategies see."""
+        recipe = self.run.recipe
+        self.ema = EMA(self.pruner, recipe.ema.decay) if recipe.ema else None
+        self.compiled = torch.compile(self.run.model) if recipe.compile else self.run.model
+        self.forward = self.compiled
+        if self.group.world > 1:
+            self.forward = DistributedDataParallel(self.compiled)
+
+    def use_model(self, model: nn.Module) -> None:
+        """Evaluate `model` from now on: what the strategies left at the end."""
+        self.run.model = self.compiled = model
+        self.ema = None
+
+    def fit(self) -> None:
+        """Train to the end."""
+        self.observer.begin(self)
+        self._began = time.perf_counter()
+        while self.pruner.step < self.total:
+            if self._clock().phase_step == 0:
+                self._begin_phase()
+            self.step()
+            self._after_step()
+        if self.ema is not None:
+            for name, average in self.ema.average.items():
+                self.pruner.set_dense(name, average)
+
+    # ---- one step
+
+    def step(self) -> None:
+        """Take one optimizer step, from t to t + 1."""
+        t = self.pruner.step
+        set_lr(self.optimizer, self._lr_factor())
+        while True:
+            self.optimizer.zero_grad(set_to_none=True)
+            self._backward(t)  # 1, 2
+            self.scaler.unscale_(self.optimizer)  # 3
+            if self._finite():  # 4
+                break
+            self.scaler.update()
+        take_step = self.pruner.before_step()  # 5 - 9
+        if self.clip_norm is not None:  # 10
+            nn.utils.clip_grad_norm_(self.run.model.parameters(), self.clip_norm)
+        if take_step:  # 11
+            self.scaler.step(self.optimizer)
+        self.scaler.update()
+        if self.pruner.update_due():
+            self._stop_if_bad()
+        self.pruner.after_step()  # 12, 13
+        if self.ema is not None:  # 14
+            self.ema.update(self.pruner)
+
+    def _backward(self, t: int) -> None:
+        """Gradients of the mean loss over the global batch, in micro-batches."""
+        self.forward.train()
+        batches = list(self.data.micro_batches(t))
+        samples = sum(len(y) for _, y in batches)
+        for i, (x, y) in enumerate(batches):
+            torch.manual_seed(seed_for(self.run.recipe.seed, "noise", t, self.group.rank, i))
+            with self._no_sync(last=i == len(batches) - 1):
+                with self._autocast():
+                    logits = self.forward(x)
+                    loss = F.cross_entropy(logits.float(), y) * (len(y) / samples)
+                self.scaler.scale(loss).backward()
+            self.observer.saw_batch(loss.detach(), logits.detach(), y)
+        self.images += samples * self.group.world
+
+    def _finite(self) -> bool:
+        """Look at the gradients: the same on all ranks, as they are means over the ranks.
+
+        On a GPU the host does not wait: a flag on the device is read before anything is logged,
+        decided or saved. With fp16 an overflow lowers the scale and the batch is run again.
+
+        Raises:
+            DivergedError: not finite.
+        """
+        grads = [p.grad for p in self.run.model.parameters() if p.grad is not None]
+        bad = ~torch.isfinite(nn.utils.get_total_norm(grads))
+        if self.scaler.is_enabled():
+            self.overflows = self.overflows + 1 if bool(bad) else 0
+            if self.overflows <= PATIENCE:
+                return self.overflows == 0
+        self.bad |= bad
+        if self.device.type == "cpu":
+            self._stop_if_bad()
+        return True
+
+    def _stop_if_bad(self) -> None:
+        if bool(self.bad):
+            raise DivergedError(
+                f"the loss or its gradient is not finite at step {self.pruner.step}; nothing was "
+                f"saved since the last checkpoint: lower optimizer.lr, set optimizer.clip_norm, or "
+                "use precision fp32 or bf16"
+            )
+
+    def _autocast(self) -> AbstractContextManager[Any]:
+        dtype = DTYPES[self.run.recipe.precision]
+        return torch.autocast(self.device.type, dtype, enabled=dtype != torch.float32)
+
+    def _no_sync(self, *, last: bool) -> AbstractContextManager[Any]:
+        if last or not isinstance(self.forward, DistributedDataParallel):
+            return nullcontext()
+        context: AbstractContextManager[Any] = self.forward.no_sync()
+        return context
+
+    # ---- around a step
+
+    def _after_step(self) -> None:
+        step, phase_end = self.pruner.step, self._ends_phase()
+        if any(sum(assigned.flips.values()) for assigned in self.pruner.updated()):
+            self.best = None  # a model with other masks is not this phase's result
+        if self.observer.due(step):
+            self._stop_if_bad()
+            self.observer.log(self)
+        if step % self.evaluate_every == 0 or phase_end:
+            self._stop_if_bad()
+            with self._clock_stopped():
+                self._evaluate()
+        if phase_end and self._phase(ending=True).keep == "best":
+            self._restore_best()
+        stop = self._agreed_to_stop()
+        due = step % self.checkpoint_every == 0 or step in (self.anchor_step, self.total)
+        if due or phase_end or stop:
+            self._stop_if_bad()
+            with self._clock_stopped():
+                self.save()
+        if stop and step < self.total:
+            raise StopRequestedError(
+                f"stopped at step {step} of {self.total} and saved: go on with "
+                f"`prunekit resume {self.run_dir}`"
+            )
+
+    def _agreed_to_stop(self) -> bool:
+        """Ranks must stop at the same step; asking them costs, so several ask every 8 steps."""
+        if self.group.world > 1 and self.pruner.step % 8:
+            return False
+        return self.group.any(self.stop_requested)
+
+    @contextmanager
+    def _clock_stopped(self) -> Iterator[None]:
+        """Evaluation and saving are no training time."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize()
+        self.seconds += time.perf_counter() - self._began
+        try:
+            yield
+        finally:
+            self._began = time.perf_counter()
+
+    def _evaluate(self) -> None:
+        """On the held-out split where there is one; the test split is only looked at."""
+        split: EvalSplit = "validation" if self.data.validation_size else "test"
+        score = self.evaluate(split)
+        self.observer.log_score(self, split, score)
+        if split == "validation" and self._phase(ending=True).keep == "best":
+            if self.best is None or score.top1 > self.best["top1"]:
+                weights = {n: t.to("cpu", copy=True) for n, t in self._weights().items()}
+                self.best = {"top1": score.top1, "step": self.pruner.step, "weights": weights}
+
+    @torch.no_grad()
+    def evaluate(self, split: EvalSplit) -> Score:
+        """Accuracy and loss of W*M (of the EMA's, where there is one) over a split."""
+        module = self.compiled
+        module.eval()
+        sums = torch.zeros(3, dtype=torch.float64, device=self.device)
+        with self.ema.applied(self.pruner) if self.ema is not None else nullcontext():
+            for x, y in self.data.eval_batches(split):
+                with self._autocast():
+                    logits = module(x)
+                loss = F.cross_entropy(logits.float(), y, reduction="sum")
+                sums += torch.stack([loss, (logits.argmax(-1) == y).sum(), y.new_tensor(len(y))])
+        loss_sum, correct, count = self.group.total(sums).tolist()
+        return Score(top1=correct / count, loss=loss_sum / count)
+
+    # ---- phases
+
+    def _clock(self) -> Any:
+        return self.timeline.clock(self.pruner.step, ending=False)
+
+    def _phase(self, *, ending: bool) -> Any:
+        return self.run.phases[self.timeline.index(self.pruner.step, ending=ending)]
+
+    def _ends_phase(self) -> bool:
+        clock = self.timeline.clock(self.pruner.step)
+        return clock.phase_step == clock.phase_steps
+
+    def _begin_phase(self) -> None:
+        """Rewind where the phase asks for it; a new optimizer in any case."""
+        if self._phase(ending=False).start == "anchor" and self.pruner.step > self.anchor_step:
+            anchor = self.pruner.anchor_weights()
+            self._set_weights(anchor)
+        self.best = None
+        self._new_optimizer()
+
+    def _new_optimizer(self) -> None:
+        rules = [rule for a in self.pruner.assigned for rule in a.strategy.optimizer_rules()]
+        params = dict(self.run.model.named_parameters())
+        self.optimizer = build_optimizer(self.run.recipe.optimizer, params, rules)
+        self.pruner.attach(self.optimizer)
+
+    def _restore_best(self) -> None:
+        if self.best is not None:
+            self._set_weights(self.best["weights"])
+
+    def _set_weights(self, weights: Any) -> None:
+        own = tensors(self.run.model)
+        for name, value in weights.items():
+            if name in self.pruner.params:
+                self.pruner.set_dense(name, value.to(self.device))
+            else:
+                own[name].copy_(value)
+
+    def _lr_factor(self) -> float:
+        clock = self._clock()
+        schedule = self._phase(ending=False).lr_schedule
+        factor: float = schedule.factor(clock.phase_step, clock.phase_steps, clock.steps_per_epoch)
+        return factor
+
+    # ---- saving
+
+    def _weights(self) -> dict[str, Tensor]:
+        """Dense W and buffers by plain name."""
+        return {
+            name: self.pruner.dense(name) if name in self.pruner.params else tensor
+            for name, tensor in tensors(self.run.model).items()
+        }
+
+    def save(self, *, initial: bool = False) -> None:
+        """Write a checkpoint (main rank); step 0 and the anchor are kept for good."""
+        step = self.pruner.step
+        if self.group.is_main:
+            state: dict[str, Any] = {}
+            if not initial:
+                state = {
+                    "pruner": self.pruner.state_dict(),
+                    "optimizer": self.optimizer.state_dict(),
+                    "scaler": self.scaler.state_dict(),
+                    "ema": self.ema.state_dict() if self.ema is not None else None,
+                    "best": self.best,
+                    "images": self.images,
+                    "seconds": self.seconds,
+                }
+            save_checkpoint(self.run_dir, step, self._weights(), state)
+            prune_checkpoints(self.run_dir, keep_steps=(0, self.anchor_step))
+        self.group.barrier()
+
+    @contextmanager
+    def stopping_on_signals(self) -> Iterator[None]:
+        """SIGTERM, SIGINT and SIGHUP end the run after the step in hand; a second one at once."""
+        import signal
+
+        def request(signum: int, frame: Any) -> None:
+            if self.stop_requested:
+                raise KeyboardInterrupt
+            self.stop_requested = True
+
+        names = [signal.SIGTERM, signal.SIGINT, signal.SIGHUP]
+        before = {name: signal.signal(name, request) for name in names}
+        try:
+            yield
+        finally:
+            for name, handler in before.items():
+                signal.signal(name, handler)

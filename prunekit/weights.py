@@ -1,0 +1,61 @@
+"""The tensors of a module by their plain names, each once."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from prunekit.errors import CheckpointError
+
+
+def buffers(model: nn.Module) -> dict[str, Tensor]:
+    """The buffers that a `state_dict` holds."""
+    saved = model.state_dict().keys()
+    return {name: buffer for name, buffer in model.named_buffers() if name in saved}
+
+
+def tensors(model: nn.Module) -> dict[str, Tensor]:
+    """Parameters (tied ones once, under their first name) and saved buffers."""
+    return {name: p.detach() for name, p in model.named_parameters()} | buffers(model)
+
+
+@torch.no_grad()
+def copy_into(model: nn.Module, weights: Mapping[str, Tensor], source: str) -> None:
+    """Write `weights` into the module, after all names and shapes were compared.
+
+    Args:
+        model: the module.
+        weights: a value for each tensor of the module, and no others.
+        source: where they come from, for the message.
+
+    Raises:
+        CheckpointError: names or shapes differ; nothing is written.
+    """
+    own = tensors(model)
+    problems = [f"{name} is missing" for name in own if name not in weights]
+    problems += [f"{name} is not in this model" for name in weights if name not in own]
+    problems += [
+        f"{name} has shape {tuple(weights[name].shape)}, here {tuple(own[name].shape)}"
+        for name in own
+        if name in weights and weights[name].shape != own[name].shape
+    ]
+    if problems:
+        raise CheckpointError(
+            f"{source} holds another model: {problems[0]}"
+            + (f" (and {len(problems) - 1} more)" if len(problems) > 1 else "")
+            + ": use the same model and data keys"
+        )
+    for name, tensor in own.items():
+        tensor.copy_(weights[name])
+
+
+def digest(model: nn.Module) -> bytes:
+    """SHA-256 of all tensors: equal on ranks that start from the same model."""
+    sha = hashlib.sha256()
+    for name, tensor in sorted(tensors(model).items()):
+        sha.update(name.encode())
+        sha.update(tensor.cpu().contiguous().view(-1).view(torch.uint8).numpy())
+    return sha.digest()
