@@ -1,0 +1,114 @@
+"""The group of commands, each imported when it is named, and the entry point."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from typing import Any, NoReturn
+
+import click
+
+from prunekit.cli.command import Options, examples_section, traceback_option
+from prunekit.cli.failures import INTERRUPTED, report_failure
+from prunekit.cli.output import quiet_stdout
+from prunekit.suggestions import did_you_mean
+
+COMMANDS = ("run", "resume", "validate", "list", "show", "init", "schema")
+
+EXAMPLES = """
+prunekit run quickstart                    prune a ViT on the spot, in a minute
+prunekit init vit_cifar_tome_cpu           copy a recipe to edit
+prunekit validate my.yaml                  find every mistake in it
+prunekit run my.yaml strategies.0.sparsity=0.9
+prunekit list strategies                   what there is
+prunekit COMMAND --help                    more examples
+"""
+
+BROKEN_PIPE = 141  # what the shell reports for a program that SIGPIPE ended
+
+
+class LazyGroup(click.Group):
+    """A group whose commands are modules beside this one."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """In the order of a working day."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import the module of a command."""
+        if cmd_name not in COMMANDS:
+            return None
+        command: click.Command = importlib.import_module(f"prunekit.cli.{cmd_name}").command
+        return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """As click does, with the nearest name for a wrong one."""
+        word = args[0]
+        if word not in COMMANDS and not word.startswith("-") and not ctx.resilient_parsing:
+            raise click.UsageError(f"no command {word!r}.{did_you_mean(word, COMMANDS)}", ctx)
+        return super().resolve_command(ctx, args)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run a command; a reader that went away ends it without a word."""
+        try:
+            result = super().invoke(ctx)
+            sys.stdout.flush()
+        except BrokenPipeError:
+            quiet_stdout()
+            return BROKEN_PIPE
+        return result
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Examples and exit codes."""
+        examples_section(formatter, EXAMPLES)
+        formatter.write_paragraph()
+        formatter.write_text(
+            "Exit codes: 0 done, 1 bug, 2 usage, 3 recipe, 4 data, 5 checkpoint, 6 diverged, "
+            "7 plugin, 8 disk or memory, 75 stopped and resumable, 130 interrupted."
+        )
+
+
+def print_version(ctx: click.Context, param: click.Parameter, value: bool) -> None:
+    """Print the versions that a bug report needs, without importing torch."""
+    if not value or ctx.resilient_parsing:
+        return
+    from importlib.metadata import version
+
+    from prunekit import __version__
+
+    python = ".".join(str(part) for part in sys.version_info[:3])
+    click.echo(f"prunekit {__version__} (torch {version('torch')}, Python {python})")
+    ctx.exit()
+
+
+@click.group(cls=LazyGroup)
+@click.option(
+    "--version",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=print_version,
+    help="Show the versions and exit.",
+)
+def cli() -> None:
+    """Prune neural networks while they train: one YAML recipe, one honest answer."""
+
+
+cli.params.append(traceback_option())
+
+
+def main(args: list[str] | None = None) -> NoReturn:
+    """Run the command line and exit with the code that tells what happened."""
+    options = Options()
+    try:
+        result = cli.main(args, prog_name="prunekit", standalone_mode=False, obj=options)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except (click.Abort, KeyboardInterrupt):
+        sys.exit(INTERRUPTED)
+    except Exception as error:
+        sys.exit(report_failure(error, traceback=options.traceback))
+    sys.exit(result if isinstance(result, int) else 0)

@@ -1,0 +1,29 @@
+"""Where tables go: plain in a pipe, with NO_COLOR and on a dumb terminal."""
+
+from __future__ import annotations
+
+import os
+
+from rich.console import Console
+
+
+class PipeConsole(Console):
+    """A console that tells when its reader went away; rich would end the program with 1."""
+
+    def on_broken_pipe(self) -> None:
+        """Let the group end the command quietly."""
+        raise BrokenPipeError
+
+
+def console(*, stderr: bool = False) -> Console:
+    """A console without markup, emoji or guesses; without any escape where none is wanted.
+
+    Under NO_COLOR rich itself would still write bold and dim.
+    """
+    return PipeConsole(
+        stderr=stderr,
+        color_system=None if os.environ.get("NO_COLOR") else "auto",
+        markup=False,
+        emoji=False,
+        highlight=False,
+    )

@@ -1,0 +1,56 @@
+"""What a person sees when something fails, and the exit code."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+import traceback as tracebacks
+
+import click
+
+from prunekit.errors import (
+    DivergedError,
+    PrunekitError,
+    RecipeError,
+    StopRequestedError,
+    UsageError,
+)
+
+INTERRUPTED = 130
+
+SAME_ON_EVERY_RANK = (UsageError, RecipeError, DivergedError, StopRequestedError)
+
+
+def report_failure(error: Exception, *, traceback: bool = False) -> int:
+    """Tell what failed on stderr and return the exit code.
+
+    In a process that an outer torchrun started, rank 0 speaks for all where all fail alike; a
+    failure that one rank may have alone is told by that rank, or nobody would.
+    """
+    rank = os.environ.get("RANK", "0")
+    if rank == "0" or not isinstance(error, SAME_ON_EVERY_RANK):
+        speaker = "" if rank == "0" else f"[rank {rank}] "
+        if traceback:
+            tracebacks.print_exception(error, file=sys.stderr)
+        click.echo(speaker + printable(message(error)), err=True)
+    return error.exit_code if isinstance(error, PrunekitError) else 1
+
+
+def message(error: Exception) -> str:
+    """One line for a person; the errors of a recipe begin with their place, for editors."""
+    if isinstance(error, RecipeError):
+        return str(error)
+    if isinstance(error, PrunekitError):
+        return f"Error: {error}"
+    cause = " ".join(str(error).split()) or "no message"
+    return (
+        f"Internal error: {type(error).__name__}: {cause}\n"
+        "This is a bug in prunekit or a plugin. Please report it with the recipe, the output of\n"
+        "`prunekit --version` and what the same command prints with --traceback."
+    )
+
+
+def printable(text: str) -> str:
+    """Control characters made visible: names come from files and plugins."""
+    return re.sub(r"[\x00-\x08\x0b-\x1f\x7f]", lambda match: f"\\x{ord(match[0]):02x}", text)

@@ -1,0 +1,104 @@
+"""How a dry run looks: a table of tensors, then what the run would cost."""
+
+from __future__ import annotations
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from prunekit.dry_run import DryRun, TensorPlan
+
+OTHER_COLUMNS = 48  # what shape, density and reason need beside the name at 80 columns
+
+
+def plan_view(plan: DryRun, width: int = 80) -> RenderableType:
+    """The whole of a dry run, in `width` columns."""
+    lines: list[RenderableType] = [
+        Text(f"Dry run of {plan.recipe_name} on {plan.device}: nothing was trained or written."),
+        tensors_view(plan.tensors, max(20, width - OTHER_COLUMNS)),
+        costs_view(plan),
+    ]
+    lines += [Text(f"Note: {note}", style="yellow") for note in plan.notes]
+    return Group(*lines)
+
+
+def tensors_view(tensors: tuple[TensorPlan, ...], name_width: int) -> Table:
+    """Per tensor: shape, planned density, and which strategy prunes it or why none does."""
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=(0, 1))
+    table.add_column("tensor", no_wrap=True)
+    table.add_column("shape", no_wrap=True, justify="right")
+    table.add_column("density", no_wrap=True, justify="right")
+    table.add_column("pruned by, or why not", overflow="fold")
+    for tensor in tensors:
+        shape = "x".join(str(size) for size in tensor.shape) or "scalar"
+        table.add_row(
+            Text(shortened(tensor.name, name_width)),
+            shape,
+            density_text(tensor),
+            Text(tensor.strategy or tensor.reason),
+            style=None if tensor.strategy else "dim",
+        )
+    return table
+
+
+def density_text(tensor: TensorPlan) -> str:
+    """`0.200`; `emerges` where the strategy promises none; `-` where nothing is pruned."""
+    if tensor.strategy is None:
+        return "-"
+    return "emerges" if tensor.density is None else f"{tensor.density:.3f}"
+
+
+def costs_view(plan: DryRun) -> Table:
+    """Steps, sizes and time."""
+    table = Table.grid(padding=(0, 2))
+    epochs = f"{plan.epochs:g} epochs of {plan.steps_per_epoch:,} steps"
+    rows = {
+        "steps": f"{plan.steps:,} ({epochs})",
+        "parameters": f"{plan.parameters:,}, of which {plan.scope_parameters:,} in scope",
+        "tokens": None
+        if plan.tokens_before is None
+        else f"{plan.tokens_before} -> {plan.tokens_after}",
+        "MACs per input": f"{count_text(plan.macs_dense)} dense, "
+        f"{count_text(plan.macs_executed)} executed, "
+        f"{count_text(plan.macs_theoretical)} without the masked weights",
+        "memory": bytes_text(plan.memory_bytes),
+        "disk": bytes_text(plan.disk_bytes),
+        "time": f"{duration_text(plan.total_seconds)} at {plan.step_seconds:.3g} s a step "
+        "(three steps timed)",
+    }
+    for name, value in rows.items():
+        if value is not None:
+            table.add_row(name, Text(value))
+    return table
+
+
+def shortened(name: str, width: int) -> str:
+    """`name` in at most `width` characters: the middle goes, as both ends tell tensors apart."""
+    if len(name) <= width:
+        return name
+    tail = (width - 2) * 2 // 3
+    return f"{name[: width - 2 - tail]}..{name[len(name) - tail :]}"
+
+
+def count_text(count: float) -> str:
+    """`1.32 G`."""
+    units = ("", " k", " M", " G", " T", " P")
+    power = 0
+    while abs(count) >= 999.5 and power < len(units) - 1:
+        count, power = count / 1000, power + 1
+    return f"{count:.3g}{units[power]}"
+
+
+def bytes_text(count: float) -> str:
+    """`12.3 MB`, in powers of 1000."""
+    text = count_text(count)
+    return f"{text}B" if " " in text else f"{text} B"
+
+
+def duration_text(seconds: float) -> str:
+    """`45 s`, `12 min`, `3 h 20 min`."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"

@@ -1,0 +1,32 @@
+"""`prunekit resume`: go on with a run that stopped."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from prunekit.cli.command import ExampleCommand
+
+EXAMPLES = """
+prunekit resume runs/quickstart/latest
+prunekit resume runs/quickstart/20260101T120000-1a2b3c4d
+"""
+
+
+@click.command(
+    "resume",
+    cls=ExampleCommand,
+    examples=EXAMPLES,
+    short_help="Go on with a run that stopped, from its newest checkpoint.",
+)
+@click.argument("run_dir", type=click.Path(path_type=Path, file_okay=True))
+def command(run_dir: Path) -> None:
+    """Go on with the run in RUN_DIR from its newest good checkpoint.
+
+    On the CPU the result is the same, bit for bit, as if the run had never stopped. A run that is
+    done stays as it is.
+    """
+    from prunekit.train import launch
+
+    launch.resume_run(run_dir)

@@ -1,0 +1,75 @@
+"""`prunekit run`: train, prune, compress and evaluate what a recipe says."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from prunekit.cli.arguments import check_overrides, complete_recipe
+from prunekit.cli.command import ExampleCommand
+from prunekit.cli.shipped import find_recipe
+
+EXAMPLES = """
+prunekit run quickstart                        a shipped recipe, by its name
+prunekit run my.yaml                           a recipe of your own
+prunekit run my.yaml seed=1 strategies.0.sparsity=0.95
+prunekit run my.yaml 'data={name: image_folder, root: photos}'
+prunekit run my.yaml --dry-run                 what it would prune and cost
+prunekit run my.yaml --nproc 2 --out results   two processes, another place
+torchrun --nproc-per-node 8 -m prunekit run my.yaml
+"""
+
+
+@click.command(
+    "run",
+    cls=ExampleCommand,
+    examples=EXAMPLES,
+    short_help="Train, prune, compress and evaluate what a recipe says.",
+)
+@click.argument("recipe", shell_complete=complete_recipe)
+@click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    default=Path("runs"),
+    show_default=True,
+    metavar="DIR",
+    help="Parent of the run directories.",
+)
+@click.option(
+    "--nproc",
+    type=click.IntRange(min=1),
+    default=1,
+    show_default=True,
+    metavar="N",
+    help="Processes on this machine; the batch is shared out among them.",
+)
+@click.option("--dry-run", is_flag=True, help="Show what would be pruned, and the cost; no run.")
+def command(recipe: str, overrides: tuple[str, ...], out: Path, nproc: int, dry_run: bool) -> None:
+    """Train, prune, compress and evaluate what RECIPE says.
+
+    RECIPE is a YAML file or the name of a shipped recipe (`prunekit init` lists them). KEY=VALUE
+    overrides one of its keys; the value is YAML and is checked like the recipe itself.
+
+    The run lands in DIR/<recipe>/<time>-<hash>, and DIR/<recipe>/latest points to the newest.
+    A run that stopped goes on with `prunekit resume`.
+    """
+    check_overrides(overrides)
+    path = find_recipe(recipe)
+
+    from prunekit.recipe import load_recipe
+
+    loaded = load_recipe(path, overrides)
+    if dry_run:
+        from prunekit.cli.console import console
+        from prunekit.cli.plan_view import plan_view
+        from prunekit.train import launch
+
+        screen = console()
+        screen.print(plan_view(launch.dry_run(loaded), screen.width))
+        return
+
+    from prunekit.train import launch
+
+    launch.run_recipe(loaded, source_text=path.read_text("utf-8"), out=out, nproc=nproc)

@@ -1,0 +1,90 @@
+"""`prunekit show`: one component, with everything that a recipe can set."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from prunekit.cli import list as listing
+from prunekit.cli.command import ExampleCommand, json_option
+from prunekit.cli.kinds import KINDS, complete_component, kind_named, registry_of
+from prunekit.cli.output import print_json
+from prunekit.component_names import AmbiguousNameError, UnknownNameError
+from prunekit.errors import UsageError
+from prunekit.suggestions import did_you_mean
+
+EXAMPLES = """
+prunekit show magnitude              fields, defaults, bounds, paper
+prunekit show compressor tome        when two kinds share a name
+prunekit show data cifar10 --json    for a program
+"""
+
+
+@click.command(
+    "show",
+    cls=ExampleCommand,
+    examples=EXAMPLES,
+    short_help="Show what a recipe can set for one component.",
+)
+@click.argument(
+    "words", nargs=-1, required=True, metavar="[KIND] NAME", shell_complete=complete_component
+)
+@json_option
+@click.pass_context
+def command(ctx: click.Context, words: tuple[str, ...], as_json: bool) -> None:
+    """Show the fields of one component: type, default, bounds, meaning; and its paper."""
+    if len(words) > 2:
+        raise click.UsageError("give a name, or a kind and a name", ctx)
+    name = words[-1]
+    kind = kind_named(words[0]) if len(words) == 2 else kind_of(name)
+    document = describe(kind, name)
+    if as_json:
+        print_json(document)
+        return
+    from prunekit.cli.console import console
+    from prunekit.cli.show_view import show_view
+
+    console().print(show_view(document))
+
+
+def kind_of(name: str) -> str:
+    """The kind of the one component with this name.
+
+    Raises:
+        UsageError: none has it, or components of several kinds.
+    """
+    kinds = [kind for kind in KINDS if is_known(kind, name)]
+    if len(kinds) == 1:
+        return kinds[0]
+    if kinds:
+        raise UsageError(f"{name!r} is in {' and '.join(kinds)}: put the kind before the name")
+    near = did_you_mean(name, [known for kind in KINDS for known in registry_of(kind).names()])
+    raise UsageError(f"no component is called {name!r}.{near} `prunekit list` shows them all")
+
+
+def is_known(kind: str, name: str) -> bool:
+    """Whether a kind has a component of this name; two of it count as well."""
+    try:
+        registry_of(kind).component(name)
+    except UnknownNameError:
+        return False
+    except AmbiguousNameError:
+        return True
+    return True
+
+
+def describe(kind: str, name: str) -> dict[str, Any]:
+    """One component and its fields as plain values.
+
+    Raises:
+        UsageError: the kind has no such name, or two of it.
+        PluginError: it cannot be imported.
+    """
+    from prunekit.cli.fields import describe_fields
+
+    try:
+        document = listing.describe(kind, name)
+        return {**document, "fields": describe_fields(registry_of(kind).config_class(name))}
+    except (UnknownNameError, AmbiguousNameError) as error:
+        raise UsageError(str(error)) from error
