@@ -1,6 +1,6 @@
 """Masks beside the model: how pruned weights live in each mode, around any optimizer.
 
-At rest every parameter holds W*M. The module tree, `state_dict` keys, DDP and compile are untouched:
+At rest every parameter holds W*M. Module tree, `state_dict` keys, DDP and compile are untouched:
 
 - `ste`: the optimizer moves the dense W. It is kept beside the model and swapped in through `.data`
   for the length of `optimizer.step()`. Held memory: +8 bytes a weight (W and a working mask).

@@ -1,4 +1,4 @@
-"""Every random draw is a function of a seed and of where it stands, never of what was drawn before."""
+"""Every random draw is a function of a seed and a place, never of what was drawn before."""
 
 from __future__ import annotations
 

@@ -16,7 +16,6 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
 from prunekit.build import Run
-from prunekit.data.batches import EvalSplit
 from prunekit.errors import DivergedError, StopRequestedError
 from prunekit.seeding import seed_for
 from prunekit.train.checkpoint import Checkpoint, prune_checkpoints, save_checkpoint
@@ -115,9 +114,7 @@ class Trainer:
         self.observer.begin(self)
         self._began = time.perf_counter()
         while self.pruner.step < self.total:
-            if self._clock().phase_step == 0:
-                self._begin_phase()
-            self.step()
+            self.advance()
             self._after_step()
         if self.ema is not None:
             for name, average in self.ema.average.items():
@@ -125,8 +122,10 @@ class Trainer:
 
     # ---- one step
 
-    def step(self) -> None:
-        """Take one optimizer step, from t to t + 1."""
+    def advance(self) -> None:
+        """Take one optimizer step, from t to t + 1; a phase begins with its own optimizer."""
+        if self._clock().phase_step == 0:
+            self._begin_phase()
         t = self.pruner.step
         set_lr(self.optimizer, self._lr_factor())
         while True:
@@ -207,6 +206,8 @@ class Trainer:
         step, phase_end = self.pruner.step, self._ends_phase()
         if any(sum(assigned.flips.values()) for assigned in self.pruner.updated()):
             self.best = None  # a model with other masks is not this phase's result
+        self.observer.saw_update(self)
+        self.observer.log_details(self)
         if self.observer.due(step):
             self._stop_if_bad()
             self.observer.log(self)
@@ -247,16 +248,16 @@ class Trainer:
 
     def _evaluate(self) -> None:
         """On the held-out split where there is one; the test split is only looked at."""
-        split: EvalSplit = "validation" if self.data.validation_size else "test"
+        split = "validation" if self.data.validation_size else "test"
         score = self.evaluate(split)
         self.observer.log_score(self, split, score)
-        if split == "validation" and self._phase(ending=True).keep == "best":
-            if self.best is None or score.top1 > self.best["top1"]:
-                weights = {n: t.to("cpu", copy=True) for n, t in self._weights().items()}
-                self.best = {"top1": score.top1, "step": self.pruner.step, "weights": weights}
+        keeps_best = split == "validation" and self._phase(ending=True).keep == "best"
+        if keeps_best and (self.best is None or score.top1 > self.best["top1"]):
+            weights = {n: t.to("cpu", copy=True) for n, t in self._weights().items()}
+            self.best = {"top1": score.top1, "step": self.pruner.step, "weights": weights}
 
     @torch.no_grad()
-    def evaluate(self, split: EvalSplit) -> Score:
+    def evaluate(self, split: str) -> Score:
         """Accuracy and loss of W*M (of the EMA's, where there is one) over a split."""
         module = self.compiled
         module.eval()

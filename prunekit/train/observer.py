@@ -1,0 +1,128 @@
+"""What a run tells while it trains: the log, TensorBoard and the display."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Self
+
+import torch
+from rich.console import Console
+from torch import Tensor
+
+from prunekit.build import Run
+from prunekit.metrics.sparsity import measure_sparsity, warn_empty
+from prunekit.models import token_counts
+from prunekit.train.display import Display, NullDisplay, Screen
+from prunekit.train.logging import Log, NullLog, RunLog
+
+if TYPE_CHECKING:
+    from prunekit.train.trainer import Score, Trainer
+
+
+class Observer:
+    """Counts on the device, and waits for it only when something is due to be logged."""
+
+    def __init__(self, run: Run, run_dir: Path, resume_step: int | None = None) -> None:
+        self.run, self.timeline, self.warnings = run, run.timeline, list[str]()
+        self.log_to: Log = NullLog()
+        self.screen: Screen = NullDisplay()
+        if run.group.is_main:
+            self.log_to = RunLog(run_dir, resume_step=resume_step, warn=self.warn)
+            self.screen = Display(self.timeline.total_steps, Console())
+        total, epoch = self.timeline.total_steps, self.timeline.steps_per_epoch
+        logging = run.recipe.logging
+        self.every = max(1, logging.every.steps(total, epoch))
+        self.histograms = logging.histograms and max(1, logging.histograms.steps(total, epoch))
+        self._sums = torch.zeros(3, dtype=torch.float64, device=run.group.device)
+        self._since = (time.perf_counter(), 0)
+
+    def __enter__(self) -> Self:
+        """Begin to show."""
+        self.screen.__enter__()
+        return self
+
+    def __exit__(self, *reason: object) -> None:
+        """Leave the last numbers on the screen, and close the log."""
+        self.screen.__exit__(*reason)
+        self.log_to.close()
+
+    def warn(self, text: str) -> None:
+        """Show a warning once, and keep it for the report."""
+        if text not in self.warnings:
+            self.warnings.append(text)
+            self.screen.note(f"warning: {text}")
+
+    def begin(self, trainer: Trainer) -> None:
+        """The state before the first step."""
+        self._since = (time.perf_counter(), trainer.images)
+        before, after = token_counts(self.run.model)
+        if before is not None and after is not None:
+            tokens = {"tokens/in": before, "tokens/out": after}
+            self.log_to.scalars(trainer.pruner.step, tokens)
+            self.screen.show(trainer.pruner.step, tokens)
+        self.saw_update(trainer)
+
+    def saw_batch(self, loss_share: Tensor, logits: Tensor, labels: Tensor) -> None:
+        """Add up a micro-batch: its share of the mean loss, and its hits."""
+        correct = (logits.argmax(-1) == labels).sum()
+        self._sums += torch.stack([loss_share.double(), correct, correct.new_tensor(len(labels))])
+
+    def due(self, step: int) -> bool:
+        """Whether to log after this step."""
+        return step % self.every == 0 or step == self.timeline.total_steps
+
+    def saw_update(self, trainer: Trainer) -> None:
+        """Masks were decided at this step: how far they are, and what changed."""
+        pruner, step = trainer.pruner, trainer.pruner.step
+        updated = pruner.updated()
+        if not updated or not trainer.group.is_main:
+            return
+        masks = pruner.masks()
+        sparsity = measure_sparsity(trainer.run.model, masks)
+        values = {f"density/{tensor.name}": tensor.density for tensor in sparsity.tensors}
+        values |= {f"flips/{a.label}": sum(a.flips.values()) for a in updated}
+        values["sparsity/achieved"] = sparsity.scope
+        known = [(a.target, len(a.scope)) for a in pruner.assigned if a.target is not None]
+        if len(known) == len(pruner.assigned) == 1:
+            values["sparsity/target"] = known[0][0]
+        self.log_to.scalars(step, values)
+        self.screen.show(step, values)
+        for sentence in warn_empty(sparsity):
+            if "is empty" in sentence:
+                self.warn(f"step {step}: {sentence}")
+
+    def log(self, trainer: Trainer) -> None:
+        """Means since the last time, over all ranks."""
+        step, ranks = trainer.pruner.step, trainer.group
+        loss_sum, correct, count = ranks.total(self._sums).tolist()
+        self._sums.zero_()
+        now, (then, images) = time.perf_counter(), self._since
+        steps = count / (self.run.recipe.data.batch_size or 1)
+        values = {
+            "train/loss": loss_sum / ranks.world / max(steps, 1e-9),
+            "train/accuracy": correct / max(count, 1),
+            "train/lr": trainer.optimizer.param_groups[0]["lr"],
+            "train/images_per_second": (trainer.images - images) / max(now - then, 1e-9),
+            **trainer.pruner.strategy_metrics(),
+        }
+        self._since = (now, trainer.images)
+        self.log_to.scalars(step, values)
+        self.screen.show(step, values)
+
+    def log_details(self, trainer: Trainer) -> None:
+        """What the probes saw, and histograms where they are asked for."""
+        step, pruner = trainer.pruner.step, trainer.pruner
+        if pruner.observed:
+            self.log_to.scalars(step, pruner.observed)
+        if self.histograms and step % self.histograms == 0:
+            for name, param in pruner.params.items():
+                self.log_to.histogram(step, f"weights/{name}", param)
+
+    def log_score(self, trainer: Trainer, split: str, score: Score) -> None:
+        """An evaluation."""
+        step = trainer.pruner.step
+        values = {f"eval/{split}_top1": score.top1, f"eval/{split}_loss": score.loss}
+        self.log_to.scalars(step, values)
+        self.screen.show(step, values)
+        self._since = (time.perf_counter(), trainer.images)

@@ -1,0 +1,114 @@
+"""What a run would prune, cost and last: its parts, a trial of the last update, three steps."""
+
+from __future__ import annotations
+
+import resource
+import time
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import torch
+from torch import Tensor
+
+from prunekit.build import Run
+from prunekit.context import StepContext
+from prunekit.dry_run import DryRun, TensorPlan
+from prunekit.metrics.macs import count_macs
+from prunekit.metrics.sparsity import measure_sparsity, warn_empty
+from prunekit.models import token_counts
+from prunekit.train.observer import Observer
+from prunekit.train.trainer import Trainer
+
+STEPS = 3
+OPTIMIZER_BYTES = {"adamw": 8, "sgd": 4}
+CHECKPOINTS = 3
+"""Kept at the end: step 0 and the two newest."""
+
+
+def plan(run: Run) -> DryRun:
+    """Plan a freshly built run; its weights move by three steps, so it is not to be trained on."""
+    model, pruner, spec = run.model, run.pruner, run.data.spec
+    shape = (spec.channels, spec.height, spec.width)
+    steps, epoch = run.timeline.total_steps, run.timeline.steps_per_epoch
+    parameters = sum(param.numel() for param in pruner.params.values())
+    scope = sum(pruner.params[n].numel() for a in pruner.assigned for n in a.scope)
+    masks = trial_masks(run)
+    macs = count_macs(model, shape, masks)
+    before, after = token_counts(model)
+    sparsity = measure_sparsity(model, masks)
+    step_seconds, memory = _three_steps(run)
+    state = OPTIMIZER_BYTES[run.recipe.optimizer.name] + (4 if run.recipe.ema else 0)
+    return DryRun(
+        recipe_name=run.recipe.name,
+        tensors=tuple(_tensor_plan(run, name, masks) for name in pruner.params),
+        steps=steps,
+        epochs=steps / epoch,
+        steps_per_epoch=epoch,
+        parameters=parameters,
+        scope_parameters=scope,
+        tokens_before=before,
+        tokens_after=after,
+        macs_dense=macs.dense,
+        macs_executed=macs.executed,
+        macs_theoretical=macs.theoretical,
+        memory_bytes=memory,
+        disk_bytes=CHECKPOINTS * (parameters * (4 + state) + scope) + 4 * parameters,
+        step_seconds=step_seconds,
+        total_seconds=step_seconds * steps,
+        device=str(run.group.device),
+        notes=tuple(warn_empty(sparsity)),
+    )
+
+
+def trial_masks(run: Run) -> dict[str, Tensor]:
+    """The masks of the last update, were the weights still those of the start.
+
+    Exact in each tensor where the distribution looks at shapes only; an estimate where it ranks
+    scores. Strategies that promise no sparsity, or read gradients, are left out.
+    """
+    masks: dict[str, Tensor] = {}
+    for index, assigned in enumerate(run.pruner.assigned):
+        strategy = assigned.strategy
+        clock = run.timeline.clock(run.timeline.total_steps, strategy.config.during)
+        if strategy.reads == "weights":
+            context = StepContext(run.pruner, assigned.label, assigned.scope, clock, index)
+            masks |= strategy.update(context).masks
+    return masks
+
+
+def _tensor_plan(run: Run, name: str, masks: dict[str, Tensor]) -> TensorPlan:
+    shape = tuple(run.pruner.params[name].shape)
+    for assigned in run.pruner.assigned:
+        if name in assigned.cover:
+            reason = "in scope" if name in assigned.scope else "goes with the units of its layer"
+            density = float(masks[name].double().mean()) if name in masks else None
+            return TensorPlan(name, shape, assigned.label, reason, density)
+    scopes = [assigned.strategy.config.scope for assigned in run.pruner.assigned]
+    reason = scopes[0].explain(run.model, name) if scopes else "no strategy"
+    return TensorPlan(name, shape, None, reason, None)
+
+
+def _three_steps(run: Run) -> tuple[float, int]:
+    """Seconds a step after the first, and the peak memory of the process or of the GPU, bytes."""
+    steps = min(STEPS + 1, run.timeline.total_steps)
+    device = run.group.device
+    with TemporaryDirectory(prefix="prunekit-") as folder:
+        trainer = Trainer(run, Path(folder), Observer(run, Path(folder)))
+        trainer.begin()
+        times = []
+        for _ in range(steps):
+            began = time.perf_counter()
+            trainer.advance()
+            if device.type == "cuda":
+                torch.cuda.synchronize()
+            times.append(time.perf_counter() - began)
+        trainer.observer.log_to.close()
+    if device.type == "cuda":
+        return _mean(times), torch.cuda.max_memory_allocated()
+    return _mean(times), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def _mean(times: list[float]) -> float:
+    """The first step warms up, where there are others."""
+    counted = times[1:] or times
+    return sum(counted) / len(counted)
