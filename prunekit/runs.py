@@ -68,7 +68,7 @@ class RunDir:
         """The numbers of a finished run."""
         return self._document("report.json")
 
-    def metrics(self) -> list[dict[str, float | None]]:
+    def metrics(self) -> list[dict[str, Any]]:
         """The lines of `metrics.jsonl` in order; one that a kill cut short is left out."""
         return read_lines(self._existing("metrics.jsonl"))
 

@@ -32,7 +32,7 @@ class Sparsity:
     """What the masks prune. A tied parameter counts once."""
 
     tensors: tuple[TensorSparsity, ...]
-    """The masked parameters, by name."""
+    """The masked parameters, in the order of the model."""
     parameters: int
     """Entries of all parameters of the model."""
 
@@ -82,7 +82,7 @@ def measure_sparsity(model: nn.Module, masks: Mapping[str, Tensor]) -> Sparsity:
     if len({id(named[name]) for name in masks}) < len(masks):
         raise ValueError("a tied parameter is masked under two names")
     return Sparsity(
-        tensors=tuple(_count(name, masks[name]) for name in sorted(masks)),
+        tensors=tuple(_count(name, masks[name]) for name in named if name in masks),
         parameters=sum(parameter.numel() for parameter in model.parameters()),
     )
 

@@ -1,1 +1,6 @@
-"""See the module names."""
+"""One run, read back: a table for the terminal and a picture. Torch-free."""
+
+from prunekit.report.picture import picture
+from prunekit.report.summary import summarise
+
+__all__ = ["picture", "summarise"]

@@ -11,6 +11,7 @@ import json
 import logging
 import math
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -104,6 +105,8 @@ class RunLog:
                 act(sink)
             except OSError as error:
                 self._sinks.remove(sink)
+                with suppress(OSError):
+                    sink.close()
                 self._give_up(sink.path.name, error)
 
     def _give_up(self, name: str, error: Exception) -> None:
@@ -125,11 +128,12 @@ class _Lines(NullLog):
             kept = [line for line in read_lines(path) if line["step"] <= resume_step]
             with replacing(path) as temporary:
                 temporary.write_text("".join(json.dumps(line) + "\n" for line in kept))
-        self._file = path.open("a", encoding="utf-8", buffering=1)  # a kill loses no whole line
+        # unbuffered: a kill loses no whole line, and a full disk leaves nothing to flush at exit
+        self._file = path.open("ab", buffering=0)
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
         finite = {tag: value if math.isfinite(value) else None for tag, value in values.items()}
-        self._file.write(json.dumps({"step": step, **finite}) + "\n")
+        self._file.write((json.dumps({"step": step, **finite}) + "\n").encode())
 
     def close(self) -> None:
         self._file.close()

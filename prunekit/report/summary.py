@@ -1,0 +1,143 @@
+"""The table at the end of a run, from `report.json` and `manifest.json`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rich.console import RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from prunekit.report.units import count, duration, percent, si
+from prunekit.runs import RunDir, open_run
+
+Row = tuple[str, str]
+
+
+def summarise(run_dir: Path) -> list[RenderableType]:
+    """What a person wants to know of a run, to be printed one after the other.
+
+    Args:
+        run_dir: a run directory; of an unfinished run only its state is told.
+
+    Raises:
+        CheckpointError: no run directory, or a file of it is corrupt.
+    """
+    run = open_run(run_dir)
+    if not (run.path / "report.json").is_file():
+        return [_unfinished(run, run_dir)]
+    report = run.report()
+    parts: list[RenderableType] = [
+        _table(str(report.get("recipe") or run.path.parent.name), _results(report)),
+        _table("One image", _cost(report)),
+        Text(
+            "Masks alone save no time: stock kernels multiply the zeros. Only the executed count "
+            "and the measured time are what runs here.",
+            style="dim",
+        ),
+        _table("Training", _training(report)),
+        *(Text(f"warning: {sentence}", style="yellow") for sentence in report.get("warnings", ())),
+        _table("Files", _files(run, run_dir)),
+    ]
+    return parts
+
+
+def _table(title: str, rows: list[Row]) -> Table:
+    table = Table(title=title, title_justify="left", show_header=False, box=None, pad_edge=False)
+    table.add_column(style="dim", no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, value in rows:
+        table.add_row(Text(name), Text(value))
+    return table
+
+
+def _unfinished(run: RunDir, run_dir: Path) -> Table:
+    status = run.status()
+    rows = [
+        ("status", f"{status.get('status')} at step {status.get('step')}"),
+        ("message", str(status.get("message") or "none")),
+        ("go on with", f"prunekit resume {run_dir}"),
+    ]
+    return _table("Not finished", rows)
+
+
+def _results(report: Mapping[str, Any]) -> list[Row]:
+    accuracy, sparsity = report.get("accuracy", {}), report.get("sparsity", {})
+    rows = [
+        (f"{split} accuracy", percent(accuracy[f"{split}_top1"]))
+        for split in ("test", "validation", "train")
+        if accuracy.get(f"{split}_top1") is not None
+    ]
+    if report.get("layers"):
+        target = sparsity.get("target")
+        promised = "emerges" if target is None else f"target {percent(target)}"
+        rows.append(("sparsity in scope", f"{percent(sparsity.get('scope'))} ({promised})"))
+        rows.append(("sparsity of the model", percent(sparsity.get("model"))))
+    parameters = report.get("parameters", {})
+    if parameters:
+        kept, total = parameters.get("nonzero"), parameters.get("total")
+        rows.append(("parameters kept", f"{count(kept)} of {count(total)}"))
+    return rows
+
+
+def _cost(report: Mapping[str, Any]) -> list[Row]:
+    tokens, macs = report.get("tokens", {}), report.get("macs", {})
+    rows = []
+    if tokens.get("before") is not None:
+        rows.append(("tokens", f"{tokens['before']} -> {tokens.get('after')}"))
+    dense = macs.get("dense")
+    for key, name in (
+        ("dense", "multiply-adds, dense"),
+        ("executed", "executed (tokens merged, zeros multiplied)"),
+        ("theoretical", "theoretical (zeros skipped)"),
+    ):
+        if macs.get(key) is not None:
+            share = f"  {percent(macs[key] / dense)}" if dense else ""
+            rows.append((name, si(macs[key]) + share))
+    if latency := report.get("latency"):
+        rows.append(
+            (
+                "measured forward pass",
+                f"{latency['median_ms']:.2f} ms (quartiles {latency['iqr_ms']:.2f} ms apart; "
+                f"batch {latency['batch']}, {latency['device']}, {latency['dtype']}, "
+                f"threads {latency['threads']})",
+            )
+        )
+    return rows
+
+
+def _training(report: Mapping[str, Any]) -> list[Row]:
+    train, environment = report.get("train", {}), report.get("environment", {})
+    seconds, flops = train.get("wall_seconds"), train.get("flops")
+    rows = [("steps", f"{count(train.get('steps'))}, {count(train.get('images'))} images")]
+    if train.get("images_per_second") is not None:
+        rows.append(("images/s", f"{train['images_per_second']:,.0f}"))
+    if seconds is not None:
+        rows.append(("time", duration(seconds)))
+    if flops is not None:
+        rate = f" ({si(flops / seconds)}FLOP/s)" if seconds else ""
+        rows.append(("computed", f"{si(flops)}FLOP{rate}"))
+    if environment:
+        versions = environment.get("versions", {})
+        rows.append(
+            (
+                "on",
+                f"{environment.get('device_name')}, torch {versions.get('torch')}, "
+                f"threads {environment.get('threads')}, "
+                f"processes {environment.get('world_size')}",
+            )
+        )
+    return rows
+
+
+def _files(run: RunDir, run_dir: Path) -> list[Row]:
+    names = {
+        "model.safetensors": "model",
+        "masks.safetensors": "masks",
+        "report.json": "numbers",
+        "report.png": "picture",
+    }
+    rows = [(what, str(run_dir / n)) for n, what in names.items() if (run.path / n).is_file()]
+    return [*rows, ("curves", f"tensorboard --logdir {run_dir / 'tb'}")]

@@ -1,0 +1,33 @@
+"""Numbers as a person reads them."""
+
+from __future__ import annotations
+
+
+def percent(share: float | None) -> str:
+    """`0.9123` -> `91.23%`; unknown -> `?`."""
+    return "?" if share is None else f"{share:.2%}"
+
+
+def count(number: int | None) -> str:
+    """`1234567` -> `1,234,567`; unknown -> `?`."""
+    return "?" if number is None else f"{number:,}"
+
+
+def si(number: float) -> str:
+    """Three digits and a prefix: `1571234567` -> `1.57 G`."""
+    for prefix in ("", "k", "M", "G", "T", "P", "E"):
+        if abs(number) < 999.5 or prefix == "E":
+            break
+        number /= 1000
+    digits = 0 if not prefix or number >= 99.95 else 1 if number >= 9.995 else 2
+    return f"{number:.{digits}f} {prefix}"
+
+
+def duration(seconds: float) -> str:
+    """`3725` -> `1 h 2 min`; `65` -> `1 min 5 s`; `2.34` -> `2.3 s`."""
+    if seconds < 59.95:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole // 60 % 60} min"
