@@ -11,53 +11,63 @@ from prunekit.duration import Duration, duration
 from prunekit.errors import RecipeError
 from prunekit.frozen import Frozen
 
-WORDS = ("phase", "once")
-
 
 def _kind(value: Any) -> str:
-    return "word" if value in WORDS else "duration"
+    return "word" if value in ("phase", "once") else "duration"
 
 
 class Cadence(Frozen):
-    """At the first step, then every so often, and a last time at `stop`."""
+    """At the first step, then at every multiple of an interval, and a last time at `stop`.
+
+    So the last masks are those of `stop`, also where the interval does not divide it.
+    """
 
     every: Annotated[
         Annotated[Duration, Tag("duration")] | Annotated[Literal["phase", "once"], Tag("word")],
         Discriminator(_kind),
     ] = duration("100st")
-    """Interval between updates; `phase`: at the end of each phase; `once`: at the first step only."""
+    """The interval, `%` of the strategy's window; or `phase`: at the end of each phase up to
+    `stop`; or `once`: at the first step and never again."""
     stop: Duration = duration("100%")
-    """The last update; `%` of the strategy's window, and never after its end."""
+    """The last update; `%` of the strategy's window, whose end it never passes."""
 
     @field_validator("every")
     @classmethod
     def _every_is_positive(cls, every: Duration | str) -> Duration | str:
         if isinstance(every, Duration) and every.amount == 0:
-            raise ValueError("an interval of 0 steps: write 1st for an update at every step")
+            raise ValueError("an interval of 0 steps: write 1st for an update at each step")
         return every
 
     def fires(self, clock: Clock) -> bool:
         """Whether masks change at `clock.active_step`.
 
         Raises:
-            RecipeError: `every` rounds to 0 steps.
+            RecipeError: see `check`.
         """
+        step, steps = clock.active_step, clock.active_steps
         if self.every == "once":
-            return clock.active_step == 0
-        stop = self.stop.steps(clock.active_steps, clock.steps_per_epoch)
-        last = min(stop, clock.active_steps)
-        if clock.active_step > last:
-            return False
-        if not isinstance(self.every, Duration):
-            return clock.phase_step == clock.phase_steps
-        return clock.active_step == last or clock.active_step % self._interval(clock) == 0
+            return step == 0
+        last = min(steps, self.stop.steps(steps, clock.steps_per_epoch))
+        if isinstance(self.every, str):
+            return step <= last and clock.phase_step == clock.phase_steps
+        interval = self._interval(self.every, steps, clock.steps_per_epoch)
+        return step == last or (step < last and step % interval == 0)
 
-    def _interval(self, clock: Clock) -> int:
-        assert isinstance(self.every, Duration)
-        steps = self.every.steps(clock.active_steps, clock.steps_per_epoch)
+    def check(self, active_steps: int, steps_per_epoch: int) -> None:
+        """Make sure that the interval is a step or more; arguments as in `Schedule.check`.
+
+        Raises:
+            RecipeError: it rounds to no step at all.
+        """
+        if isinstance(self.every, Duration):
+            self._interval(self.every, active_steps, steps_per_epoch)
+
+    @staticmethod
+    def _interval(every: Duration, active_steps: int, steps_per_epoch: int) -> int:
+        steps = every.steps(active_steps, steps_per_epoch)
         if steps == 0:
             raise RecipeError(
-                f"cadence.every: {self.every} is less than half a step "
-                f"(1ep is {clock.steps_per_epoch} steps): give at least 1st"
+                f"cadence: every {every} is less than half a step, where an epoch has "
+                f"{steps_per_epoch} and the strategy's window {active_steps}: write 1st or more"
             )
         return steps

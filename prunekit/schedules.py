@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from fractions import Fraction
+from itertools import pairwise
 from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
@@ -18,29 +19,39 @@ Progress = float | Fraction
 
 
 class Schedule(Frozen):
-    """The share of the final sparsity, in [0, 1], as a function of the clock; never falls."""
+    """The share of the final sparsity, in [0, 1], as a function of the clock; it never falls."""
 
     name: str
 
     def at(self, clock: Clock) -> float:
-        """The share at `clock.active_step`, also outside the ramp."""
+        """The share at `clock.active_step`, also outside the ramp and the window."""
         raise NotImplementedError
 
-    def marks(self, clock: Clock) -> frozenset[int]:
-        """Active steps at which the share begins, jumps or ends: there masks must be updated."""
-        raise NotImplementedError
-
-    def check(self, active_steps: int, steps_per_epoch: int) -> None:
-        """Raise if the share does not reach 1 within the window.
+    def changes(self, active_steps: int, steps_per_epoch: int) -> tuple[int, ...]:
+        """Active steps at which the share begins to rise, jumps, or reaches 1 (the largest).
 
         Args:
             active_steps: optimizer steps of the strategy's window.
             steps_per_epoch: optimizer steps that `1ep` stands for.
+        """
+        raise NotImplementedError
+
+    def marks(self, clock: Clock) -> frozenset[int]:
+        """The `changes` of the clock's window: there masks must be updated at any cadence."""
+        return frozenset(self.changes(clock.active_steps, clock.steps_per_epoch))
+
+    def check(self, active_steps: int, steps_per_epoch: int) -> None:
+        """Make sure that the share reaches 1 within the window; arguments as in `changes`.
 
         Raises:
-            RecipeError: the schedule does not fit the window.
+            RecipeError: it does not.
         """
-        return
+        last = max(self.changes(active_steps, steps_per_epoch))
+        if last > active_steps:
+            raise RecipeError(
+                f"schedule {self.name!r}: the sparsity is reached at step {last}, but the strategy "
+                f"works for {active_steps} steps: end the schedule sooner, as stop: 100%"
+            )
 
 
 class Constant(Schedule):
@@ -52,13 +63,58 @@ class Constant(Schedule):
         """1, always."""
         return 1.0
 
-    def marks(self, clock: Clock) -> frozenset[int]:
+    def changes(self, active_steps: int, steps_per_epoch: int) -> tuple[int, ...]:
         """The first step."""
-        return frozenset({0})
+        return (0,)
+
+
+class OneShot(Schedule):
+    """Nothing, then everything from `start` on."""
+
+    name: Literal["one_shot"] = "one_shot"
+    start: Duration = duration("0%")
+    """Where the share jumps from 0 to 1; `%` of the strategy's window."""
+
+    def at(self, clock: Clock) -> float:
+        """0 before start, then 1."""
+        (start,) = self.changes(clock.active_steps, clock.steps_per_epoch)
+        return float(clock.active_step >= start)
+
+    def changes(self, active_steps: int, steps_per_epoch: int) -> tuple[int, ...]:
+        """The jump."""
+        return (self.start.steps(active_steps, steps_per_epoch),)
+
+
+class MultiStep(Schedule):
+    """Jumps by a table."""
+
+    name: Literal["multi_step"] = "multi_step"
+    table: tuple[tuple[Duration, float], ...] = Field(min_length=1)
+    """Pairs of when and the share from there on, as `[[25%, 0.5], [50%, 1.0]]`; the last is 1."""
+
+    @model_validator(mode="after")
+    def _rises_to_one(self) -> MultiStep:
+        shares = [share for _, share in self.table]
+        if shares[0] < 0 or shares[-1] != 1 or any(b < a for a, b in pairwise(shares)):
+            raise ValueError("the shares rise from at least 0 to 1 at the last entry")
+        for (a, _), (b, _) in pairwise(self.table):
+            if a.unit == b.unit and a.amount > b.amount:
+                raise ValueError(f"{b} stands after {a}: write the table in order")
+        return self
+
+    def at(self, clock: Clock) -> float:
+        """The largest share whose time has come; 0 before the first."""
+        times = self.changes(clock.active_steps, clock.steps_per_epoch)
+        pairs = zip(times, self.table, strict=True)
+        return max((share for t, (_, share) in pairs if t <= clock.active_step), default=0.0)
+
+    def changes(self, active_steps: int, steps_per_epoch: int) -> tuple[int, ...]:
+        """The times of the table."""
+        return tuple(when.steps(active_steps, steps_per_epoch) for when, _ in self.table)
 
 
 class Ramp(Schedule):
-    """A rise from 0 at `start` to 1 at `stop`; equal ends make a jump."""
+    """A rise from 0 at `start` to exactly 1 at `stop`; equal ends make a jump."""
 
     start: Duration = duration("0%")
     """Where the share begins to rise; `%` of the strategy's window."""
@@ -72,67 +128,43 @@ class Ramp(Schedule):
         return self
 
     def share(self, progress: Progress) -> float:
-        """The share at `progress` of the ramp; 0 at 0, 1 at 1, never falling."""
+        """The share at `progress` of the ramp: 0 at 0, 1 at 1, never falling."""
         raise NotImplementedError
-
-    def ends(self, active_steps: int, steps_per_epoch: int) -> tuple[int, int]:
-        """The active steps of start and stop."""
-        start = self.start.steps(active_steps, steps_per_epoch)
-        return start, max(start, self.stop.steps(active_steps, steps_per_epoch))
 
     def at(self, clock: Clock) -> float:
         """0 before start, 1 from stop on, `share` in between."""
-        start, stop = self.ends(clock.active_steps, clock.steps_per_epoch)
+        start, stop = self._ends(clock.active_steps, clock.steps_per_epoch)
         if clock.active_step >= stop:
             return 1.0
         if clock.active_step < start:
             return 0.0
-        return min(1.0, max(0.0, self.share(Fraction(clock.active_step - start, stop - start))))
+        return self.share(Fraction(clock.active_step - start, stop - start))
 
-    def marks(self, clock: Clock) -> frozenset[int]:
+    def changes(self, active_steps: int, steps_per_epoch: int) -> tuple[int, ...]:
         """Start and stop."""
-        return frozenset(self.ends(clock.active_steps, clock.steps_per_epoch))
+        return self._ends(active_steps, steps_per_epoch)
 
     def check(self, active_steps: int, steps_per_epoch: int) -> None:
-        """Raise if start lies after stop, or stop after the window.
+        """As `Schedule.check`; start may not lie after stop.
 
         Raises:
-            RecipeError: as said.
+            RecipeError: it does, or 1 is not reached.
         """
-        start = self.start.steps(active_steps, steps_per_epoch)
-        stop = self.stop.steps(active_steps, steps_per_epoch)
+        super().check(active_steps, steps_per_epoch)
+        start, stop = self._ends(active_steps, steps_per_epoch)
         if start > stop:
             raise RecipeError(
                 f"schedule {self.name!r}: start {self.start} is step {start}, after stop "
-                f"{self.stop}, step {stop}: give start and stop in the same unit"
-            )
-        if stop > active_steps:
-            raise RecipeError(
-                f"schedule {self.name!r}: stop {self.stop} is step {stop}, but the strategy works "
-                f"for {active_steps} steps: the target is never reached; lower stop"
+                f"{self.stop}, step {stop}: lower start"
             )
 
-
-class OneShot(Schedule):
-    """Nothing, then everything at `start`."""
-
-    name: Literal["one_shot"] = "one_shot"
-    start: Duration = duration("0%")
-    """Where the share jumps from 0 to 1."""
-
-    def at(self, clock: Clock) -> float:
-        """0 before start, then 1."""
-        return float(
-            clock.active_step >= self.start.steps(clock.active_steps, clock.steps_per_epoch)
-        )
-
-    def marks(self, clock: Clock) -> frozenset[int]:
-        """The jump."""
-        return frozenset({self.start.steps(clock.active_steps, clock.steps_per_epoch)})
+    def _ends(self, active_steps: int, steps_per_epoch: int) -> tuple[int, int]:
+        start = self.start.steps(active_steps, steps_per_epoch)
+        return start, self.stop.steps(active_steps, steps_per_epoch)
 
 
 class Linear(Ramp):
-    """`u`: the same share in each step."""
+    """`u`: as much in each step."""
 
     name: Literal["linear"] = "linear"
 
@@ -142,21 +174,21 @@ class Linear(Ramp):
 
 
 class Polynomial(Ramp):
-    """`1 - (1 - u)^power` (Zhu and Gupta, arXiv 1710.01878, with power 3): most pruning early."""
+    """`1 - (1 - u)^power`: most is pruned early (power 3: Zhu and Gupta, arXiv:1710.01878)."""
 
     name: Literal["polynomial", "cubic"] = "polynomial"
     power: float = Field(default=3.0, gt=0)
-    """1 is linear; larger prunes earlier. `cubic` is the name for 3."""
+    """1 is linear; a larger one prunes earlier. `cubic` is the name for 3."""
 
     @model_validator(mode="after")
     def _cubic_is_three(self) -> Polynomial:
         if self.name == "cubic" and self.power != 3:
-            raise ValueError("cubic has power 3: write polynomial for another power")
+            raise ValueError("cubic has power 3: write name: polynomial for another power")
         return self
 
     def share(self, progress: Progress) -> float:
         """`1 - (1 - u)^power`."""
-        return 1.0 - (1.0 - float(progress)) ** self.power
+        return 1.0 - math.pow(1.0 - float(progress), self.power)
 
 
 class Cosine(Ramp):
@@ -169,8 +201,37 @@ class Cosine(Ramp):
         return (1.0 - math.cos(math.pi * float(progress))) / 2.0
 
 
+class Geometric(Ramp):
+    """Equal parts of what remains, in rounds (lottery tickets, arXiv:1803.03635).
+
+    After j of k rounds, evenly spaced over the ramp, the share is (1 - (1-p)^j) / (1 - (1-p)^k).
+    Divided so, the last round meets the final sparsity exactly, whatever p; with final sparsity
+    1 - (1-p)^k each round prunes just the fraction p of the units that remain.
+    """
+
+    name: Literal["geometric"] = "geometric"
+    rounds: int = Field(ge=1)
+    """Prunings, k."""
+    fraction: float = Field(default=0.2, gt=0, lt=1)
+    """Part of the remaining units that a round prunes, p."""
+
+    def share(self, progress: Progress) -> float:
+        """A staircase of `rounds` steps; pass a Fraction to be exact at their edges."""
+        done = math.floor(progress * self.rounds)
+        kept = math.log1p(-self.fraction)  # of one round; expm1 keeps tiny fractions exact
+        return math.expm1(done * kept) / math.expm1(self.rounds * kept)
+
+    def changes(self, active_steps: int, steps_per_epoch: int) -> tuple[int, ...]:
+        """Start, and the step at which each round is due."""
+        start, stop = self._ends(active_steps, steps_per_epoch)
+        return tuple(start + -(-j * (stop - start) // self.rounds) for j in range(self.rounds + 1))
+
+
 AnySchedule = Annotated[
-    Annotated[Constant | OneShot | Linear | Polynomial | Cosine, Field(discriminator="name")],
+    Annotated[
+        Constant | OneShot | MultiStep | Linear | Polynomial | Cosine | Geometric,
+        Field(discriminator="name"),
+    ],
     BeforeValidator(name_only),
 ]
 """Any schedule; one with only a name may be written as a string."""

@@ -6,7 +6,7 @@ import difflib
 import re
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from pydantic import field_validator
 
@@ -16,32 +16,36 @@ from prunekit.frozen import Frozen
 if TYPE_CHECKING:
     from torch import nn
 
-WEIGHT_OWNERS = frozenset({"Linear", "_ConvNd", "Bilinear"})
+WEIGHTED = frozenset({"Linear", "_ConvNd", "Bilinear"})
+"""Classes whose `weight` is prunable by default; by name, as this module imports no torch."""
 ATTENTION_WEIGHTS = frozenset({"in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight"})
+"""The input projections of torch's MultiheadAttention, in its two layouts."""
 
 
 class Scope(Frozen):
-    """Parameters by pattern. Empty: the strategy's default.
+    """Parameters by pattern.
 
-    A pattern is a glob on the parameter's name (`blocks.*.mlp.*`), `re:` and a regular expression
-    that matches the whole name, or `type:` and the class of a module, base classes included, for
-    the module's own parameters of two or more dimensions (`type:Conv2d`).
+    A pattern is a glob on the parameter's name (`blocks.*.mlp.*`; `*` also spans dots), or `re:`
+    and a regular expression that matches the whole name, or `type:` and the name of a module's
+    class or of a base class of it, which stands for the module's own parameters of two or more
+    dimensions (`type:Conv2d`). A glob or expression takes all that it matches, biases and norms
+    too. A tied parameter has several names and matches by any. Expressions run as they are: one
+    that backtracks without end hangs the author of the recipe and nobody else.
     """
 
     include: tuple[str, ...] = ()
-    """Patterns of parameters to take; empty = the strategy's default."""
+    """Patterns of the parameters to take; empty = the strategy's default."""
     exclude: tuple[str, ...] = ()
-    """Patterns of parameters to leave out of those."""
+    """Patterns of the parameters to leave out of them."""
 
     @field_validator("include", "exclude")
     @classmethod
-    def _regexes_compile(cls, patterns: tuple[str, ...]) -> tuple[str, ...]:
+    def _expressions_compile(cls, patterns: tuple[str, ...]) -> tuple[str, ...]:
         for pattern in patterns:
-            if pattern.startswith("re:"):
-                try:
-                    re.compile(pattern[3:])
-                except re.error as error:
-                    raise ValueError(f"{pattern!r} is no regular expression: {error}") from None
+            try:
+                re.compile(pattern.removeprefix("re:") if pattern.startswith("re:") else "")
+            except re.error as error:
+                raise ValueError(f"{pattern!r} is no regular expression: {error}") from None
         return patterns
 
     def select(self, model: nn.Module, default: Sequence[str] | None = None) -> tuple[str, ...]:
@@ -49,68 +53,109 @@ class Scope(Frozen):
 
         Args:
             model: the model whose parameters are chosen from.
-            default: patterns that stand for an empty `include`; None takes the weights of two or
-                more dimensions of Linear, Conv and Bilinear modules, and the input projections of
-                MultiheadAttention: no biases, norms, tokens, positions or embeddings.
+            default: the patterns that an empty `include` stands for. None: the weights of Linear,
+                Conv and Bilinear modules and the input projections of MultiheadAttention; so no
+                biases, norms, tokens, positions or embeddings.
 
         Raises:
             RecipeError: a pattern matches nothing, or nothing is left.
         """
-        table = _Parameters(model)
-        include = self.include or tuple(default or ())
-        taken = table.matched(include) if include else table.prunable()
-        left_out = table.matched(self.exclude)
-        names = tuple(name for name in table.names if name in taken and name not in left_out)
-        if not names:
-            raise RecipeError("scope: no parameter is left: every included one is excluded too")
-        return names
+        parameters = _parameters(model)
+        include = self.include or default
+        for pattern in (*(include or ()), *self.exclude):
+            if not any(one.matches(pattern) for one in parameters):
+                raise RecipeError(_no_match(pattern, parameters))
+        chosen = tuple(one.name for one in parameters if self._reason(one, include)[0])
+        if not chosen:
+            raise RecipeError(
+                "scope: no parameter is left to prune: "
+                + ("exclude takes all of them out" if self.exclude else "name them in include")
+            )
+        return chosen
+
+    def explain(self, model: nn.Module, name: str, default: Sequence[str] | None = None) -> str:
+        """Why parameter `name` is in or out, in a few words; arguments as in `select`.
+
+        Raises:
+            KeyError: the model has no such parameter, or it is tied and has an earlier name.
+        """
+        parameter = {one.name: one for one in _parameters(model)}[name]
+        return self._reason(parameter, self.include or default)[1]
+
+    def _reason(self, one: _Parameter, include: Sequence[str] | None) -> tuple[bool, str]:
+        for pattern in self.exclude:
+            if one.matches(pattern):
+                return False, f"out: exclude {pattern}"
+        if not include:
+            return one.is_weight(), f"{'in' if one.is_weight() else 'out'}: {one.kind()}"
+        for pattern in include:
+            if one.matches(pattern):
+                return True, f"in: include {pattern}"
+        return False, "out: no include pattern matches"
 
 
-class _Parameters:
-    """A model's parameters: canonical name -> all (module, own name, full name) that hold it."""
+class _Holder(NamedTuple):
+    """One place that holds a parameter; a tied one has several."""
 
-    def __init__(self, model: nn.Module) -> None:
-        first: dict[int, str] = {}
-        self.holders: dict[str, list[tuple[nn.Module, str, str]]] = {}
-        for path, module in model.named_modules(remove_duplicate=False):
-            for own, parameter in module.named_parameters(recurse=False):
-                full = f"{path}.{own}" if path else own
-                name = first.setdefault(id(parameter), full)
-                self.holders.setdefault(name, []).append((module, own, full))
-        self.names = [name for name, _ in model.named_parameters()]
-        self.dims = {name: parameter.dim() for name, parameter in model.named_parameters()}
+    full: str
+    own: str
+    module: str
+    classes: frozenset[str]
 
-    def prunable(self) -> set[str]:
-        return {name for name in self.names if self.is_weight(name)}
+    def is_weight(self) -> bool:
+        if self.own == "weight":
+            return bool(WEIGHTED & self.classes)
+        return self.own in ATTENTION_WEIGHTS and "MultiheadAttention" in self.classes
 
-    def is_weight(self, name: str) -> bool:
-        return self.dims[name] >= 2 and all(
-            (own == "weight" and WEIGHT_OWNERS & _bases(module))
-            or (own in ATTENTION_WEIGHTS and "MultiheadAttention" in _bases(module))
-            for module, own, _ in self.holders[name]
+
+class _Parameter(NamedTuple):
+    name: str
+    dims: int
+    holders: list[_Holder]
+
+    def matches(self, pattern: str) -> bool:
+        kind, _, rest = pattern.partition(":")
+        if kind == "type":
+            return self.dims >= 2 and any(rest in holder.classes for holder in self.holders)
+        if kind == "re":
+            return any(re.fullmatch(rest, holder.full) for holder in self.holders)
+        return any(fnmatchcase(holder.full, pattern) for holder in self.holders)
+
+    def is_weight(self) -> bool:
+        """Prunable by default: wherever it is held, so that an embedding tied to a head is not."""
+        return self.dims >= 2 and all(holder.is_weight() for holder in self.holders)
+
+    def kind(self) -> str:
+        return " = ".join(dict.fromkeys(f"{h.own} of {h.module}" for h in self.holders))
+
+
+def _parameters(model: nn.Module) -> list[_Parameter]:
+    """The model's parameters in order, each with every place that holds it."""
+    found: dict[int, _Parameter] = {}
+    for path, module in model.named_modules(remove_duplicate=False):
+        classes = frozenset(base.__name__ for base in type(module).__mro__)
+        for own, parameter in module.named_parameters(recurse=False, remove_duplicate=False):
+            full = f"{path}.{own}" if path else own
+            one = found.setdefault(id(parameter), _Parameter(full, parameter.dim(), []))
+            one.holders.append(_Holder(full, own, type(module).__name__, classes))
+    return list(found.values())
+
+
+def _no_match(pattern: str, parameters: Sequence[_Parameter]) -> str:
+    kind, _, rest = pattern.partition(":")
+    if kind == "type":
+        known = sorted(
+            {
+                cls
+                for one in parameters
+                if one.dims >= 2
+                for h in one.holders
+                for cls in h.classes
+                if cls not in ("Module", "object")
+            }
         )
-
-    def matched(self, patterns: Sequence[str]) -> set[str]:
-        found: set[str] = set()
-        for pattern in patterns:
-            hits = {name for name in self.names if self.matches(pattern, name)}
-            if not hits:
-                raise RecipeError(self.no_match(pattern))
-            found |= hits
-        return found
-
-    def matches(self, pattern: str, name: str) -> bool:
-        holders = self.holders[name]
-        if pattern.startswith("type:"):
-            return self.dims[name] >= 2 and any(pattern[5:] in _bases(m) for m, _, _ in holders)
-        if pattern.startswith("re:"):
-            return any(re.fullmatch(pattern[3:], full) for _, _, full in holders)
-        return any(fnmatchcase(full, pattern) for _, _, full in holders)
-
-    def no_match(self, pattern: str) -> str:
-        near = difflib.get_close_matches(pattern.removeprefix("re:"), self.names, 3, 0.3)
-        return f"scope: {pattern!r} matches no parameter. Nearest: {', '.join(near)}"
-
-
-def _bases(module: nn.Module) -> set[str]:
-    return {base.__name__ for base in type(module).__mro__}
+        near = difflib.get_close_matches(rest, known, 3, 0.3) or known[:3]
+        return f"scope: {pattern!r} is no module with a weight. Nearest: {', '.join(near)}"
+    names = [holder.full for one in parameters for holder in one.holders]
+    near = difflib.get_close_matches(rest if kind == "re" else pattern, names, 3, 0.3) or names[:3]
+    return f"scope: {pattern!r} matches no parameter. Nearest: {', '.join(near)}"

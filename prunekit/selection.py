@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import functools
+import logging
+from collections.abc import Iterable, Mapping
 from fractions import Fraction
 
 import torch
 from torch import Tensor
 
+from prunekit.pools import pool_of
+from prunekit.threshold import search
+
+log = logging.getLogger("prunekit")
+
 
 def keep_count(n: int, sparsity: float, min_keep: int = 0) -> int:
-    """How many of `n` units are kept: n minus floor(sparsity * n + 1/2), in exact arithmetic.
+    """How many of `n` units are kept: n - floor(sparsity * n + 1/2), in exact arithmetic.
 
     Args:
         n: units in all.
-        sparsity: fraction to prune, [0, 1], read as the decimal number that it prints as.
+        sparsity: fraction to prune, read as the decimal number that it prints as, so that 0.29 of
+            50 is 14.5 and not a little less; values outside [0, 1] count as the nearest end.
         min_keep: units kept whatever `sparsity` says; at most n count.
     """
     prune = (Fraction(repr(float(sparsity))) * n + Fraction(1, 2)).__floor__()
@@ -25,26 +33,72 @@ def top_mask(score: Tensor, keep: int) -> Tensor:
     """True at exactly the `keep` highest scores; ties go to the lowest flat index.
 
     Args:
-        score: floating point, any shape; infinities are allowed.
+        score: floating point, any shape; infinities are allowed, -0.0 equals 0.0.
         keep: in 0 .. score.numel().
 
     Raises:
-        ValueError: `score` holds a NaN, or `keep` is out of range.
+        ValueError: `score` holds a NaN or whole numbers, or `keep` is out of range.
     """
-    return top_masks_global({"": score}, keep)[""]
+    return top_masks_global({"score": score}, keep)["score"]
 
 
 def top_masks_global(
-    scores: Mapping[str, Tensor], keep: int, floor: Mapping[str, int] | None = None
+    scores: Mapping[str, Tensor],
+    keep: int,
+    floor: Mapping[str, int] | None = None,
+    hint: float | None = None,
 ) -> dict[str, Tensor]:
-    """Bool masks with exactly `keep` True in all, over one pool; ties by (name, index)."""
-    names = sorted(scores)
-    flat = torch.cat([scores[name].detach().reshape(-1) for name in names])
-    if torch.isnan(flat).any():
-        raise ValueError("a score is NaN")
-    order = torch.sort(flat, descending=True, stable=True).indices
-    mask = torch.zeros(flat.numel(), dtype=torch.bool, device=flat.device)
-    mask[order[:keep]] = True
-    parts = mask.split([scores[name].numel() for name in names])
-    masks = {n: part.reshape(scores[n].shape) for n, part in zip(names, parts, strict=True)}
+    """Bool masks with exactly `keep` True in all: the highest of one pool; ties by (name, index).
+
+    Args:
+        scores: name -> floating point tensor of any shape, all on one device.
+        keep: in 0 .. the number of entries.
+        floor: name -> entries that the tensor keeps at least, whatever the others score; a tensor
+            below its floor is raised to it, and the others give up as many.
+        hint: a value near the threshold, if known; it changes the cost, not the result.
+
+    Raises:
+        ValueError: a score is NaN or not floating point, or `keep` is out of range.
+    """
+    floor = {name: min(n, scores[name].numel()) for name, n in (floor or {}).items() if n}
+    if keep < sum(floor.values()):
+        raise ValueError(f"keep {keep} is less than the floors together, {sum(floor.values())}")
+    masks, held = _pooled(scores, keep, hint), dict[str, Tensor]()
+    while low := [n for n in floor if n in masks and int(masks[n].sum()) < floor[n]]:
+        held |= {name: top_mask(scores[name], floor[name]) for name in low}
+        rest = {name: score for name, score in scores.items() if name not in held}
+        masks = _pooled(rest, keep - sum(floor[name] for name in held), hint)
+    warn_held(held)
+    masks |= held
     return {name: masks[name] for name in scores}
+
+
+def warn_held(names: Iterable[str]) -> None:
+    """Say which tensors `min_keep` holds above what the distribution gives them."""
+    if line := ", ".join(sorted(names)):
+        _warn_once(line)
+
+
+@functools.lru_cache(maxsize=256)
+def _warn_once(names: str) -> None:
+    log.warning("min_keep holds, else these would keep fewer units: %s", names)
+
+
+def _pooled(scores: Mapping[str, Tensor], keep: int, hint: float | None) -> dict[str, Tensor]:
+    names = sorted(scores)
+    pool = pool_of([scores[name] for name in names])
+    if not 0 <= keep <= pool.size:
+        raise ValueError(f"keep {keep} is not in 0 .. {pool.size}")
+    if keep in (0, pool.size):
+        return _all_or_none(scores, bool(keep))
+    edge = search(pool, keep, hint)
+    masks, kept = pool.at_least(edge)
+    pool.drop_last_ties(masks, edge, kept - keep)
+    return {n: mask.view(scores[n].shape) for n, mask in zip(names, masks, strict=True)}
+
+
+def _all_or_none(scores: Mapping[str, Tensor], kept: bool) -> dict[str, Tensor]:
+    for name, score in scores.items():
+        if torch.isnan(score).any():
+            raise ValueError(f"{name}: a score is NaN")
+    return {n: torch.full_like(score, kept, dtype=torch.bool) for n, score in scores.items()}
