@@ -6,16 +6,16 @@ Stock PyTorch needs no prunekit: `model.load_state_dict(load_file(path), strict=
 from __future__ import annotations
 
 import json
+import textwrap
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
-from prunekit.errors import CheckpointError
+from prunekit.errors import CheckpointError, RecipeError
 from prunekit.export.tensors import read_tensors, write_tensors
-from prunekit.frozen import as_values
 from prunekit.runs import open_run
 
 CONFIG = "prunekit"
@@ -71,23 +71,24 @@ def load_model(source: str | Path) -> nn.Module:
     try:
         model = _build(json.loads(metadata[CONFIG]))
         model.load_state_dict(weights, strict=True)
-    except (ValueError, KeyError, TypeError, RuntimeError) as error:
+    except (RecipeError, ValueError, KeyError, TypeError, RuntimeError) as error:
+        reason = textwrap.shorten(str(error), 300)  # torch names every tensor, line by line
         raise CheckpointError(
-            f"{path}: cannot be loaded by this version of prunekit: {error}"
+            f"{path}: cannot be loaded by this version of prunekit: {reason}"
         ) from error
     return model.eval()
 
 
 def _build(built: Mapping[str, Any]) -> nn.Module:
     from prunekit.models import attach, build_model
-    from prunekit.models.base import DataSpec
+    from prunekit.models.base import DataSpec, ModelConfig
     from prunekit.registry import COMPRESSORS, MODELS
 
-    config = MODELS.parse(as_values(built["model"]))
+    # start weights would only be overwritten, and may be gone
+    config = cast("ModelConfig", MODELS.parse({**built["model"], "init": None}))
     with torch.random.fork_rng(devices=[]):
-        # start weights would only be overwritten, and may be gone
-        model = build_model(config.model_copy(update={"init": None}), DataSpec(**built["data"]))
+        model = build_model(config, DataSpec(**built["data"]))
     for value in built.get("compressors", ()):
-        compressor = COMPRESSORS.parse(as_values(value))
-        attach(model, value["slot"], COMPRESSORS.create(compressor))
+        compressor = COMPRESSORS.create(COMPRESSORS.parse(value))
+        attach(model, compressor.config.slot, compressor)
     return model

@@ -1,0 +1,181 @@
+"""The model file: zeros in place, plain keys, and a model that gives the same answers."""
+
+import json
+import subprocess
+import sys
+from dataclasses import asdict
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from prunekit.errors import CheckpointError, ResourceError
+from prunekit.export import load_model, write_model
+from prunekit.models import attach, build_model
+from prunekit.models.base import DataSpec
+from prunekit.registry import COMPRESSORS, MODELS
+from prunekit.runs import new_run_dir
+
+SPEC = DataSpec(channels=1, height=8, width=8, classes=10)
+VIT = {"name": "vit", "patch_size": 2, "depth": 2, "embed_dim": 16, "heads": 2}
+TOME = {"name": "tome", "slot": "tokens", "ratio": 0.5}
+
+
+def built(model, compressors=()):
+    return json.dumps({"model": model, "data": asdict(SPEC), "compressors": list(compressors)})
+
+
+@pytest.fixture
+def images():
+    return torch.randn(3, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.fixture
+def run_dir(tmp_path):
+    """A directory with a pruned and compressed transformer, and that transformer."""
+    path = new_run_dir(tmp_path, "demo", "01234567")
+    (path / "resolved.yaml").write_text("name: demo\n")
+    model = build_model(MODELS.parse(VIT), SPEC)
+    attach(model, "tokens", COMPRESSORS.create(COMPRESSORS.parse(TOME)))
+    masks = {name: torch.rand_like(p) < 0.3 for name, p in model.named_parameters() if p.ndim == 2}
+    with torch.no_grad():
+        for name, mask in masks.items():
+            model.get_parameter(name).mul_(mask)
+    write_model(path / "model.safetensors", model, masks, {"prunekit": built(VIT, [TOME])})
+    return path, model.eval()
+
+
+def test_loaded_model_gives_the_same_answers(run_dir, images):
+    path, model = run_dir
+    noise = torch.get_rng_state()
+    for source in (path, str(path), path / "model.safetensors"):
+        loaded = load_model(source)
+        assert not loaded.training
+        assert torch.equal(loaded(images), model(images))
+    assert torch.equal(noise, torch.get_rng_state())
+
+
+def test_stock_torch_loads_the_file_strictly(run_dir):
+    path, model = run_dir
+    fresh = build_model(MODELS.parse(VIT), SPEC)
+    assert fresh.load_state_dict(load_file(path / "model.safetensors"), strict=True)
+    for name, parameter in fresh.named_parameters():
+        assert torch.equal(parameter, model.get_parameter(name))
+
+
+@given(bits=st.lists(st.booleans(), min_size=12, max_size=12))
+def test_pruned_entries_are_zero_and_kept_ones_unchanged(tmp_path_factory, bits):
+    path = tmp_path_factory.getbasetemp() / "pruned.safetensors"
+    model, mask = nn.Linear(3, 4), torch.tensor(bits).reshape(4, 3)
+    with torch.no_grad():
+        model.weight[0, 0] = float("inf")
+    before = model.weight.detach().clone()
+    write_model(path, model, {"weight": mask}, {})
+    written = load_file(path)
+    assert torch.equal(written["weight"][mask], before[mask])
+    zeros = written["weight"][~mask]
+    assert torch.equal(zeros.view(torch.int32), torch.zeros_like(zeros, dtype=torch.int32))
+    assert torch.equal(written["bias"], model.bias)
+    assert torch.equal(model.weight, before)
+
+
+class Tied(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Linear(4, 4), nn.Linear(4, 4)
+        self.second.weight = self.first.weight
+        self.register_buffer("scale", torch.tensor(2.0))
+        self.register_buffer("scratch", torch.zeros(3), persistent=False)
+
+
+@pytest.mark.parametrize("name", ["first.weight", "second.weight"])
+def test_tied_weights_are_written_and_pruned_under_each_name(tmp_path, name):
+    model, mask = Tied(), torch.eye(4, dtype=torch.bool)
+    write_model(tmp_path / "m", model, {name: mask}, {})
+    written = load_file(tmp_path / "m")
+    assert set(written) == set(model.state_dict())
+    for key in ("first.weight", "second.weight"):
+        assert torch.equal(written[key], model.first.weight * mask)
+    Tied().load_state_dict(written, strict=True)
+
+
+def test_views_and_half_precision_are_written(tmp_path):
+    model = nn.Linear(4, 6).to(torch.bfloat16)
+    model.weight = nn.Parameter(torch.randn(4, 6, dtype=torch.bfloat16).t())
+    write_model(tmp_path / "m", model, {}, {})
+    assert torch.equal(load_file(tmp_path / "m")["weight"], model.weight)
+
+
+def test_start_weights_are_not_looked_for_again(tmp_path):
+    settings = {**VIT, "init": "/a/file/that/is/gone.safetensors"}
+    model = build_model(MODELS.parse(VIT), SPEC)
+    write_model(tmp_path / "m", model, {}, {"prunekit": built(settings)})
+    assert torch.equal(load_model(tmp_path / "m").head.weight, model.head.weight)
+
+
+@pytest.mark.parametrize(
+    ("metadata", "message"),
+    [
+        ({}, "does not tell which model"),
+        ({"prunekit": "{"}, "cannot be loaded"),
+        ({"prunekit": "[]"}, "cannot be loaded"),
+        ({"prunekit": built({"name": "no_such_model"})}, "no_such_model"),
+        ({"prunekit": built({**VIT, "depth": "two"})}, "depth"),
+        ({"prunekit": built({**VIT, "depth": 3})}, r"blocks\.2"),
+        ({"prunekit": built({**VIT, "patch_size": 3})}, "patch_size"),
+        ({"prunekit": built({**VIT, "embed_dim": 8})}, "size mismatch"),
+        ({"prunekit": built(VIT, [{"name": "tome", "ratio": 7.0}])}, "ratio"),
+        ({"prunekit": built(VIT, [{**TOME, "slot": "nowhere"}])}, "nowhere"),
+    ],
+)
+def test_files_that_do_not_fit_are_refused_in_one_sentence(tmp_path, metadata, message):
+    write_model(tmp_path / "m", build_model(MODELS.parse(VIT), SPEC), {}, metadata)
+    with pytest.raises(CheckpointError, match=message) as caught:
+        load_model(tmp_path / "m")
+    assert str(caught.value).startswith(str(tmp_path / "m"))
+    assert "\n" not in str(caught.value)
+
+
+def test_pickles_and_missing_files_are_refused(tmp_path):
+    torch.save({"w": torch.zeros(2)}, tmp_path / "weights.pt")
+    with pytest.raises(CheckpointError, match="no safetensors file"):
+        load_model(tmp_path / "weights.pt")
+    with pytest.raises(CheckpointError, match="no such file"):
+        load_model(tmp_path / "none.safetensors")
+    save_file({"w": torch.zeros(2)}, tmp_path / "other.safetensors")
+    with pytest.raises(CheckpointError, match="not written by a prunekit run"):
+        load_model(tmp_path / "other.safetensors")
+
+
+FULL = """
+import resource, sys
+from pathlib import Path
+from torch import nn
+from prunekit.errors import ResourceError
+from prunekit.export import write_model
+resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
+try:
+    write_model(Path(sys.argv[1]), nn.Linear(100, 100), {}, {})
+except ResourceError as error:
+    print(error)
+"""
+
+
+def test_full_disk_leaves_the_file_that_was_there(tmp_path):
+    path = tmp_path / "model.safetensors"
+    write_model(path, nn.Linear(2, 2), {}, {})
+    before = path.read_bytes()
+    done = subprocess.run(
+        [sys.executable, "-c", FULL, path], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.startswith(f"{path}: cannot be written")
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_folder_that_is_missing_is_told(tmp_path):
+    with pytest.raises(ResourceError, match="cannot be written"):
+        write_model(tmp_path / "nowhere" / "m", nn.Linear(2, 2), {}, {})
