@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from prunekit.cli.kinds import registry_of
-from prunekit.components import reason
+from prunekit.components.installed import reason
 from prunekit.errors import PluginError
 
 TIMEOUT_SECONDS = 120

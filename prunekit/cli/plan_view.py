@@ -8,6 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from prunekit.dry_run import DryRun, TensorPlan
+from prunekit.report.units import duration, si
 
 OTHER_COLUMNS = 48  # what shape, density and reason need beside the name at 80 columns
 
@@ -59,12 +60,12 @@ def costs_view(plan: DryRun) -> Table:
         "tokens": None
         if plan.tokens_before is None
         else f"{plan.tokens_before} -> {plan.tokens_after}",
-        "MACs per input": f"{count_text(plan.macs_dense)} dense, "
-        f"{count_text(plan.macs_executed)} executed, "
-        f"{count_text(plan.macs_theoretical)} without the masked weights",
-        "memory": bytes_text(plan.memory_bytes),
-        "disk": bytes_text(plan.disk_bytes),
-        "time": f"{duration_text(plan.total_seconds)} at {plan.step_seconds:.3g} s a step "
+        "MACs per input": f"{si(plan.macs_dense)} dense, "
+        f"{si(plan.macs_executed)} executed, "
+        f"{si(plan.macs_theoretical)} without the masked weights",
+        "memory": f"{si(plan.memory_bytes)}B",
+        "disk": f"{si(plan.disk_bytes)}B",
+        "time": f"{duration(plan.total_seconds)} at {plan.step_seconds:.3g} s a step "
         "(three steps timed)",
     }
     for name, value in rows.items():
@@ -79,26 +80,3 @@ def shortened(name: str, width: int) -> str:
         return name
     tail = (width - 2) * 2 // 3
     return f"{name[: width - 2 - tail]}..{name[len(name) - tail :]}"
-
-
-def count_text(count: float) -> str:
-    """`1.32 G`."""
-    units = ("", " k", " M", " G", " T", " P")
-    power = 0
-    while abs(count) >= 999.5 and power < len(units) - 1:
-        count, power = count / 1000, power + 1
-    return f"{count:.3g}{units[power]}"
-
-
-def bytes_text(count: float) -> str:
-    """`12.3 MB`, in powers of 1000."""
-    text = count_text(count)
-    return f"{text}B" if " " in text else f"{text} B"
-
-
-def duration_text(seconds: float) -> str:
-    """`45 s`, `12 min`, `3 h 20 min`."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"

@@ -10,7 +10,7 @@ from prunekit.cli import list as listing
 from prunekit.cli.command import ExampleCommand, json_option
 from prunekit.cli.kinds import KINDS, complete_component, kind_named, registry_of
 from prunekit.cli.output import print_json
-from prunekit.component_names import AmbiguousNameError, UnknownNameError
+from prunekit.components.names import AmbiguousNameError, UnknownNameError
 from prunekit.errors import UsageError
 from prunekit.suggestions import did_you_mean
 
