@@ -1,0 +1,1 @@
+"""What is installed under a name: found, resolved, imported and checked, described."""

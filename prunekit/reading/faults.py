@@ -1,0 +1,151 @@
+"""pydantic's errors as sentences, each at the place where the recipe was written."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+
+from prunekit.reading.document import Document, Fault, Path, dotted
+from prunekit.reading.keys import config_at, is_chosen_by_name
+from prunekit.reading.scalars import kind_of, shown
+from prunekit.suggestions import did_you_mean
+
+WANTED = {
+    "string_type": "text",
+    "int_type": "a whole number",
+    "int_from_float": "a whole number",
+    "float_type": "a number",
+    "bool_type": "true or false",
+    "tuple_type": "a list",
+    "list_type": "a list",
+    "dict_type": "a mapping",
+    "mapping_type": "a mapping",
+    "model_type": "a mapping",
+    "model_attributes_type": "a mapping",
+    "none_required": "null",
+    "finite_number": "finite",
+}
+BOUNDS = {
+    "greater_than": ("gt", "more than"),
+    "greater_than_equal": ("ge", "at least"),
+    "less_than": ("lt", "less than"),
+    "less_than_equal": ("le", "at most"),
+    "multiple_of": ("multiple_of", "a multiple of"),
+}
+
+
+def faults_in(error: ValidationError, document: Document, recipe: type[BaseModel]) -> list[Fault]:
+    """Every error with its place; several at one place, from a union, become one."""
+    found: dict[Path, list[Fault]] = {}
+    for details in error.errors(include_url=False, include_input=False):
+        path = written_path(details["loc"], details["type"], document)
+        if _untrue(details, path, document):
+            continue
+        fault = _fault(details, path, document, recipe)
+        if fault.what not in [other.what for other in found.get(path, [])]:
+            found.setdefault(path, []).append(fault)
+    return [_merged(faults) for faults in found.values()]
+
+
+def _untrue(details: ErrorDetails, path: Path, document: Document) -> bool:
+    """Whether an error only follows from another: an unread value, or list items left out."""
+    if any(path[: len(unread)] == unread for unread in document.unread):
+        return True
+    value = document.at(path)
+    return (
+        details["type"] == "too_short"
+        and isinstance(value, list | tuple)
+        and len(value) >= details["ctx"]["min_length"]
+    )
+
+
+def written_path(loc: Path, kind: str, document: Document) -> Path:
+    """A pydantic location without what only names a member of a union."""
+    path: Path = ()
+    for i, key in enumerate(loc):
+        missing = kind == "missing" and i == len(loc) - 1
+        if missing or document.has((*path, key)):
+            path = (*path, key)
+    return (*path, "name") if kind == "union_tag_not_found" else path
+
+
+def _merged(faults: list[Fault]) -> Fault:
+    first = faults[0]
+    return Fault(first.place, first.path, "; or it ".join(fault.what for fault in faults))
+
+
+def _fault(details: ErrorDetails, path: Path, document: Document, recipe: type[BaseModel]) -> Fault:
+    kind, context = details["type"], details.get("ctx", {})
+    place = document.place(path, of_key=kind == "extra_forbidden")
+    if kind == "extra_forbidden":
+        what = _unknown_key(path, document, recipe)
+    elif kind in ("missing", "union_tag_not_found"):
+        what = "missing: it has no default"
+    elif kind == "union_tag_invalid":
+        name = (*path, "name") if isinstance(document.at(path), dict) else path
+        place, path = document.place(name), name
+        what = _unknown_word(context["tag"], context["expected_tags"])
+    else:
+        what = _wrong_value(details, document.at(path))
+    return Fault(place, dotted(path), what)
+
+
+def _unknown_key(path: Path, document: Document, recipe: type[BaseModel]) -> str:
+    key, parent = str(path[-1]), path[:-1]
+    config = config_at(recipe, document.root, parent)
+    if config is None:
+        return "unknown key"
+    name = document.at((*parent, "name"))
+    owner = f" of {shown(name)}" if is_chosen_by_name(config) and isinstance(name, str) else ""
+    known = list(config.model_fields)
+    near = did_you_mean(key, known)
+    return f"unknown key{owner}.{near or ' Known: ' + ', '.join(known)}"
+
+
+def _unknown_word(word: object, expected: str) -> str:
+    known = re.findall(r"'([^']*)'", expected)
+    near = did_you_mean(word, known) if isinstance(word, str) else ""
+    return f"must be {_either(known)}, not {shown(word)}.{near}"
+
+
+def _either(words: list[str]) -> str:
+    quoted = [repr(word) for word in words]
+    return " or ".join(filter(None, [", ".join(quoted[:-1]), quoted[-1]]))
+
+
+def _wrong_value(details: ErrorDetails, value: Any) -> str:
+    kind, context = details["type"], details.get("ctx", {})
+    if kind in WANTED:
+        return f"must be {WANTED[kind]}, not {kind_of(value)}"
+    if kind in BOUNDS:
+        bound, words = BOUNDS[kind]
+        return f"must be {words} {context[bound]:g}, not {shown(value)}"
+    if kind == "literal_error" and isinstance(value, str):
+        return _unknown_word(value, context["expected"])
+    if kind in ("too_short", "too_long"):
+        return _wrong_length(kind, context)
+    if kind in ("value_error", "assertion_error"):
+        return " ".join(str(context["error"]).split())
+    return _plain(details["msg"], value)
+
+
+def _wrong_length(kind: str, context: Mapping[str, Any]) -> str:
+    bound, words = (
+        (context["min_length"], "at least")
+        if kind == "too_short"
+        else (context["max_length"], "at most")
+    )
+    return (
+        f"must have {words} {bound} item{'' if bound == 1 else 's'}, not {context['actual_length']}"
+    )
+
+
+def _plain(message: str, value: Any) -> str:
+    """What pydantic, or another's validator, says of a rarer error."""
+    text = " ".join(message.split())
+    subject, should, wish = text.partition(" should ")
+    return f"must {wish}, not {kind_of(value)}" if should and subject.isalpha() else text

@@ -1,0 +1,99 @@
+"""`key.path=value` on top of a recipe, before it is checked."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any
+
+from prunekit.errors import RecipeError
+from prunekit.reading.document import MAX_DEPTH, Document, Fault, Path, Place, dotted, read_document
+from prunekit.reading.scalars import kind_of
+
+LAST_LINE = 2**31
+LONGEST_SHOWN = 120
+POSITION = re.compile(r"[0-9]{1,6}")
+
+
+class _BadPathError(ValueError):
+    """The path of an override leads nowhere."""
+
+
+def apply_overrides(document: Document, overrides: Sequence[str]) -> None:
+    """Change `document` in place; what is wrong with an override becomes one of its faults."""
+    for number, text in enumerate(overrides):
+        label = text if len(text) <= LONGEST_SHOWN else f"{text[:LONGEST_SHOWN]}..."
+        _apply(document, text, Place((LAST_LINE, number), f"override {label!r}"))
+
+
+def _apply(document: Document, text: str, place: Place) -> None:
+    path, equals, value = text.partition("=")
+    keys = path.strip().split(".")
+    try:
+        if not equals or not all(keys) or len(keys) > MAX_DEPTH:
+            raise _BadPathError("write it as key.path=value, such as phases.0.length=2ep")
+        _set(document, keys, read_document(value, lambda line, column: place), place)
+    except _BadPathError as error:
+        document.faults.append(Fault(place, "", str(error)))
+    except RecipeError as error:
+        what = str(error).removeprefix(f"{place.label}: ")
+        document.faults.append(Fault(place, path.strip(), what))
+
+
+def _set(document: Document, keys: list[str], value: Document, place: Place) -> None:
+    holder, path = _find_holder(document, keys, place)
+    last = _step(holder, keys[-1], path)
+    holder[last] = value.root
+    path = (*path, last)
+    for known in (document.keys, document.values):
+        for old in [p for p in known if p[: len(path)] == path]:
+            del known[old]
+        known[path] = place
+    document.unread = {p for p in document.unread if p[: len(path)] != path}
+    document.unread |= {(*path, *inner) for inner in value.unread}
+    for fault in value.faults:
+        below = [part for part in (dotted(path), fault.path) if part]
+        document.faults.append(Fault(place, ".".join(below), fault.what))
+
+
+def _find_holder(document: Document, keys: list[str], place: Place) -> tuple[Any, Path]:
+    """The mapping or list that holds the last key; missing mappings on the way are made."""
+    node: Any = document.root
+    path: Path = ()
+    for key, following in pairwise(keys):
+        step: str | int = _step(node, key, path)
+        path = (*path, step)
+        if isinstance(node, dict) and node.get(key) is None:
+            if POSITION.fullmatch(following):
+                raise _BadPathError(f"{dotted(path)} has no items: write {dotted(path)}=[...]")
+            node[key] = {}
+            document.keys[path] = document.values[path] = place
+        node = node[step]
+        if not isinstance(node, dict | list):
+            raise _BadPathError(_through_scalar(path, node, following))
+    return node, path
+
+
+def _step(node: Any, key: str, path: Path) -> str | int:
+    if isinstance(node, dict):
+        return key
+    where = dotted(path)
+    if not POSITION.fullmatch(key):
+        raise _BadPathError(f"{where} is a list: write {where}.0 for its first item, not {key!r}")
+    if int(key) >= len(node):
+        have = (
+            f"only {where}.0 to {where}.{len(node) - 1}"
+            if node
+            else f"no item: write {where}=[...]"
+        )
+        raise _BadPathError(f"there is no {where}.{key}: {where} has {have}")
+    return int(key)
+
+
+def _through_scalar(path: Path, node: Any, following: str) -> str:
+    where = dotted(path)
+    remedy = f"leave off .{following}"
+    if isinstance(node, str):
+        remedy = f"if it is a name, write {where}={{name: {node}, {following}: ...}}"
+    return f"{where} is {kind_of(node)}, not a mapping: {remedy}"

@@ -1,0 +1,73 @@
+"""What a plain word in YAML means, by the core schema of YAML 1.2, and how a value is shown."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+WORDS = {
+    **dict.fromkeys(("", "~", "null", "Null", "NULL"), None),
+    **dict.fromkeys(("true", "True", "TRUE"), True),
+    **dict.fromkeys(("false", "False", "FALSE"), False),
+}
+INTEGER = re.compile(r"[-+]?[0-9]+")
+HEXADECIMAL = re.compile(r"0x[0-9a-fA-F]+")
+OCTAL = re.compile(r"0o[0-7]+")
+FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
+NOT_FINITE = re.compile(r"[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)")
+MAX_DIGITS = 300
+
+LONGEST_SHOWN = 60
+
+
+def scalar(text: str) -> Any:
+    """The value of an unquoted scalar: null, bool, int, float or text.
+
+    `5e-3` is a number, `010` is 10, `no` and `2024-01-01` are text.
+
+    Raises:
+        ValueError: a number of more than 300 digits.
+    """
+    if text in WORDS:
+        return WORDS[text]
+    if len(text) > MAX_DIGITS and (INTEGER.fullmatch(text) or FLOAT.fullmatch(text)):
+        raise ValueError(f"a number of more than {MAX_DIGITS} digits")
+    if INTEGER.fullmatch(text):
+        return int(text)
+    if HEXADECIMAL.fullmatch(text):
+        return int(text[2:], 16)
+    if OCTAL.fullmatch(text):
+        return int(text[2:], 8)
+    if FLOAT.fullmatch(text):
+        return float(text)
+    return float(text.replace(".", "", 1)) if NOT_FINITE.fullmatch(text) else text
+
+
+def kind_of(value: Any) -> str:
+    """What a value is, to a person."""
+    match value:
+        case None:
+            return "null"
+        case dict():
+            return "a mapping"
+        case list() | tuple():
+            return "a list"
+        case bool():
+            return "true" if value else "false"
+        case str():
+            return f"the text {shown(value)}"
+        case _:
+            return f"the number {shown(value)}"
+
+
+def shown(value: Any, *, bare: bool = False) -> str:
+    """A scalar in at most a few words, without a character that a terminal would obey.
+
+    Args:
+        value: what to show.
+        bare: leave the quotes off a text that needs none.
+    """
+    if bare and isinstance(value, str) and re.fullmatch(r"[\w*:/-]{1,60}", value):
+        return value
+    text = ascii(value) if not str(value).isprintable() else repr(value)
+    return text if len(text) <= LONGEST_SHOWN else f"{text[: LONGEST_SHOWN - 3]}..."

@@ -1,0 +1,80 @@
+"""The JSON Schema of recipes for editors: a union of every component that can be imported."""
+
+from __future__ import annotations
+
+from typing import Any, get_origin
+
+from pydantic import BaseModel
+from pydantic.errors import PydanticUserError
+from pydantic.json_schema import models_json_schema
+
+from prunekit.errors import PluginError
+from prunekit.frozen import ComponentConfig
+from prunekit.registry import COMPRESSORS, DATASETS, MODELS, PROBES, STRATEGIES, Registry
+
+DRAFT = "http://json-schema.org/draft-07/schema#"
+"""The newest that yaml-language-server documents."""
+
+LISTS: dict[str, Registry[Any]] = {
+    "compressors": COMPRESSORS,
+    "strategies": STRATEGIES,
+    "probes": PROBES,
+}
+SINGLE: dict[str, Registry[Any]] = {"data": DATASETS, "model": MODELS}
+
+
+def schema_of(recipe: type[BaseModel]) -> dict[str, Any]:
+    """The schema of `recipe`, its components' own keys included."""
+    known = {key: _importable(registry) for key, registry in {**LISTS, **SINGLE}.items()}
+    configs = {config for found in known.values() for config in found.values()}
+    refs, shared = models_json_schema(
+        [(model, "validation") for model in (recipe, *sorted(configs, key=repr))],
+        ref_template="#/definitions/{model}",
+    )
+    definitions = shared["$defs"]
+    whole = definitions.pop(refs[recipe, "validation"]["$ref"].rpartition("/")[2])
+    for key, found in known.items():
+        for name, config in found.items():
+            ref = refs[config, "validation"]["$ref"].rpartition("/")[2]
+            _require_name(definitions[ref], name, config)
+        members = [refs[config, "validation"] for config in found.values()]
+        union = {"anyOf": [{"enum": list(found)}, *members]}
+        slot = whole["properties"][key]
+        whole["properties"][key] = {
+            **{k: slot[k] for k in ("title", "description", "default") if k in slot},
+            **({"type": "array", "items": union} if key in LISTS else union),
+        }
+    schema: dict[str, Any] = _draft_7({"$schema": DRAFT, **whole, "definitions": definitions})
+    return schema
+
+
+def _importable(registry: Registry[Any]) -> dict[str, type[ComponentConfig]]:
+    found = {}
+    for name in registry.names():
+        try:
+            config = registry.config_class(name)
+            config.model_json_schema()
+        except (PluginError, PydanticUserError):
+            continue
+        found[name] = config
+    return found
+
+
+def _require_name(schema: dict[str, Any], name: str, config: type[ComponentConfig]) -> None:
+    """An editor tells the members of the union apart by their names."""
+    schema["required"] = ["name", *(k for k in schema.get("required", ()) if k != "name")]
+    if get_origin(config.model_fields["name"].annotation) is None:
+        schema["properties"]["name"].setdefault("pattern", f"^{name}(:.+)?$")
+
+
+def _draft_7(node: Any) -> Any:
+    """Rewrite what later drafts say otherwise, and allow a name for a value chosen by name."""
+    if isinstance(node, list):
+        return [_draft_7(item) for item in node]
+    if not isinstance(node, dict):
+        return node
+    node = {"items" if key == "prefixItems" else key: value for key, value in node.items()}
+    if "discriminator" in node:
+        names = sorted(node.pop("discriminator")["mapping"])
+        node["anyOf"] = [{"enum": names}, *node.pop("oneOf")]
+    return {key: _draft_7(value) for key, value in node.items()}

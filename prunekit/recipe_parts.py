@@ -1,0 +1,143 @@
+"""The parts of a recipe that are no components: optimizer, phases, how often. Imports no torch."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
+
+from prunekit.duration import Duration, duration
+from prunekit.frozen import Frozen, name_only
+from prunekit.lr_schedules import AnyLrSchedule, Constant
+from prunekit.optim_rules import ParamRule
+from prunekit.reading.scalars import shown
+
+NAME_PATTERN = r"^[A-Za-z0-9_-][A-Za-z0-9._-]{0,63}$"
+
+
+def _folder_name(name: str) -> str:
+    if not re.fullmatch(NAME_PATTERN[1:-1], name):
+        raise ValueError(
+            f"must be 1 to 64 letters, digits, '.', '_' or '-' with no dot first, not {shown(name)}"
+        )
+    return name
+
+
+def _some(length: Duration) -> Duration:
+    if length.amount == 0:
+        raise ValueError("must be more than 0")
+    return length
+
+
+def _not_percent(length: Duration) -> Duration:
+    if length.unit == "%":
+        raise ValueError("a phase has its length in epochs or steps: write 40ep or 100st")
+    return length
+
+
+Name = Annotated[
+    str, AfterValidator(_folder_name), Field(json_schema_extra={"pattern": NAME_PATTERN})
+]
+"""A name that is safe as a folder."""
+Interval = Annotated[Duration, AfterValidator(_some)]
+"""A duration that is not zero."""
+
+
+class _Optimizer(Frozen):
+    name: str
+    """Which optimizer."""
+    lr: float = Field(gt=0)
+    """Learning rate at the top of the phase's learning-rate schedule."""
+    weight_decay: float = Field(default=0.0, ge=0)
+    """Decoupled in adamw, L2 in sgd."""
+    clip_norm: float | None = Field(default=None, gt=0)
+    """Largest norm of the whole gradient, after masks; null = no clipping."""
+    rules: tuple[ParamRule, ...] = ()
+    """Other learning rates and decays by parameter name; the first rule that matches wins."""
+
+
+class AdamWConfig(_Optimizer):
+    """AdamW (arXiv 1711.05101)."""
+
+    name: Literal["adamw"] = "adamw"
+    betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (
+        0.9,
+        0.999,
+    )
+    """Decay of the running means of the gradient and of its square."""
+    eps: float = Field(default=1e-8, gt=0)
+    """Added to the denominator."""
+    weight_decay: float = Field(default=0.05, ge=0)
+    """Decoupled weight decay."""
+    clip_norm: float | None = Field(default=1.0, gt=0)
+    """Largest norm of the whole gradient, after masks; null = no clipping."""
+
+
+class SGDConfig(_Optimizer):
+    """Stochastic gradient descent with momentum."""
+
+    name: Literal["sgd"] = "sgd"
+    momentum: float = Field(default=0.9, ge=0, lt=1)
+    """Share of the last step that is kept."""
+    nesterov: bool = False
+    """Whether the gradient is taken ahead of the momentum step."""
+
+    @model_validator(mode="after")
+    def _nesterov_has_momentum(self) -> SGDConfig:
+        if self.nesterov and not self.momentum:
+            raise ValueError("nesterov needs a momentum above 0")
+        return self
+
+
+OptimizerConfig = Annotated[
+    Annotated[AdamWConfig | SGDConfig, Field(discriminator="name")], BeforeValidator(name_only)
+]
+"""Any optimizer."""
+
+
+class Phase(Frozen):
+    """A stretch of training with its own learning-rate curve and a fresh optimizer."""
+
+    name: Name
+    """What a strategy's `during` calls it."""
+    length: Annotated[Interval, AfterValidator(_not_percent)]
+    """How long, in `ep` or `st`."""
+    lr_schedule: AnyLrSchedule = Constant()
+    """How the learning rate moves."""
+    start: Literal["continue", "anchor"] = "continue"
+    """From the weights as they are, or rewound to those of the anchor step."""
+    repeat: int = Field(default=1, ge=1)
+    """How many times in a row."""
+    keep: Literal["last", "best"] = "last"
+    """Which weights go on: the last, or the best on the validation split."""
+
+
+class EMAConfig(Frozen):
+    """An exponential moving average of the dense weights, evaluated in their place."""
+
+    decay: float = Field(gt=0, lt=1)
+    """Share of the old average that each step keeps."""
+
+
+class EvaluateConfig(Frozen):
+    """When accuracy is measured; it always is at the end."""
+
+    every: Interval = duration("1ep")
+    """Interval; `%` of the whole run."""
+
+
+class CheckpointConfig(Frozen):
+    """When a checkpoint is written; it always is at the end."""
+
+    every: Interval = duration("25%")
+    """Interval; `%` of the whole run."""
+
+
+class LoggingConfig(Frozen):
+    """When scalars and histograms are written."""
+
+    every: Interval = duration("10st")
+    """Interval of scalars; `%` of the whole run."""
+    histograms: Interval | None = None
+    """Interval of histograms of weights and gradients; null = none."""
