@@ -4,13 +4,32 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import BeforeValidator
+from pydantic import BeforeValidator, Field
 
 from prunekit.frozen import name_only
 from prunekit.structures.base import Structure
+from prunekit.structures.block import Block
+from prunekit.structures.channel import Channel
+from prunekit.structures.head import Head
+from prunekit.structures.n_m import NM
+from prunekit.structures.units import Group, Part, Units
 from prunekit.structures.unstructured import Unstructured
 
-AnyStructure = Annotated[Unstructured, BeforeValidator(name_only)]
+AnyStructure = Annotated[
+    Annotated[Unstructured | NM | Block | Channel | Head, Field(discriminator="name")],
+    BeforeValidator(name_only),
+]
 """Any structure; one with only a name may be written as a string."""
 
-__all__ = ["AnyStructure", "Structure", "Unstructured"]
+__all__ = [
+    "NM",
+    "AnyStructure",
+    "Block",
+    "Channel",
+    "Group",
+    "Head",
+    "Part",
+    "Structure",
+    "Units",
+    "Unstructured",
+]

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Literal
 
 from torch import Tensor, nn
 
 from prunekit.distributions import Distribution
 from prunekit.structures.base import Structure
+from prunekit.structures.holders import Holders
+from prunekit.structures.units import Group, Part, Units
 
 
 class Unstructured(Structure):
@@ -16,10 +18,17 @@ class Unstructured(Structure):
 
     name: Literal["unstructured"] = "unstructured"
 
+    def units(self, model: nn.Module, names: Iterable[str]) -> Units:
+        """See `Structure`."""
+        return entries(Holders(model), names)
+
+    def cover(self, model: nn.Module, names: Iterable[str]) -> tuple[str, ...]:
+        """`names`: no entry takes another along."""
+        return tuple(names)
+
     def count(self, model: nn.Module, masks: Mapping[str, Tensor]) -> tuple[int, int]:
         """Entries kept, and entries in all."""
-        kept = sum(int(mask.sum()) for mask in masks.values())
-        return kept, sum(mask.numel() for mask in masks.values())
+        return count_entries(masks)
 
     def select(
         self,
@@ -29,5 +38,23 @@ class Unstructured(Structure):
         distribution: Distribution,
         min_keep: int = 0,
     ) -> dict[str, Tensor]:
-        """Bool masks of the scores' shapes."""
+        """See `Structure`; the scores are ranked as they are."""
         return distribution.select(scores, sparsity, min_keep)
+
+
+def entries(holders: Holders, names: Iterable[str]) -> Units:
+    """Units of one entry."""
+    shapes = {name: holders.by_name[name].shape for name in names}
+    return Units(
+        {
+            name: Group(numel, shape, (Part(name, shape, (numel,), (0,)),))
+            for name, shape in shapes.items()
+            for numel in (holders.by_name[name].parameter.numel(),)
+        }
+    )
+
+
+def count_entries(masks: Mapping[str, Tensor]) -> tuple[int, int]:
+    """Entries kept, and entries in all."""
+    kept = sum(int(mask.sum()) for mask in masks.values())
+    return kept, sum(mask.numel() for mask in masks.values())
