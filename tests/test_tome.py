@@ -114,7 +114,8 @@ def whole_tokens(draw, kind="dot", least=2):
     size = [
         [1] * protected + [draw(st.integers(1, 4)) for _ in range(count - protected)] for _ in x
     ]
-    return batch(torch.tensor(x).float(), torch.tensor(size).float().unsqueeze(-1), protected)
+    x = torch.tensor(x, dtype=torch.float32).view(samples, count, -1 if count else 3)
+    return batch(x, torch.tensor(size, dtype=torch.float32).view(samples, count, 1), protected)
 
 
 @st.composite

@@ -1,1 +1,27 @@
-"""See the module names."""
+"""Models, and the slots in them that take compressors."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from prunekit.models.base import DataSpec, ModelConfig
+from prunekit.models.init import PRETRAINED, load_initial
+from prunekit.models.slots import TokenCounts, attach, slots, token_counts
+
+__all__ = ["TokenCounts", "attach", "build_model", "load_initial", "slots", "token_counts"]
+
+
+def build_model(config: ModelConfig, spec: DataSpec) -> nn.Module:
+    """Build a model for its data, with its start weights.
+
+    Reads the global random state: seed it before.
+
+    Raises:
+        RecipeError: the data does not fit the model.
+        CheckpointError: the start weights cannot be read or belong to another model.
+        DataError: stock weights cannot be downloaded.
+    """
+    model = config.build(spec)
+    if config.init not in (None, PRETRAINED):  # stock weights are the model's own business
+        load_initial(model, config.init)
+    return model

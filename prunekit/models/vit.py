@@ -1,0 +1,162 @@
+"""A vision transformer with slots for compressors."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import Literal
+
+import torch
+from pydantic import Field, ValidationInfo, field_validator
+from torch import Tensor, nn
+
+from prunekit.compressors.base import DataCompressor, TokenBatch
+from prunekit.errors import RecipeError
+from prunekit.models.base import DataSpec, ModelConfig
+from prunekit.models.blocks import Block, PatchEmbed, needs_bias
+from prunekit.models.init import OwnInit
+from prunekit.models.slots import TokenCounts, count_through, taken_slot, unknown_slot
+
+
+class ViTConfig(ModelConfig):
+    """A pre-norm vision transformer with a class token and learned positions."""
+
+    name: Literal["vit"]
+    init: OwnInit = None
+    """Start weights: a run directory or a .safetensors file."""
+    patch_size: int = Field(default=16, ge=1)
+    """Side of a patch in pixels; must divide the image."""
+    depth: int = Field(default=4, ge=1)
+    """Encoder blocks."""
+    embed_dim: int = Field(default=384, ge=1)
+    """Width of a token."""
+    heads: int = Field(default=3, ge=1)
+    """Attention heads; must divide `embed_dim`."""
+    mlp_ratio: float = Field(default=4.0, gt=0)
+    """Hidden width of each MLP over `embed_dim`."""
+    qkv_bias: bool = True
+    """Whether the projection to queries, keys and values has a bias."""
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+    """Dropout after the positions, after attention and inside each MLP."""
+
+    paper = "arXiv:2010.11929"
+
+    @field_validator("heads")
+    @classmethod
+    def _heads_divide(cls, heads: int, info: ValidationInfo) -> int:
+        width = info.data.get("embed_dim", heads)
+        if width % heads:
+            near = " or ".join(map(str, nearest_divisors(width, heads)))
+            raise ValueError(f"{heads} heads do not divide embed_dim {width}: use {near}")
+        return heads
+
+    def build(self, spec: DataSpec) -> nn.Module:
+        """A freshly initialised model for this data.
+
+        Raises:
+            RecipeError: the patches do not tile the image, or the MLP has no unit.
+        """
+        common = math.gcd(spec.height, spec.width)
+        if common % self.patch_size:
+            near = " or ".join(map(str, nearest_divisors(common, self.patch_size)))
+            raise RecipeError(
+                f"model.patch_size: {self.patch_size} does not divide the image of "
+                f"{spec.height}x{spec.width} pixels: use {near}, or another data.image_size"
+            )
+        if int(self.embed_dim * self.mlp_ratio) < 1:
+            raise RecipeError(
+                f"model.mlp_ratio: {self.mlp_ratio} of embed_dim {self.embed_dim} leaves no hidden "
+                f"unit: use at least {1 / self.embed_dim:.3g}"
+            )
+        return ViT(self, spec)
+
+
+def nearest_divisors(number: int, near: int) -> list[int]:
+    """The greatest divisor of `number` up to `near` and the smallest from `near` on."""
+    divisors = [d for d in range(1, number + 1) if number % d == 0]
+    below = [d for d in divisors if d <= near][-1:]
+    above = [d for d in divisors if d >= near][:1]
+    return list(dict.fromkeys(below + above))
+
+
+class ViT(nn.Module):
+    """Image -> class logits. Slots: `tokens` before the encoder, `blocks.N` inside block N.
+
+    Parameter names follow timm's. The position is added before any compression, as it is lost
+    after it; the class token is protected.
+    """
+
+    def __init__(self, config: ViTConfig, spec: DataSpec) -> None:
+        super().__init__()
+        width, patch = config.embed_dim, config.patch_size
+        hidden = int(width * config.mlp_ratio)
+        self.patches = (spec.height // patch) * (spec.width // patch)
+        self.patch_embed = PatchEmbed(spec.channels, width, patch)
+        self.cls_token = nn.Parameter(torch.zeros(1, 1, width))
+        self.pos_embed = nn.Parameter(torch.zeros(1, 1 + self.patches, width))
+        self.pos_drop = nn.Dropout(config.dropout)
+        self.compressor: DataCompressor | None = None
+        self.blocks = nn.ModuleList(
+            Block(width, config.heads, hidden, config.qkv_bias, config.dropout)
+            for _ in range(config.depth)
+        )
+        self.norm = nn.LayerNorm(width, eps=1e-6)
+        self.head = nn.Linear(width, spec.classes)
+        self._reset()
+
+    def _reset(self) -> None:
+        for parameter in (self.cls_token, self.pos_embed):
+            nn.init.trunc_normal_(parameter, std=0.02)
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.trunc_normal_(module.weight, std=0.02)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+
+    @property
+    def slots(self) -> Sequence[str]:
+        """`tokens`, `blocks.0`, `blocks.1`, ..."""
+        return tuple(slot for slot, _ in self._places())
+
+    def attach(self, slot: str, compressor: DataCompressor) -> None:
+        """Put a compressor into a slot.
+
+        Raises:
+            RecipeError: no such slot, or a taken one.
+        """
+        owner = dict(self._places()).get(slot)
+        if owner is None:
+            raise unknown_slot(self, slot)
+        if owner.compressor is not None:
+            raise taken_slot(slot)
+        owner.compressor = compressor
+
+    def token_counts(self) -> TokenCounts:
+        """Tokens of one image through the slots, class token not counted."""
+        held = [(slot, owner.compressor) for slot, owner in self._places()]
+        return count_through(self.patches, [(s, c) for s, c in held if c is not None])
+
+    def _places(self) -> Iterator[tuple[str, ViT | Block]]:
+        yield "tokens", self
+        for index, block in enumerate(self.blocks):
+            assert isinstance(block, Block)
+            yield f"blocks.{index}", block
+
+    def forward(self, images: Tensor) -> Tensor:
+        """[B, channels, height, width] -> [B, classes]."""
+        tokens = self.embed(images)
+        if self.compressor is not None:
+            tokens = self.compressor(tokens)
+        biased = needs_bias(self)
+        for block in self.blocks:
+            tokens = block(tokens, biased)
+            biased = biased or needs_bias(block)
+        logits: Tensor = self.head(self.norm(tokens.x[:, 0]))
+        return logits
+
+    def embed(self, images: Tensor) -> TokenBatch:
+        """Patches and class token with their positions; each token has size 1."""
+        x = self.patch_embed(images)
+        x = torch.cat([self.cls_token.expand(x.shape[0], -1, -1), x], dim=1)
+        x = self.pos_drop(x + self.pos_embed)
+        return TokenBatch(x, x.new_ones((*x.shape[:2], 1), dtype=torch.float32), protected=1)
