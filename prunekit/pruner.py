@@ -114,7 +114,8 @@ class Pruner:
         self.input_shape, self.ranks = input_shape, ranks or OneProcess()
         self.step = 0
         self.started = False
-        self._anchor, self._anchor_copy = anchor, None
+        self._anchor = anchor
+        self._anchor_copy: dict[str, Tensor] | None = None
         self._optimizer: Optimizer | None = None
         for strategy in strategies:
             strategy.check(self.timeline.clock(0, strategy.config.during, ending=False))

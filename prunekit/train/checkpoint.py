@@ -106,7 +106,7 @@ def newest_checkpoint(run_dir: Path) -> tuple[Checkpoint, list[str]]:
     Raises:
         CheckpointError: there is none.
     """
-    refused = []
+    refused: list[str] = []
     for path in reversed(checkpoints(run_dir)):
         try:
             return load_checkpoint(path), refused

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
-from typing import Any
 
 from prunekit.export import write_model
 from prunekit.metrics.latency import measure_latency
@@ -34,13 +33,17 @@ def conclude(trainer: Trainer) -> None:
     sparsity = measure_sparsity(model, {n: m for n, m in masks.items() if n in pruner.params})
     macs = count_macs(model, shape, masks)
     training_macs = count_macs(model, shape, masks, training=True)
-    before, after = token_counts(model)
+    counts = token_counts(model.eval())
     for sentence in warn_empty(sparsity):
         trainer.observer.warn(sentence)
-    built = json.dumps({"model": run.recipe.model.model_dump(mode="json"), "data": asdict(spec)})
+    built = {
+        "model": run.recipe.model.model_dump(mode="json"),
+        "compressors": [config.model_dump(mode="json") for config in run.recipe.compressors],
+        "data": asdict(spec),
+    }
     if masks:
         write_masks(trainer.run_dir / "masks.safetensors", masks)
-    write_model(trainer.run_dir / "model.safetensors", model, masks, {"prunekit": built})
+    write_model(trainer.run_dir / "model.safetensors", model, masks, {"prunekit": json.dumps(built)})
     report = {
         "status": "done",
         "recipe": run.recipe.name,
@@ -52,7 +55,10 @@ def conclude(trainer: Trainer) -> None:
             "model": sparsity.model,
             "strategies": {a.label: a.target for a in pruner.assigned},
         },
-        "tokens": {"before": before, "after": after},
+        "tokens": {
+            "before": counts.before if counts else None,
+            "after": counts.after if counts else None,
+        },
         "macs": asdict(macs),
         "parameters": {"total": sparsity.parameters, "nonzero": sparsity.nonzero},
         "latency": asdict(measure_latency(model, shape, 1, trainer.device)),
@@ -72,8 +78,7 @@ def conclude(trainer: Trainer) -> None:
 
 def _pooled(targets: list[tuple[float | None, int]]) -> float | None:
     """The target sparsity over all scopes; None where one emerges or there is no strategy."""
-    known: list[Any] = [(target, entries) for target, entries in targets if target is not None]
+    known = [(target, entries) for target, entries in targets if target is not None]
     if not known or len(known) < len(targets):
         return None
-    total: float = sum(target * entries for target, entries in known)
-    return total / sum(entries for _, entries in known)
+    return sum(target * entries for target, entries in known) / sum(n for _, n in known)

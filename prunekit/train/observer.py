@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
@@ -28,7 +29,9 @@ class Observer:
         self.log_to: Log = NullLog()
         self.screen: Screen = NullDisplay()
         if run.group.is_main:
-            self.log_to = RunLog(run_dir, resume_step=resume_step, warn=self.warn)
+            # step 0 is told anew by a run that begins there again
+            last = -1 if resume_step == 0 else resume_step
+            self.log_to = RunLog(run_dir, resume_step=last, warn=self.warn)
             self.screen = Display(self.timeline.total_steps, Console())
         total, epoch = self.timeline.total_steps, self.timeline.steps_per_epoch
         logging = run.recipe.logging
@@ -56,12 +59,22 @@ class Observer:
     def begin(self, trainer: Trainer) -> None:
         """The state before the first step."""
         self._since = (time.perf_counter(), trainer.images)
-        before, after = token_counts(self.run.model)
-        if before is not None and after is not None:
-            tokens = {"tokens/in": before, "tokens/out": after}
-            self.log_to.scalars(trainer.pruner.step, tokens)
+        self.run.model.train()
+        if counts := token_counts(self.run.model):
+            tokens = {"tokens/in": counts.before, "tokens/out": counts.after}
+            if trainer.pruner.step == 0:
+                self.log_to.scalars(0, tokens)
             self.screen.show(trainer.pruner.step, tokens)
         self.saw_update(trainer)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Sums since the last log, over all ranks: each rank must call it."""
+        return {"sums": self.run.group.total(self._sums).cpu()}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Go on adding; the main rank holds what all had."""
+        if self.run.group.is_main:
+            self._sums.copy_(state["sums"])
 
     def saw_batch(self, loss_share: Tensor, logits: Tensor, labels: Tensor) -> None:
         """Add up a micro-batch: its share of the mean loss, and its hits."""

@@ -40,9 +40,9 @@ def param_groups(
     for name, param in params.items():
         if not param.requires_grad:
             continue
-        rule = next((rule for rule in rules if matches(rule, name)), None)
-        own_lr = lr * (rule.lr_scale if rule else 1.0)
-        decay = weight_decay if rule is None or rule.weight_decay is None else rule.weight_decay
+        first = next((rule for rule in rules if matches(rule, name)), None)
+        own_lr = lr * (first.lr_scale if first else 1.0)
+        decay = weight_decay if first is None or first.weight_decay is None else first.weight_decay
         groups.setdefault((own_lr, decay), []).append(param)
     return [
         {"params": group, "lr": own_lr, "initial_lr": own_lr, "weight_decay": decay}

@@ -34,7 +34,7 @@ def plan(run: Run) -> DryRun:
     scope = sum(pruner.params[n].numel() for a in pruner.assigned for n in a.scope)
     masks = trial_masks(run)
     macs = count_macs(model, shape, masks)
-    before, after = token_counts(model)
+    counts = token_counts(model.train())
     sparsity = measure_sparsity(model, masks)
     step_seconds, memory = _three_steps(run)
     state = OPTIMIZER_BYTES[run.recipe.optimizer.name] + (4 if run.recipe.ema else 0)
@@ -46,8 +46,8 @@ def plan(run: Run) -> DryRun:
         steps_per_epoch=epoch,
         parameters=parameters,
         scope_parameters=scope,
-        tokens_before=before,
-        tokens_after=after,
+        tokens_before=counts.before if counts else None,
+        tokens_after=counts.after if counts else None,
         macs_dense=macs.dense,
         macs_executed=macs.executed,
         macs_theoretical=macs.theoretical,

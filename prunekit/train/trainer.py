@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -16,6 +16,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
 from prunekit.build import Run
+from prunekit.data import EvalSplit
 from prunekit.errors import DivergedError, StopRequestedError
 from prunekit.seeding import seed_for
 from prunekit.train.checkpoint import Checkpoint, prune_checkpoints, save_checkpoint
@@ -93,13 +94,15 @@ class Trainer:
             self._new_optimizer()
             self.optimizer.load_state_dict(state["optimizer"])
         self.scaler.load_state_dict(state["scaler"])
+        self.observer.load_state_dict(state["observer"])
         self.best, self.images, self.seconds = state["best"], state["images"], state["seconds"]
 
     def _wrap(self) -> None:
         """EMA, then compile, then DDP: the plain module stays what strategies see."""
         recipe = self.run.recipe
         self.ema = EMA(self.pruner, recipe.ema.decay) if recipe.ema else None
-        self.compiled = torch.compile(self.run.model) if recipe.compile else self.run.model
+        compiled = torch.compile(self.run.model) if recipe.compile else self.run.model
+        self.compiled = cast(nn.Module, compiled)
         self.forward = self.compiled
         if self.group.world > 1:
             self.forward = DistributedDataParallel(self.compiled)
@@ -158,7 +161,7 @@ class Trainer:
                 with self._autocast():
                     logits = self.forward(x)
                     loss = F.cross_entropy(logits.float(), y) * (len(y) / samples)
-                self.scaler.scale(loss).backward()
+                torch.autograd.backward(self.scaler.scale(loss))
             self.observer.saw_batch(loss.detach(), logits.detach(), y)
         self.images += samples * self.group.world
 
@@ -211,11 +214,13 @@ class Trainer:
         if self.observer.due(step):
             self._stop_if_bad()
             self.observer.log(self)
-        if step % self.evaluate_every == 0 or phase_end:
+        keeps_best = self._phase(ending=True).keep == "best"
+        last = step == self.total and not keeps_best  # the finished model is evaluated anyway
+        if (step % self.evaluate_every == 0 or phase_end) and not last:
             self._stop_if_bad()
             with self._clock_stopped():
                 self._evaluate()
-        if phase_end and self._phase(ending=True).keep == "best":
+        if phase_end and keeps_best:
             self._restore_best()
         stop = self._agreed_to_stop()
         due = step % self.checkpoint_every == 0 or step in (self.anchor_step, self.total)
@@ -248,7 +253,7 @@ class Trainer:
 
     def _evaluate(self) -> None:
         """On the held-out split where there is one; the test split is only looked at."""
-        split = "validation" if self.data.validation_size else "test"
+        split: EvalSplit = "validation" if self.data.validation_size else "test"
         score = self.evaluate(split)
         self.observer.log_score(self, split, score)
         keeps_best = split == "validation" and self._phase(ending=True).keep == "best"
@@ -257,7 +262,7 @@ class Trainer:
             self.best = {"top1": score.top1, "step": self.pruner.step, "weights": weights}
 
     @torch.no_grad()
-    def evaluate(self, split: str) -> Score:
+    def evaluate(self, split: EvalSplit) -> Score:
         """Accuracy and loss of W*M (of the EMA's, where there is one) over a split."""
         module = self.compiled
         module.eval()
@@ -327,6 +332,7 @@ class Trainer:
     def save(self, *, initial: bool = False) -> None:
         """Write a checkpoint (main rank); step 0 and the anchor are kept for good."""
         step = self.pruner.step
+        observed = self.observer.state_dict()
         if self.group.is_main:
             state: dict[str, Any] = {}
             if not initial:
@@ -336,6 +342,7 @@ class Trainer:
                     "scaler": self.scaler.state_dict(),
                     "ema": self.ema.state_dict() if self.ema is not None else None,
                     "best": self.best,
+                    "observer": observed,
                     "images": self.images,
                     "seconds": self.seconds,
                 }
