@@ -1,0 +1,158 @@
+"""Batches of a decoded set, as functions of (seed, step, sample) and of nothing else."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from functools import cached_property
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from prunekit.data.augment import cut, draw, padding, resize
+from prunekit.data.base import DatasetConfig, Samples
+from prunekit.data.cache import digest
+from prunekit.data.moments import pixel_statistics
+from prunekit.data.split import evenly, generator
+from prunekit.errors import RecipeError
+from prunekit.models.base import DataSpec
+
+EvalSplit = Literal["validation", "test"]
+Part = Literal["train", "validation", "test"]
+Batch = tuple[Tensor, Tensor]
+"""Images, float32 [B, C, H, W], normalised; labels, int64 [B]."""
+
+
+class DataSet:
+    """A data set on its device, and this rank's share of every batch of it.
+
+    Nothing here reads or moves a random state. What a batch holds depends on the seed, the step and
+    the sample, so the shares of the ranks side by side are the batch of one process, bit for bit.
+
+    Args:
+        config: the settings; its `batch_size` is at most the training samples, and `world` divides
+            it.
+        parts: `train`, `validation` (may be empty) and `test`, on the device.
+        seed: of the run: decides order, augmentation and calibration, not which samples are used.
+        rank: this process, 0 .. world - 1.
+        world: processes that share a batch.
+    """
+
+    def __init__(
+        self,
+        config: DatasetConfig,
+        parts: Mapping[Part, Samples],
+        *,
+        seed: int,
+        rank: int = 0,
+        world: int = 1,
+    ) -> None:
+        self.config, self.seed, self.rank, self.world = config, seed, rank, world
+        self._parts, self._train = parts, parts["train"]
+        self.classes = self._train.classes
+        self.train_size, self.validation_size, self.test_size = (
+            len(parts[name].labels) for name in ("train", "validation", "test")
+        )
+        self.steps_per_epoch = self.train_size // config.batch_size
+        self.rank_batch = config.batch_size // world
+        self.device = self._train.images.device
+        _, channels, height, width = self._train.images.shape
+        side = config.image_size
+        self.spec = DataSpec(channels, side or height, side or width, len(self.classes))
+        crop = "crop" in config.augment
+        self._pads = (padding(height), padding(width)) if crop else (0, 0)
+        mean, std = pixel_statistics(self._train.images)
+        self.mean = tuple((mean / 255).tolist())
+        """Of each channel of the training samples, pixel values scaled to 0 .. 1."""
+        self.std = tuple((std / 255).tolist())
+        """As `mean`; at least 1/255."""
+        self._shift = mean.float().view(1, -1, 1, 1).to(self.device)
+        self._scale = (1 / std).float().view(1, -1, 1, 1).to(self.device)
+        self._epoch: tuple[int, Tensor] | None = None
+
+    def train_batch(self, step: int) -> Batch:
+        """This rank's share of the batch for the optimizer step that follows `step` others."""
+        return next(self._train_batches(step, self.rank_batch))
+
+    def micro_batches(self, step: int) -> Iterator[Batch]:
+        """`train_batch(step)` in pieces of `micro_batch` samples; the last may be smaller."""
+        return self._train_batches(step, self.config.micro_batch or self.rank_batch)
+
+    def eval_batches(self, split: EvalSplit) -> Iterator[Batch]:
+        """This rank's samples of a split, each sample on one rank, none twice.
+
+        Raises:
+            RecipeError: there is no such split.
+        """
+        if split == "validation" and not self.validation_size:
+            raise RecipeError("data.validation: 0 holds no samples out: set it to a share, say 0.1")
+        part = self._parts[split]
+        size = min(self.rank_batch, self.config.micro_batch or self.rank_batch)
+        indices = torch.arange(len(part.labels), device=self.device)[self.rank :: self.world]
+        return self._plain_batches(part, indices, size)
+
+    def calibration(self, samples: int, balanced: bool = False) -> Iterator[Batch]:
+        """Fixed training samples, not augmented, the same on all ranks.
+
+        They come in batches of `micro_batch`, else `batch_size`, whatever the number of ranks; the
+        last may be smaller.
+
+        Args:
+            samples: how many in all.
+            balanced: as many of each class as can be, instead of any.
+
+        Raises:
+            RecipeError: more than there are training samples.
+        """
+        if samples > self.train_size:
+            raise RecipeError(
+                f"{samples} calibration samples: the data set has {self.train_size} training "
+                "samples: ask for fewer, or raise data.train_limit"
+            )
+        order = torch.randperm(self.train_size, generator=generator(self.seed, "calibration"))
+        labels = self._train.labels.cpu()
+        indices = evenly(labels, order, samples) if balanced else order[:samples]
+        size = self.config.micro_batch or self.config.batch_size
+        return self._plain_batches(self._train, indices.to(self.device), size)
+
+    def fingerprint(self) -> str:
+        """SHA-256 over every sample that is used, its label and its split, 64 hex digits."""
+        return self._fingerprint
+
+    @cached_property
+    def _fingerprint(self) -> str:
+        parts = [(name, digest(self._parts[name])) for name in ("train", "validation", "test")]
+        return hashlib.sha256(repr(parts).encode()).hexdigest()
+
+    def _train_batches(self, step: int, size: int) -> Iterator[Batch]:
+        epoch, position = divmod(step, self.steps_per_epoch)
+        total = self.config.batch_size
+        first = position * total
+        mine = slice(self.rank * self.rank_batch, (self.rank + 1) * self.rank_batch)
+        indices = self._order(epoch)[first : first + total][mine]
+        choices = draw(self.config.augment, self._pads, total, self.seed, step)[:, mine]
+        choices = choices.to(self.device)
+        for start in range(0, self.rank_batch, size):
+            piece = slice(start, start + size)
+            images = self._train.images[indices[piece]]
+            if self.config.augment:
+                images = cut(images, choices[:, piece], self._pads)
+            yield self._finish(images), self._train.labels[indices[piece]]
+
+    def _order(self, epoch: int) -> Tensor:
+        """The order of an epoch, a permutation of the training samples; the last one is kept."""
+        if self._epoch is None or self._epoch[0] != epoch:
+            order = torch.randperm(self.train_size, generator=generator(self.seed, "epoch", epoch))
+            self._epoch = epoch, order.to(self.device)
+        return self._epoch[1]
+
+    def _plain_batches(self, part: Samples, indices: Tensor, size: int) -> Iterator[Batch]:
+        for start in range(0, len(indices), size):
+            chosen = indices[start : start + size]
+            yield self._finish(part.images[chosen]), part.labels[chosen]
+
+    def _finish(self, images: Tensor) -> Tensor:
+        # a multiplication and an addition apart: a fused one rounds differently at a batch's tail
+        x = images.float().sub_(self._shift).mul_(self._scale)
+        return x if self.config.image_size is None else resize(x, self.config.image_size)

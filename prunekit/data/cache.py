@@ -1,0 +1,108 @@
+"""Decoded sets on the disk: files are decoded once. The folder can be deleted at any time."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from filelock import FileLock
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from prunekit.data.base import Samples
+from prunekit.errors import ResourceError
+from prunekit.files import replacing
+
+
+def cache_folder() -> Path:
+    """`$PRUNEKIT_CACHE`, or `prunekit` under `$XDG_CACHE_HOME` or `~/.cache`."""
+    if own := os.environ.get("PRUNEKIT_CACHE"):
+        return Path(own)
+    shared = os.environ.get("XDG_CACHE_HOME")
+    return (Path(shared) if shared else Path.home() / ".cache") / "prunekit"
+
+
+def cached(key: str, decode: Callable[[], Samples]) -> Samples:
+    """The samples kept under a key; else decode and keep them. Other processes wait meanwhile.
+
+    A file that is damaged is made again. Where the folder cannot be written a warning tells so.
+
+    Args:
+        key: a file name that changes with whatever `decode` depends on.
+        decode: makes the samples; what it raises passes through.
+    """
+    try:
+        path = cache_folder() / f"{key}.safetensors"
+    except RuntimeError as error:  # no home
+        _warn(str(error))
+        return decode()
+    if (found := _read(path, key)) is not None:
+        return found
+    with _one_at_a_time(path) as writable:
+        samples = _read(path, key) or decode()
+        if writable:
+            _write(path, key, samples)
+    return samples
+
+
+@contextmanager
+def _one_at_a_time(path: Path) -> Iterator[bool]:
+    """Hold the lock of a cache file; yields whether the folder can be written."""
+    lock = FileLock(path.with_suffix(".lock"))
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    except (OSError, NotImplementedError) as error:
+        _warn(f"{path.parent}: {error}")
+        yield False
+        return
+    try:
+        yield True
+    finally:
+        lock.release()
+
+
+def _warn(reason: str) -> None:
+    warnings.warn(
+        f"decoded images are not kept for the next run: {reason}: set PRUNEKIT_CACHE to a folder "
+        "that you may write",
+        stacklevel=4,
+    )
+
+
+def digest(samples: Samples) -> str:
+    """SHA-256 of all that is in `samples`, 64 hex digits."""
+    found = hashlib.sha256(repr((tuple(samples.images.shape), samples.classes)).encode())
+    for tensor in (samples.labels, samples.images):
+        found.update(tensor.cpu().contiguous().numpy().data)
+    return found.hexdigest()
+
+
+def _write(path: Path, key: str, samples: Samples) -> None:
+    tensors = {"images": samples.images, "labels": samples.labels}
+    metadata = {"key": key, "classes": json.dumps(samples.classes), "sha256": digest(samples)}
+    try:
+        with replacing(path) as temporary:
+            save_file(tensors, temporary, metadata)
+    except (ResourceError, SafetensorError) as error:
+        _warn(str(error))
+
+
+def _read(path: Path, key: str) -> Samples | None:
+    """The samples, mapped from the file; None where it is missing, damaged or of another key."""
+    try:
+        with safe_open(path, "pt") as file:
+            metadata = file.metadata() or {}
+            images, labels = file.get_tensor("images"), file.get_tensor("labels")
+        samples = Samples(images, labels, tuple(json.loads(metadata["classes"])))
+    except (OSError, SafetensorError, KeyError, ValueError, TypeError):
+        return None
+    right = images.dtype == torch.uint8 and images.ndim == 4 and labels.dtype == torch.int64
+    right = right and labels.shape == images.shape[:1] and metadata["key"] == key
+    return samples if right and digest(samples) == metadata["sha256"] else None

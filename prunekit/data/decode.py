@@ -1,0 +1,152 @@
+"""Image files to one uint8 tensor, all of one size.
+
+Pillow decodes: torchvision depends on it, it reads a header before the pixels, and for small JPEGs
+it is as fast as torchvision's own decoder once the import of that is counted.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from prunekit.data.memory import require_memory
+from prunekit.errors import DataError
+
+EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".pgm", ".bmp", ".tif", ".tiff", ".webp")
+FORMATS = ("JPEG", "PNG", "PPM", "BMP", "TIFF", "WEBP")
+GRAY, COLOUR = ("1", "L", "LA"), ("P", "PA", "RGB", "RGBA", "CMYK", "YCbCr")
+MAX_PIXELS = 89_478_485
+"""Pillow's own limit for a warning; a small file can declare far more than memory holds."""
+CHUNK = 256
+"""Files a task."""
+SMALL = 128 * 128
+"""Pixels up to which a thread spends its time in Python: a second one would only get in the way."""
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """How every image of a set is stored."""
+
+    channels: int
+    height: int
+    width: int
+    cropped: bool
+    """Whether images of any size are cut to their middle square and resized to this one."""
+
+
+class _MisfitError(Exception):
+    """An image does not fit the layout; holds the one that it does fit."""
+
+    def __init__(self, layout: Layout) -> None:
+        self.layout = layout
+
+
+def decode(paths: Sequence[Path], image_size: int | None) -> Tensor:
+    """Decode images: gray if all of them are, else RGB; alpha is dropped, EXIF rotation ignored.
+
+    Images of one size stay as they are, unless they are larger than `image_size`. Others become the
+    middle square, resized (bilinear, antialiased when shrinking).
+
+    Args:
+        paths: at least one.
+        image_size: side in pixels of the square, needed where sizes differ.
+
+    Returns:
+        uint8 [N, C, H, W].
+
+    Raises:
+        DataError: an image that cannot be decoded, with its path; different sizes and no
+            `image_size`.
+        ResourceError: the decoded set is larger than the memory.
+    """
+    layout = _first_layout(paths[0], image_size)
+    while True:  # at most twice more: to RGB, to squares
+        try:
+            return _decode_all(paths, layout, image_size)
+        except _MisfitError as misfit:
+            layout = misfit.layout
+
+
+def _first_layout(path: Path, image_size: int | None) -> Layout:
+    pixels = _read(path, None, None)
+    height, width, channels = pixels.shape
+    if image_size is not None and min(height, width) > image_size:
+        return Layout(channels, image_size, image_size, cropped=True)
+    return Layout(channels, height, width, cropped=False)
+
+
+def _decode_all(paths: Sequence[Path], layout: Layout, image_size: int | None) -> Tensor:
+    shape = (len(paths), layout.channels, layout.height, layout.width)
+    require_memory(
+        int(np.prod(shape, dtype=np.int64)),
+        f"{paths[0].parent.parent}: {len(paths)} images",
+        "set a smaller data.image_size, or keep fewer files",
+    )
+    images = torch.empty(shape, dtype=torch.uint8)
+    rows = images.numpy()
+
+    def fill(start: int) -> None:
+        for i in range(start, min(start + CHUNK, len(paths))):
+            rows[i] = _read(paths[i], layout, image_size).transpose(2, 0, 1)
+
+    workers = 1 if layout.height * layout.width <= SMALL else os.cpu_count() or 1
+    with ThreadPoolExecutor(workers) as pool:
+        for _ in pool.map(fill, range(0, len(paths), CHUNK)):
+            pass
+    return images
+
+
+def _read(path: Path, layout: Layout | None, image_size: int | None) -> np.ndarray:
+    """One image, uint8 [H, W, C]; as it is where there is no layout yet."""
+    try:
+        with open(path, "rb") as file:
+            image = Image.open(file, formats=FORMATS)
+            if image.width * image.height > MAX_PIXELS:
+                raise ValueError(f"{image.width}x{image.height} pixels, more than {MAX_PIXELS}")
+            if image.mode not in GRAY + COLOUR:
+                raise ValueError(f"mode {image.mode} has more than 8 bits a channel")
+            if layout is not None:
+                _check(image, path, layout, image_size)
+            channels = layout.channels if layout else 1 if image.mode in GRAY else 3
+            return _pixels(image, channels, layout)
+    except (_MisfitError, DataError):
+        raise
+    except Exception as error:  # decoders raise whatever a broken file leads them to
+        raise DataError(
+            f"{path}: cannot be decoded: {error or type(error).__name__}: replace or remove it"
+        ) from error
+
+
+def _check(image: Image.Image, path: Path, layout: Layout, image_size: int | None) -> None:
+    if layout.channels == 1 and image.mode not in GRAY:
+        raise _MisfitError(replace(layout, channels=3))
+    if layout.cropped or image.size == (layout.width, layout.height):
+        return
+    if image_size is None:
+        raise DataError(
+            f"{path}: {image.width}x{image.height} pixels among images of "
+            f"{layout.width}x{layout.height}: set data.image_size=PIXELS to bring them to one size"
+        )
+    raise _MisfitError(Layout(layout.channels, image_size, image_size, cropped=True))
+
+
+def _pixels(image: Image.Image, channels: int, layout: Layout | None) -> np.ndarray:
+    if image.mode in ("P", "PA"):
+        image = image.convert("RGBA")  # Pillow warns of a transparent palette turned to RGB
+    mode = "L" if channels == 1 else "RGB"
+    if image.mode != mode:
+        image = image.convert(mode)
+    if layout is not None and layout.cropped:
+        side = min(image.size)
+        left, top = (image.width - side) // 2, (image.height - side) // 2
+        image = image.crop((left, top, left + side, top + side))
+        image = image.resize((layout.width, layout.height), Image.Resampling.BILINEAR)
+    return np.asarray(image).reshape(image.height, image.width, channels)
