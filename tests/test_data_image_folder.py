@@ -2,6 +2,8 @@
 
 import os
 import shutil
+import struct
+import zlib
 from contextlib import suppress
 from pathlib import Path
 
@@ -155,7 +157,10 @@ def damage_deep(path):
 
 
 def damage_huge(path):
-    Image.new("1", (40_000, 40_000)).save(path)
+    content = bytearray(path.read_bytes())
+    content[16:24] = struct.pack(">II", 40_000, 40_000)  # the header of a PNG, then its checksum
+    content[29:33] = struct.pack(">I", zlib.crc32(content[12:29]))
+    path.write_bytes(content)
 
 
 @pytest.mark.parametrize(
