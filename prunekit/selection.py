@@ -52,7 +52,7 @@ def top_masks_global(
 
     Args:
         scores: name -> floating point tensor of any shape, all on one device.
-        keep: in 0 .. the number of entries.
+        keep: from the sum of the floors to the number of entries.
         floor: name -> entries that the tensor keeps at least, whatever the others score; a tensor
             below its floor is raised to it, and the others give up as many.
         hint: a value near the threshold, if known; it changes the cost, not the result.
@@ -61,8 +61,9 @@ def top_masks_global(
         ValueError: a score is NaN or not floating point, or `keep` is out of range.
     """
     floor = {name: min(n, scores[name].numel()) for name, n in (floor or {}).items() if n}
-    if keep < sum(floor.values()):
-        raise ValueError(f"keep {keep} is less than the floors together, {sum(floor.values())}")
+    least, most = sum(floor.values()), sum(score.numel() for score in scores.values())
+    if not least <= keep <= most:
+        raise ValueError(f"keep {keep} is not in {least} .. {most}: the floors, and all entries")
     masks, held = _pooled(scores, keep, hint), dict[str, Tensor]()
     while low := [n for n in floor if n in masks and int(masks[n].sum()) < floor[n]]:
         held |= {name: top_mask(scores[name], floor[name]) for name in low}
@@ -87,8 +88,6 @@ def _warn_once(names: str) -> None:
 def _pooled(scores: Mapping[str, Tensor], keep: int, hint: float | None) -> dict[str, Tensor]:
     names = sorted(scores)
     pool = pool_of([scores[name] for name in names])
-    if not 0 <= keep <= pool.size:
-        raise ValueError(f"keep {keep} is not in 0 .. {pool.size}")
     if keep in (0, pool.size):
         return _all_or_none(scores, bool(keep))
     edge = search(pool, keep, hint)
