@@ -28,15 +28,17 @@ def copy_into(model: nn.Module, weights: Mapping[str, Tensor], source: str) -> N
 
     Args:
         model: the module.
-        weights: a value for each tensor of the module, and no others.
+        weights: a value for each tensor of the module, and no others; a tied parameter may stand
+            under several of its names.
         source: where they come from, for the message.
 
     Raises:
         CheckpointError: names or shapes differ; nothing is written.
     """
     own = tensors(model)
+    known = own.keys() | {name for name, _ in model.named_parameters(remove_duplicate=False)}
     problems = [f"{name} is missing" for name in own if name not in weights]
-    problems += [f"{name} is not in this model" for name in weights if name not in own]
+    problems += [f"{name} is not in this model" for name in weights if name not in known]
     problems += [
         f"{name} has shape {tuple(weights[name].shape)}, here {tuple(own[name].shape)}"
         for name in own

@@ -18,9 +18,12 @@ from prunekit.train.trainer import Trainer
 def conclude(trainer: Trainer) -> None:
     """Evaluate the finished model on all ranks, and write the results on the main one."""
     run, pruner = trainer.run, trainer.pruner
-    masks = {name: mask.cpu() for name, mask in pruner.masks().items()}
     targets = [(a.target, sum(pruner.params[n].numel() for n in a.scope)) for a in pruner.assigned]
-    trainer.use_model(pruner.finish())
+    model = pruner.finish()
+    trainer.use_model(model)
+    shapes = {name: param.shape for name, param in model.named_parameters()}
+    # a strategy may have folded or removed parameters at the end
+    masks = {n: m.cpu() for n, m in pruner.masks().items() if shapes.get(n) == m.shape}
     scores = {"test": trainer.evaluate("test")}
     if run.data.validation_size:
         scores["validation"] = trainer.evaluate("validation")
@@ -28,9 +31,9 @@ def conclude(trainer: Trainer) -> None:
         trainer.observer.log_score(trainer, split, score)
     if not trainer.group.is_main:
         return
-    model, spec = run.model, run.data.spec
+    spec = run.data.spec
     shape = (spec.channels, spec.height, spec.width)
-    sparsity = measure_sparsity(model, {n: m for n, m in masks.items() if n in pruner.params})
+    sparsity = measure_sparsity(model, masks)
     macs = count_macs(model, shape, masks)
     training_macs = count_macs(model, shape, masks, training=True)
     counts = token_counts(model.eval())

@@ -153,11 +153,11 @@ class Trainer:
     def _backward(self, t: int) -> None:
         """Gradients of the mean loss over the global batch, in micro-batches."""
         self.forward.train()
-        batches = list(self.data.micro_batches(t))
-        samples = sum(len(y) for _, y in batches)
-        for i, (x, y) in enumerate(batches):
+        samples, done = self.data.rank_batch, 0
+        for i, (x, y) in enumerate(self.data.micro_batches(t)):
+            done += len(y)
             torch.manual_seed(seed_for(self.run.recipe.seed, "noise", t, self.group.rank, i))
-            with self._no_sync(last=i == len(batches) - 1):
+            with self._no_sync(last=done == samples):
                 with self._autocast():
                     logits = self.forward(x)
                     loss = F.cross_entropy(logits.float(), y) * (len(y) / samples)
