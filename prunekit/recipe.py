@@ -17,18 +17,11 @@ from prunekit.duration import Duration, duration
 from prunekit.errors import PluginError, RecipeError
 from prunekit.frozen import ComponentConfig, Frozen, as_values
 from prunekit.reading.conflicts import conflicts
-from prunekit.reading.document import (
-    MAX_BYTES,
-    Document,
-    Fault,
-    Place,
-    dotted,
-    line_and_column,
-    read_document,
-)
+from prunekit.reading.document import Document, Fault, Place, dotted
 from prunekit.reading.faults import faults_in
 from prunekit.reading.overrides import apply_overrides
 from prunekit.reading.scalars import kind_of
+from prunekit.reading.yaml import MAX_BYTES, line_and_column, read_document
 from prunekit.recipe_parts import (
     AdamWConfig,
     CheckpointConfig,
@@ -177,6 +170,7 @@ def dump_yaml(recipe: Recipe) -> str:
     yaml = YAML(typ="safe", pure=True)
     yaml.default_flow_style = None
     yaml.sort_base_mapping_type_on_output = False  # type: ignore[assignment]
+    yaml.allow_unicode = False  # it would write U+0085 in a way that it reads as a space
     yaml.width = 100
     text = io.StringIO()
     yaml.dump(recipe.model_dump(mode="json"), text)

@@ -65,6 +65,8 @@ def _untrue(details: ErrorDetails, path: Path, document: Document) -> bool:
 
 def written_path(loc: Path, kind: str, document: Document) -> Path:
     """A pydantic location without what only names a member of a union."""
+    if kind == "conflict":  # our own, about parts that may be no plain values
+        return loc
     path: Path = ()
     for i, key in enumerate(loc):
         missing = kind == "missing" and i == len(loc) - 1

@@ -8,10 +8,10 @@ from typing import Annotated, Any, get_args, get_origin
 from pydantic import BaseModel, BeforeValidator
 
 from prunekit.components.names import AmbiguousNameError, UnknownNameError
+from prunekit.components.registry import Registry
 from prunekit.errors import PluginError
 from prunekit.frozen import ComponentConfig
 from prunekit.reading.document import Path
-from prunekit.registry import Registry
 
 
 def config_at(recipe: type[BaseModel], tree: Any, path: Path) -> type[BaseModel] | None:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from itertools import pairwise
 from typing import Any
 
 from prunekit.errors import RecipeError
-from prunekit.reading.document import MAX_DEPTH, Document, Fault, Path, Place, dotted, read_document
+from prunekit.reading.document import Document, Fault, Path, Place, dotted
 from prunekit.reading.scalars import kind_of
+from prunekit.reading.yaml import MAX_DEPTH, read_document
 
 LAST_LINE = 2**31
 LONGEST_SHOWN = 120
@@ -61,18 +61,24 @@ def _find_holder(document: Document, keys: list[str], place: Place) -> tuple[Any
     """The mapping or list that holds the last key; missing mappings on the way are made."""
     node: Any = document.root
     path: Path = ()
-    for key, following in pairwise(keys):
-        step: str | int = _step(node, key, path)
-        path = (*path, step)
+    for i, key in enumerate(keys[:-1]):
+        path = (*path, _step(node, key, path))
         if isinstance(node, dict) and node.get(key) is None:
-            if POSITION.fullmatch(following):
-                raise _BadPathError(f"{dotted(path)} has no items: write {dotted(path)}=[...]")
+            _refuse_positions(keys, i + 1)
             node[key] = {}
             document.keys[path] = document.values[path] = place
-        node = node[step]
+        node = node[path[-1]]
         if not isinstance(node, dict | list):
-            raise _BadPathError(_through_scalar(path, node, following))
+            raise _BadPathError(_through_scalar(path, node, keys[i + 1]))
     return node, path
+
+
+def _refuse_positions(keys: list[str], begin: int) -> None:
+    """A list that is not there has no item to change."""
+    for i in range(begin, len(keys)):
+        if POSITION.fullmatch(keys[i]):
+            where = ".".join(keys[:i])
+            raise _BadPathError(f"{where} has no items: write {where}=[...]")
 
 
 def _step(node: Any, key: str, path: Path) -> str | int:

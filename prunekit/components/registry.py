@@ -1,0 +1,208 @@
+"""Names in a recipe to classes: one path for what is built in and for what others install."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, Generic, Literal, TypeVar
+
+from pydantic import ValidationError, create_model
+from pydantic_core import InitErrorDetails, PydanticCustomError
+
+from prunekit.components.check import checked_config
+from prunekit.components.installed import (
+    Component,
+    import_component,
+    import_object,
+    installed_components,
+    own_version,
+    reason,
+)
+from prunekit.components.names import (
+    AmbiguousNameError,
+    UnknownNameError,
+    explain_unknown,
+    resolve,
+    usable_names,
+)
+from prunekit.components.source import Description, describe_class, describe_source
+from prunekit.errors import PluginError, PrunekitError
+from prunekit.frozen import ComponentConfig, as_values, name_only
+
+T = TypeVar("T")
+
+
+class Registry(Generic[T]):
+    """The components of one kind.
+
+    A built-in name cannot be taken by a third party: that component, and each of two that share a
+    name, is reached as `distribution:name`. A name with a variant, `torchvision:vit_b_16`, resolves
+    by the part before the colon.
+
+    Args:
+        kind: `strategy`, `compressor`, `model`, `dataset` or `probe`.
+        base: `module:Class` that the classes inherit from.
+        config: `module:Class` that their configs inherit from; the same as `base` where the class
+            is its own config.
+        builtins: name -> `module:Class`.
+    """
+
+    def __init__(self, kind: str, base: str, config: str, builtins: Mapping[str, str]) -> None:
+        self.kind = kind
+        self._base, self._config, self._builtins = base, config, builtins
+        self._temporary: dict[str, type] = {}
+        self._renamed_configs: dict[tuple[type, str], type[ComponentConfig]] = {}
+        self._failed: set[str] = set()
+
+    def components(self) -> list[Component]:
+        """Everything under this kind, built-ins first. Imports nothing."""
+        kind, own = self.kind, own_version()
+        found = [Component(kind, n, v, "prunekit", own, True) for n, v in self._builtins.items()]
+        third = installed_components(tuple(sys.path))
+        found += sorted((c for c in third if c.kind == kind), key=lambda c: (c.name, c.qualified))
+        for name, cls in self._temporary.items():
+            value = f"{cls.__module__}:{cls.__qualname__}"
+            found.append(Component(kind, name, value, "this process", "", False))
+        return found
+
+    def names(self) -> list[str]:
+        """The names that a recipe may use, with the distribution where it must. Imports nothing."""
+        return usable_names(self.components())
+
+    def component(self, name: str) -> Component:
+        """What a name stands for. Imports nothing.
+
+        Raises:
+            UnknownNameError: nothing has this name; says what is near and what is known.
+            AmbiguousNameError: two distributions give it; says which.
+        """
+        try:
+            return resolve(name, self.kind, self.components())
+        except UnknownNameError:
+            from prunekit.registry import REGISTRIES  # the table of all kinds stands on this class
+
+            others = [r.kind for r in REGISTRIES.values() if r is not self and name in r.names()]
+            raise UnknownNameError(
+                explain_unknown(name, self.kind, self.names(), self._failed, others)
+            ) from None
+
+    def load(self, name: str) -> type[T]:
+        """Import the class of this name, and no other.
+
+        Raises:
+            UnknownNameError, AmbiguousNameError: see `component`.
+            PluginError: the import fails, or the class is not what it must be.
+        """
+        return self._load(self.component(name))[0]
+
+    def _load(self, component: Component) -> tuple[type[T], type[ComponentConfig]]:
+        try:
+            cls = self._temporary.get(component.name) or import_component(component)
+            return cls, checked_config(component, cls, self._base, self._config)
+        except PluginError:
+            self._failed |= {component.name, component.qualified}
+            raise
+
+    def config_class(self, name: str) -> type[ComponentConfig]:
+        """The settings of a component: its nested `Config`, or the class where it is its own.
+
+        Under a name with its distribution: the same settings, allowing that name.
+
+        Raises:
+            UnknownNameError, AmbiguousNameError, PluginError: see `load`.
+        """
+        component = self.component(name)
+        config = self._load(component)[1]
+        return self._renamed(config, name) if name == component.qualified else config
+
+    def _renamed(self, config: type[ComponentConfig], name: str) -> type[ComponentConfig]:
+        if (config, name) not in self._renamed_configs:
+            annotation: Any = Literal.__getitem__(name)
+            self._renamed_configs[config, name] = create_model(
+                config.__name__,
+                __base__=config,
+                __module__=config.__module__,
+                name=(annotation, ...),
+            )
+        return self._renamed_configs[config, name]
+
+    def parse(self, value: Any) -> ComponentConfig:
+        """Turn `{"name": ..., **settings}`, or only a name, into the config of that component.
+
+        Raises:
+            ValidationError: the settings or the name are not valid; paths begin at `value`.
+            PluginError: the component cannot be imported, or fails while it reads its settings.
+        """
+        if isinstance(value, ComponentConfig):
+            config_base: type[ComponentConfig] = import_object(self._config)
+            if not isinstance(value, config_base):
+                raise ValueError(f"must be the settings of a {self.kind}")
+            return value
+        settings = as_values(name_only(value))
+        if not isinstance(settings, dict):
+            raise ValueError(f"must be a mapping with the `name` of a {self.kind}")
+        return self._read(self._named(settings), settings)
+
+    def parse_in_recipe(self, value: Any) -> ComponentConfig:
+        """`parse` as a field's validator: a PluginError becomes an error that has a place."""
+        try:
+            return self.parse(value)
+        except PluginError as error:
+            context = {"why": str(error), "cause": error}
+            raise PydanticCustomError("plugin", "{why}", context) from error
+
+    def _named(self, settings: dict[str, Any]) -> type[ComponentConfig]:
+        name = settings.get("name")
+        if not isinstance(name, str):
+            raise self._at_name("string_type" if "name" in settings else "missing", name)
+        try:
+            return self.config_class(name)
+        except (UnknownNameError, AmbiguousNameError) as error:
+            problem = PydanticCustomError("name", "{why}", {"why": str(error)})
+            raise self._at_name(problem, name) from None
+
+    def _at_name(self, problem: str | PydanticCustomError, value: object) -> ValidationError:
+        line = InitErrorDetails(type=problem, loc=("name",), input=value)
+        return ValidationError.from_exception_data(self.kind, [line], hide_input=True)
+
+    def _read(self, config: type[ComponentConfig], settings: dict[str, Any]) -> ComponentConfig:
+        try:
+            return config.model_validate(settings)
+        except (ValidationError, PluginError):
+            raise
+        except PrunekitError as error:  # pydantic gives a ValueError its place
+            raise ValueError(str(error)) from error
+        except Exception as error:
+            name = self.component(settings["name"])
+            raise PluginError(
+                f"{name} fails while it reads its settings: {reason(error)}"
+            ) from error
+
+    def create(self, config: ComponentConfig) -> T:
+        """The component with these settings: of a strategy, compressor or probe."""
+        build: Any = self.load(config.name)
+        made: T = build(config)
+        return made
+
+    def describe(self, name: str) -> Description:
+        """Summary and paper of a component, from its source, without importing it."""
+        component = self.component(name)
+        if component.name in self._temporary:
+            return describe_class(self._temporary[component.name])
+        return describe_source(component.value)
+
+    @contextmanager
+    def temporarily(self, name: str, cls: type[T]) -> Iterator[None]:
+        """Give a class a name for the length of a `with`: for tests and notebooks.
+
+        Raises:
+            ValueError: the name is taken.
+        """
+        if any(component.name == name for component in self.components()):
+            raise ValueError(f"{self.kind} {name!r} is there already: choose another name")
+        self._temporary[name] = cls
+        try:
+            yield
+        finally:
+            del self._temporary[name]
