@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 from rich.console import Console
 
@@ -15,15 +16,32 @@ class PipeConsole(Console):
         raise BrokenPipeError
 
 
-def console(*, stderr: bool = False) -> Console:
+def is_main_rank() -> bool:
+    """Whether this process speaks for all that an outer torchrun started."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def console() -> Console:
     """A console without markup, emoji or guesses; without any escape where none is wanted.
 
-    Under NO_COLOR rich itself would still write bold and dim.
+    Under NO_COLOR rich itself would still write bold and dim. Silent on all ranks but the first.
     """
     return PipeConsole(
-        stderr=stderr,
         color_system=None if os.environ.get("NO_COLOR") else "auto",
         markup=False,
         emoji=False,
         highlight=False,
+        quiet=not is_main_rank(),
     )
+
+
+def print_summary(run_dir: Path) -> None:
+    """The table and the paths at the end of a run."""
+    from prunekit.report import summarise
+
+    if not is_main_rank():
+        return
+    screen = console()
+    for part in summarise(run_dir):
+        screen.print()
+        screen.print(part)

@@ -20,13 +20,14 @@ prunekit resume runs/quickstart/20260101T120000-1a2b3c4d
     examples=EXAMPLES,
     short_help="Go on with a run that stopped, from its newest checkpoint.",
 )
-@click.argument("run_dir", type=click.Path(path_type=Path, file_okay=True))
+@click.argument("run_dir", type=click.Path(path_type=Path))
 def command(run_dir: Path) -> None:
     """Go on with the run in RUN_DIR from its newest good checkpoint.
 
     On the CPU the result is the same, bit for bit, as if the run had never stopped. A run that is
     done stays as it is.
     """
+    from prunekit.cli.console import print_summary
     from prunekit.train import launch
 
-    launch.resume_run(run_dir)
+    print_summary(launch.resume_run(run_dir))

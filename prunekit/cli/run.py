@@ -58,18 +58,17 @@ def command(recipe: str, overrides: tuple[str, ...], out: Path, nproc: int, dry_
     check_overrides(overrides)
     path = find_recipe(recipe)
 
+    from prunekit.cli.console import console, print_summary
+    from prunekit.cli.plan_view import plan_view
     from prunekit.recipe import load_recipe
 
     loaded = load_recipe(path, overrides)
-    if dry_run:
-        from prunekit.cli.console import console
-        from prunekit.cli.plan_view import plan_view
-        from prunekit.train import launch
-
-        screen = console()
-        screen.print(plan_view(launch.dry_run(loaded), screen.width))
-        return
 
     from prunekit.train import launch
 
-    launch.run_recipe(loaded, source_text=path.read_text("utf-8"), out=out, nproc=nproc)
+    if dry_run:
+        screen = console()
+        screen.print(plan_view(launch.dry_run(loaded), screen.width))
+        return
+    text = path.read_text("utf-8")
+    print_summary(launch.run_recipe(loaded, source_text=text, out=out, nproc=nproc))

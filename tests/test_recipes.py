@@ -1,0 +1,81 @@
+"""Every shipped recipe, run for a few steps on data that needs no download."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from prunekit.cli import main
+from prunekit.cli.shipped import shipped_recipes
+from prunekit.recipe import load_recipe
+from prunekit.runs import open_run
+
+DIGITS = [
+    "data={name: digits, batch_size: 32, train_limit: 128, test_limit: 64}",
+    "phases.0.length=8st",
+    "checkpoint.every=4st",
+    "precision=fp32",
+]
+SMALLER = {
+    "vit_cifar_tome": ["data.image_size=32", "model.patch_size=8", "model.embed_dim=48"],
+    "vit_cifar_tome_cpu": ["data.image_size=32"],
+    "mlp_mnist_optimal": ["strategies.0.source=runs/mlp_mnist_iterative/latest"],
+}
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch, capsys):
+    """Run a shipped recipe in an empty folder -> its report and what was printed."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(name, *overrides):
+        with pytest.raises(SystemExit) as exit_info:
+            main(["run", name, *DIGITS, *SMALLER.get(name, ()), *overrides])
+        printed = capsys.readouterr()
+        assert exit_info.value.code == 0, printed.err
+        return json.loads(Path("runs", name, "latest", "report.json").read_text()), printed.out
+
+    return run
+
+
+def test_every_recipe_is_run_here():
+    assert set(shipped_recipes()) == {
+        "quickstart",
+        "vit_cifar_tome",
+        "vit_cifar_tome_cpu",
+        "mlp_mnist_iterative",
+        "mlp_mnist_optimal",
+        "mlp_mnist_random",
+    }
+
+
+@pytest.mark.parametrize("name", ["quickstart", "vit_cifar_tome", "vit_cifar_tome_cpu"])
+def test_a_vit_ends_at_its_sparsity_and_tokens(name, run):
+    report, printed = run(name)
+    recipe = load_recipe(shipped_recipes()[name])
+    assert report["sparsity"]["target"] == recipe.strategies[0].sparsity
+    assert report["sparsity"]["scope"] == pytest.approx(recipe.strategies[0].sparsity, abs=1e-4)
+    before, after = report["tokens"]["before"], report["tokens"]["after"]
+    assert 1 - after / before == pytest.approx(recipe.compressors[0].ratio, abs=1 / before)
+    assert f"{before} -> {after}" in printed
+    steps = [path.name for path in Path("runs", name, "latest", "checkpoints").iterdir()]
+    assert {"step-0", "step-4", "step-8"} <= set(steps)
+
+
+def test_the_three_mlps_end_at_one_sparsity(run):
+    for name in ("mlp_mnist_iterative", "mlp_mnist_optimal", "mlp_mnist_random"):
+        report, _ = run(name)
+        assert report["sparsity"]["scope"] == pytest.approx(0.9, abs=1e-3), name
+        assert report["train"]["steps"] == 8
+
+
+def test_the_optimal_mlp_has_the_mask_and_the_start_of_the_iterative_one(run):
+    run("mlp_mnist_iterative")
+    run("mlp_mnist_optimal", "seed=5")
+    source, optimal = (open_run(f"runs/mlp_mnist_{n}/latest") for n in ("iterative", "optimal"))
+    masks, start = source.masks(), source.initial_weights()
+    assert masks.keys() == {"fc1.weight", "fc2.weight", "fc3.weight"}
+    assert all(torch.equal(mask, masks[name]) for name, mask in optimal.masks().items())
+    for name, weight in optimal.initial_weights().items():
+        assert torch.equal(weight * masks.get(name, 1), start[name] * masks.get(name, 1)), name
