@@ -55,9 +55,7 @@ class Duration:
         return f"{self.amount.numerator if whole else float(self.amount)}{self.unit}"
 
     @classmethod
-    def __get_pydantic_core_schema__(
-        cls, source: Any, handler: GetCoreSchemaHandler
-    ) -> CoreSchema:
+    def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
         def read(value: Any) -> Duration:
             if isinstance(value, Duration):
                 return value

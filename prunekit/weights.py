@@ -59,5 +59,5 @@ def digest(model: nn.Module) -> bytes:
     sha = hashlib.sha256()
     for name, tensor in sorted(tensors(model).items()):
         sha.update(name.encode())
-        sha.update(tensor.cpu().contiguous().view(-1).view(torch.uint8).numpy())
+        sha.update(tensor.cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
     return sha.digest()

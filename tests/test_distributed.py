@@ -1,4 +1,4 @@
-"""Two real processes over Gloo: equal masks and weights, parity with one, errors with their code."""
+"""Two real Gloo processes: equal masks and weights, parity with one, errors with their code."""
 
 import json
 import os
@@ -14,6 +14,7 @@ from prunekit.errors import CheckpointError, DivergedError
 from prunekit.recipe import dump_yaml
 from prunekit.runs import open_run
 from prunekit.train.launch import resume_run, run_recipe
+
 from training import MAGNITUDE, curve, recipe, result, rewound, run, same
 
 pytestmark = pytest.mark.ddp

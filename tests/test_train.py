@@ -30,6 +30,7 @@ from prunekit.runs import lock, open_run
 from prunekit.selection import keep_count
 from prunekit.train.checkpoint import checkpoints
 from prunekit.train.launch import resume_run, run_recipe
+
 from training import MAGNITUDE, curve, recipe, result, rewound, run, same
 
 VIT = {"name": "vit", "patch_size": 2, "depth": 1, "embed_dim": 16, "heads": 2, "mlp_ratio": 2}
@@ -281,7 +282,7 @@ def test_without_a_whole_checkpoint_there_is_nothing_to_resume(
 ) -> None:
     broken = rewound(finished, 0, tmp_path / "broken")
     damage(broken / "checkpoints/step-0/weights.safetensors", "flip")
-    with pytest.raises(CheckpointError, match="no checkpoint to resume from: .*corrupt"):
+    with pytest.raises(CheckpointError, match=r"no checkpoint to resume from: .*corrupt"):
         resume_run(broken)
 
 
@@ -321,7 +322,7 @@ def test_a_finished_run_and_a_busy_one_are_not_resumed(finished: Path, tmp_path:
     ("changes", "error", "message"),
     [
         ({"model": VIT | {"patch_size": 3}}, RecipeError, "patch_size: 3 does not divide"),
-        ({"model": VIT, "compressors": [{"name": "tome", "ratio": 0.99}]}, RecipeError, "leaves none"),
+        ({"model": VIT, "compressors": [TOME | {"ratio": 0.99}]}, RecipeError, "leaves none"),
         ({"strategies": [MAGNITUDE, MAGNITUDE]}, RecipeError, "already in the scope"),
         (
             {"strategies": [MAGNITUDE | {"scope": {"include": ["blocks.*"]}}]},
@@ -329,7 +330,11 @@ def test_a_finished_run_and_a_busy_one_are_not_resumed(finished: Path, tmp_path:
             "blocks",
         ),
         ({"model": {"name": "mlp", "init": "nowhere"}}, PrunekitError, "nowhere"),
-        ({"strategies": [{"name": "optimal_subnetwork", "source": "nowhere"}]}, CheckpointError, "nowhere"),
+        (
+            {"strategies": [{"name": "optimal_subnetwork", "source": "nowhere"}]},
+            CheckpointError,
+            "nowhere: no such run",
+        ),
         ({"data": {"name": "mnist", "root": "nowhere"}}, PrunekitError, "nowhere"),
     ],
 )  # fmt: skip

@@ -25,7 +25,7 @@ class CompressorConfig(ComponentConfig):
     """The settings that every compressor has."""
 
     slot: str = "tokens"
-    """Where in the model: `tokens` = between patch embedding and encoder, `blocks.N` = in block N."""
+    """Where: `tokens` = between patch embedding and encoder, `blocks.N` = inside block N."""
 
 
 class DataCompressor(nn.Module, abc.ABC):

@@ -26,6 +26,7 @@ class Magnitude(ScoredStrategy):
 
         name: Literal["magnitude"]
         mode: Mode = "ste"
+        """As for every strategy; in `ste` pruned weights go on learning."""
 
     paper = "arXiv:2407.16716 eq. 9-13; arXiv:1710.01878 (cubic schedule); arXiv:2006.07253 (DPF)"
 

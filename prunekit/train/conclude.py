@@ -46,7 +46,9 @@ def conclude(trainer: Trainer) -> None:
     }
     if masks:
         write_masks(trainer.run_dir / "masks.safetensors", masks)
-    write_model(trainer.run_dir / "model.safetensors", model, masks, {"prunekit": json.dumps(built)})
+    write_model(
+        trainer.run_dir / "model.safetensors", model, masks, {"prunekit": json.dumps(built)}
+    )
     report = {
         "status": "done",
         "recipe": run.recipe.name,

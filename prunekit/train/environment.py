@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import subprocess
 from collections.abc import Mapping
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, entry_points, version
@@ -33,6 +34,20 @@ def environment(device: torch.device, world_size: int = 1) -> dict[str, Any]:
         "versions": {name: found for name in PACKAGES if (found := _version(name))},
         "plugins": _plugins(),
     }
+
+
+def git_state() -> dict[str, Any] | None:
+    """Commit of the repository that the run was started in, and whether files differ from it."""
+    try:
+        commit, changes = (
+            subprocess.run(
+                ["git", *command], capture_output=True, text=True, timeout=10, check=True
+            ).stdout.strip()
+            for command in (["rev-parse", "HEAD"], ["status", "--porcelain", "-uno"])
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None  # no git, or no repository
+    return {"commit": commit, "dirty": bool(changes)}
 
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:

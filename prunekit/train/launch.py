@@ -25,7 +25,7 @@ from prunekit.runs import lock, new_run_dir, open_run, point_latest, write_json
 from prunekit.train.checkpoint import load_checkpoint, newest_checkpoint
 from prunekit.train.conclude import conclude
 from prunekit.train.distributed import ProcessGroup, join
-from prunekit.train.environment import differences, environment
+from prunekit.train.environment import differences, environment, git_state
 from prunekit.train.observer import Observer
 from prunekit.train.trainer import Trainer
 
@@ -183,6 +183,7 @@ def _manifest(run: Run) -> dict[str, Any]:
         "seed": run.recipe.seed,
         "data": run.data.fingerprint(),
         "argv": sys.argv,
+        "git": git_state(),
         "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "environment": environment(run.group.device, run.group.world),
     }

@@ -1,0 +1,88 @@
+"""What the README and the docs show works."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from prunekit.recipe import load_recipe, recipe_from_text
+
+ROOT = Path(__file__).parent.parent
+PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md")])
+
+
+def blocks(language: str) -> list[tuple[str, str]]:
+    found = []
+    for page in PAGES:
+        for i, text in enumerate(re.findall(rf"```{language}\n(.*?)```", page.read_text(), re.S)):
+            found.append((f"{page.relative_to(ROOT)}:{i}", text))
+    return found
+
+
+def idfn(value: object) -> str:
+    return value if isinstance(value, str) and "\n" not in value else ""
+
+
+@pytest.mark.parametrize(("where", "code"), blocks("python"), ids=idfn)
+def test_python_blocks_run(where: str, code: str) -> None:
+    exec(compile(code, where, "exec"), {"__name__": "example"})  # noqa: S102 - our own docs
+
+
+@pytest.mark.parametrize(("where", "text"), blocks("yaml"), ids=idfn)
+def test_yaml_blocks_are_valid(where: str, text: str) -> None:
+    """A whole recipe as it is; some keys of one on top of the quick start."""
+    if text.startswith("name:"):
+        recipe_from_text(text)
+        return
+    base = (ROOT / "recipes/quickstart.yaml").read_text()
+    keys = set(re.findall(r"^(\w+):", text, re.M))
+    kept = re.sub(rf"^({'|'.join(keys)}):.*?(?=^\w|\Z)", "", base, flags=re.M | re.S)
+    recipe_from_text(kept + text)
+
+
+def commands() -> list[tuple[str, str]]:
+    found = []
+    for page in PAGES:
+        text = page.read_text()
+        lines = re.findall(r"`(prunekit [^`]+)`", text)
+        for block in re.findall(r"```bash\n(.*?)```", text, re.S):
+            lines += re.findall(r"(?:^|&& )(prunekit .*)$", block, re.M)
+        found += [(str(page.relative_to(ROOT)), line) for line in dict.fromkeys(lines)]
+    return found
+
+
+@pytest.mark.parametrize(("where", "line"), commands(), ids=idfn)
+def test_commands_exist_with_their_options(where: str, line: str) -> None:
+    from prunekit.cli.app import cli
+
+    words = shlex.split(line.split(" > ")[0].split(" && ")[0])
+    done = CliRunner().invoke(cli, [words[1], "--help"])
+    assert done.exit_code == 0, done.output
+    for option in (word for word in words if word.startswith("--")):
+        assert option in done.output
+
+
+def test_links_lead_somewhere() -> None:
+    for page in PAGES:
+        for target in re.findall(r"\]\((?!http)([^)#]+)", page.read_text()):
+            assert (page.parent / target).exists(), f"{page}: {target}"
+
+
+def test_the_set_up_lines_are_two() -> None:
+    text = (ROOT / "README.md").read_text()
+    part = text.split("<!-- set-up -->")[1].split("<!-- end set-up -->")[0]
+    lines = re.findall(r"^pip install.*$", part, re.M)
+    assert lines == [
+        "pip install -e . && prunekit run recipes/quickstart.yaml",
+        "pip install -e '.[test]' && pytest",
+    ]
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "recipes").glob("*.yaml")), ids=lambda p: p.stem)
+def test_recipes_are_valid_commented_and_say_what_they_gave(path: Path) -> None:
+    load_recipe(path)
+    head = path.read_text().split("\nname:")[0]
+    assert head.startswith("# ")
+    assert re.search(r"last gave: .*\d", head), "say what it last gave"
