@@ -567,6 +567,15 @@ def test_start_weights_from_a_file(tmp_path):
         assert torch.equal(model.state_dict()[name], tensor)
 
 
+def test_start_weights_from_a_run(tmp_path):
+    source = build_model(MLPConfig(name="mlp"), TINY)
+    save_file(source.state_dict(), tmp_path / "model.safetensors")
+    (tmp_path / "resolved.yaml").touch()
+    model = build_model(MLPConfig(name="mlp", init=str(tmp_path)), TINY)
+    for name, tensor in source.state_dict().items():
+        assert torch.equal(model.state_dict()[name], tensor)
+
+
 def test_start_weights_of_another_model_are_refused_untouched(tmp_path):
     path = tmp_path / "start.safetensors"
     save_file(build_model(MLPConfig(name="mlp", hidden=(300, 99)), TINY).state_dict(), path)

@@ -429,6 +429,21 @@ def test_the_deterministic_sum_gives_the_same(tokens, ratio):
     assert torch.equal(dense(tokens).size, fast(tokens).size)
 
 
+def test_similarities_are_told_apart_in_float32():
+    x = torch.tensor([[[1.0], [1.0], [1.0], [1.0001]]])  # equal in bfloat16
+    assert members_of(match(x, 1).group[0]) == [[2], [1], [0, 3]]
+
+
+@given(tokens=real_tokens(), ratio=st.sampled_from([0.3, 0.6]), deterministic=st.booleans())
+def test_bf16_tokens_are_summed_in_float32(tokens, ratio, deterministic):
+    compressor = tome(ratio, ratio_of="pairs", deterministic=deterministic)
+    x = tokens.x.bfloat16()
+    out = compressor(batch(x, tokens.size, tokens.protected)).x
+    exact = compressor(batch(x.float(), tokens.size, tokens.protected)).x
+    assert out.dtype == torch.bfloat16
+    assert torch.equal(out, exact.bfloat16())
+
+
 # --- gradients ----------------------------------------------------------------------------------
 
 
@@ -520,6 +535,19 @@ def test_shapes_do_not_depend_on_data(deterministic):
     out = tome(0.8, deterministic=deterministic)(TokenBatch(x, size, 1))
     assert out.x.shape == (2, 40, 4)
     assert out.size.shape == (2, 40, 1)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("deterministic", [False, True])
+def test_ties_are_settled_alike_on_cuda(deterministic):
+    generator = torch.Generator().manual_seed(4)
+    x = torch.randint(-1, 2, (4, 197, 3), generator=generator).float()
+    tokens = batch(x, protected=1)
+    on_cuda = TokenBatch(x.cuda(), tokens.size.cuda(), 1)
+    compressor = tome(0.8, ratio_of="pairs", deterministic=deterministic)
+    assert torch.equal(compressor.groups(on_cuda).cpu(), compressor.groups(tokens))
+    assert_close(compressor(on_cuda).x.cpu(), compressor(tokens).x)
 
 
 def test_the_config_survives_json():
