@@ -135,7 +135,7 @@ class Pruner:
         self.started = True
         if self._anchor is None:
             self._anchor_copy = {n: p.detach().clone() for n, p in self.params.items()}
-        self._update_all("weights", ending=True)
+        self._update_all(inside=False)
 
     def attach(self, optimizer: Optimizer) -> None:
         """Hook into an optimizer, also a new one in mid-run; the first call starts the masks."""
@@ -156,14 +156,14 @@ class Pruner:
         self._add_penalties()
         for assigned, ctx in self._contexts(ending=False):
             assigned.strategy.adjust_gradients(ctx)
-        take_step = self._update_all("gradients", ending=False)
+        take_step = self._update_all(inside=True)
         self.mask_set.mask_gradients()
         return take_step
 
     def after_step(self) -> None:
         """One optimizer step is done: the clock moves, and masks change where they are due."""
         self.step += 1
-        self._update_all("weights", ending=True)
+        self._update_all(inside=False)
 
     def finish(self) -> nn.Module:
         """Leave W*M in the parameters for good, and let the strategies fold what they added."""
@@ -280,11 +280,13 @@ class Pruner:
             if grad is not None:
                 param.grad = grad if param.grad is None else param.grad.add_(grad)
 
-    def _update_all(self, reads: str, *, ending: bool) -> bool:
+    def _update_all(self, *, inside: bool) -> bool:
+        """Ask the strategies whose turn it is, inside the step or between steps; see `reads`."""
         take_step = True
-        for assigned, ctx in self._contexts(ending=ending):
+        for assigned, ctx in self._contexts(ending=not inside):
             strategy = assigned.strategy
-            if strategy.reads == reads and strategy.due(ctx.clock):
+            asked_inside = strategy.reads == "gradients" and ctx.clock.active_step > 0
+            if asked_inside == inside and strategy.due(ctx.clock):
                 take_step &= not self._update(assigned, ctx).skip_step
         return take_step
 

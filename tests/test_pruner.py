@@ -306,7 +306,8 @@ def test_a_strategy_that_reads_gradients_sees_dense_ones_and_may_skip_the_step()
     seen = []
 
     def answer(ctx: Context) -> Update:
-        seen.append({n: g.clone() for n, g in ctx.grads.items()})
+        if ctx.clock.active_step:
+            seen.append({n: g.clone() for n, g in ctx.grads.items()})
         mask = {
             n: torch.rand(w.shape, generator=ctx.generator) > 0.5 for n, w in ctx.weights.items()
         }
@@ -317,7 +318,7 @@ def test_a_strategy_that_reads_gradients_sees_dense_ones_and_may_skip_the_step()
     pruner = Pruner(model, [Reader(answer)], total_steps=4)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     pruner.attach(optimizer)
-    assert not seen
+    assert not pruner.masks()["2.weight"].all()  # before the first step
     taken = []
     for _ in range(4):
         optimizer.zero_grad()
@@ -328,7 +329,29 @@ def test_a_strategy_that_reads_gradients_sees_dense_ones_and_may_skip_the_step()
         assert not model[2].weight.grad[pruned].any()
         pruner.after_step()
     assert taken == [True, False, True, True]
-    assert all(torch.equal(s["2.weight"], b) for s, b in zip(seen, before, strict=True))
+    assert all(torch.equal(s["2.weight"], b) for s, b in zip(seen, before[1:], strict=True))
+
+
+def test_a_strategy_that_reads_gradients_has_its_first_masks_before_the_first_step() -> None:
+    class Reader(Scripted):
+        reads = "gradients"
+
+    timeline = Timeline((Stretch("dense", 3), Stretch("prune", 4), Stretch("rest", 2)), 1)
+    asked: list[tuple[int, str]] = []
+    where = "between"
+    chosen = Reader(
+        lambda ctx: asked.append((ctx.clock.step, where)) or keep_all(ctx), during=("prune",)
+    )
+    model = make_model()
+    pruner = Pruner(model, [chosen], timeline=timeline)
+    pruner.attach(torch.optim.SGD(model.parameters(), lr=0.1))
+    for _ in range(9):
+        where = "inside"
+        pruner.before_step()
+        where = "between"
+        pruner.after_step()
+    assert asked == [(3, "between"), (4, "inside"), (5, "inside"), (6, "inside")]
+    assert [clock.active_step for clock in chosen.clocks] == [0, 1, 2, 3]
 
 
 def test_probes_change_neither_gradients_nor_random_state() -> None:

@@ -51,7 +51,7 @@ class Update:
     restart: bool = False
     """Forget the optimizer state of the scope (AC/DC)."""
     skip_step: bool = False
-    """Take no optimizer step this time (RigL); the clock still moves."""
+    """Take no optimizer step this time (RigL, inside the step); the clock still moves."""
 
 
 class Context(Protocol):
@@ -71,7 +71,10 @@ class Context(Protocol):
 
     @property
     def grads(self) -> Mapping[str, Tensor]:
-        """dL/d(W*M) of the scope: dense, mean over micro-batches and ranks, unscaled, unclipped."""
+        """dL/d(W*M) of the scope: dense, mean over micro-batches and ranks, unscaled, unclipped.
+
+        Of this step for who is asked inside it; between steps they mean nothing.
+        """
 
     @property
     def masks(self) -> Masks:
@@ -119,7 +122,9 @@ class PruningStrategy(abc.ABC):
     paper: ClassVar[str] = ""
     """Where the method comes from: `arXiv:NNNN.NNNNN` and, where needed, the equation."""
     reads: ClassVar[Literal["weights", "gradients"]] = "weights"
-    """When `update` is asked: between steps, on fresh weights, or inside the step, on gradients."""
+    """When `update` is asked: between steps, on fresh weights, or inside the step, on gradients.
+    The first time of all, at `active_step` 0, is between steps for both, so that no step is taken
+    without masks: there `ctx.grads` means nothing yet."""
     modes: ClassVar[tuple[Mode, ...]] = ("ste", "masked", "hard")
     """The modes that make sense for this strategy."""
 
