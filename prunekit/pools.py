@@ -54,7 +54,7 @@ class Pool(abc.ABC):
             here = places[(places >= begin) & (places < end)] - begin
             drawn.append(flat[torch.from_numpy(here).to(flat.device)].to(self.dtype))
             begin = end
-        return torch.cat(drawn).sort().values.cpu()
+        return torch.from_numpy(np.sort(torch.cat(drawn).cpu().numpy()))
 
     @abc.abstractmethod
     def split(self, low: float, high: float) -> tuple[int, Tensor]:

@@ -42,8 +42,9 @@ class Scope(Frozen):
     @classmethod
     def _expressions_compile(cls, patterns: tuple[str, ...]) -> tuple[str, ...]:
         for pattern in patterns:
+            kind, _, expression = pattern.partition(":")
             try:
-                re.compile(pattern.removeprefix("re:") if pattern.startswith("re:") else "")
+                re.compile(expression if kind == "re" else "")
             except re.error as error:
                 raise ValueError(f"{pattern!r} is no regular expression: {error}") from None
         return patterns

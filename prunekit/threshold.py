@@ -9,8 +9,10 @@ from torch import Tensor
 
 from prunekit.pools import Pool, pool_of
 
-SAMPLES = 1 << 15
-"""Entries drawn to guess a bracket; a pool of less than four times as many is searched whole."""
+WHOLE = 1 << 15
+"""Entries of a pool that is searched without a bracket."""
+PER_SAMPLE, SAMPLES = 128, 1 << 15
+"""One entry in so many is drawn to guess a bracket, at most so many in all."""
 SPREADS = (3.0, 32.0)
 """Half-widths of the brackets tried, in standard deviations of the rank in the sample."""
 NEAR = 0.01
@@ -30,9 +32,12 @@ def find_threshold(scores: Sequence[Tensor], keep: int, hint: float | None = Non
         hint: a value that should be near, such as the last update's threshold.
 
     Raises:
-        ValueError: an entry is NaN.
+        ValueError: an entry is NaN or not floating point, or there is no such rank.
     """
-    return search(pool_of(scores), keep, hint)
+    pool = pool_of(scores)
+    if not 1 <= keep <= pool.size:
+        raise ValueError(f"rank {keep} is not in 1 .. {pool.size}")
+    return search(pool, keep, hint)
 
 
 def search(pool: Pool, keep: int, hint: float | None = None) -> float:
@@ -54,12 +59,12 @@ def _brackets(pool: Pool, keep: int, hint: float | None) -> Iterator[tuple[float
     """Pairs low <= high to look between, ever wider; the last holds every value."""
     if hint:
         yield pool.rounded(hint - NEAR * abs(hint)), pool.rounded(hint + NEAR * abs(hint))
-    if pool.size >= 4 * SAMPLES:
-        sample = pool.sample(SAMPLES)
-        share = 1 - keep / pool.size
+    if pool.size > WHOLE:
+        drawn = min(SAMPLES, pool.size // PER_SAMPLE)
+        sample, share = pool.sample(drawn), 1 - keep / pool.size
         for spread in SPREADS:
-            reach = spread * (share * (1 - share) / SAMPLES) ** 0.5 + 2 / SAMPLES
-            first, last = (int(SAMPLES * (share + side)) for side in (-reach, reach))
+            reach = spread * (share * (1 - share) / drawn) ** 0.5 + 2 / drawn
+            first, last = (int(drawn * (share + side)) for side in (-reach, reach))
             low = float(sample[first]) if first > 0 else float("-inf")
-            yield low, float(sample[last]) if last < SAMPLES else float("inf")
+            yield low, float(sample[last]) if last < drawn else float("inf")
     yield float("-inf"), float("inf")

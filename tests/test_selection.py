@@ -125,6 +125,14 @@ def test_permuting_distinct_scores_permutes_the_mask(data, n):
     assert torch.equal(top_mask(score[order], keep), top_mask(score, keep)[order])
 
 
+@pytest.mark.parametrize("above", [1 + 2.0**-40, 1.0])
+def test_precisions_are_compared_exactly(above):
+    values = {"a": torch.ones(2), "b": torch.tensor([above], dtype=torch.float64)}
+    masks = top_masks_global(values, 1)
+    assert masks["a"].tolist() == [above == 1, False]
+    assert masks["b"].item() == (above > 1)
+
+
 def test_zeros_of_both_signs_tie():
     assert top_mask(torch.tensor([-0.0, 0.0, -0.0]), 2).tolist() == [True, True, False]
 
@@ -152,6 +160,12 @@ def test_nan_far_into_a_large_tensor_is_refused():
 def test_a_count_out_of_range_is_refused(keep):
     with pytest.raises(ValueError, match=r"not in 0 \.\. 3"):
         top_mask(torch.rand(3), keep)
+
+
+@pytest.mark.parametrize("keep", [0, 4])
+def test_a_rank_that_is_not_there_is_refused(keep):
+    with pytest.raises(ValueError, match=r"rank . is not in 1 \.\. 3"):
+        find_threshold([torch.rand(3)], keep)
 
 
 def test_whole_numbers_are_refused():
@@ -264,9 +278,12 @@ def test_a_misleading_sample_costs_a_pass_and_no_exactness(kind, monkeypatch):
     assert find_threshold([score], 40_000) == score.sort(descending=True).values[39_999].item()
 
 
+@pytest.mark.parametrize("ties", [False, True])
 @pytest.mark.parametrize("keep", [200_000, 800_000, 1_900_000])
-def test_the_search_needs_less_than_half_a_byte_an_entry(keep):
+def test_the_search_needs_less_than_half_a_byte_an_entry(keep, ties):
     score = torch.rand(2_000_000)
+    if ties:
+        score = (score - 0.7).relu()
     tracemalloc.start()  # sees numpy's buffers, which hold all that the search makes on the CPU
     find_threshold([score], keep)
     peak = tracemalloc.get_traced_memory()[1]
