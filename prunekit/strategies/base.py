@@ -226,8 +226,10 @@ class ScoredStrategy(PruningStrategy):
         """Saliency, same shape as `ctx.weights[name]`; higher is kept; finite."""
 
     def check(self, clock: Clock) -> None:
-        """The schedule must reach its end within the strategy's window."""
+        """The schedule must reach its end within the window, the structure the sparsity."""
         self.config.schedule.check(clock.active_steps, clock.steps_per_epoch)
+        self.config.cadence.check(clock.active_steps, clock.steps_per_epoch)
+        self.config.structure.check(self.config.sparsity)
 
     def due(self, clock: Clock) -> bool:
         """At the cadence's steps, and where the schedule begins, jumps or ends."""
@@ -235,8 +237,9 @@ class ScoredStrategy(PruningStrategy):
         return config.cadence.fires(clock) or clock.active_step in config.schedule.marks(clock)
 
     def target(self, clock: Clock) -> float:
-        """Sparsity now: the schedule's share of the final sparsity."""
-        return self.config.sparsity * self.config.schedule.at(clock)
+        """Sparsity now: the schedule's share of the final one, as far as the structure has it."""
+        asked = self.config.sparsity * self.config.schedule.at(clock)
+        return self.config.structure.reach(asked)
 
     def promised_keep(self, clock: Clock, total: int) -> int | None:
         """The exact count, unless the distribution sets its own or `min_keep` may raise it."""
