@@ -26,6 +26,10 @@ STRATEGIES: Registry[PruningStrategy] = Registry(
         "magnitude": "prunekit.strategies.magnitude:Magnitude",
         "random_subnetwork": "prunekit.strategies.random_subnetwork:RandomSubnetwork",
         "optimal_subnetwork": "prunekit.strategies.optimal_subnetwork:OptimalSubnetwork",
+        "movement": "prunekit.strategies.movement:Movement",
+        "movement_soft": "prunekit.strategies.movement_soft:MovementSoft",
+        "sr_ste": "prunekit.strategies.sr_ste:SrSte",
+        "filter_magnitude": "prunekit.strategies.filter_magnitude:FilterMagnitude",
     },
 )
 COMPRESSORS: Registry[DataCompressor] = Registry(
