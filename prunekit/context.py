@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import torch
@@ -63,9 +64,9 @@ class StepContext:
         """Dense weights at the anchor step."""
         return self.pruner.anchor_weights()
 
-    @property
+    @cached_property
     def generator(self) -> torch.Generator:
-        """A fresh generator of (seed, step, strategy)."""
+        """A generator of (seed, step, strategy), fresh in each context; draws go on within it."""
         place = seed_for(self.pruner.seed, "strategy", self.index, self.clock.step)
         return torch.Generator().manual_seed(place)
 

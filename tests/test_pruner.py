@@ -171,6 +171,13 @@ def test_a_random_subnetwork_is_drawn_once_and_leaves_the_global_generator_alone
         assert all(torch.equal(mask_set[n], seen[0][n]) for n in mask_set)
 
 
+def test_random_masks_of_two_tensors_of_one_shape_differ() -> None:
+    model = nn.Sequential(nn.Linear(6, 6), nn.Linear(6, 6))
+    pruner = Pruner(model, [strategy("random_subnetwork", sparsity=0.5)], total_steps=1)
+    pruner.start()
+    assert not torch.equal(*pruner.masks().values())
+
+
 def make_model_quietly() -> nn.Module:
     with torch.random.fork_rng():
         return make_model()
