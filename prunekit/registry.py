@@ -26,6 +26,10 @@ STRATEGIES: Registry[PruningStrategy] = Registry(
         "magnitude": "prunekit.strategies.magnitude:Magnitude",
         "random_subnetwork": "prunekit.strategies.random_subnetwork:RandomSubnetwork",
         "optimal_subnetwork": "prunekit.strategies.optimal_subnetwork:OptimalSubnetwork",
+        "snip": "prunekit.strategies.snip:Snip",
+        "grasp": "prunekit.strategies.grasp:GraSP",
+        "synflow": "prunekit.strategies.synflow:SynFlow",
+        "lamp": "prunekit.strategies.lamp:Lamp",
         "movement": "prunekit.strategies.movement:Movement",
         "movement_soft": "prunekit.strategies.movement_soft:MovementSoft",
         "sr_ste": "prunekit.strategies.sr_ste:SrSte",
@@ -36,7 +40,11 @@ COMPRESSORS: Registry[DataCompressor] = Registry(
     "compressor",
     "prunekit.compressors.base:DataCompressor",
     "prunekit.compressors.base:CompressorConfig",
-    {"tome": "prunekit.compressors.tome:Tome"},
+    {
+        "tome": "prunekit.compressors.tome:Tome",
+        "random_drop": "prunekit.compressors.random_drop:RandomDrop",
+        "average_pool": "prunekit.compressors.average_pool:AveragePool",
+    },
 )
 MODELS: Registry[ModelConfig] = Registry(
     "model",

@@ -1,0 +1,101 @@
+"""What SNIP, GraSP and SynFlow share: one pruning before training, by passes through the model."""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from prunekit.cadence import Cadence
+from prunekit.schedules import AnySchedule, Constant
+from prunekit.strategies.base import Context, ScoredStrategy, Update
+
+
+class AtInitialization(ScoredStrategy):
+    """Prune once, before the first step of the window, and keep that mask.
+
+    Passes through the model give the scores of all tensors together.
+    """
+
+    class Config(ScoredStrategy.Config):
+        """Settings of a pruning at initialization."""
+
+        schedule: AnySchedule = Constant(name="constant")
+        """All at once by default; `one_shot` with a `start` prunes later."""
+        cadence: Cadence = Cadence(every="once")
+        """At the first step and never again."""
+
+    modes = ("hard", "masked")
+
+    def __init__(self, config: AtInitialization.Config) -> None:
+        super().__init__(config)
+        self._scores: Mapping[str, Tensor] = {}
+
+    @abc.abstractmethod
+    def passes(self, ctx: Context) -> Mapping[str, Tensor]:
+        """The scores of the whole scope, each of its weight's shape; higher is kept."""
+
+    def update(self, ctx: Context) -> Update:
+        """Pass through the model, then select as every scored strategy does."""
+        self.take_scores(ctx, self.passes(ctx))
+        return super().update(ctx)
+
+    def take_scores(self, ctx: Context, scores: Mapping[str, Tensor]) -> None:
+        """Keep scores for `score`, the same bits on all ranks.
+
+        All ranks score the same samples, but some GPU kernels add in no fixed order.
+        """
+        self._scores = {name: ctx.mean_over_ranks(score) for name, score in scores.items()}
+
+    def score(self, name: str, ctx: Context) -> Tensor:
+        """What the last passes gave."""
+        return self._scores[name]
+
+
+def scoped(ctx: Context) -> list[nn.Parameter]:
+    """The parameters of the scope, in the order of `ctx.weights`."""
+    params = dict(ctx.model.named_parameters())
+    return [params[name] for name in ctx.weights]
+
+
+def total_gradient(losses: Iterable[Tensor], params: Sequence[Tensor]) -> list[Tensor]:
+    """The gradient of the sum of `losses`; one graph lives at a time, and no `.grad` is written."""
+    totals = [torch.zeros_like(param) for param in params]
+    for loss in losses:
+        grads = torch.autograd.grad(loss, params, materialize_grads=True)
+        for total, grad in zip(totals, grads, strict=True):
+            total += grad
+    return totals
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode for a while: dropout is off, so no random number is drawn."""
+    training = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, was in training:
+            module.training = was
+
+
+@contextmanager
+def batch_statistics(model: nn.Module) -> Iterator[None]:
+    """As `evaluating`, but a BatchNorm normalises by its batch, as it will in the first step.
+
+    It remembers nothing of it: no buffer changes.
+    """
+    norms = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
+    with evaluating(model):
+        for norm in norms:
+            norm.training, norm.track_running_stats = True, False
+        try:
+            yield
+        finally:
+            for norm in norms:
+                norm.track_running_stats = True
