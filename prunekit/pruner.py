@@ -176,12 +176,12 @@ class Pruner:
     # ---- what the trainer reads
 
     def update_due(self) -> bool:
-        """Whether an update follows the step that is being taken."""
-        step = self.step + 1
+        """Whether masks are decided inside the step that is being taken, or right after it."""
         return any(
-            a.strategy.due(self.timeline.clock(step, a.strategy.config.during))
-            for a in self.assigned
-            if self.timeline.is_active(step, a.strategy.config.during)
+            assigned.strategy.due(ctx.clock)
+            for step, ending in ((self.step, False), (self.step + 1, True))
+            for assigned, ctx in self._contexts(step, ending=ending)
+            if _asked_inside(assigned, ctx.clock) != ending
         )
 
     def dense(self, name: str) -> Tensor:
@@ -250,11 +250,15 @@ class Pruner:
 
     # ---- inside
 
-    def _contexts(self, *, ending: bool) -> Iterator[tuple[Assigned, StepContext]]:
+    def _contexts(
+        self, step: int | None = None, *, ending: bool
+    ) -> Iterator[tuple[Assigned, StepContext]]:
+        """Of the strategies that are active at `step` (now)."""
+        step = self.step if step is None else step
         for index, assigned in enumerate(self.assigned):
             during = assigned.strategy.config.during
-            if self.timeline.is_active(self.step, during, ending=ending):
-                clock = self.timeline.clock(self.step, during, ending=ending)
+            if self.timeline.is_active(step, during, ending=ending):
+                clock = self.timeline.clock(step, during, ending=ending)
                 yield assigned, StepContext(self, assigned.label, assigned.scope, clock, index)
 
     def _observe(self) -> None:
@@ -285,8 +289,7 @@ class Pruner:
         take_step = True
         for assigned, ctx in self._contexts(ending=not inside):
             strategy = assigned.strategy
-            asked_inside = strategy.reads == "gradients" and ctx.clock.active_step > 0
-            if asked_inside == inside and strategy.due(ctx.clock):
+            if _asked_inside(assigned, ctx.clock) == inside and strategy.due(ctx.clock):
                 take_step &= not self._update(assigned, ctx).skip_step
         return take_step
 
@@ -333,6 +336,10 @@ class Pruner:
                 f"{assigned.label}, step {self.step}: promised to keep {promised} of {total} units "
                 f"(sparsity {assigned.target:.6g}), but its masks keep {kept}"
             )
+
+
+def _asked_inside(assigned: Assigned, clock: Clock) -> bool:
+    return assigned.strategy.reads == "gradients" and clock.active_step > 0
 
 
 @contextmanager

@@ -138,14 +138,14 @@ class Trainer:
             if self._finite():  # 4
                 break
             self.scaler.update()
+        if self.pruner.update_due():
+            self._stop_if_bad()
         take_step = self.pruner.before_step()  # 5 - 9
         if self.clip_norm is not None:  # 10
             nn.utils.clip_grad_norm_(self.run.model.parameters(), self.clip_norm)
         if take_step:  # 11
             self.scaler.step(self.optimizer)
         self.scaler.update()
-        if self.pruner.update_due():
-            self._stop_if_bad()
         self.pruner.after_step()  # 12, 13
         if self.ema is not None:  # 14
             self.ema.update(self.pruner)
