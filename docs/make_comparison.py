@@ -1,0 +1,272 @@
+"""Run every strategy on one task and write `docs/comparison.md`.
+
+    python docs/make_comparison.py ROOT [--out runs] [--epochs 5] [--seeds 3] [--jobs 2]
+
+ROOT holds torchvision's MNIST files. A run that is done is not run again, so a script that was
+stopped goes on where it was. `--table` only writes the page from the runs that there are.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import io
+import multiprocessing
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+SPARSITIES = (0.8, 0.9, 0.95, 0.98)
+NM = {0.5: (2, 4), 0.75: (1, 4)}
+ROUNDS = 4
+Tree = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Arm:
+    """A row of the table."""
+
+    name: str
+    what: str
+    changes: Callable[[float, str], Tree]
+    """(sparsity, the persistent run of this cell) -> what differs from the task."""
+    sparsities: tuple[float, ...] = SPARSITIES
+
+
+def one(**settings: Any) -> Callable[[float, str], Tree]:
+    """A single strategy with `sparsity`."""
+    return lambda sparsity, source: {"strategies": [{"sparsity": sparsity, **settings}]}
+
+
+def dense(sparsity: float, source: str) -> Tree:
+    """No strategy."""
+    return {"strategies": []}
+
+
+def one_shot(sparsity: float, source: str) -> Tree:
+    """60 % of the steps dense, one cut, 40 % of the steps of fine-tuning."""
+    return {
+        "strategies": [
+            {"name": "magnitude", "sparsity": sparsity, "mode": "hard", "during": ["tune"],
+             "schedule": "constant", "cadence": {"every": "once"}},
+        ],
+        "phases": [("dense", 0.6), ("tune", 0.4)],
+    }  # fmt: skip
+
+
+def lottery(sparsity: float, source: str) -> Tree:
+    """Rounds of full length, each rewound to step 0."""
+    return {
+        "strategies": [{"name": "lottery_ticket", "sparsity": sparsity}],
+        "phases": [("round", 1.0, {"start": "anchor", "repeat": ROUNDS + 1})],
+    }
+
+
+def n_of_m(name: str, **settings: Any) -> Callable[[float, str], Tree]:
+    """A strategy on groups along the input dimension."""
+
+    def changes(sparsity: float, source: str) -> Tree:
+        n, m = NM[sparsity]
+        structure = {"name": "n_m", "n": n, "m": m}
+        scope = {"exclude": ["fc3.weight"]}
+        return {"strategies": [{"name": name, "sparsity": sparsity, "structure": structure,
+                                "scope": scope, **settings}]}  # fmt: skip
+
+    return changes
+
+
+ARMS = (
+    Arm("dense", "no pruning", dense, (0.0,)),
+    Arm("random_subnetwork", "random, uniform", one(name="random_subnetwork")),
+    Arm("match", "random, as many in each layer as `persistent` keeps",
+        lambda s, source: {"strategies": [
+            {"name": "random_subnetwork", "sparsity": s,
+             "distribution": {"name": "match", "source": source}}]}),
+    Arm("one_shot", "dense for 60 %, one magnitude cut, fine-tuning", one_shot),
+    Arm("gradual", "magnitude, `hard`, cubic to 75 %, no regrowth",
+        one(name="magnitude", mode="hard", regrow=False, schedule={"name": "cubic", "stop": "75%"})),
+    Arm("persistent", "magnitude, `ste`, cubic to 100 %, every 100 steps", one(name="magnitude")),
+    Arm("dpf", "magnitude, `ste`, every 16 steps, cubic to 50 %, frozen at 75 %",
+        one(name="magnitude", cadence={"every": "16st", "stop": "75%"},
+            schedule={"name": "cubic", "stop": "50%"})),
+    Arm("ste", "magnitude, `ste`, every step, the whole target at once",
+        one(name="magnitude", cadence={"every": "1st"}, schedule="constant")),
+    Arm("optimal_subnetwork", "`persistent`'s final mask from its initial weights",
+        lambda s, source: {"strategies": [{"name": "optimal_subnetwork", "source": source}]}),
+    Arm("lamp", "LAMP scores, global", one(name="lamp")),
+    Arm("snip", "before training", one(name="snip")),
+    Arm("grasp", "before training", one(name="grasp")),
+    Arm("synflow", "before training", one(name="synflow")),
+    Arm("set", "drop and grow", one(name="set")),
+    Arm("rigl", "drop and grow", one(name="rigl")),
+    Arm("ac_dc", "alternately sparse and dense", one(name="ac_dc")),
+    Arm("movement", "scores of movement", one(name="movement")),
+    Arm("lottery_ticket", f"{ROUNDS} rounds of pruning, each rewound to step 0", lottery),
+    Arm("filter_magnitude", "rows of fc1 and fc2, at the start; sparsity counts rows",
+        one(name="filter_magnitude", scope={"exclude": ["fc3.weight"]})),
+    Arm("n_m", "magnitude, n:m along the input, `ste`",
+        n_of_m("magnitude", schedule="constant"), tuple(NM)),
+    Arm("sr_ste", "n:m with SR-STE's decay", n_of_m("sr_ste"), tuple(NM)),
+)  # fmt: skip
+NOT_COMPARED = {"movement_soft": "its sparsity emerges: no target can be asked for"}
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run."""
+
+    arm: str
+    sparsity: float
+    seed: int
+
+    @property
+    def name(self) -> str:
+        """The folder of its run."""
+        return f"cmp_{self.arm}_{round(100 * self.sparsity)}_{self.seed}"
+
+
+def cells(seeds: int) -> Iterator[Cell]:
+    """All runs; those that others read come first."""
+    order = sorted(ARMS, key=lambda arm: arm.name != "persistent")
+    for arm in order:
+        for sparsity in arm.sparsities:
+            for seed in range(seeds):
+                yield Cell(arm.name, sparsity, seed)
+
+
+def recipe_of(cell: Cell, root: str, out: Path, epochs: int) -> Tree:
+    """The recipe of a cell, as plain values."""
+    arm = next(arm for arm in ARMS if arm.name == cell.arm)
+    source = str(out / Cell("persistent", cell.sparsity, cell.seed).name / "latest")
+    changes = arm.changes(cell.sparsity, source)
+    steps = 468 * epochs
+    phases = [
+        {"name": name, "length": f"{round(share * steps)}st",
+         "lr_schedule": {"name": "cosine", "warmup": "5%"}, **dict(*more)}
+        for name, share, *more in changes.pop("phases", [("train", 1.0)])
+    ]  # fmt: skip
+    return {
+        "name": cell.name,
+        "seed": cell.seed,
+        "data": {"name": "mnist", "root": root, "batch_size": 128},
+        "model": {"name": "mlp", "hidden": [300, 100]},
+        "optimizer": {"name": "adamw", "lr": 1e-3, "weight_decay": 0.0},
+        "phases": phases,
+        "evaluate": {"every": "50%"},
+        "checkpoint": {"every": "50%"},
+        "logging": {"every": "100st"},
+        **changes,
+    }
+
+
+def run_cell(job: tuple[Cell, str, Path, int]) -> tuple[str, str]:
+    """Run a cell that is not done; its name and what went wrong."""
+    cell, root, out, epochs = job
+    from prunekit.errors import PrunekitError
+    from prunekit.recipe import dump_yaml, recipe_from
+    from prunekit.train.launch import run_recipe
+
+    if done(cell, out):
+        return cell.name, ""
+    try:
+        recipe = recipe_from(recipe_of(cell, root, out, epochs))
+        with contextlib.redirect_stdout(io.StringIO()):
+            run_recipe(recipe, source_text=dump_yaml(recipe), out=out)
+    except PrunekitError as error:
+        return cell.name, str(error)
+    return cell.name, ""
+
+
+def done(cell: Cell, out: Path) -> bool:
+    """Whether its newest run came to its end."""
+    return (out / cell.name / "latest" / "report.json").is_file()
+
+
+def report_of(cell: Cell, out: Path) -> Tree:
+    """The numbers of a finished cell."""
+    from prunekit import open_run
+
+    return open_run(out / cell.name / "latest").report()
+
+
+def table(out: Path, seeds: int) -> str:
+    """The page's table, from the run directories."""
+    shown = (*NM, *SPARSITIES)
+    lines = [
+        "| strategy | what | " + " | ".join(f"{s:g}" for s in shown) + " | training |",
+        "|---|---|" + "---|" * (len(shown) + 1),
+    ]
+    for arm in ARMS:
+        row, flops = [], []
+        for sparsity in shown:
+            wanted = [Cell(arm.name, arm.sparsities[0] if arm.name == "dense" else sparsity, seed)
+                      for seed in range(seeds)]  # fmt: skip
+            reports = [report_of(cell, out) for cell in wanted if done(cell, out)]
+            flops += [report["train"]["flops"] / 1e12 for report in reports]
+            row.append(_accuracy([100 * r["accuracy"]["test_top1"] for r in reports]))
+        spent = f"{statistics.mean(flops):.2f} TFLOP" if flops else "-"
+        lines.append(f"| `{arm.name}` | {arm.what} | " + " | ".join(row) + f" | {spent} |")
+    for name, reason in NOT_COMPARED.items():
+        lines.append(f"| `{name}` | n/a: {reason} |" + " n/a |" * len(shown) + " - |")
+    return "\n".join(lines)
+
+
+def _accuracy(values: list[float]) -> str:
+    if not values:
+        return "n/a"
+    if len(values) == 1:
+        return f"{values[0]:.2f} (n=1)"
+    return f"{statistics.mean(values):.2f} ± {statistics.stdev(values):.2f}"
+
+
+def page(out: Path, epochs: int, seeds: int) -> str:
+    """The whole page."""
+    first = next(cell for cell in cells(seeds) if done(cell, out))
+    where = report_of(first, out)["environment"]
+    return f"""# All strategies on one task
+
+MLP 784-300-100-10 on the whole MNIST, {epochs} epochs of 468 steps (batch 128), AdamW 1e-3, cosine; test accuracy
+after the last step in percent, mean ± standard deviation over {seeds} seeds. Columns are the sparsity of the weights
+in scope. Training FLOPs count what is executed (masked zeros are multiplied), forward and twice that for backward; a
+strategy's own passes for scores are not in them.
+
+{table(out, seeds)}
+
+n/a: the strategy has no such sparsity (n:m patterns have their own; 2:4 is 0.5, 1:4 is 0.75), or `n:m` leaves out
+the classifier, whose 100 inputs are kept dense there.
+
+Three seeds separate only large differences: of two rows whose means differ by less than about twice the larger
+deviation nothing can be said.
+
+Command: `python docs/make_comparison.py ROOT --epochs {epochs} --seeds {seeds}`. Device: {where["device_name"]}, CPU,
+1 thread a process; torch {where["versions"]["torch"]}, Python {where["python"]}; {time.strftime("%Y-%m-%d")}.
+"""
+
+
+def main() -> None:
+    """Run what is missing, then write the page."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("root")
+    parser.add_argument("--out", type=Path, default=Path("runs"))
+    parser.add_argument("--epochs", type=int, default=5)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--jobs", type=int, default=1)
+    parser.add_argument("--table", action="store_true")
+    options = parser.parse_args()
+    jobs = [(cell, options.root, options.out, options.epochs) for cell in cells(options.seeds)]
+    jobs = [] if options.table else jobs
+    sources = [job for job in jobs if job[0].arm == "persistent"]
+    rest = [job for job in jobs if job[0].arm != "persistent"]
+    with multiprocessing.get_context("spawn").Pool(options.jobs) as pool:
+        for batch in (sources, rest):
+            for name, problem in pool.imap_unordered(run_cell, batch):
+                print(name, problem or "done", flush=True)
+    target = Path(__file__).parent / "comparison.md"
+    target.write_text(page(options.out, options.epochs, options.seeds), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
