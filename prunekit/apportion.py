@@ -65,17 +65,17 @@ def _given_below(
             for name, claim in claims.items()
         }
 
-    low, high = Fraction(0), max((_price(caps[n], c) for n, c in claims.items() if c), default=None)
-    counts = given(low)
-    if high is None:
+    low, high = Fraction(0), max((_price(caps[n], c) for n, c in claims.items() if c), default=0)
+    counts = given(Fraction(high))
+    if sum(counts.values()) <= total:
         return counts
-    while (gap := total - sum(counts.values())) > len(claims):
+    counts = given(low)
+    # a price has at most one seat of each name, so the bracket always gets that narrow
+    while total - sum(counts.values()) > len(claims):
         middle = (low + high) / 2
         tried = given(middle)
         if sum(tried.values()) > total:
             high = middle
         else:
             low, counts = middle, tried
-        if high - low < Fraction(1, 10**24) or gap <= 0:
-            break
     return counts

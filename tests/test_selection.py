@@ -180,6 +180,12 @@ def test_floors_are_kept_and_the_total_stays_exact(data, values, at_least):
     assert same(top_masks_global(values, keep, floor), slow_masks(values, keep, floor))
 
 
+def test_a_floor_beyond_its_tensor_asks_for_all_of_it():
+    values = {"a": torch.zeros(2), "b": torch.ones(3)}
+    masks = top_masks_global(values, 3, {"a": 5})
+    assert [int(masks[name].sum()) for name in "ab"] == [2, 1]
+
+
 def test_floors_beyond_the_total_are_refused():
     with pytest.raises(ValueError, match=r"keep 3 is not in 4 \.\. 6"):
         top_masks_global({"a": torch.rand(3), "b": torch.rand(3)}, 3, {"a": 2, "b": 2})
