@@ -160,9 +160,15 @@ class MaskSet:
             torch._foreach_mul_(grads, masks)
 
     def _forget_state(self, names: Iterable[str]) -> None:
-        if self._optimizer is not None:
-            for name in names:
-                self._optimizer.state.pop(self.params[name], None)
+        if self._optimizer is None:
+            return
+        for name in names:
+            state = self._optimizer.state.get(self.params[name], {})
+            if state.keys() == {"momentum_buffer"}:  # fused SGD wants all of a group or none
+                for momentum in self._state_tensors(self.params[name]):
+                    momentum.zero_()
+            else:
+                state.clear()
 
     def _ste(self) -> Iterator[tuple[nn.Parameter, Tensor, Tensor]]:
         for name, working in self._working.items():

@@ -303,8 +303,23 @@ def test_restart_forgets_the_state_of_its_scope_only() -> None:
     mask_set.attach(optimizer)
     train(model, mask_set, optimizer, range(2))
     mask_set.apply(Update(restart=True), ["0.weight"])
-    assert mask_set.params["0.weight"] not in optimizer.state
-    assert mask_set.params["2.weight"] in optimizer.state
+    assert not optimizer.state[mask_set.params["0.weight"]]
+    assert optimizer.state[mask_set.params["2.weight"]]
+
+
+@pytest.mark.parametrize("name", sorted(set(OPTIMIZERS) - {"adagrad"}))
+def test_training_goes_on_after_a_restart_as_at_the_first_step(name: str) -> None:
+    model = make_model()
+    mask_set = masked(model, "hard")
+    optimizer = OPTIMIZERS[name](model.parameters())
+    mask_set.attach(optimizer)
+    train(model, mask_set, optimizer, range(1, 3))
+    mask_set.apply(Update(restart=True), ["0.weight"])
+    twin = copy.deepcopy(model)
+    train(model, mask_set, optimizer, range(4, 5))
+    train(twin, masked(twin, "hard"), OPTIMIZERS[name](twin.parameters()), range(4, 5))
+    assert torch.equal(model[0].weight, twin[0].weight)
+    assert not torch.equal(model[2].weight, twin[2].weight)
 
 
 def test_equal_masks_have_equal_digests_and_one_flip_changes_it() -> None:
