@@ -24,6 +24,7 @@ from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
 from prunekit.errors import PluginError
+from prunekit.pools import count_true
 from prunekit.strategies.base import Masks, Mode, Update
 
 
@@ -53,7 +54,7 @@ class MaskSet:
         working = self._working.get(name)
         if working is None:
             return torch.ones_like(self.params[name], dtype=torch.bool)
-        return working != 0
+        return working.bool()
 
     def masks(self) -> dict[str, Tensor]:
         """Bool masks of all parameters, in the order of their names."""
@@ -86,9 +87,10 @@ class MaskSet:
         flips = {}
         for name, new in update.masks.items():
             old = self.mask(name)
-            flips[name] = int((old != new).sum())
+            new = new.to(old.device)
+            flips[name] = count_true(old ^ new)
             if flips[name] or name not in self._working:
-                self._replace(name, old, new.to(old.device), update.values.get(name))
+                self._replace(name, old, new, update.values.get(name))
         if update.restart:
             self._forget_state(scope)
         self._unproven = True
@@ -96,27 +98,26 @@ class MaskSet:
 
     def _replace(self, name: str, old: Tensor, new: Tensor, values: Tensor | None) -> None:
         param, mode = self.params[name], self.modes[name]
-        dense = self.dense(name)
-        returning = new & ~old
-        if mode == "hard":
-            dense = torch.where(returning, torch.zeros_like(dense), dense)
+        dense = param.data if mode == "hard" else self._kept_apart(name, old)
         if values is not None:
-            dense = torch.where(returning, values.to(dense), dense)
-        self._working[name] = new.to(param.dtype)
-        effective = torch.where(new, dense, torch.zeros_like(dense))
-        if mode == "ste":
-            if name in self._dense:
-                self._dense[name].copy_(dense)
-                param.data.copy_(effective)
-            else:
-                self._dense[name] = param.data.copy_(dense)
-                param.data = effective
-            return
-        if mode == "masked":
-            self._dense[name] = dense.clone()
-        param.data.copy_(effective)
-        for state in self._state_tensors(param):
-            state.masked_fill_(~new, 0)
+            torch.where(new & ~old, values.to(dense), dense, out=dense)
+        if name not in self._working:
+            self._working[name] = torch.empty_like(param)
+        working = self._working[name]
+        working.copy_(new.view(torch.uint8))  # from bool it takes three times as long
+        torch.mul(dense, working, out=param.data)
+        if mode != "ste":
+            for state in self._state_tensors(param):
+                state.mul_(working if state.is_floating_point() else new)
+
+    def _kept_apart(self, name: str, old: Tensor) -> Tensor:
+        """Dense W where it is kept in `ste` and `masked`, up to date."""
+        weight = self.params[name].data
+        if name not in self._dense:
+            self._dense[name] = weight.clone()
+        elif self.modes[name] == "masked":
+            torch.where(old, weight, self._dense[name], out=self._dense[name])
+        return self._dense[name]
 
     @torch.no_grad()
     def set_dense(self, name: str, value: Tensor) -> None:
