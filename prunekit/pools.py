@@ -9,11 +9,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from prunekit.scores import Key
 
-def pool_of(scores: Sequence[Tensor]) -> Pool:
-    """The pool for the device that `scores` are on."""
-    on_host = all(score.device.type == "cpu" for score in scores)
-    return (HostPool if on_host else DevicePool)(scores)
+
+def pool_of(tensors: Sequence[Tensor], key: Key | None = None) -> Pool:
+    """The pool for the device that `tensors` are on."""
+    on_host = all(tensor.device.type == "cpu" for tensor in tensors)
+    return (HostPool if on_host else DevicePool)(tensors, key)
 
 
 def count_true(mask: Tensor) -> int:
@@ -27,20 +29,25 @@ class Pool(abc.ABC):
     block: int
     """Entries read at once."""
 
-    def __init__(self, scores: Sequence[Tensor]) -> None:
-        for score in scores:
-            if not score.is_floating_point():
-                raise ValueError(f"scores are floating point, not {score.dtype}")
-        wide = any(score.dtype == torch.float64 for score in scores)
+    def __init__(self, tensors: Sequence[Tensor], key: Key | None = None) -> None:
+        for tensor in tensors:
+            if not tensor.is_floating_point():
+                raise ValueError(f"scores are floating point, not {tensor.dtype}")
+        wide = any(tensor.dtype == torch.float64 for tensor in tensors)
         self.dtype = torch.float64 if wide else torch.float32
-        self.flat = [score.detach().reshape(-1) for score in scores]
+        self.key = key
+        self.flat = [tensor.detach().reshape(-1) for tensor in tensors]
         self.size = sum(flat.numel() for flat in self.flat)
 
     def blocks(self) -> Iterator[Tensor]:
         """The entries of each tensor in turn, at most `block` at once."""
         for flat in self.flat:
             for part in self.parts(flat):
-                yield part.to(self.dtype)
+                yield self.read(part)
+
+    def read(self, part: Tensor) -> Tensor:
+        """Entries, made from a part of a tensor."""
+        return (part if self.key is None else self.key(part)).to(self.dtype)
 
     def parts(self, flat: Tensor) -> list[Tensor]:
         """Views of `flat`, at most `block` long."""
@@ -57,7 +64,7 @@ class Pool(abc.ABC):
         drawn, begin = [], 0
         for flat, end in zip(self.flat, ends, strict=True):
             here = places[(places >= begin) & (places < end)] - begin
-            drawn.append(flat[torch.from_numpy(here).to(flat.device)].to(self.dtype))
+            drawn.append(self.read(flat[torch.from_numpy(here).to(flat.device)]))
             begin = end
         return torch.from_numpy(np.sort(torch.cat(drawn).cpu().numpy()))
 
@@ -83,7 +90,7 @@ class Pool(abc.ABC):
             for part, kept in zip(self.parts(flat)[::-1], self.parts(mask)[::-1], strict=True):
                 if not surplus:
                     return
-                ties = (part.to(self.dtype) == edge).nonzero().flatten()[-surplus:]
+                ties = (self.read(part) == edge).nonzero().flatten()[-surplus:]
                 kept[ties] = False
                 surplus -= ties.numel()
 
@@ -125,7 +132,7 @@ class HostPool(Pool):
             mask = torch.empty(flat.numel(), dtype=torch.bool)
             for part, out in zip(self.parts(flat), self.parts(mask), strict=True):
                 kept = out.numpy()
-                np.greater_equal(part.to(self.dtype).numpy(), edge, out=kept)
+                np.greater_equal(self.read(part).numpy(), edge, out=kept)
                 total += int(np.count_nonzero(kept))
             masks.append(mask)
         return masks, total
@@ -157,5 +164,5 @@ class DevicePool(Pool):
 
     def at_least(self, edge: float) -> tuple[list[Tensor], int]:
         """See `Pool`."""
-        masks = [flat.to(self.dtype) >= edge for flat in self.flat]
+        masks = [self.read(flat) >= edge for flat in self.flat]
         return masks, int(torch.stack([mask.sum() for mask in masks]).sum())

@@ -10,7 +10,8 @@ from fractions import Fraction
 import torch
 from torch import Tensor
 
-from prunekit.pools import pool_of
+from prunekit.pools import count_true, pool_of
+from prunekit.scores import Scores, sizes_of
 from prunekit.threshold import search
 
 log = logging.getLogger("prunekit")
@@ -43,32 +44,31 @@ def top_mask(score: Tensor, keep: int) -> Tensor:
 
 
 def top_masks_global(
-    scores: Mapping[str, Tensor],
-    keep: int,
-    floor: Mapping[str, int] | None = None,
-    hint: float | None = None,
+    scores: Mapping[str, Tensor], keep: int, floor: Mapping[str, int] | None = None
 ) -> dict[str, Tensor]:
     """Bool masks with exactly `keep` True in all: the highest of one pool; ties by (name, index).
 
     Args:
-        scores: name -> floating point tensor of any shape, all on one device.
+        scores: name -> floating point tensor of any shape, all on one device; `Scores` are begun at
+            the threshold that they bring, and told the new one.
         keep: from the sum of the floors to the number of entries.
         floor: name -> entries that the tensor keeps at least, whatever the others score; a tensor
             below its floor is raised to it, and the others give up as many.
-        hint: a value near the threshold, if known; it changes the cost, not the result.
 
     Raises:
         ValueError: a score is NaN or not floating point, or `keep` is out of range.
     """
-    floor = {name: min(n, scores[name].numel()) for name, n in (floor or {}).items() if n}
-    least, most = sum(floor.values()), sum(score.numel() for score in scores.values())
+    scores, sizes = Scores.of(scores), sizes_of(scores)
+    floor = {name: min(n, sizes[name]) for name, n in (floor or {}).items() if n}
+    least, most = sum(floor.values()), sum(sizes.values())
     if not least <= keep <= most:
         raise ValueError(f"keep {keep} is not in {least} .. {most}: the floors, and all entries")
-    masks, held = _pooled(scores, keep, hint), dict[str, Tensor]()
-    while low := [n for n in floor if n in masks and int(masks[n].sum()) < floor[n]]:
+    masks, held = _pooled(scores, keep), dict[str, Tensor]()
+    while low := [n for n in floor if n in masks and count_true(masks[n]) < floor[n]]:
         held |= {name: top_mask(scores[name], floor[name]) for name in low}
-        rest = {name: score for name, score in scores.items() if name not in held}
-        masks = _pooled(rest, keep - sum(floor[name] for name in held), hint)
+        rest = {name: tensor for name, tensor in scores.tensors.items() if name not in held}
+        fewer = keep - sum(floor[name] for name in held)
+        masks = _pooled(Scores(rest, scores.key, scores.threshold), fewer)
     warn_held(held)
     masks |= held
     return {name: masks[name] for name in scores}
@@ -85,15 +85,16 @@ def _warn_once(names: str) -> None:
     log.warning("min_keep holds, else these would keep fewer units: %s", names)
 
 
-def _pooled(scores: Mapping[str, Tensor], keep: int, hint: float | None) -> dict[str, Tensor]:
+def _pooled(scores: Scores, keep: int) -> dict[str, Tensor]:
     names = sorted(scores)
-    pool = pool_of([scores[name] for name in names])
+    pool = pool_of([scores.tensors[name] for name in names], scores.key)
     if keep in (0, pool.size):
         return _all_or_none(scores, bool(keep))
-    edge = search(pool, keep, hint)
+    scores.threshold = edge = search(pool, keep, scores.threshold)
     masks, kept = pool.at_least(edge)
     pool.drop_last_ties(masks, edge, kept - keep)
-    return {n: mask.view(scores[n].shape) for n, mask in zip(names, masks, strict=True)}
+    shapes = [scores.tensors[name].shape for name in names]
+    return {n: m.view(shape) for n, m, shape in zip(names, masks, shapes, strict=True)}
 
 
 def _all_or_none(scores: Mapping[str, Tensor], kept: bool) -> dict[str, Tensor]:

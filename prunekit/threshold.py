@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from prunekit.pools import Pool, pool_of
+from prunekit.scores import Key
 
 WHOLE = 1 << 15
 """Entries of a pool that is searched without a bracket."""
@@ -19,7 +20,9 @@ NEAR = 0.01
 """Half-width of the bracket around a hint, as a part of the hint."""
 
 
-def find_threshold(scores: Sequence[Tensor], keep: int, hint: float | None = None) -> float:
+def find_threshold(
+    scores: Sequence[Tensor], keep: int, hint: float | None = None, key: Key | None = None
+) -> float:
     """The `keep`-th largest of all entries of `scores`.
 
     A bracket around it comes from `hint` or from a sample. One pass counts what lies above and
@@ -30,11 +33,12 @@ def find_threshold(scores: Sequence[Tensor], keep: int, hint: float | None = Non
         scores: floating point tensors of any shapes, on one device.
         keep: rank, in 1 .. the number of entries.
         hint: a value that should be near, such as the last update's threshold.
+        key: makes the entries from those of `scores`, a block at a time.
 
     Raises:
         ValueError: an entry is NaN or not floating point, or there is no such rank.
     """
-    pool = pool_of(scores)
+    pool = pool_of(scores, key)
     if not 1 <= keep <= pool.size:
         raise ValueError(f"rank {keep} is not in 1 .. {pool.size}")
     return search(pool, keep, hint)

@@ -74,11 +74,6 @@ class Distribution(Frozen):
         """
 
 
-def sizes_of(scores: Mapping[str, Tensor]) -> dict[str, int]:
-    """Units of each tensor."""
-    return {name: score.numel() for name, score in scores.items()}
-
-
 def floors_of(sizes: Mapping[str, int], min_keep: int) -> dict[str, int]:
     """What `min_keep` asks of each tensor: never more than it has."""
     return {name: min(min_keep, size) for name, size in sizes.items()}

@@ -8,7 +8,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from prunekit.distributions.base import Distribution, Shapes, floors_of, sizes_of
+from prunekit.distributions.base import Distribution, Shapes, floors_of
+from prunekit.scores import sizes_of
 from prunekit.selection import keep_count, top_masks_global
 
 

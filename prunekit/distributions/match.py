@@ -11,6 +11,7 @@ from torch import Tensor
 
 from prunekit.distributions.base import Distribution, Shapes, sizes_of, split
 from prunekit.errors import RecipeError
+from prunekit.scores import sizes_of
 from prunekit.selection import keep_count
 
 

@@ -11,8 +11,9 @@ from pydantic import AfterValidator, Field
 from torch import Tensor
 
 from prunekit.apportion import apportion
-from prunekit.distributions.base import Distribution, Shapes, floors_of, sizes_of
+from prunekit.distributions.base import Distribution, Shapes, floors_of
 from prunekit.errors import RecipeError
+from prunekit.scores import sizes_of
 from prunekit.selection import keep_count
 
 

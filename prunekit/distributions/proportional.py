@@ -9,7 +9,8 @@ from typing import Literal
 
 from torch import Tensor
 
-from prunekit.distributions.base import Distribution, Shapes, sizes_of, split
+from prunekit.distributions.base import Distribution, Shapes, split
+from prunekit.scores import sizes_of
 
 
 class Proportional(Distribution):

@@ -19,6 +19,7 @@ from prunekit.frozen import ComponentConfig
 from prunekit.optim_rules import ParamRule
 from prunekit.schedules import AnySchedule, Polynomial
 from prunekit.scopes import Scope
+from prunekit.scores import Scores, all_finite
 from prunekit.selection import keep_count
 from prunekit.structures import AnyStructure, Unstructured
 
@@ -220,6 +221,8 @@ class ScoredStrategy(PruningStrategy):
         """Units that each tensor keeps, whatever the target says."""
 
     config: ScoredStrategy.Config
+    _threshold: float | None = None
+    """Where the last update cut: the next search begins there. No state: any value will do."""
 
     @abc.abstractmethod
     def score(self, name: str, ctx: Context) -> Tensor:
@@ -258,15 +261,20 @@ class ScoredStrategy(PruningStrategy):
     @torch.no_grad()
     def update(self, ctx: Context) -> Update:
         """Score, pool into units, split the total, select, expand."""
-        config = self.config
-        scores = {name: self.checked_score(name, ctx) for name in ctx.weights}
+        config, scores = self.config, self.scores(ctx)
         if not config.regrow:
-            lowest = float("-inf")
-            scores = {n: s.masked_fill(~ctx.masks[n], lowest) for n, s in scores.items()}
+            old, never = ctx.masks, float("-inf")
+            scores = Scores({n: s.masked_fill(~old[n], never) for n, s in scores.items()})
+        scores.threshold = self._threshold
         masks = config.structure.select(
             ctx.model, scores, self.target(ctx.clock), config.distribution, config.min_keep
         )
+        self._threshold = scores.threshold
         return Update(masks=masks)
+
+    def scores(self, ctx: Context) -> Scores:
+        """The scores of the scope, checked."""
+        return Scores({name: self.checked_score(name, ctx) for name in ctx.weights})
 
     def checked_score(self, name: str, ctx: Context) -> Tensor:
         """The score of one tensor.
@@ -274,10 +282,18 @@ class ScoredStrategy(PruningStrategy):
         Raises:
             PluginError: the score has another shape or is not finite.
         """
-        score, shape = self.score(name, ctx), ctx.weights[name].shape
+        return self.checked(name, self.score(name, ctx), ctx)
+
+    def checked(self, name: str, score: Tensor, ctx: Context) -> Tensor:
+        """`score`, if it can be one of the tensor `name`.
+
+        Raises:
+            PluginError: it has another shape or is not finite.
+        """
+        shape = ctx.weights[name].shape
         who = f"strategy {self.config.name!r}, {name}"
         if score.shape != shape:
             raise PluginError(f"{who}: score has shape {tuple(score.shape)}, not {tuple(shape)}")
-        if not torch.isfinite(score).all():
+        if not all_finite(score):
             raise PluginError(f"{who}: the score is not finite at step {ctx.clock.step}")
         return score

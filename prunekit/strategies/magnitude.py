@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import Literal
 
+import torch
 from torch import Tensor
 
+from prunekit.scores import Scores
 from prunekit.strategies.base import Context, Mode, ScoredStrategy
 
 
@@ -33,3 +35,9 @@ class Magnitude(ScoredStrategy):
     def score(self, name: str, ctx: Context) -> Tensor:
         """|w|."""
         return ctx.weights[name].abs()
+
+    def scores(self, ctx: Context) -> Scores:
+        """|w| of the scope, made from the weights as it is ranked."""
+        if type(self).score is not Magnitude.score:  # a subclass that scores otherwise
+            return super().scores(ctx)
+        return Scores({n: self.checked(n, w, ctx) for n, w in ctx.weights.items()}, key=torch.abs)

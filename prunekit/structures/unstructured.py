@@ -8,6 +8,7 @@ from typing import Literal
 from torch import Tensor, nn
 
 from prunekit.distributions import Distribution
+from prunekit.pools import count_true
 from prunekit.structures.base import Structure
 from prunekit.structures.holders import Holders
 from prunekit.structures.units import Group, Part, Units
@@ -56,5 +57,5 @@ def entries(holders: Holders, names: Iterable[str]) -> Units:
 
 def count_entries(masks: Mapping[str, Tensor]) -> tuple[int, int]:
     """Entries kept, and entries in all."""
-    kept = sum(int(mask.sum()) for mask in masks.values())
+    kept = sum(count_true(mask) for mask in masks.values())
     return kept, sum(mask.numel() for mask in masks.values())

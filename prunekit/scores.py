@@ -1,0 +1,58 @@
+"""Scores by name, and what ranking them all once tells about the next time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+
+from torch import Tensor
+
+Key = Callable[[Tensor], Tensor]
+"""Works entry by entry, and keeps shape, precision and finiteness: `torch.abs`."""
+
+
+class Scores(Mapping[str, Tensor]):
+    """Name -> score of each entry; higher is kept.
+
+    With a `key` the scores are `key` of tensors that exist anyway. They are made when they are
+    read, in a global ranking a block at a time, so that no second copy of the weights is held.
+    """
+
+    def __init__(
+        self, tensors: Mapping[str, Tensor], key: Key | None = None, threshold: float | None = None
+    ) -> None:
+        """Take scores, or what they are made of.
+
+        Args:
+            tensors: name -> floating point tensor of any shape.
+            key: makes scores of them; None: they are the scores.
+            threshold: where the last global ranking of such scores was cut. A new ranking starts
+                there and leaves its own; it changes the cost, not the result.
+        """
+        self.tensors = tensors
+        self.key = key
+        self.threshold = threshold
+
+    @classmethod
+    def of(cls, scores: Mapping[str, Tensor]) -> Scores:
+        """`scores` itself if it is one already."""
+        return scores if isinstance(scores, cls) else cls(scores)
+
+    def __getitem__(self, name: str) -> Tensor:
+        tensor = self.tensors[name]
+        return tensor if self.key is None else self.key(tensor)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.tensors)
+
+    def __len__(self) -> int:
+        return len(self.tensors)
+
+
+def sizes_of(scores: Mapping[str, Tensor]) -> dict[str, int]:
+    """Units of each tensor; no score is made for it."""
+    return {name: tensor.numel() for name, tensor in Scores.of(scores).tensors.items()}
+
+
+def all_finite(score: Tensor) -> bool:
+    """Whether no entry is infinite or NaN. The sum tells that in a tenth of the time, mostly."""
+    return bool(score.sum().isfinite()) or bool(score.isfinite().all())
