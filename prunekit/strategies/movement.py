@@ -27,26 +27,26 @@ class MovingScores(PruningStrategy):
 
     def __init__(self, config: StrategyConfig) -> None:
         super().__init__(config)
-        self.scores: dict[str, Tensor] = {}
+        self.moved: dict[str, Tensor] = {}
 
     @torch.no_grad()
     def descend(self, ctx: Context, lr: float, pull: float = 0.0) -> None:
         """S -= lr (g w + pull sigmoid'(S)): g w is dL/dS with the mask passed straight through."""
         for name, grad in ctx.grads.items():
-            old = self.scores[name].to(grad) if name in self.scores else torch.zeros_like(grad)
+            old = self.moved[name].to(grad) if name in self.moved else torch.zeros_like(grad)
             slope = grad * ctx.weights[name]
             if pull:
                 share = old.sigmoid()
                 slope += pull * (share - share * share)
-            self.scores[name] = old.sub_(slope, alpha=lr)
+            self.moved[name] = old.sub_(slope, alpha=lr)
 
     def state_dict(self) -> dict[str, Any]:
         """S of each weight."""
-        return {"scores": {name: score.clone() for name, score in self.scores.items()}}
+        return {"scores": {name: score.clone() for name, score in self.moved.items()}}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take S back."""
-        self.scores = {name: score.clone() for name, score in state["scores"].items()}
+        self.moved = {name: score.clone() for name, score in state["scores"].items()}
 
 
 class Movement(MovingScores, ScoredStrategy):
@@ -90,4 +90,4 @@ class Movement(MovingScores, ScoredStrategy):
 
     def score(self, name: str, ctx: Context) -> Tensor:
         """S."""
-        return self.scores.get(name, torch.zeros_like(ctx.weights[name]))
+        return self.moved.get(name, torch.zeros_like(ctx.weights[name]))

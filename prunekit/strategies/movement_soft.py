@@ -36,7 +36,7 @@ class MovementSoft(MovingScores):
         """`masked` only: the score of a pruned weight needs its value."""
         tau: float = Field(default=0.1, gt=0, lt=0.5)
         """Threshold of sigmoid(S) at the end, (0, 0.5)."""
-        lambda_scores: float = Field(default=1e-4, ge=0)
+        lambda_scores: float = Field(default=2e-3, ge=0)
         """Weight of the penalty at the end: more gives a higher sparsity."""
         lr_scores: float = Field(default=100.0, gt=0)
         """Learning rate of S: how soon a score crosses the threshold."""
@@ -67,4 +67,4 @@ class MovementSoft(MovingScores):
     def update(self, ctx: Context) -> Update:
         """Compare with the threshold; what has no score yet is kept."""
         tau = self.config.tau * self.config.schedule.at(ctx.clock)
-        return Update({name: score.sigmoid() > tau for name, score in self.scores.items()})
+        return Update({name: score.sigmoid() > tau for name, score in self.moved.items()})
