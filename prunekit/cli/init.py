@@ -55,10 +55,9 @@ def command(name: str | None, output: Path | None, force: bool) -> None:
 
 def list_recipes() -> None:
     """Each shipped recipe and what it shows."""
-    recipes = shipped_recipes()
-    width = max((len(name) for name in recipes), default=0)
-    for name, path in recipes.items():
-        click.echo(f"{name:{width}}  {headline(path)}")
+    formatter = click.HelpFormatter(width=80)
+    formatter.write_dl([(name, headline(path)) for name, path in shipped_recipes().items()])
+    click.echo(formatter.getvalue(), nl=False)
 
 
 def known_recipe(name: str) -> Path:
