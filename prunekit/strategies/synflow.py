@@ -71,7 +71,7 @@ class SynFlow(AtInitialization):
             if masks:
                 scores = {n: s.masked_fill(~masks[n], -torch.inf) for n, s in scores.items()}
             else:
-                _check_flow(scores)
+                _check_flow(scores, ctx.weights)
             last = k == config.iterations
             sparsity = final if last else 1 - (1 - final) ** (k / config.iterations)
             masks = config.structure.select(
@@ -111,8 +111,8 @@ def _neutral_buffers(model: nn.Module) -> dict[str, Tensor]:
     return buffers
 
 
-def _check_flow(scores: Mapping[str, Tensor]) -> None:
-    """Of the dense model: all parts are positive, and some of each tensor are.
+def _check_flow(scores: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> None:
+    """Of the dense model: no part is negative, and no tensor has none, unless it is all zeros.
 
     Raises:
         RecipeError: a layer normalises or subtracts, or the output does not depend on a tensor.
@@ -123,8 +123,8 @@ def _check_flow(scores: Mapping[str, Tensor]) -> None:
                 f"strategy synflow: a larger |w| in {name} lowers the output for positive weights, "
                 f"so a layer behind it normalises or subtracts: {REMEDY}"
             )
-        if not score.any():
+        if weights[name].any() and not score.any():
             raise RecipeError(
-                f"strategy synflow: {name} moves no output, as it is unused, all zero, or behind "
-                "it something is zero or saturated: leave it out (scope.exclude) or use snip"
+                f"strategy synflow: {name} moves no output: it is unused, or something behind it "
+                "is zero or saturated: leave it out (scope.exclude) or use snip"
             )
