@@ -45,8 +45,9 @@ def assign(model: nn.Module, strategies: Sequence[PruningStrategy]) -> list[Assi
                 f"strategies.{index}.mode: {config.name} does not work in mode {config.mode!r}: "
                 f"use {' or '.join(strategy.modes)}"
             )
-        scope = tuple(config.scope.select(model))
+        scope = tuple(config.scope.select(model, strategy.default_scope))
         cover = tuple(strategy.cover(model, scope))
+        strategy.check_scope(model, scope)
         for name in cover:
             if name in owner:
                 raise RecipeError(

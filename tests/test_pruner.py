@@ -17,6 +17,7 @@ from prunekit.duration import duration
 from prunekit.errors import PluginError, RecipeError, UsageError
 from prunekit.probes.gradient_norm import GradientNorm
 from prunekit.pruner import Pruner
+from prunekit.scopes import Scope
 from prunekit.selection import keep_count
 from prunekit.strategies import strategy
 from prunekit.strategies.base import Context, PruningStrategy, StrategyConfig, Update
@@ -437,3 +438,18 @@ def test_a_saved_pruner_goes_on_as_if_nothing_had_happened() -> None:
     for name in pruner.params:
         assert torch.equal(pruner.dense(name), other.dense(name))
         assert torch.equal(pruner.params[name], other.params[name])
+
+
+def test_a_strategy_may_have_a_default_scope_of_its_own() -> None:
+    class BiasesOnly(Scripted):
+        default_scope = ("*.bias",)
+
+    assert Pruner(make_model(), [BiasesOnly(keep_all)], total_steps=1).assigned[0].scope == (
+        "0.bias",
+        "2.bias",
+    )
+    chosen = BiasesOnly(keep_all, scope=Scope(include=("0.*",)))
+    assert Pruner(make_model(), [chosen], total_steps=1).assigned[0].scope == (
+        "0.weight",
+        "0.bias",
+    )

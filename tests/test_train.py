@@ -374,3 +374,25 @@ def test_a_run_that_is_told_to_stop_saves_and_goes_on(
     assert checkpoints(latest.resolve())[-1].name == f"step-{status['step']}"
     resumed = resume_run(latest)
     assert same(result(resumed), result(run(tmp_path / "whole", **long)))
+
+
+def test_a_source_is_pinned_when_the_recipe_is_read(tmp_path: Path) -> None:
+    """`latest` of the source moves on; the run that was started with it does not."""
+    first = run(tmp_path, name="source")
+    strategies = [{"name": "optimal_subnetwork", "source": str(tmp_path / "source/latest")}]
+    ticket = run(tmp_path, name="ticket", strategies=strategies)
+    second = run(tmp_path, name="source", seed=1)
+    assert (tmp_path / "source/latest").resolve() == second
+    resolved = open_run(ticket).recipe().strategies[0].model_dump()
+    assert Path(resolved["source"]).resolve() == first
+    again = resume_run(rewound(ticket, 0, tmp_path / "again"))
+    assert same(result(again), result(ticket))
+
+
+def test_a_match_with_another_total_is_refused_at_build(tmp_path: Path) -> None:
+    source = run(tmp_path, name="source")
+    distribution = {"name": "match", "source": str(source)}
+    chosen = {"name": "random_subnetwork", "sparsity": 0.5, "distribution": distribution}
+    with pytest.raises(RecipeError, match=r"so sparsity is 0\.\d+, not 0.5"):
+        run(tmp_path, name="other", strategies=[chosen])
+    assert not (tmp_path / "other").exists()

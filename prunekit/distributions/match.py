@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from functools import cached_property
 from typing import Literal
 
-from pydantic import Field
 from torch import Tensor
 
-from prunekit.distributions.base import Distribution, Shapes, sizes_of, split
+from prunekit.distributions.base import Distribution, Shapes, split
 from prunekit.errors import RecipeError
+from prunekit.run_path import RunPath
 from prunekit.scores import sizes_of
 from prunekit.selection import keep_count
 
@@ -24,8 +24,8 @@ class Match(Distribution):
     """
 
     name: Literal["match"] = "match"
-    source: str = Field(min_length=1)
-    """The other run: its directory, or `runs/<recipe>/latest`. Read once, when first needed."""
+    source: RunPath
+    """The other run; read once, when first needed."""
 
     def keep_counts(
         self,

@@ -11,6 +11,7 @@ from torch import nn
 
 from prunekit.compressors.base import DataCompressor
 from prunekit.frozen import ComponentConfig
+from prunekit.run_path import RunPath
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +28,7 @@ class ModelConfig(ComponentConfig, abc.ABC):
     """The settings of a model."""
 
     paper: ClassVar[str] = ""
-    init: str | None = None
+    init: RunPath | None = None
     """Start weights: a run directory, a .safetensors file, or `pretrained` for a stock model."""
 
     @abc.abstractmethod

@@ -8,6 +8,8 @@ from typing import Annotated
 from pydantic import AfterValidator
 from torch import nn
 
+from prunekit.run_path import RunPath
+
 PRETRAINED = "pretrained"
 """The `init` that asks for the weights a stock model was published with."""
 
@@ -21,7 +23,7 @@ def _not_pretrained(init: str | None) -> str | None:
     return init
 
 
-OwnInit = Annotated[str | None, AfterValidator(_not_pretrained)]
+OwnInit = Annotated[RunPath | None, AfterValidator(_not_pretrained)]
 """`init` of a model that no one has published weights for."""
 
 

@@ -128,12 +128,22 @@ class PruningStrategy(abc.ABC):
     without masks: there `ctx.grads` means nothing yet."""
     modes: ClassVar[tuple[Mode, ...]] = ("ste", "masked", "hard")
     """The modes that make sense for this strategy."""
+    default_scope: ClassVar[tuple[str, ...] | None] = None
+    """Patterns that an empty `scope.include` stands for. None: the weights of linear and
+    convolution layers and the input projections of attention."""
 
     def __init__(self, config: StrategyConfig) -> None:
         self.config = config
 
     def check(self, clock: Clock) -> None:  # noqa: B027 - optional hook
         """Refuse settings that do not fit the run; once, with the clock of t = 0.
+
+        Raises:
+            RecipeError: what does not fit, and the remedy.
+        """
+
+    def check_scope(self, model: nn.Module, names: Sequence[str]) -> None:  # noqa: B027 - optional
+        """Refuse settings that do not fit the parameters in scope; once, at build.
 
         Raises:
             RecipeError: what does not fit, and the remedy.
@@ -233,6 +243,11 @@ class ScoredStrategy(PruningStrategy):
         self.config.schedule.check(clock.active_steps, clock.steps_per_epoch)
         self.config.cadence.check(clock.active_steps, clock.steps_per_epoch)
         self.config.structure.check(self.config.sparsity)
+
+    def check_scope(self, model: nn.Module, names: Sequence[str]) -> None:
+        """The distribution must be able to split the sparsity over these tensors."""
+        sizes = self.config.structure.units(model, names).sizes
+        self.config.distribution.check(sizes, self.config.sparsity)
 
     def due(self, clock: Clock) -> bool:
         """At the cadence's steps, and where the schedule begins, jumps or ends."""

@@ -8,6 +8,7 @@ from torch import nn
 
 from prunekit.clock import Clock
 from prunekit.errors import RecipeError
+from prunekit.run_path import RunPath
 from prunekit.runs import open_run
 from prunekit.strategies.base import Context, PruningStrategy, StrategyConfig, Update
 from prunekit.weights import copy_into
@@ -24,7 +25,7 @@ class OptimalSubnetwork(PruningStrategy):
         """Settings of an optimal sub-network."""
 
         name: Literal["optimal_subnetwork"]
-        source: str
+        source: RunPath
         """The run that found the mask: `runs/<recipe>/latest` or a run directory."""
 
     config: OptimalSubnetwork.Config

@@ -83,8 +83,11 @@ def _tensor_plan(run: Run, name: str, masks: dict[str, Tensor]) -> TensorPlan:
             reason = "in scope" if name in assigned.scope else "goes with the units of its layer"
             density = float(masks[name].double().mean()) if name in masks else None
             return TensorPlan(name, shape, assigned.label, reason, density)
-    scopes = [assigned.strategy.config.scope for assigned in run.pruner.assigned]
-    reason = scopes[0].explain(run.model, name) if scopes else "no strategy"
+    reasons = [
+        assigned.strategy.config.scope.explain(run.model, name, assigned.strategy.default_scope)
+        for assigned in run.pruner.assigned
+    ]
+    reason = reasons[0] if reasons else "no strategy"
     return TensorPlan(name, shape, None, reason, None)
 
 
