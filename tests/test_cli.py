@@ -561,7 +561,7 @@ def test_show_suggests_the_nearest_name(call):
 
 def test_init_lists_what_it_can_copy(call):
     _, out, _ = call("init")
-    listed = [line.split()[0] for line in out.splitlines() if re.match("  [a-z]", line)]
+    listed = [line.split()[0] for line in out.splitlines() if re.match("[a-z]", line)]
     assert listed == sorted(shipped.shipped_recipes())
     assert set(RECIPES) <= set(listed)
     assert max(map(len, out.splitlines())) <= 80
