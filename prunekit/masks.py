@@ -193,7 +193,7 @@ class MaskSet:
     def _prove_zeros(self) -> None:
         """Look once after each change: an optimizer that mixes entries would move pruned ones."""
         for name, working in self._working.items():
-            moved = (working == 0) & (self.params[name] != 0)
+            moved = self.params[name].bool() & ~working.bool()
             if self.modes[name] != "ste" and bool(moved.any()):
                 optimizer = type(self._optimizer).__name__
                 raise PluginError(

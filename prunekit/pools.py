@@ -61,16 +61,19 @@ class Pool(abc.ABC):
         """`count` entries at fixed random places, ascending."""
         places = np.sort(np.random.default_rng(0).integers(0, self.size, count))
         ends = np.cumsum([flat.numel() for flat in self.flat])
-        drawn, begin = [], 0
-        for flat, end in zip(self.flat, ends, strict=True):
-            here = places[(places >= begin) & (places < end)] - begin
-            drawn.append(self.read(flat[torch.from_numpy(here).to(flat.device)]))
-            begin = end
+        in_each = np.split(places, places.searchsorted(ends[:-1]))
+        drawn = []
+        for flat, end, here in zip(self.flat, ends, in_each, strict=True):
+            offsets = torch.from_numpy(here - (end - flat.numel()))
+            drawn.append(self.read(flat[offsets.to(flat.device)]))
         return torch.from_numpy(np.sort(torch.cat(drawn).cpu().numpy()))
 
     @abc.abstractmethod
-    def split(self, low: float, high: float) -> tuple[int, Tensor]:
-        """How many entries are >= high; and the entries in between, with all that are NaN."""
+    def split(self, low: float, high: float, most: int) -> tuple[int, Tensor] | None:
+        """How many entries are >= high; and the entries in between, with all that are NaN.
+
+        None where more than `most` are in between.
+        """
 
     @abc.abstractmethod
     def count(self, edge: float) -> tuple[int, int]:
@@ -100,7 +103,7 @@ class HostPool(Pool):
 
     block = 1 << 17  # 512 KiB of float32: stays in the cache over the passes
 
-    def split(self, low: float, high: float) -> tuple[int, Tensor]:
+    def split(self, low: float, high: float, most: int) -> tuple[int, Tensor] | None:
         """See `Pool`."""
         above, inside = 0, [np.empty(0, dtype=np.float32)]
         for part in self.blocks():
@@ -109,6 +112,9 @@ class HostPool(Pool):
             above += int(np.count_nonzero(over))
             np.logical_or(under, over, out=under)
             inside.append(x.compress(np.logical_not(under, out=under)))
+            most -= inside[-1].size
+            if most < 0:
+                return None
         return above, torch.from_numpy(np.concatenate(inside))
 
     def count(self, edge: float) -> tuple[int, int]:
@@ -143,13 +149,16 @@ class DevicePool(Pool):
 
     block = 1 << 24
 
-    def split(self, low: float, high: float) -> tuple[int, Tensor]:
+    def split(self, low: float, high: float, most: int) -> tuple[int, Tensor] | None:
         """See `Pool`."""
         above, inside = [], []
         for x in self.blocks():
             over = x >= high
             above.append(over.sum())
             inside.append(x[~(over | (x <= low))])
+            most -= len(inside[-1])
+            if most < 0:
+                return None
         return int(torch.stack(above).sum()), torch.cat(inside)
 
     def count(self, edge: float) -> tuple[int, int]:

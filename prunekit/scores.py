@@ -3,11 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from typing import NamedTuple
 
 from torch import Tensor
 
 Key = Callable[[Tensor], Tensor]
 """Works entry by entry, and keeps shape, precision and finiteness: `torch.abs`."""
+
+
+class Cut(NamedTuple):
+    """Where a ranking of all entries was cut."""
+
+    keep: int
+    """Entries above the cut."""
+    threshold: float
+    """The lowest score of them."""
 
 
 class Scores(Mapping[str, Tensor]):
@@ -17,20 +27,18 @@ class Scores(Mapping[str, Tensor]):
     read, in a global ranking a block at a time, so that no second copy of the weights is held.
     """
 
-    def __init__(
-        self, tensors: Mapping[str, Tensor], key: Key | None = None, threshold: float | None = None
-    ) -> None:
+    def __init__(self, tensors: Mapping[str, Tensor], key: Key | None = None) -> None:
         """Take scores, or what they are made of.
 
         Args:
             tensors: name -> floating point tensor of any shape.
             key: makes scores of them; None: they are the scores.
-            threshold: where the last global ranking of such scores was cut. A new ranking starts
-                there and leaves its own; it changes the cost, not the result.
         """
         self.tensors = tensors
         self.key = key
-        self.threshold = threshold
+        self.cut: Cut | None = None
+        """Where a global ranking starts to search, and then what it found: changes the cost, not
+        the result."""
 
     @classmethod
     def of(cls, scores: Mapping[str, Tensor]) -> Scores:

@@ -11,10 +11,14 @@ import torch
 from torch import Tensor
 
 from prunekit.pools import count_true, pool_of
-from prunekit.scores import Scores, sizes_of
+from prunekit.scores import Cut, Scores, sizes_of
 from prunekit.threshold import search
 
 log = logging.getLogger("prunekit")
+
+NEAR_RANK = 0.0025
+"""Share of the entries by which a count may differ so that its threshold is still a hint: at 90 %
+of normal weights, the magnitude changes by 1 % then."""
 
 
 def keep_count(n: int, sparsity: float, min_keep: int = 0) -> int:
@@ -49,8 +53,7 @@ def top_masks_global(
     """Bool masks with exactly `keep` True in all: the highest of one pool; ties by (name, index).
 
     Args:
-        scores: name -> floating point tensor of any shape, all on one device; `Scores` are begun at
-            the threshold that they bring, and told the new one.
+        scores: name -> floating point tensor of any shape, all on one device.
         keep: from the sum of the floors to the number of entries.
         floor: name -> entries that the tensor keeps at least, whatever the others score; a tensor
             below its floor is raised to it, and the others give up as many.
@@ -68,7 +71,7 @@ def top_masks_global(
         held |= {name: top_mask(scores[name], floor[name]) for name in low}
         rest = {name: tensor for name, tensor in scores.tensors.items() if name not in held}
         fewer = keep - sum(floor[name] for name in held)
-        masks = _pooled(Scores(rest, scores.key, scores.threshold), fewer)
+        masks = _pooled(Scores(rest, scores.key), fewer)
     warn_held(held)
     masks |= held
     return {name: masks[name] for name in scores}
@@ -90,11 +93,17 @@ def _pooled(scores: Scores, keep: int) -> dict[str, Tensor]:
     pool = pool_of([scores.tensors[name] for name in names], scores.key)
     if keep in (0, pool.size):
         return _all_or_none(scores, bool(keep))
-    scores.threshold = edge = search(pool, keep, scores.threshold)
+    edge = search(pool, keep, _hint(scores.cut, keep, pool.size))
+    scores.cut = Cut(keep, edge)
     masks, kept = pool.at_least(edge)
     pool.drop_last_ties(masks, edge, kept - keep)
     shapes = [scores.tensors[name].shape for name in names]
     return {n: m.view(shape) for n, m, shape in zip(names, masks, shapes, strict=True)}
+
+
+def _hint(cut: Cut | None, keep: int, size: int) -> float | None:
+    """The last threshold, unless so much more or less is kept now that it must have moved."""
+    return cut.threshold if cut and abs(keep - cut.keep) <= NEAR_RANK * size else None
 
 
 def _all_or_none(scores: Mapping[str, Tensor], kept: bool) -> dict[str, Tensor]:

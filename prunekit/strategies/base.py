@@ -19,7 +19,7 @@ from prunekit.frozen import ComponentConfig
 from prunekit.optim_rules import ParamRule
 from prunekit.schedules import AnySchedule, Polynomial
 from prunekit.scopes import Scope
-from prunekit.scores import Scores, all_finite
+from prunekit.scores import Cut, Scores, all_finite
 from prunekit.selection import keep_count
 from prunekit.structures import AnyStructure, Unstructured
 
@@ -231,8 +231,9 @@ class ScoredStrategy(PruningStrategy):
         """Units that each tensor keeps, whatever the target says."""
 
     config: ScoredStrategy.Config
-    _threshold: float | None = None
-    """Where the last update cut: the next search begins there. No state: any value will do."""
+    _cut: Cut | None = None
+    """Where the last update cut the ranking: the next search begins there. No state: with any value
+    the masks are the same."""
 
     @abc.abstractmethod
     def score(self, name: str, ctx: Context) -> Tensor:
@@ -280,11 +281,11 @@ class ScoredStrategy(PruningStrategy):
         if not config.regrow:
             old, never = ctx.masks, float("-inf")
             scores = Scores({n: s.masked_fill(~old[n], never) for n, s in scores.items()})
-        scores.threshold = self._threshold
+        scores.cut = self._cut
         masks = config.structure.select(
             ctx.model, scores, self.target(ctx.clock), config.distribution, config.min_keep
         )
-        self._threshold = scores.threshold
+        self._cut = scores.cut
         return Update(masks=masks)
 
     def scores(self, ctx: Context) -> Scores:
