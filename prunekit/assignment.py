@@ -22,7 +22,7 @@ class Assigned:
     cover: tuple[str, ...]
     """Names that its masks reach."""
     updated_at: int = -1
-    """The step of the last update."""
+    """Steps done when the last update can first be seen: one inside a step, after that step."""
     flips: dict[str, int] = field(default_factory=dict)
     """Entries of each tensor that changed at the last update."""
     target: float | None = None

@@ -216,7 +216,7 @@ class Pruner:
         return self._anchor_copy
 
     def updated(self) -> list[Assigned]:
-        """The strategies whose masks were decided at this step."""
+        """The strategies whose masks were decided at this step, or inside the one just done."""
         return [assigned for assigned in self.assigned if assigned.updated_at == self.step]
 
     def strategy_metrics(self) -> dict[str, float]:
@@ -291,6 +291,7 @@ class Pruner:
             strategy = assigned.strategy
             if _asked_inside(assigned, ctx.clock) == inside and strategy.due(ctx.clock):
                 take_step &= not self._update(assigned, ctx).skip_step
+                assigned.updated_at = self.step + int(inside)
         return take_step
 
     def _update(self, assigned: Assigned, ctx: StepContext) -> Update:
@@ -298,7 +299,6 @@ class Pruner:
             update = assigned.strategy.update(ctx)
         self._check(assigned, update)
         assigned.flips = self.mask_set.apply(update, assigned.cover)
-        assigned.updated_at = self.step
         assigned.target = assigned.strategy.target(ctx.clock)
         self._check_count(assigned, ctx.clock)
         if self.ranks.world > 1 and not self.ranks.all_equal(self.mask_set.digest()):

@@ -353,11 +353,14 @@ def test_a_strategy_that_reads_gradients_has_its_first_masks_before_the_first_st
     model = make_model()
     pruner = Pruner(model, [chosen], timeline=timeline)
     pruner.attach(torch.optim.SGD(model.parameters(), lr=0.1))
+    told = []
     for _ in range(9):
         where = "inside"
         pruner.before_step()
         where = "between"
         pruner.after_step()
+        told += [pruner.step] * len(pruner.updated())
+    assert told == [3, 5, 6, 7]  # an update inside a step is told once the step is done
     assert asked == [(3, "between"), (4, "inside"), (5, "inside"), (6, "inside")]
     assert [clock.active_step for clock in chosen.clocks] == [0, 1, 2, 3]
 
