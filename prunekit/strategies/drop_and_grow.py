@@ -13,7 +13,7 @@ from torch import Tensor
 from prunekit.cadence import Cadence
 from prunekit.clock import Clock
 from prunekit.distributions import ERK, ErdosRenyi, Match, PerPattern, Uniform
-from prunekit.duration import duration
+from prunekit.duration import Duration, duration
 from prunekit.frozen import name_only
 from prunekit.selection import top_mask
 from prunekit.strategies.base import Context, PruningStrategy, StrategyConfig, Update
@@ -23,6 +23,13 @@ FixedDistribution = Annotated[
     BeforeValidator(name_only),
 ]
 """A distribution that does not look at scores, so that each tensor has one count for good."""
+
+
+class EarlyCadence(Cadence):
+    """As `Cadence`, but by default it stops at 75 %."""
+
+    stop: Duration = duration("75%")
+    """T_end; `%` of the strategy's window. The last update lies before it."""
 
 
 class DropAndGrow(PruningStrategy):
@@ -47,8 +54,8 @@ class DropAndGrow(PruningStrategy):
         """How the total is split over the tensors, for good."""
         min_keep: int = Field(default=0, ge=0)
         """Weights that each tensor keeps, whatever the sparsity says."""
-        cadence: Cadence = Cadence(stop=duration("75%"))
-        """When weights move: before `stop`, T_end."""
+        cadence: EarlyCadence = EarlyCadence()
+        """At which steps weights move."""
         drop_fraction: float = Field(default=0.3, gt=0, le=1)
         """Share of the active weights of each tensor that an update drops, (0, 1]."""
 

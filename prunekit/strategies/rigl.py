@@ -9,10 +9,9 @@ from typing import Literal
 from pydantic import field_validator
 from torch import Tensor
 
-from prunekit.cadence import Cadence
 from prunekit.clock import Clock
 from prunekit.strategies.base import Context, Update
-from prunekit.strategies.drop_and_grow import DropAndGrow
+from prunekit.strategies.drop_and_grow import DropAndGrow, EarlyCadence
 
 
 class RigL(DropAndGrow):
@@ -34,7 +33,7 @@ class RigL(DropAndGrow):
 
         @field_validator("cadence")
         @classmethod
-        def _not_by_phase(cls, cadence: Cadence) -> Cadence:
+        def _not_by_phase(cls, cadence: EarlyCadence) -> EarlyCadence:
             if cadence.every == "phase":
                 raise ValueError(
                     "every: phase is between two steps, but growth needs the gradient inside one: "
