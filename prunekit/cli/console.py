@@ -36,11 +36,12 @@ def console() -> Console:
 
 
 def print_summary(run_dir: Path) -> None:
-    """The table and the paths at the end of a run."""
-    from prunekit.report import summarise
+    """Draw the picture of a finished run; print its table and its paths."""
+    from prunekit.report import picture, summarise
 
     if not is_main_rank():
         return
+    picture(run_dir)
     screen = console()
     for part in summarise(run_dir):
         screen.print()
