@@ -46,7 +46,7 @@ class LotteryTicket(ScoredStrategy):
         """The rounds must end with phases, else nothing is rewound after them.
 
         Raises:
-            RecipeError: they do not; found out where the window begins with the run.
+            RecipeError: they do not, as far as the run's first phase tells.
         """
         super().check(clock)
         config, length = self.config, clock.phase_steps
@@ -58,6 +58,11 @@ class LotteryTicket(ScoredStrategy):
                 f"{', '.join(map(str, ends[1:]))} of its window, but phase {clock.phase!r} has "
                 f"{length} steps: give each round a phase, as repeat: {config.schedule.rounds}"
             )
+
+    def due(self, clock: Clock) -> bool:
+        """At ends of phases only: what is pruned within one would not be rewound."""
+        ends_phase = clock.phase_step == clock.phase_steps
+        return clock.active_step == 0 or (ends_phase and super().due(clock))
 
     def score(self, name: str, ctx: Context) -> Tensor:
         """|w|."""
