@@ -17,9 +17,11 @@ from prunekit.context import StepContext
 from prunekit.errors import RecipeError
 from prunekit.pruner import Pruner
 from prunekit.recipe import dump_yaml
+from prunekit.registry import STRATEGIES
 from prunekit.runs import open_run
 from prunekit.selection import keep_count
 from prunekit.strategies import strategy
+from prunekit.testing import check_strategy
 from prunekit.train.launch import run_recipe
 
 from training import recipe, run
@@ -325,7 +327,7 @@ def test_synflow_reads_neither_data_nor_signs_nor_running_statistics():
         for parameter in second.parameters():
             parameter.neg_()
         second[1].running_mean.fill_(5.0)
-        second[1].running_var.fill_(0.01)
+        second[1].running_var.copy_(torch.tensor([0.01, 1.0, 9.0, 99.0]))
     masks = [masks_of("synflow", model, None, (2, 6, 6)) for model in (first, second)]
     assert same(*masks)
 
@@ -442,6 +444,12 @@ def test_attention_can_be_scored(name, tmp_path: Path):
     done = run(tmp_path, model=VIT, strategies=[{"name": name, "sparsity": 0.5}])
     kept = open_run(done).masks()
     assert sum(int(m.sum()) for m in kept.values()) == keep_count(total(kept), 0.5)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_contract_holds(name):
+    settings = {} if name == "synflow" else {"samples": 16}
+    check_strategy(STRATEGIES.load(name), {"name": name, "sparsity": 0.5, **settings}, examples=5)
 
 
 @pytest.mark.ddp
