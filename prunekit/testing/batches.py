@@ -1,0 +1,204 @@
+"""What must hold of a compressor on one batch of tokens."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+
+import torch
+from pydantic import ValidationError
+
+from prunekit.compressors.base import CompressorConfig, DataCompressor, TokenBatch
+from prunekit.frozen import as_values
+from prunekit.testing.fault import ConformanceError, RefusedError, faults_of
+from prunekit.testing.noise import global_noise, switches
+from prunekit.testing.snapshot import bits, difference, leaves, through_a_file
+from prunekit.testing.tokens import close, equal, forward, promised, random_tokens
+from prunekit.testing.trial import TokenTrial
+
+COUNTS = range(1, 257)
+"""Token counts that are asked for."""
+TRIED = 24
+"""Of those that are taken, how many are tried."""
+
+
+class Batches:
+    """Sends tokens through one compressor."""
+
+    def __init__(self, cls: type[DataCompressor], config: CompressorConfig) -> None:
+        self.cls, self.config = cls, config
+
+    def taken(self) -> dict[bool, Sequence[int]]:
+        """The counts that the compressor takes, in evaluation and in training.
+
+        Raises:
+            ConformanceError: `output_tokens` gives no count, or takes none.
+        """
+        compressor = self._made(self.config)
+        found: dict[bool, Sequence[int]] = {}
+        for training in (False, True):
+            compressor.train(training)
+            counts = [n for n in COUNTS if promised(compressor, n) is not None]
+            found[training] = counts[:TRIED]
+        if not any(found.values()):
+            raise ConformanceError(
+                f"output_tokens refuses every count from {COUNTS[0]} to {COUNTS[-1]}"
+            )
+        return found
+
+    def check(self, trial: TokenTrial) -> None:
+        """All properties of one trial.
+
+        Raises:
+            ConformanceError: one does not hold.
+            RefusedError: the compressor does not take this count.
+        """
+        compressor = self._made(self.config).to(getattr(torch, trial.dtype)).train(trial.training)
+        left = promised(compressor, trial.patches)
+        if left is None:
+            raise RefusedError(f"output_tokens refuses {trial.patches} tokens")
+        tokens = random_tokens(trial)
+        out = forward(compressor, tokens)
+        check_output(compressor, tokens, out, left)
+        check_gradient(compressor, tokens)
+        check_repeats(compressor, tokens, out)
+        check_alone(compressor, tokens, out)
+        check_meta(compressor, tokens, out)
+        self._check_copies(compressor, tokens, out)
+        self._check_identity(trial)
+        if trial.compiled:
+            check_compiled(compressor, tokens, out)
+
+    def _made(self, config: CompressorConfig, noise: int = 0) -> DataCompressor:
+        with faults_of("the constructor"), global_noise("constructor", noise):
+            return self.cls(config)
+
+    def _check_copies(
+        self, compressor: DataCompressor, tokens: TokenBatch, out: TokenBatch
+    ) -> None:
+        """A model is saved by its state_dict, into a new one."""
+        state = through_a_file(compressor.state_dict(), "state_dict()")
+        new = self._made(self.config, noise=1).to(tokens.x.dtype).train(compressor.training)
+        with faults_of("load_state_dict"):
+            new.load_state_dict(state)
+        if not equal(out, forward(new, tokens)):
+            raise ConformanceError(
+                "a new compressor with the same settings and state_dict() gives other tokens: what "
+                "it is made of at random must be a parameter or buffer"
+            )
+
+    def _check_identity(self, trial: TokenTrial) -> None:
+        """Ratio 0 removes nothing and changes nothing."""
+        ratios = [key for key in ("ratio", "eval_ratio") if key in type(self.config).model_fields]
+        tree = as_values(self.config.model_dump(mode="json") | dict.fromkeys(ratios, 0.0))
+        try:
+            config = type(self.config).model_validate(tree)
+        except ValidationError:
+            return  # ratio 0 is none of its settings
+        tokens = random_tokens(trial)
+        compressor = self._made(config).to(tokens.x.dtype).train(trial.training)
+        if "ratio" in ratios and not equal(tokens, forward(compressor, tokens)):
+            raise ConformanceError("ratio 0 is not the identity")
+
+
+def check_output(
+    compressor: DataCompressor, tokens: TokenBatch, out: TokenBatch, left: int
+) -> None:
+    """Counts, protected tokens, sizes, dtypes."""
+    samples, count, width = tokens.x.shape
+    first = tokens.protected
+    expected = (samples, first + left, width)
+    if out.x.shape != expected or out.size.shape != (*expected[:2], 1):
+        raise ConformanceError(
+            f"output_tokens({count - first}) is {left}, so x is {expected}; forward gave x "
+            f"{tuple(out.x.shape)} and size {tuple(out.size.shape)}"
+        )
+    if out.x.dtype != tokens.x.dtype or out.size.dtype != tokens.size.dtype:
+        raise ConformanceError(
+            f"dtypes are not kept: x {tokens.x.dtype} became {out.x.dtype}, size "
+            f"{tokens.size.dtype} became {out.size.dtype}"
+        )
+    prefix = TokenBatch(out.x[:, :first], out.size[:, :first], first)
+    if out.protected != first or not equal(
+        prefix, TokenBatch(tokens.x[:, :first], tokens.size[:, :first], first)
+    ):
+        raise ConformanceError(
+            f"the {first} protected tokens are not the first ones of the output, unchanged"
+        )
+    if not torch.isfinite(out.x).all():
+        raise ConformanceError("x is not finite")
+    if not (out.size > 0).all():
+        raise ConformanceError("a size is not positive")
+    if compressor.conserves_mass and not close(tokens.size.sum(1), out.size.sum(1)):
+        raise ConformanceError(
+            f"conserves_mass, but sizes that add up to {tokens.size.sum(1).flatten().tolist()} "
+            f"came out as {out.size.sum(1).flatten().tolist()}"
+        )
+
+
+def check_gradient(compressor: DataCompressor, tokens: TokenBatch) -> None:
+    """The loss reaches x, and the tokens that came in are left alone."""
+    x = tokens.x.clone().requires_grad_()
+    size = tokens.size.clone()
+    out = forward(compressor, TokenBatch(x, size, tokens.protected))
+    if bits(x) != bits(tokens.x) or bits(size) != bits(tokens.size):
+        raise ConformanceError("forward writes into the tokens that it is given")
+    if out.x.requires_grad:
+        torch.autograd.backward(out.x.float().square().sum())
+    if x.grad is None or not x.grad.any():
+        raise ConformanceError("no gradient reaches x")
+    if not torch.isfinite(x.grad).all():
+        raise ConformanceError("the gradient of x is not finite")
+
+
+def check_repeats(compressor: DataCompressor, tokens: TokenBatch, out: TokenBatch) -> None:
+    """The same seed gives the same; in evaluation any does, and the module is left alone."""
+    if not equal(out, forward(compressor, tokens)):
+        raise ConformanceError("the same tokens and global random state give other tokens")
+    if compressor.training:
+        return
+    own = copy.deepcopy(compressor)
+    state, before = dict(leaves(own.state_dict(), "state_dict()")), switches()
+    with faults_of("forward"):
+        again, third = own(tokens), own(tokens)
+    if changed := difference(before, switches()):
+        raise ConformanceError(f"forward in evaluation changes {changed}")
+    if not equal(out, again) or not equal(out, third):
+        raise ConformanceError("forward in evaluation gives other tokens when it is called again")
+    if changed := difference(state, dict(leaves(own.state_dict(), "state_dict()"))):
+        raise ConformanceError(f"forward in evaluation changes {changed}")
+
+
+def check_alone(compressor: DataCompressor, tokens: TokenBatch, out: TokenBatch) -> None:
+    """In evaluation a sample does not depend on the batch that it is in."""
+    if compressor.training or tokens.x.dtype != torch.float32:
+        return  # in bfloat16 near ties are many, and decided by rounding
+    for i in range(tokens.x.shape[0]):
+        one = TokenBatch(tokens.x[i : i + 1], tokens.size[i : i + 1], tokens.protected)
+        alone = forward(compressor, one)
+        if not (close(alone.x, out.x[i : i + 1]) and close(alone.size, out.size[i : i + 1])):
+            raise ConformanceError(f"sample {i} gives other tokens alone than in its batch")
+
+
+def check_meta(compressor: DataCompressor, tokens: TokenBatch, out: TokenBatch) -> None:
+    """Shapes can be had without data."""
+    own = copy.deepcopy(compressor).to("meta")
+    with faults_of("on the meta device forward"):
+        shapes = own(TokenBatch(tokens.x.to("meta"), tokens.size.to("meta"), tokens.protected))
+    if shapes.x.shape != out.x.shape or shapes.x.device.type != "meta":
+        raise ConformanceError(
+            f"on the meta device x is {tuple(shapes.x.shape)} on {shapes.x.device.type}, not "
+            f"{tuple(out.x.shape)} on meta"
+        )
+
+
+def check_compiled(compressor: DataCompressor, tokens: TokenBatch, out: TokenBatch) -> None:
+    """One graph of static shapes, and the same result."""
+    torch.compiler.reset()
+    own = copy.deepcopy(compressor)
+    compiled = torch.compile(own, backend="eager", fullgraph=True, dynamic=False)
+    with faults_of("under torch.compile(fullgraph=True) forward"), global_noise("forward", 0):
+        again = compiled(tokens)
+    torch.compiler.reset()
+    if not (close(out.x, again.x) and close(out.size, again.size)):
+        raise ConformanceError("torch.compile (backend eager) gives other tokens")

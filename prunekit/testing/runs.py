@@ -1,0 +1,194 @@
+"""Runs of one strategy, and the comparisons between them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from prunekit.strategies.base import PruningStrategy, StrategyConfig
+from prunekit.testing import looks
+from prunekit.testing.fault import ConformanceError, RefusedError, faults_of
+from prunekit.testing.models import SmallModel
+from prunekit.testing.noise import global_noise
+from prunekit.testing.ranks import ThreadRank, on_ranks
+from prunekit.testing.snapshot import bits, difference, leaves, through_a_file
+from prunekit.testing.training import Training
+from prunekit.testing.trial import Trial
+from prunekit.testing.watch import Watch
+
+
+class StrategyRuns:
+    """Runs trials of one strategy."""
+
+    def __init__(
+        self,
+        cls: type[PruningStrategy],
+        config: StrategyConfig,
+        models: Mapping[str, SmallModel],
+    ) -> None:
+        self.cls, self.config, self.models = cls, config, models
+        self.updates = 0
+        """Updates seen in all trials so far."""
+
+    def fitting(self, trial: Trial) -> list[str]:
+        """The models that the strategy does not refuse.
+
+        Raises:
+            ConformanceError: it refuses all of them.
+        """
+        refused, fitting = [], []
+        for name in self.models:
+            try:
+                with global_noise(0):
+                    self._train(replace(trial, model=name))
+            except RefusedError as error:
+                refused.append(f"{name}: {error}")
+                continue
+            except ConformanceError:
+                pass  # the trials will find it, and a smaller run that shows it
+            fitting.append(name)
+        if not fitting:
+            lines = "\n  ".join(refused)
+            raise ConformanceError(
+                f"it refuses all models: give settings that fit one, or models=\n  {lines}"
+            )
+        return fitting
+
+    def check(self, trial: Trial) -> None:
+        """All properties of one trial.
+
+        Raises:
+            ConformanceError: one does not hold.
+            RefusedError: the strategy does not take this model or length.
+        """
+        with global_noise(0):
+            first, answers = self._watched(trial)
+        with global_noise(1):
+            self._asked_alone(trial, answers)
+            state = self._stopped_again(trial, first)
+            self._continued(trial, first, state)
+            self._on_ranks(trial)
+            if trial.compiled:
+                self._compiled(trial, first)
+            self._finished(first)
+
+    # ---- the runs
+
+    def _training(self, trial: Trial, **settings: Any) -> Training:
+        with faults_of("the constructor"):
+            strategy = self.cls(self.config)
+        return Training(trial, self.models[trial.model], [strategy], **settings)
+
+    def _train(self, trial: Trial, **settings: Any) -> Training:
+        training = self._training(trial, **settings)
+        training.start()
+        training.advance()
+        return training
+
+    def _watched(self, trial: Trial) -> tuple[Training, Mapping[Any, Any]]:
+        """A run in which every hook is watched."""
+        training = self._training(trial)
+        watch = Watch(training.strategy, training)
+        watch.put_pure("due", looks.at_due)
+        watch.put_pure("target", looks.at_target)
+        watch.put("update", looks.at_update)
+        watch.put("penalty", looks.at_penalty)
+        watch.put("adjust_gradients")
+        watch.put("metrics", looks.at_metrics)
+        watch.put("count_units", looks.AtCountUnits(training))
+        training.start()
+        training.advance()
+        self.updates += training.updates
+        return training, watch.answers
+
+    def _asked_alone(self, trial: Trial, answers: Mapping[Any, Any]) -> None:
+        """A strategy that has seen nothing of the run says the same of each clock."""
+        strategy = self._training(trial).strategy
+        for (hook, clock), said in reversed(list(answers.items())):
+            alone = getattr(strategy, hook)(clock)
+            if alone != said:
+                raise ConformanceError(
+                    f"{hook}, step {clock.step}: it said {said} in a run and {alone} when asked "
+                    "alone: it may depend on the clock and the settings, on nothing else"
+                )
+
+    def _stopped_again(self, trial: Trial, first: Training) -> Any:
+        """A second run of the same seed; what it saved on its way."""
+        second = self._training(trial)
+        second.start()
+        second.advance(trial.stop)
+        through_a_file(second.strategy.state_dict(), "state_dict()")
+        state = through_a_file(second.saved(), "the saved run")
+        second.advance()
+        if changed := unequal(first, second):
+            raise ConformanceError(
+                f"{changed} in a second run of the same seed, with another global random state: "
+                "what is random comes from ctx.generator, what is remembered from self"
+            )
+        return state
+
+    def _continued(self, trial: Trial, first: Training, state: Any) -> None:
+        """A run that goes on from the file is the run that never stopped."""
+        third = self._training(trial, anchor=lambda: state["anchor"])
+        with faults_of("load_state_dict"):
+            third.load(state)
+        was = dict(leaves(state["pruner"]["strategies"][0], "state_dict()"))
+        if changed := difference(was, third.state()):
+            raise ConformanceError(f"load_state_dict, step {trial.stop}: {changed} is not restored")
+        third.advance()
+        if changed := unequal(first, third, since=trial.stop):
+            raise ConformanceError(
+                f"{changed} in a run that was saved at step {trial.stop} and continued: what the "
+                "strategy remembers must be in state_dict() and come back by load_state_dict()"
+            )
+
+    def _on_ranks(self, trial: Trial) -> None:
+        """Ranks agree; each has its own batches, so its own BatchNorm statistics."""
+
+        def job(ranks: ThreadRank) -> Training:
+            return self._train(trial, ranks=ranks)
+
+        first, second = on_ranks(2, job)
+        changed = unequal(first, second)
+        if changed is None and (key := difference(first.state(), second.state())):
+            changed = f"{key} is another"
+        if changed:
+            raise ConformanceError(
+                f"{changed} on the second rank: what comes from rank-local data goes through "
+                "ctx.mean_over_ranks"
+            )
+
+    def _compiled(self, trial: Trial, first: Training) -> None:
+        """torch.compile around the model changes nothing."""
+        torch.compiler.reset()
+        with faults_of("under torch.compile, training"):
+            compiled = self._train(trial, compiled=True)
+        torch.compiler.reset()
+        if changed := unequal(first, compiled):
+            raise ConformanceError(f"{changed} under torch.compile (backend eager)")
+
+    def _finished(self, training: Training) -> None:
+        """The finished model works, with the masks in it."""
+        masks = training.pruner.masks()
+        with faults_of("finish, or the finished model,"):
+            wrong = looks.at_finish(training.pruner.finish(), masks, training.small)
+        if wrong:
+            raise ConformanceError(f"finish: {wrong}")
+
+
+def unequal(first: Training, other: Training, since: int = 0) -> str | None:
+    """Where two runs differ: in the first masks from step `since` on, or in the last weights."""
+    steps = range(since, len(first.masks))
+    for step, was, now in zip(steps, first.masks[since:], other.masks, strict=True):
+        for name in was:
+            if not torch.equal(was[name], now[name]):
+                return f"the mask of {name}, step {step}, is another"
+    weights = other.weights()
+    for name, value in first.weights().items():
+        own = other.ranks is not None and name not in other.pruner.params  # a rank's own buffer
+        if not own and bits(value) != bits(weights[name]):
+            return f"the weight {name} is another in the end, with the same masks,"
+    return None
