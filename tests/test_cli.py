@@ -210,6 +210,7 @@ def launched(monkeypatch, tmp_path):
         return called
 
     (tmp_path / "resolved.yaml").touch()
+    (tmp_path / "metrics.jsonl").write_text('{"step": 7, "train/loss": 1.0}\n')
     (tmp_path / "status.json").write_text('{"status": "stopped", "step": 7}')
     monkeypatch.setattr(launch, "run_recipe", remember(tmp_path))
     monkeypatch.setattr(launch, "resume_run", remember(tmp_path))
