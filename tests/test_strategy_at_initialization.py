@@ -439,6 +439,15 @@ def test_precision_and_micro_batches_do_not_change_the_masks(name, tmp_path: Pat
     assert open_run(runs[0]).report()["sparsity"]["scope"] == pytest.approx(0.8, abs=1e-3)
 
 
+def test_a_classifier_of_zeros_makes_every_score_of_snip_zero_and_is_refused():
+    model = smooth()
+    with torch.no_grad():
+        model[2].weight.zero_()
+    with pytest.raises(RecipeError, match=r"strategy snip: every score is 0.*model.init"):
+        masks_of("snip", model, Samples())
+    assert masks_of("grasp", model, Samples())["0.weight"].any()
+
+
 @pytest.mark.parametrize("name", ["snip", "grasp"])
 def test_attention_can_be_scored(name, tmp_path: Path):
     done = run(tmp_path, model=VIT, strategies=[{"name": name, "sparsity": 0.5}])

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from prunekit.cadence import Cadence
+from prunekit.errors import RecipeError
 from prunekit.schedules import AnySchedule, Constant
 from prunekit.strategies.base import Context, ScoredStrategy, Update
 
@@ -40,8 +41,18 @@ class AtInitialization(ScoredStrategy):
         """The scores of the whole scope, each of its weight's shape; higher is kept."""
 
     def update(self, ctx: Context) -> Update:
-        """Pass through the model, then select as every scored strategy does."""
+        """Pass through the model, then select as every scored strategy does.
+
+        Raises:
+            RecipeError: no score tells one weight from another.
+        """
         self.take_scores(ctx, self.passes(ctx))
+        if not any(score.any() for score in self._scores.values()):
+            raise RecipeError(
+                f"strategy {self.config.name}: every score is 0, as no weight in scope changes the "
+                "loss where the classifier starts at zero (torchvision's vision transformers): "
+                "start from other weights (model.init), or use magnitude"
+            )
         return super().update(ctx)
 
     def take_scores(self, ctx: Context, scores: Mapping[str, Tensor]) -> None:
