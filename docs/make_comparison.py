@@ -58,11 +58,16 @@ def one_shot(sparsity: float, source: str) -> Tree:
 
 
 def lottery(sparsity: float, source: str) -> Tree:
-    """Rounds of full length, each rewound to step 0."""
+    """Rounds of full length, each rewound to step 0, then the ticket."""
+    share = 1 - (1 - sparsity) ** (1 / ROUNDS)
     return {
-        "strategies": [{"name": "lottery_ticket", "sparsity": sparsity}],
-        "phases": [("round", 1.0, {"start": "anchor", "repeat": ROUNDS + 1})],
-    }
+        "strategies": [
+            {"name": "lottery_ticket", "sparsity": sparsity, "during": ["round"],
+             "schedule": {"name": "geometric", "rounds": ROUNDS, "fraction": round(share, 6)}},
+        ],
+        "phases": [("round", 1.0, {"start": "anchor", "repeat": ROUNDS}),
+                   ("ticket", 1.0, {"start": "anchor"})],
+    }  # fmt: skip
 
 
 def n_of_m(name: str, **settings: Any) -> Callable[[float, str], Tree]:

@@ -47,8 +47,8 @@ def command(kind: str | None, check: bool, as_json: bool) -> None:
     if as_json:
         print_json({"components": components})
         return
-    from prunekit.cli.console import console
     from prunekit.cli.list_view import failures_view, list_view
+    from prunekit.console import console
 
     screen = console()
     for each in kinds:

@@ -58,8 +58,9 @@ def command(recipe: str, overrides: tuple[str, ...], out: Path, nproc: int, dry_
     check_overrides(overrides)
     path = find_recipe(recipe)
 
-    from prunekit.cli.console import console, print_summary
     from prunekit.cli.plan_view import plan_view
+    from prunekit.cli.summary import print_summary
+    from prunekit.console import console
     from prunekit.recipe import load_recipe
 
     loaded = load_recipe(path, overrides)

@@ -42,8 +42,8 @@ def command(ctx: click.Context, words: tuple[str, ...], as_json: bool) -> None:
     if as_json:
         print_json(document)
         return
-    from prunekit.cli.console import console
     from prunekit.cli.show_view import show_view
+    from prunekit.console import console
 
     console().print(show_view(document))
 

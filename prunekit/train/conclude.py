@@ -38,7 +38,7 @@ def conclude(trainer: Trainer) -> None:
     training_macs = count_macs(model, shape, masks, training=True)
     counts = token_counts(model.eval())
     for sentence in warn_empty(sparsity):
-        trainer.observer.warn(sentence)
+        trainer.observer.warnings.append(sentence)
     built = {
         "model": run.recipe.model.model_dump(mode="json"),
         "compressors": [config.model_dump(mode="json") for config in run.recipe.compressors],

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 import torch
-from rich.console import Console
 from torch import Tensor
 
 from prunekit.build import Run
+from prunekit.console import console
 from prunekit.metrics.sparsity import measure_sparsity, warn_empty
 from prunekit.models import token_counts
 from prunekit.train.display import Display, NullDisplay, Screen
@@ -32,7 +32,7 @@ class Observer:
             # step 0 is told anew by a run that begins there again
             last = -1 if resume_step == 0 else resume_step
             self.log_to = RunLog(run_dir, resume_step=last, warn=self.warn)
-            self.screen = Display(self.timeline.total_steps, Console())
+            self.screen = Display(self.timeline.total_steps, console())
         total, epoch = self.timeline.total_steps, self.timeline.steps_per_epoch
         logging = run.recipe.logging
         self.every = max(1, logging.every.steps(total, epoch))

@@ -64,15 +64,15 @@ def trial_masks(run: Run) -> dict[str, Tensor]:
     """The masks of the last update, were the weights still those of the start.
 
     Exact in each tensor where the distribution looks at shapes only; an estimate where it ranks
-    scores. Strategies that promise no sparsity, or read gradients, are left out.
+    scores. A strategy that reads gradients is asked for its first masks, which need none.
     """
     masks: dict[str, Tensor] = {}
     for index, assigned in enumerate(run.pruner.assigned):
         strategy = assigned.strategy
-        clock = run.timeline.clock(run.timeline.total_steps, strategy.config.during)
-        if strategy.reads == "weights":
-            context = StepContext(run.pruner, assigned.label, assigned.scope, clock, index)
-            masks |= strategy.update(context).masks
+        step = run.timeline.total_steps if strategy.reads == "weights" else 0
+        clock = run.timeline.clock(step, strategy.config.during)
+        context = StepContext(run.pruner, assigned.label, assigned.scope, clock, index)
+        masks |= strategy.update(context).masks
     return masks
 
 

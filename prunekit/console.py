@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 
 from rich.console import Console
 
@@ -33,16 +32,3 @@ def console() -> Console:
         highlight=False,
         quiet=not is_main_rank(),
     )
-
-
-def print_summary(run_dir: Path) -> None:
-    """Draw the picture of a finished run; print its table and its paths."""
-    from prunekit.report import picture, summarise
-
-    if not is_main_rank():
-        return
-    picture(run_dir)
-    screen = console()
-    for part in summarise(run_dir):
-        screen.print()
-        screen.print(part)

@@ -1,0 +1,24 @@
+"""What a person sees when a run is done."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from prunekit.console import console, is_main_rank
+from prunekit.errors import PrunekitError
+
+
+def print_summary(run_dir: Path) -> None:
+    """Draw the picture of a finished run; print its table and its paths."""
+    from prunekit.report import picture, summarise
+
+    if not is_main_rank():
+        return
+    screen = console()
+    try:
+        picture(run_dir)
+    except (PrunekitError, OSError) as error:  # the run is done all the same
+        screen.print(f"no picture: {error}")
+    for part in summarise(run_dir):
+        screen.print()
+        screen.print(part)
