@@ -1,1 +1,1 @@
-"""See the module names."""
+"""Measurements side by side: ours, its baseline and the goal, in one run."""

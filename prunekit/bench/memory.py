@@ -1,0 +1,80 @@
+"""Bytes a weight: what masks hold, and what a search takes at its peak."""
+
+from __future__ import annotations
+
+import gc
+import subprocess
+import sys
+from collections.abc import Callable
+
+from torch import Tensor
+
+from prunekit.bench.models import PEER, Training, by_peer, dense, masked, scope_size
+from prunekit.bench.rows import Row, Section, in_bytes
+from prunekit.bench.sizes import Size
+
+
+def memory(size: Size) -> Section:
+    """Tensors alive after a training step, and the peak of a search."""
+    weights = scope_size(size.vit())
+    makes: dict[str, tuple[Callable[[], Training], float | None]] = {
+        "hard": (lambda: masked(size, "hard"), 4),
+        "ste": (lambda: masked(size, "ste"), 8),
+        PEER: (lambda: by_peer(size), None),
+    }
+    base = held_bytes(size, lambda: dense(size)) / weights
+    rows = [
+        in_bytes(
+            f"held, {name}",
+            held_bytes(size, make) / weights,
+            base,
+            goal,
+            over=True,
+            judged=size.judged,
+        )
+        for name, (make, goal) in makes.items()
+    ]
+    return Section(
+        name="memory",
+        title=f"memory of a ViT {size.width}x{size.depth}, {weights:,} weights in scope",
+        baseline="held: the dense model with gradients and AdamW state; "
+        "search: torch.kthvalue on torch.cat of all |w|",
+        rows=[*rows, *search_peak(size)],
+        notes=[
+            "held: the storages of all tensors alive after a step, counted: exact",
+            "search: the highest resident memory above the weights, in a fresh process; it is "
+            "counted in pages, and what the allocator keeps is not ours alone: good to 0.1 B",
+            "a Pruner without `anchor` also keeps a copy of the start weights: +4 B",
+        ],
+    )
+
+
+def held_bytes(size: Size, make: Callable[[], Training]) -> int:
+    """Bytes that a training holds between two steps, gradients included."""
+    x, y = size.images(1)
+    before = live_bytes()
+    training = make()
+    for _ in range(2):
+        training.step(x, y)
+    return live_bytes() - before
+
+
+def live_bytes() -> int:
+    """Bytes of the storages of all tensors that are alive."""
+    gc.collect()
+    tensors = [x for x in gc.get_objects() if issubclass(type(x), Tensor)]
+    tensors += [x.grad for x in tensors if x.is_leaf and x.grad is not None]
+    storages = {x.untyped_storage().data_ptr(): x.untyped_storage().nbytes() for x in tensors}
+    return sum(storages.values())
+
+
+def search_peak(size: Size) -> list[Row]:
+    """What a search takes above the weights; nothing where the system does not tell."""
+    name = "full" if size.judged else "quick"
+    command = [sys.executable, "-m", "prunekit.bench.peak", name]
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, check=False)
+    if done.returncode:
+        return []
+    ours, theirs = map(float, done.stdout.split())
+    row = in_bytes("search, at its peak", ours, theirs, 0.5, over=False, judged=size.judged)
+    return [row]

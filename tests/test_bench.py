@@ -1,0 +1,168 @@
+"""The benchmark runs and says what it compares; how fast anything is depends on the machine."""
+
+import json
+
+import pytest
+import torch
+from click.testing import CliRunner
+
+from prunekit.bench import rounds
+from prunekit.bench.masks import SECTIONS
+from prunekit.bench.memory import live_bytes
+from prunekit.bench.rounds import AGAIN, Measured, in_turn
+from prunekit.bench.rows import Timed, in_bytes
+from prunekit.cli.app import cli
+from prunekit.cli.bench import PARTS
+from prunekit.cli.command import Options
+
+GOALS = {
+    "threshold": {"cold, from a sample": "<= 0.1 x", "warm, from the last": "<= 0.06 x"},
+    "update": {
+        "ste, same target": "<= 0.05 x",
+        "ste, rising target": "<= 0.05 x",
+        "hard, same target": "<= 0.05 x",
+    },
+    "step": {"hard": "<= 1.02 x", "ste": "<= 1.025 x", "torch.nn.utils.prune": ""},
+    "memory": {
+        "held, hard": "<= +4 B",
+        "held, ste": "<= +8 B",
+        "held, torch.nn.utils.prune": "",
+        "search, at its peak": "<= 0.5 B",
+    },
+    "eval": {"hard": "<= 1.02 x", "ste": "<= 1.02 x", "torch.nn.utils.prune": ""},
+}
+
+
+def bench(*args):
+    done = CliRunner().invoke(cli, ["bench", "masks", "--quick", *args], obj=Options())
+    assert done.exit_code == 0, done.output
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def document():
+    return json.loads(bench("--json"))
+
+
+def test_every_part_has_its_rows_with_baseline_ratio_and_goal(document):
+    assert [section["name"] for section in document["sections"]] == list(PARTS) == list(SECTIONS)
+    for section in document["sections"]:
+        rows = {row["what"]: row for row in section["rows"]}
+        null = rows.pop(AGAIN, None)
+        assert (null is None) == (section["null"] is None) == (section["name"] == "memory")
+        assert section["baseline"]
+        assert {what: row["goal"] for what, row in rows.items()} == GOALS[section["name"]]
+        for row in rows.values():
+            assert row["ours"] >= 0
+            assert row["baseline"] >= 0
+            assert row["verdict"] == ("not judged" if row["goal"] else "")
+            if row["interval"]:
+                low, high = row["interval"]
+                assert low <= row["ratio"] <= high
+
+
+def test_the_document_says_what_the_numbers_depend_on(document):
+    assert document["schema_version"] == 1
+    assert document["quick"] is True
+    assert document["environment"]["versions"]["torch"] == torch.__version__.partition("+")[0]
+    assert document["environment"]["threads"] == 1
+
+
+def test_held_memory_is_counted_to_the_byte(document):
+    rows = {row["what"]: row for row in document["sections"][3]["rows"]}
+    over = {what: row["ours"] - row["baseline"] for what, row in rows.items() if "held" in what}
+    assert over["held, hard"] == pytest.approx(4)
+    assert over["held, ste"] == pytest.approx(8)
+    assert over["held, torch.nn.utils.prune"] == pytest.approx(12)
+
+
+def test_the_table_shows_all_rows_and_the_null():
+    text = bench("--only", "eval, threshold")
+    assert text.index("eval: ") < text.index("threshold: ")
+    for part in ("eval", "threshold"):
+        assert all(what in text for what in GOALS[part])
+    assert text.count(AGAIN) == text.count("1 % of itself") == 2
+    assert "quick: too small to judge any goal" in text
+    assert "update: " not in text
+
+
+def test_threads_are_as_before():
+    threads = torch.get_num_threads()
+    bench("--only", "threshold")
+    assert torch.get_num_threads() == threads
+
+
+def test_an_unknown_part_is_refused_with_the_nearest():
+    done = CliRunner().invoke(cli, ["bench", "masks", "--only", "step,evla"], obj=Options())
+    assert "no part 'evla'. Did you mean 'eval'?" in str(done.exception)
+
+
+def measured(base, again, ours):
+    return Measured({"dense": base, AGAIN: again, "ours": ours}, "dense")
+
+
+@pytest.mark.parametrize(
+    ("again", "ours", "verdict"),
+    [
+        (1.001, 1.01, "met"),
+        (1.001, 1.03, "not met"),
+        (1.02, 1.01, "below the null"),
+        (0.97, 1.03, "below the null"),
+    ],
+)
+def test_a_goal_is_judged_only_where_the_baseline_is_closer_to_itself(again, ours, verdict):
+    timed = Timed(measured([1.0] * 9, [again] * 9, [ours] * 9), judged=True)
+    null, row = timed.rows({"ours": 1.02})
+    assert (null.verdict, row.verdict) == ("", verdict)
+
+
+def test_a_goal_inside_the_interval_is_undecided():
+    ours = [1.0, 1.01, 1.012, 1.015, 1.018, 1.03, 1.04, 1.05, 1.06]
+    rows = Timed(measured([1.0] * 9, [1.0] * 9, ours), judged=True).rows({"ours": 1.02})
+    assert rows[1].verdict == "undecided"
+    assert rows[1].interval == (1.01, 1.05)
+
+
+def test_ratios_are_of_the_same_round():
+    slow = [1.0, 10.0, 2.0, 7.0]
+    ratio = measured(slow, slow, [x / 2 for x in slow]).ratio("ours")
+    assert (ratio.median, ratio.low, ratio.high) == (0.5, 0.5, 0.5)
+
+
+def test_variants_take_turns_until_the_baseline_equals_itself():
+    order = []
+
+    def variant(name, seconds):
+        def run():
+            order.append(name)
+            return next(seconds)
+
+        return run
+
+    restless, calm = iter([1.0, 2.0] + [1.0] * 20), iter([1.0] * 22)
+    result = in_turn({"dense": variant("d", calm), AGAIN: variant("a", restless)}, 1, 50)
+    assert order[:6] == ["d", "a", "a", "d", "d", "a"]
+    assert 1 < result.rounds < 20
+    assert result.null.error <= rounds.CALM
+
+
+def test_a_restless_machine_ends_after_the_last_round():
+    seconds = iter(range(1, 1000))
+    run = lambda: float(next(seconds))  # noqa: E731
+    assert in_turn({"dense": run, AGAIN: run}, 2, 6).rounds == 6
+
+
+def test_a_goal_in_bytes_is_on_the_excess_or_on_the_whole():
+    over = in_bytes("held", 20.0, 16.0, 4, over=True, judged=True)
+    whole = in_bytes("search", 0.6, 16.0, 0.5, over=False, judged=True)
+    assert (over.verdict, over.ratio, over.goal) == ("met", 1.25, "<= +4 B")
+    assert (whole.verdict, whole.goal) == ("not met", "<= 0.5 B")
+
+
+def test_live_bytes_counts_shared_storage_once_and_gradients_too():
+    before = live_bytes()
+    weight = torch.zeros(1000, requires_grad=True)
+    views = [weight.detach(), weight[:10]]
+    weight.sum().backward()
+    assert live_bytes() - before == 8000
+    del views
