@@ -87,7 +87,7 @@ def test_table_says_what_the_run_gave(run_dir):
     assert shown["parameters kept"] == "1,775,000 of 7,100,000"
     assert shown["tokens"] == "196 -> 118"
     assert shown["multiply-adds, dense"] == "1.57 G  100.00%"
-    assert shown["executed (tokens merged, zeros multiplied)"] == "945 M  60.19%"
+    assert shown["executed (tokens compressed, zeros multiplied)"] == "945 M  60.19%"
     assert shown["theoretical (zeros skipped)"] == "200 M  12.74%"
     assert shown["measured forward pass"].startswith("3.21 ms (quartiles 0.12 ms apart; batch 1")
     assert shown["computed"] == "2.20 PFLOP (2.36 TFLOP/s)"

@@ -90,7 +90,7 @@ def _cost(report: Mapping[str, Any]) -> list[Row]:
     dense = macs.get("dense")
     for key, name in (
         ("dense", "multiply-adds, dense"),
-        ("executed", "executed (tokens merged, zeros multiplied)"),
+        ("executed", "executed (tokens compressed, zeros multiplied)"),
         ("theoretical", "theoretical (zeros skipped)"),
     ):
         if macs.get(key) is not None:
