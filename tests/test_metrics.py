@@ -14,6 +14,8 @@ from prunekit.metrics.latency import measure_latency
 from prunekit.metrics.macs import Macs, count_macs, train_flops
 from prunekit.metrics.sparsity import measure_sparsity, warn_empty
 
+from training import with_steps
+
 
 class KeepFirst(DataCompressor):
     """Drop tokens at the end: keeps a share, another one in evaluation."""
@@ -104,6 +106,7 @@ def test_token_layer_counts_tokens():
     assert count_macs(layer, (1, 197, 192)).dense == 197 * 147_456
 
 
+@with_steps
 @given(
     pruned=st.integers(0, 8 * 24),
     keep=st.sampled_from([1.0, 0.75, 0.5, 0.25]),
@@ -234,6 +237,7 @@ def test_no_masks_is_no_sparsity():
     assert warn_empty(sparsity) == []
 
 
+@with_steps
 @given(bits=st.lists(st.lists(st.booleans(), min_size=3, max_size=3), min_size=4, max_size=4))
 def test_empty_rows_and_layers_are_told(bits):
     mask = torch.tensor(bits)

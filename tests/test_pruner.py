@@ -22,6 +22,8 @@ from prunekit.selection import keep_count
 from prunekit.strategies import strategy
 from prunekit.strategies.base import Context, PruningStrategy, StrategyConfig, Update
 
+from training import with_steps
+
 
 def make_model(seed: int = 0) -> nn.Sequential:
     torch.manual_seed(seed)
@@ -80,6 +82,7 @@ def keep_all(ctx: Context) -> Update:
     return Update({n: torch.ones_like(w, dtype=torch.bool) for n, w in ctx.weights.items()})
 
 
+@with_steps
 @given(
     sparsity=st.floats(0, 0.99),
     every=st.integers(1, 7),
@@ -148,6 +151,7 @@ def test_with_no_learning_rate_repeated_updates_change_nothing() -> None:
     assert not any(flips[1:])
 
 
+@with_steps
 @given(sparsity=st.floats(0, 0.99), seed=st.integers(0, 99))
 def test_a_random_subnetwork_is_drawn_once_and_leaves_the_global_generator_alone(
     sparsity: float, seed: int

@@ -18,6 +18,8 @@ from prunekit.strategies import strategy
 from prunekit.strategies.base import PruningStrategy
 from prunekit.testing import check_strategy
 
+from training import with_steps
+
 N = 7 * 9 + 9 * 5
 OPTIMIZERS = {
     "sgd": lambda params: torch.optim.SGD(params, lr=0.2, momentum=0.9, fused=True),
@@ -107,6 +109,7 @@ def test_the_published_run_on_imagenet_can_be_written() -> None:
     assert compressed_epochs(switches, 100) == between(*ends)
 
 
+@with_steps
 @given(
     sparsity=st.floats(0, 0.99),
     cuts=st.lists(st.integers(0, 19), min_size=1, max_size=7, unique=True).filter(

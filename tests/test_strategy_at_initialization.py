@@ -24,7 +24,7 @@ from prunekit.strategies import strategy
 from prunekit.testing import check_strategy
 from prunekit.train.launch import run_recipe
 
-from training import recipe, run
+from training import recipe, run, with_steps
 
 SEEDS = st.integers(0, 2**16)
 SPARSITIES = st.floats(0.05, 0.95)
@@ -135,6 +135,7 @@ def gate_derivatives(model, data, step=1e-5):
     return scores
 
 
+@with_steps
 @given(seed=SEEDS, sparsity=SPARSITIES, size=st.integers(1, 12))
 def test_snip_keeps_what_a_gate_on_each_weight_moves_most(seed, sparsity, size):
     model, data = smooth(seed), Samples(seed, size=size)
@@ -181,6 +182,7 @@ def hessian_gradient(model, data, temperature):
     return {n: w * (ahead[n] - behind[n]) / (2 * step) for n, w in weights.items()}
 
 
+@with_steps
 @given(
     seed=SEEDS,
     sparsity=SPARSITIES,
@@ -278,6 +280,7 @@ def path_sums(weights, masks):
     return {n: torch.tensor(s, dtype=torch.float64) for n, s in zip(weights, scores, strict=True)}
 
 
+@with_steps
 @given(seed=SEEDS, sparsity=SPARSITIES, iterations=st.integers(1, 6))
 def test_synflow_keeps_what_sums_over_paths_keep(seed, sparsity, iterations):
     model = positive((3, 4, 3, 2), seed)
@@ -293,6 +296,7 @@ def test_synflow_keeps_what_sums_over_paths_keep(seed, sparsity, iterations):
     assert same(found, masks)
 
 
+@with_steps
 @given(seed=SEEDS)
 def test_synflow_gives_each_layer_the_same_sum(seed):
     model = convolutional(seed)
@@ -302,6 +306,7 @@ def test_synflow_gives_each_layer_the_same_sum(seed):
     assert all((score >= 0).all() for score in scores.values())
 
 
+@with_steps
 @given(
     seed=SEEDS,
     widths=st.lists(st.integers(1, 5), min_size=3, max_size=6),
@@ -403,6 +408,7 @@ def test_synflow_refuses_a_vision_transformer_before_anything_is_written(tmp_pat
 
 
 @pytest.mark.parametrize("name", NAMES)
+@with_steps
 @given(seed=SEEDS, sparsity=st.floats(0, 0.99))
 def test_the_count_is_exact_and_the_mask_is_drawn_once(name, seed, sparsity):
     model, data = positive((4, 6, 3), seed), Samples(seed)

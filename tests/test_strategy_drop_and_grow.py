@@ -28,7 +28,7 @@ from prunekit.strategies.drop_and_grow import drop_and_grow
 from prunekit.testing import check_strategy
 from prunekit.train.launch import resume_run, run_recipe
 
-from training import recipe, result, rewound, run, same
+from training import recipe, result, rewound, run, same, with_steps
 
 Weights = dict[str, Tensor]
 FLOATS = st.sampled_from([torch.float32, torch.float64])
@@ -72,6 +72,7 @@ def as_set(mask: Tensor) -> set[int]:
     return set(mask.flatten().nonzero().flatten().tolist())
 
 
+@with_steps
 @given(weight=tensors(FINITE, FLOATS), data=st.data())
 def test_one_tensor_moves_as_in_a_loop_over_its_weights(weight: Tensor, data: Any) -> None:
     n = weight.numel()
@@ -208,6 +209,7 @@ def test_a_grown_weight_starts_at_zero_without_optimizer_state(name: str, optimi
     assert kept > grown
 
 
+@with_steps
 @given(
     name=st.sampled_from(["set", "rigl"]),
     sparsity=st.floats(0, 0.99),
@@ -246,6 +248,7 @@ def clock_at(step: int, steps: int) -> Clock:
     return Timeline.single(steps).clock(step)
 
 
+@with_steps
 @given(steps=st.integers(2, 500), share=st.integers(1, 100), fraction=st.floats(0.01, 1))
 def test_the_drop_fraction_falls_from_alpha_to_zero(
     steps: int, share: int, fraction: float
@@ -263,6 +266,7 @@ def test_the_drop_fraction_falls_from_alpha_to_zero(
     assert {evolving.drop_fraction(clock_at(t, steps)) for t in range(stop + 1)} == {fraction}
 
 
+@with_steps
 @given(
     name=st.sampled_from(["set", "rigl"]),
     steps=st.integers(1, 200),

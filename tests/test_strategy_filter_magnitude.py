@@ -13,6 +13,8 @@ from prunekit.pruner import Pruner
 from prunekit.selection import keep_count
 from prunekit.strategies import strategy
 
+from training import with_steps
+
 CLASSIFIER = {"exclude": ["7.weight"]}
 
 
@@ -47,6 +49,7 @@ def norm(row: Tensor, power: int) -> float:
 
 
 @pytest.mark.parametrize(("kind", "power"), [("l1", 1), ("l2", 2)])
+@with_steps
 @given(seed=st.integers(0, 50), quarters=st.integers(0, 3))
 def test_each_layer_loses_the_filters_of_the_smallest_norm(
     kind: str, power: int, seed: int, quarters: int
@@ -80,6 +83,7 @@ def test_l1_and_l2_are_two_orders() -> None:
     assert l2["0.weight"].flatten(1).all(1).tolist() == [True] * 4 + [False] * 4
 
 
+@with_steps
 @given(
     sparsity=st.floats(0, 0.99),
     first=st.integers(1, 9),

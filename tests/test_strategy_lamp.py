@@ -16,7 +16,7 @@ from prunekit.selection import keep_count
 from prunekit.strategies import strategy
 from prunekit.testing import check_strategy
 
-from training import run
+from training import run, with_steps
 
 WEIGHTS = st.sampled_from([torch.float32, torch.float64])
 MODELS = scores(FINITE, WEIGHTS)
@@ -51,12 +51,14 @@ def pruned(weights, sparsity, **settings):
     return pruner.masks()
 
 
+@with_steps
 @given(weights=MODELS)
 def test_scores_are_those_of_a_double_loop(weights):
     for name, weight in weights.items():
         assert torch.equal(lamp(weights, name), slow_lamp(weight))
 
 
+@with_steps
 @given(weights=MODELS, data=st.data())
 def test_masks_are_those_of_slow_scores_and_a_slow_sort(weights, data):
     weights = {n.replace(".", "_"): w for n, w in weights.items()}
@@ -65,6 +67,7 @@ def test_masks_are_those_of_slow_scores_and_a_slow_sort(weights, data):
     assert same(pruned(weights, sparsity), slow_masks(slow, keep_count(total(weights), sparsity)))
 
 
+@with_steps
 @given(weight=tensors(FINITE, WEIGHTS), power=st.integers(-40, 40))
 def test_the_scale_of_a_layer_does_not_matter_and_its_order_is_that_of_magnitude(weight, power):
     score = lamp({"w": weight}, "w")
@@ -74,6 +77,7 @@ def test_the_scale_of_a_layer_does_not_matter_and_its_order_is_that_of_magnitude
     assert int((score == 1).sum()) == 1
 
 
+@with_steps
 @given(weights=MODELS, spare=st.integers(0, 5))
 def test_no_tensor_is_emptied_while_there_is_one_entry_for_each(weights, spare):
     weights = {n.replace(".", "_"): w for n, w in weights.items()}

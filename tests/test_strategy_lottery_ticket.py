@@ -24,7 +24,7 @@ from prunekit.strategies.base import Context, PruningStrategy
 from prunekit.testing import check_strategy
 from prunekit.train.launch import resume_run
 
-from training import result, rewound, run, same
+from training import result, rewound, run, same, with_steps
 
 N = 7 * 9 + 9 * 5
 
@@ -71,6 +71,7 @@ def rounds_of(
     return ends
 
 
+@with_steps
 @given(
     rounds=st.integers(1, 4),
     length=st.integers(1, 3),
@@ -92,6 +93,7 @@ def test_each_round_prunes_the_smallest_of_what_remains(
     assert len(remaining) == kept_by_decimals(N, sparsity)
 
 
+@with_steps
 @given(rounds=st.integers(1, 12), percent=st.integers(1, 90))
 def test_every_round_prunes_the_same_part_of_the_rest(rounds: int, percent: int) -> None:
     """With s = 1 - (1-p)^k, k rounds of 3 steps: (1-p)^j of N is kept after round j."""

@@ -17,6 +17,8 @@ from prunekit.selection import keep_count
 from prunekit.strategies import strategy
 from tests.training import curve, result, rewound, run, same
 
+from training import with_steps
+
 STEPS, LR = 20, 0.5
 NAMES = ("0.weight", "2.weight")
 
@@ -215,6 +217,7 @@ def test_pruned_scores_move_pruned_weights_wait_and_come_back_as_they_were() -> 
     assert returned > 0
 
 
+@with_steps
 @given(sparsity=st.floats(0, 0.99), steps=st.integers(1, 12))
 def test_each_layer_has_the_sparsity_and_the_total_is_exact(sparsity: float, steps: int) -> None:
     masks = Trained(steps, name="movement", sparsity=sparsity).masks[-1]

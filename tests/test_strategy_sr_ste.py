@@ -13,6 +13,8 @@ from prunekit.errors import RecipeError
 from prunekit.pruner import Pruner
 from prunekit.strategies import strategy
 
+from training import with_steps
+
 STEPS, LR, MOMENTUM = 12, 0.2, 0.9
 NAMES = ("0.weight", "2.weight")
 
@@ -87,6 +89,7 @@ def test_training_is_the_update_of_the_paper(n: int, m: int, decay: float) -> No
             params[name] = params[name].detach() - LR * speed[name]
 
 
+@with_steps
 @given(m=st.integers(2, 6), data=st.data())
 def test_every_group_has_exactly_n_at_every_step(m: int, data: st.DataObject) -> None:
     n = data.draw(st.integers(1, m - 1))

@@ -6,11 +6,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from hypothesis import settings
 from torch import Tensor
 
 from prunekit.recipe import Recipe, dump_yaml, recipe_from
 from prunekit.runs import open_run
 from prunekit.train.launch import run_recipe
+
+with_steps = settings(max_examples=25)
+"""For properties whose every example takes steps or passes through a model."""
 
 MAGNITUDE = {"name": "magnitude", "sparsity": 0.8, "cadence": {"every": "3st"}}
 
