@@ -7,12 +7,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from data_sets import CPU, NoiseConfig, indices_of, noise
 from hypothesis import given
 from hypothesis import strategies as st
 
 from prunekit.data import open_dataset
 from prunekit.errors import DataError, PluginError, RecipeError, ResourceError
+
+from data_sets import CPU, NoiseConfig, indices_of, noise
 
 SETTINGS = st.fixed_dictionaries(
     {

@@ -373,6 +373,18 @@ def test_a_resumed_run_is_the_undisturbed_one(name: str, precision: str, tmp_pat
     assert report["parameters"]["nonzero"] == kept_by_decimals(1184, 0.9) + 26
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["snip", "rigl", "movement"])
+def test_gradients_are_read_through_a_compiled_model_too(name: str, tmp_path: Path) -> None:
+    """Masks of a compiled run differ from the eager ones by no more than rounding may flip."""
+    settings = {"name": name, "sparsity": 0.8}
+    both = [run(tmp_path / str(c), strategies=[settings], compile=c) for c in (False, True)]
+    eager, compiled = (open_run(path).masks() for path in both)
+    for name, mask in eager.items():
+        assert int(mask.sum()) == int(compiled[name].sum())
+        assert int((mask != compiled[name]).sum()) <= mask.numel() // 50
+
+
 @pytest.mark.ddp
 def test_two_processes_grow_the_same_weights(tmp_path: Path) -> None:
     """The run compares the masks of its ranks at each update; here, that it ended well."""
