@@ -300,7 +300,7 @@ class Pruner:
         self._check(assigned, update)
         assigned.flips = self.mask_set.apply(update, assigned.cover)
         assigned.target = assigned.strategy.target(ctx.clock)
-        self._check_count(assigned, ctx.clock)
+        self._check_count(assigned, ctx.clock, update)
         if self.ranks.world > 1 and not self.ranks.all_equal(self.mask_set.digest()):
             raise PluginError(
                 f"{assigned.label}: the masks of step {self.step} differ between ranks: scores "
@@ -326,9 +326,10 @@ class Pruner:
                     f"{assigned.label}, {name}, step {self.step}: values that fit no mask"
                 )
 
-    def _check_count(self, assigned: Assigned, clock: Clock) -> None:
+    def _check_count(self, assigned: Assigned, clock: Clock, update: Update) -> None:
         """A promised count must be met to the unit."""
-        masks = {name: self.mask_set.mask(name) for name in assigned.scope}
+        new = {n: mask.to(self.params[n].device) for n, mask in update.masks.items()}
+        masks = {n: new[n] if n in new else self.mask_set.mask(n) for n in assigned.scope}
         kept, total = assigned.strategy.count_units(self.model, masks)
         promised = assigned.strategy.promised_keep(clock, total)
         if promised is not None and kept != promised:

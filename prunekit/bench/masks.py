@@ -10,14 +10,14 @@ from prunekit.bench.rounds import one_thread
 from prunekit.bench.rows import Section
 from prunekit.bench.sizes import FULL, QUICK
 from prunekit.bench.threshold import threshold
-from prunekit.bench.update import update
+from prunekit.bench.update import update_hard, update_ste
 
 SECTIONS = {
-    "threshold": threshold,
-    "update": update,
-    "step": step,
-    "memory": memory,
-    "eval": evaluation,
+    "threshold": (threshold,),
+    "update": (update_ste, update_hard),
+    "step": (step,),
+    "memory": (memory,),
+    "eval": (evaluation,),
 }
 
 
@@ -30,4 +30,5 @@ def bench_masks(only: Sequence[str] = (), *, quick: bool = False) -> Iterator[Se
     """
     with one_thread():
         for name in only or SECTIONS:
-            yield SECTIONS[name](QUICK if quick else FULL)
+            for section in SECTIONS[name]:
+                yield section(QUICK if quick else FULL)

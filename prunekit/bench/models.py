@@ -61,15 +61,19 @@ def masked(size: Size, mode: str, **settings: Any) -> Training:
 def by_peer(size: Size) -> Training:
     """Pruned by `torch.nn.utils.prune`, to the same sparsity of the same weights."""
     model = size.vit()
-    prune_by_peer(model)
+    prune_by_peer(places(model))
     return Training(model, _adamw(model))
 
 
-def prune_by_peer(model: nn.Module) -> None:
-    """The mask update of the peer."""
+def places(model: nn.Module) -> list[tuple[nn.Module, str]]:
+    """The weights in scope, as the peer names them."""
     names = [name.rpartition(".") for name in Scope().select(model)]
-    places = [(model.get_submodule(path), name) for path, _, name in names]
-    prune.global_unstructured(places, pruning_method=prune.L1Unstructured, amount=SPARSITY)
+    return [(model.get_submodule(path), own) for path, _, own in names]
+
+
+def prune_by_peer(weights: list[tuple[nn.Module, str]]) -> None:
+    """The mask update of the peer."""
+    prune.global_unstructured(weights, pruning_method=prune.L1Unstructured, amount=SPARSITY)
 
 
 def scope_size(model: nn.Module) -> int:
