@@ -29,8 +29,10 @@ class Assigned:
     """Sparsity promised at the last update."""
 
 
-def assign(model: nn.Module, strategies: Sequence[PruningStrategy]) -> list[Assigned]:
-    """Resolve the scopes of the strategies.
+def assign(
+    model: nn.Module, strategies: Sequence[PruningStrategy], *, check: bool = True
+) -> list[Assigned]:
+    """Resolve the scopes of the strategies, and `check` that their settings fit them.
 
     Raises:
         RecipeError: a pattern matches nothing, two scopes overlap, or a mode does not fit.
@@ -47,7 +49,8 @@ def assign(model: nn.Module, strategies: Sequence[PruningStrategy]) -> list[Assi
             )
         scope = tuple(config.scope.select(model, strategy.default_scope))
         cover = tuple(strategy.cover(model, scope))
-        strategy.check_scope(model, scope)
+        if check:
+            strategy.check_scope(model, scope)
         for name in cover:
             if name in owner:
                 raise RecipeError(

@@ -40,11 +40,15 @@ class Run:
         return self.pruner.timeline
 
 
-def build(recipe: Recipe, group: ProcessGroup, anchor: Anchor | None = None) -> Run:
+def build(
+    recipe: Recipe, group: ProcessGroup, anchor: Anchor | None = None, *, resuming: bool = False
+) -> Run:
     """Make the parts in the one order that works.
 
     Seed, data, model, its initial weights, compressors, what strategies replace, device. The
     optimizer, EMA, compile and DDP belong to the trainer: a phase begins with a new optimizer.
+    A run that is resumed takes its weights from its checkpoint: other runs that the recipe names
+    are not read again.
 
     Raises:
         PrunekitError: whatever of the recipe does not fit its data or model.
@@ -54,10 +58,11 @@ def build(recipe: Recipe, group: ProcessGroup, anchor: Anchor | None = None) -> 
         recipe.data, seed=recipe.seed, device=group.device, rank=group.rank, world=group.world
     )
     torch.manual_seed(seed_for(recipe.seed, "model"))
-    model = build_model(recipe.model, data.spec)
+    start = {"init": None} if resuming else {}
+    model = build_model(recipe.model.model_copy(update=start), data.spec)
     for config in recipe.compressors:
         attach(model, config.slot, COMPRESSORS.create(config))
-    phases, timeline = lay_out(recipe.phases, data.steps_per_epoch)
+    phases, timeline = lay_out(recipe, data.steps_per_epoch)
     pruner = Pruner(
         model,
         [STRATEGIES.create(config) for config in recipe.strategies],
@@ -68,22 +73,32 @@ def build(recipe: Recipe, group: ProcessGroup, anchor: Anchor | None = None) -> 
         input_shape=(data.spec.channels, data.spec.height, data.spec.width),
         ranks=group,
         anchor=anchor,
+        resuming=resuming,
     )
     model.to(group.device)
     return Run(recipe, group, data, model, pruner, phases)
 
 
-def lay_out(phases: tuple[Phase, ...], steps_per_epoch: int) -> tuple[tuple[Phase, ...], Timeline]:
-    """Write the repeats out and turn lengths into steps.
+def lay_out(recipe: Recipe, steps_per_epoch: int) -> tuple[tuple[Phase, ...], Timeline]:
+    """Write the repeats of phases out and turn lengths into steps.
 
     Raises:
-        RecipeError: a phase without a step.
+        RecipeError: a phase without a step, or one that rewinds to a step not reached yet.
     """
-    written = tuple(phase for phase in phases for _ in range(phase.repeat))
+    written = tuple(phase for phase in recipe.phases for _ in range(phase.repeat))
     stretches = tuple(
         Stretch(phase.name, phase.length.steps(0, steps_per_epoch)) for phase in written
     )
     for stretch in stretches:
         if stretch.steps < 1:
             raise RecipeError(f"phases: {stretch.phase!r} has no step: give it at least 1st")
-    return written, Timeline(stretches, steps_per_epoch)
+    timeline = Timeline(stretches, steps_per_epoch)
+    anchor = recipe.anchor.steps(timeline.total_steps, steps_per_epoch)
+    for index, phase in enumerate(written):
+        begins = timeline.begins(index)
+        if phase.start == "anchor" and 0 < begins < anchor:
+            raise RecipeError(
+                f"phases: {phase.name!r} rewinds at step {begins}, before the anchor, step "
+                f"{anchor}: lower anchor, or let the phases before it last longer"
+            )
+    return written, timeline

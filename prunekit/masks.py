@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
-from prunekit.errors import PluginError
+from prunekit.errors import PluginError, UsageError
 from prunekit.pools import count_true
 from prunekit.strategies.base import Masks, Mode, Update
 
@@ -133,7 +133,17 @@ class MaskSet:
     # ---- around the optimizer
 
     def attach(self, optimizer: Optimizer) -> None:
-        """Hook into `optimizer.step`; the hooks of an earlier optimizer are removed."""
+        """Hook into `optimizer.step`; the hooks of an earlier optimizer are removed.
+
+        Raises:
+            UsageError: a parameter of the set that learns is not in this optimizer.
+        """
+        held = {id(param) for group in optimizer.param_groups for param in group["params"]}
+        for name, param in self.params.items():
+            if param.requires_grad and id(param) not in held:
+                raise UsageError(
+                    f"{name} is pruned but not in this optimizer: give one optimizer all of them"
+                )
         self.detach()
         self._optimizer = optimizer
         self._hooks = [
@@ -176,7 +186,10 @@ class MaskSet:
             if self.modes[name] == "ste":
                 yield self.params[name], self._dense[name], working
 
-    def _before_optimizer(self, *_: Any) -> None:
+    def _before_optimizer(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+        # a closure would run forward and backward on what the hooks put in place for the step
+        if kwargs.get("closure") is not None or any(callable(a) for a in args[1:]):
+            raise UsageError("optimizer.step(closure) does not go with masks: call step() alone")
         self._effective = []
         for param, dense, _working in self._ste():
             self._effective.append(param.data)

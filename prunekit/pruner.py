@@ -105,6 +105,7 @@ class Pruner:
         input_shape: tuple[int, ...] | None = None,
         ranks: Ranks | None = None,
         anchor: Callable[[], Mapping[str, Tensor]] | None = None,
+        resuming: bool = False,
     ) -> None:
         if (total_steps is None) == (timeline is None):
             raise UsageError("a Pruner needs either total_steps or a timeline")
@@ -113,7 +114,7 @@ class Pruner:
         self.seed, self.loss_function, self.data = seed, loss_function, data
         self.input_shape, self.ranks = input_shape, ranks or OneProcess()
         self.step = 0
-        self.started = False
+        self.started = self._initialized = False
         self._anchor = anchor
         self._anchor_copy: dict[str, Tensor] | None = None
         self._optimizer: Optimizer | None = None
@@ -121,18 +122,29 @@ class Pruner:
             strategy.check(self.timeline.clock(0, strategy.config.during, ending=False))
             strategy.prepare(model)
         self.params: dict[str, nn.Parameter] = dict(model.named_parameters())
-        self.assigned = assign(model, strategies)
+        self.assigned = assign(model, strategies, check=not resuming)
         self.probes = list(probes)
         self.observed: dict[str, float] = {}
         """What the probes saw at the last step."""
         modes = {n: a.strategy.config.mode for a in self.assigned for n in a.cover}
         self.mask_set = MaskSet({name: self.params[name] for name in modes}, modes)
 
+        self.changes_gradients = any(map(_changes_gradients, strategies))
+        """Whether a penalty or an adjustment may follow the raw gradients."""
+
     # ---- the loop's calls
+
+    def initialize(self) -> None:
+        """Let the strategies load start weights; a run that is resumed does not."""
+        self._initialized = True
+        for assigned in self.assigned:
+            assigned.strategy.initialize(self.model)
 
     def start(self) -> None:
         """The updates of t = 0: before the optimizer, on the model's device."""
         self.started = True
+        if not self._initialized:
+            self.initialize()
         if self._anchor is None:
             self._anchor_copy = {n: p.detach().clone() for n, p in self.params.items()}
         self._update_all(inside=False)
@@ -212,7 +224,8 @@ class Pruner:
         """Dense weights of the model at the anchor step."""
         if self._anchor is not None:
             return self._anchor()
-        assert self._anchor_copy is not None, "the anchor is copied by start()"
+        if self._anchor_copy is None:
+            raise UsageError("a resumed Pruner has no anchor weights: give it anchor=")
         return self._anchor_copy
 
     def updated(self) -> list[Assigned]:
@@ -259,7 +272,20 @@ class Pruner:
             during = assigned.strategy.config.during
             if self.timeline.is_active(step, during, ending=ending):
                 clock = self.timeline.clock(step, during, ending=ending)
+                if not ending and assigned.strategy.reads == "gradients":
+                    clock = self._last_inside(assigned, clock)
                 yield assigned, StepContext(self, assigned.label, assigned.scope, clock, index)
+
+    def _last_inside(self, assigned: Assigned, clock: Clock) -> Clock:
+        """The update of the window's end is not between steps for who reads gradients.
+
+        It is asked inside the last step, with the clock of the end.
+        """
+        if clock.active_step + 1 == clock.active_steps:
+            end = self.timeline.clock(clock.step + 1, assigned.strategy.config.during)
+            if assigned.strategy.due(end):
+                return end
+        return clock
 
     def _observe(self) -> None:
         clock = self.timeline.clock(self.step, ending=False)
@@ -341,6 +367,14 @@ class Pruner:
 
 def _asked_inside(assigned: Assigned, clock: Clock) -> bool:
     return assigned.strategy.reads == "gradients" and clock.active_step > 0
+
+
+def _changes_gradients(strategy: PruningStrategy) -> bool:
+    own = type(strategy)
+    return (
+        own.penalty is not PruningStrategy.penalty
+        or own.adjust_gradients is not PruningStrategy.adjust_gradients
+    )
 
 
 @contextmanager

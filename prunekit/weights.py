@@ -22,9 +22,8 @@ def tensors(model: nn.Module) -> dict[str, Tensor]:
     return {name: p.detach() for name, p in model.named_parameters()} | buffers(model)
 
 
-@torch.no_grad()
-def copy_into(model: nn.Module, weights: Mapping[str, Tensor], source: str) -> None:
-    """Write `weights` into the module, after all names and shapes were compared.
+def check_fit(model: nn.Module, weights: Mapping[str, Tensor], source: str) -> None:
+    """Compare the names and shapes of `weights` with those of the module.
 
     Args:
         model: the module.
@@ -33,7 +32,7 @@ def copy_into(model: nn.Module, weights: Mapping[str, Tensor], source: str) -> N
         source: where they come from, for the message.
 
     Raises:
-        CheckpointError: names or shapes differ; nothing is written.
+        CheckpointError: names or shapes differ.
     """
     own = tensors(model)
     known = own.keys() | {name for name, _ in model.named_parameters(remove_duplicate=False)}
@@ -50,7 +49,17 @@ def copy_into(model: nn.Module, weights: Mapping[str, Tensor], source: str) -> N
             + (f" (and {len(problems) - 1} more)" if len(problems) > 1 else "")
             + ": use the same model and data keys"
         )
-    for name, tensor in own.items():
+
+
+@torch.no_grad()
+def copy_into(model: nn.Module, weights: Mapping[str, Tensor], source: str) -> None:
+    """Write `weights` into the module, all or nothing; see `check_fit`.
+
+    Raises:
+        CheckpointError: names or shapes differ; nothing is written.
+    """
+    check_fit(model, weights, source)
+    for name, tensor in tensors(model).items():
         tensor.copy_(weights[name])
 
 

@@ -2,8 +2,10 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ import torch
 from prunekit.errors import CheckpointError, DivergedError
 from prunekit.recipe import dump_yaml
 from prunekit.runs import open_run
+from prunekit.train.checkpoint import checkpoints
 from prunekit.train.launch import resume_run, run_recipe
 
 from training import MAGNITUDE, curve, recipe, result, rewound, run, same
@@ -109,3 +112,24 @@ def test_ranks_as_processes_agree_on_what_they_share(tmp_path: Path) -> None:
             "word": "from 0",
         }
     assert torch.get_num_threads() == 1
+
+
+@pytest.mark.parametrize("to_all", [False, True], ids=["SIGTERM to the parent", "Ctrl-C"])
+def test_a_pair_that_is_told_to_stop_saves_and_says_so(tmp_path: Path, to_all: bool) -> None:
+    changes = {"phases": [{"name": "train", "length": "2000ep"}], "evaluate": {"every": "50%"}}
+    (tmp_path / "r.yaml").write_text(dump_yaml(recipe(**changes, checkpoint={"every": "50st"})))
+    command = [sys.executable, "-m", "prunekit", "run", "r.yaml", "--nproc", "2", "--out", "runs"]
+    with subprocess.Popen(
+        command, cwd=tmp_path, stderr=subprocess.PIPE, text=True, start_new_session=True
+    ) as process:
+        while len(checkpoints(tmp_path / "runs/tiny/latest")) < 2:
+            time.sleep(0.05)
+            assert process.poll() is None
+        if to_all:
+            os.killpg(process.pid, signal.SIGINT)
+        else:
+            process.send_signal(signal.SIGTERM)
+        _, error = process.communicate(timeout=120)
+    assert process.returncode == 75, error
+    assert "prunekit resume" in error
+    assert open_run(tmp_path / "runs/tiny/latest").status()["status"] == "stopped"

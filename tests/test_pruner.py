@@ -20,7 +20,13 @@ from prunekit.pruner import Pruner
 from prunekit.scopes import Scope
 from prunekit.selection import keep_count
 from prunekit.strategies import strategy
-from prunekit.strategies.base import Context, PruningStrategy, StrategyConfig, Update
+from prunekit.strategies.base import (
+    Context,
+    PruningStrategy,
+    ScoredStrategy,
+    StrategyConfig,
+    Update,
+)
 
 from training import with_steps
 
@@ -365,8 +371,8 @@ def test_a_strategy_that_reads_gradients_has_its_first_masks_before_the_first_st
         pruner.after_step()
         told += [pruner.step] * len(pruner.updated())
     assert told == [3, 5, 6, 7]  # an update inside a step is told once the step is done
-    assert asked == [(3, "between"), (4, "inside"), (5, "inside"), (6, "inside")]
-    assert [clock.active_step for clock in chosen.clocks] == [0, 1, 2, 3]
+    assert asked == [(3, "between"), (4, "inside"), (5, "inside"), (7, "inside")]
+    assert [clock.active_step for clock in chosen.clocks] == [0, 1, 2, 4]
 
 
 def test_probes_change_neither_gradients_nor_random_state() -> None:
@@ -460,3 +466,51 @@ def test_a_strategy_may_have_a_default_scope_of_its_own() -> None:
         "0.weight",
         "0.bias",
     )
+
+
+def test_who_reads_gradients_has_its_last_update_inside_the_last_step() -> None:
+    class Sensitivity(ScoredStrategy):
+        """|g w|, at every third step and at the end."""
+
+        class Config(ScoredStrategy.Config):
+            name: Literal["sensitivity"]
+
+        reads = "gradients"
+
+        def score(self, name: str, ctx: Context) -> Tensor:
+            return (ctx.grads[name] * ctx.weights[name]).abs()
+
+    settings = {"name": "sensitivity", "sparsity": 0.8, "cadence": Cadence(every=duration("3st"))}
+    updates = []
+    pruner = loop(
+        make_model(),
+        [Sensitivity(Sensitivity.Config(**settings))],
+        steps=10,
+        look=lambda pruner: updates.append(pruner.assigned[0].target),
+    )
+    assert sum(int(mask.sum()) for mask in pruner.masks().values()) == keep_count(72, 0.8)
+    assert updates[-1] == 0.8
+
+
+def test_a_closure_or_a_second_optimizer_is_refused() -> None:
+    model = make_model()
+    pruner = Pruner(model, [magnitude(schedule="constant")], total_steps=3)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    pruner.attach(optimizer)
+    with pytest.raises(UsageError, match="closure"):
+        optimizer.step(lambda: 0.0)
+    with pytest.raises(UsageError, match=r"0.weight is pruned but not in this optimizer"):
+        pruner.attach(torch.optim.SGD(model[2].parameters(), lr=0.1))
+
+
+def test_a_resumed_pruner_says_that_it_has_no_anchor() -> None:
+    def reads_anchor(ctx: Context) -> Update:
+        ctx.anchor  # noqa: B018 - asked for
+        return Update()
+
+    pruner = Pruner(make_model(), [Scripted(reads_anchor)], total_steps=2)
+    pruner.start()
+    other = Pruner(make_model(), [Scripted(reads_anchor)], total_steps=2)
+    other.load_state_dict(pruner.state_dict(), {n: pruner.dense(n) for n in pruner.params})
+    with pytest.raises(UsageError, match="anchor="):
+        other.after_step()

@@ -2,12 +2,13 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -26,8 +27,10 @@ from prunekit.errors import (
 )
 from prunekit.export import load_model
 from prunekit.recipe import dump_yaml
+from prunekit.registry import STRATEGIES
 from prunekit.runs import lock, open_run
 from prunekit.selection import keep_count
+from prunekit.strategies.magnitude import Magnitude
 from prunekit.train.checkpoint import checkpoints
 from prunekit.train.launch import resume_run, run_recipe
 
@@ -396,3 +399,66 @@ def test_a_match_with_another_total_is_refused_at_build(tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match=r"so sparsity is 0\.\d+, not 0.5"):
         run(tmp_path, name="other", strategies=[chosen])
     assert not (tmp_path / "other").exists()
+
+
+def test_the_best_of_an_average_is_the_average_that_was_scored(tmp_path: Path) -> None:
+    done = run(
+        tmp_path,
+        data={"name": "digits", "batch_size": 64, "train_limit": 256, "validation": 0.25},
+        strategies=[],
+        ema={"decay": 0.7},
+        phases=[{"name": "train", "length": "24st", "keep": "best"}],
+        optimizer={"name": "sgd", "lr": 1.0, "momentum": 0.9},
+        evaluate={"every": "1st"},
+    )
+    seen = [m["eval/validation_top1"] for m in open_run(done).metrics()
+            if "eval/validation_top1" in m]  # fmt: skip
+    assert open_run(done).report()["accuracy"]["validation_top1"] == pytest.approx(max(seen))
+
+
+def test_rewinding_takes_the_average_along(tmp_path: Path) -> None:
+    done = run(
+        tmp_path,
+        strategies=[],
+        ema={"decay": 0.999},
+        phases=[{"name": "one", "length": "8st"},
+                {"name": "two", "length": "1st", "start": "anchor"}],
+        optimizer={"name": "sgd", "lr": 0.5},
+    )  # fmt: skip
+    opened = open_run(done)
+    initial, final = opened.initial_weights(), opened.final_weights()
+    moved = max(float((final[n] - initial[n]).abs().max()) for n in initial)
+    assert moved < 0.01  # one step of one part in a thousand, not eight steps
+
+
+def test_a_penalty_that_is_not_finite_stops_the_run_before_it_is_saved(tmp_path: Path) -> None:
+    class Broken(Magnitude):
+        class Config(Magnitude.Config):
+            name: Literal["magnitude_broken"]  # type: ignore[assignment]
+
+        def penalty(self, model: nn.Module, clock: Any) -> torch.Tensor | None:
+            weight = next(model.parameters())
+            return weight.sum() * (float("nan") if clock.step == 3 else 0.0)
+
+    with STRATEGIES.temporarily("magnitude_broken", Broken):
+        made = recipe(strategies=[MAGNITUDE | {"name": "magnitude_broken"}])
+        with pytest.raises(DivergedError, match="not finite at step 3"):
+            run_recipe(made, source_text="", out=tmp_path)
+
+
+def test_an_anchor_that_is_not_reached_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match="'two' rewinds at step 8, before the anchor, step 20"):
+        run(
+            tmp_path,
+            anchor="20st",
+            phases=[{"name": "one", "length": "8st"},
+                    {"name": "two", "length": "20st", "start": "anchor"}],
+        )  # fmt: skip
+
+
+def test_a_ticket_resumes_without_its_source(tmp_path: Path) -> None:
+    source = run(tmp_path, name="source")
+    strategies = [{"name": "optimal_subnetwork", "source": str(source)}]
+    ticket = run(tmp_path, name="ticket", strategies=strategies, checkpoint={"every": "1st"})
+    shutil.rmtree(source)
+    assert same(result(resume_run(rewound(ticket, 23, tmp_path / "again"))), result(ticket))

@@ -34,11 +34,22 @@ class AtInitialization(ScoredStrategy):
 
     def __init__(self, config: AtInitialization.Config) -> None:
         super().__init__(config)
-        self._scores: Mapping[str, Tensor] = {}
+        self._scores: dict[str, Tensor] = {}
 
     @abc.abstractmethod
     def passes(self, ctx: Context) -> Mapping[str, Tensor]:
         """The scores of the whole scope, each of its weight's shape; higher is kept."""
+
+    def check_scope(self, model: nn.Module, names: Sequence[str]) -> None:
+        """As any score; and a parameter that does not learn has no gradient to be scored by."""
+        super().check_scope(model, names)
+        params = dict(model.named_parameters())
+        frozen = [name for name in names if not params[name].requires_grad]
+        if frozen:
+            raise RecipeError(
+                f"strategy {self.config.name}: {frozen[0]} does not learn (requires_grad is off), "
+                "so it has no gradient: leave it out with scope.exclude"
+            )
 
     def update(self, ctx: Context) -> Update:
         """Pass through the model, then select as every scored strategy does.
@@ -63,8 +74,8 @@ class AtInitialization(ScoredStrategy):
         self._scores = {name: ctx.mean_over_ranks(score) for name, score in scores.items()}
 
     def score(self, name: str, ctx: Context) -> Tensor:
-        """What the last passes gave."""
-        return self._scores[name]
+        """What the last passes gave; handed over, as it is as large as the weights."""
+        return self._scores.pop(name)
 
 
 def scoped(ctx: Context) -> list[nn.Parameter]:

@@ -125,7 +125,8 @@ class PruningStrategy(abc.ABC):
     reads: ClassVar[Literal["weights", "gradients"]] = "weights"
     """When `update` is asked: between steps, on fresh weights, or inside the step, on gradients.
     The first time of all, at `active_step` 0, is between steps for both, so that no step is taken
-    without masks: there `ctx.grads` means nothing yet."""
+    without masks: there `ctx.grads` means nothing yet. The update of the window's end is inside
+    its last step for who reads gradients."""
     modes: ClassVar[tuple[Mode, ...]] = ("ste", "masked", "hard")
     """The modes that make sense for this strategy."""
     default_scope: ClassVar[tuple[str, ...] | None] = None
@@ -150,7 +151,10 @@ class PruningStrategy(abc.ABC):
         """
 
     def prepare(self, model: nn.Module) -> None:  # noqa: B027 - optional hook
-        """Replace modules or load weights; before device, optimizer, compile and DDP."""
+        """Replace modules; before device, optimizer, compile and DDP."""
+
+    def initialize(self, model: nn.Module) -> None:  # noqa: B027 - optional hook
+        """Load start weights, in place; at the beginning of a run, not when it is resumed."""
 
     def optimizer_rules(self) -> Sequence[ParamRule]:
         """Learning-rate and decay rules that the method asks for; the recipe's own rules win."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 from torch import nn
@@ -11,7 +12,7 @@ from prunekit.errors import RecipeError
 from prunekit.run_path import RunPath
 from prunekit.runs import open_run
 from prunekit.strategies.base import Context, PruningStrategy, StrategyConfig, Update
-from prunekit.weights import copy_into
+from prunekit.weights import check_fit, copy_into
 
 
 class OptimalSubnetwork(PruningStrategy):
@@ -32,16 +33,25 @@ class OptimalSubnetwork(PruningStrategy):
     paper = "arXiv:2407.16716 section 4; arXiv:1803.03635"
     modes = ("hard", "masked")
 
-    def prepare(self, model: nn.Module) -> None:
-        """Load the source run's initial weights.
+    def check_scope(self, model: nn.Module, names: Sequence[str]) -> None:
+        """The source must have a mask for each parameter in scope, and the same model.
 
         Raises:
-            CheckpointError: the source has no initial weights, or those of another model.
+            CheckpointError: the source has no masks or no initial weights, or another model's.
+            RecipeError: a parameter in scope has no mask there.
         """
-        source = self.config.source
-        copy_into(
-            model, open_run(source).initial_weights(), f"strategy {self.config.name}: {source}"
-        )
+        source = open_run(self.config.source)
+        check_fit(model, source.initial_weights(), self._who())
+        masks = source.masks()
+        missing = [name for name in names if name not in masks]
+        if missing:
+            raise RecipeError(
+                f"{self._who()} has no mask for {missing[0]}: give both runs the same scope"
+            )
+
+    def initialize(self, model: nn.Module) -> None:
+        """Load the source run's initial weights."""
+        copy_into(model, open_run(self.config.source).initial_weights(), self._who())
 
     def due(self, clock: Clock) -> bool:
         """Once, before the first step of its window."""
@@ -50,10 +60,7 @@ class OptimalSubnetwork(PruningStrategy):
     def update(self, ctx: Context) -> Update:
         """The source's final mask, of the tensors in this scope."""
         masks = open_run(self.config.source).masks()
-        missing = [name for name in ctx.weights if name not in masks]
-        if missing:
-            raise RecipeError(
-                f"strategy {self.config.name}: {self.config.source} has no mask for {missing[0]}: "
-                "give both runs the same scope"
-            )
         return Update({name: masks[name].to(weight.device) for name, weight in ctx.weights.items()})
+
+    def _who(self) -> str:
+        return f"strategy {self.config.name}: {self.config.source}"

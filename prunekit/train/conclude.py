@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import asdict
 
+from prunekit.errors import DivergedError
 from prunekit.export import write_model
 from prunekit.metrics.latency import measure_latency
 from prunekit.metrics.macs import count_macs, train_flops
@@ -29,6 +31,11 @@ def conclude(trainer: Trainer) -> None:
         scores["validation"] = trainer.evaluate("validation")
     for split, score in scores.items():
         trainer.observer.log_score(trainer, split, score)
+        if not math.isfinite(score.loss):
+            raise DivergedError(
+                f"the loss of the finished model on the {split} split is not finite, so no model "
+                "was written: lower optimizer.lr, or use precision fp32"
+            )
     if not trainer.group.is_main:
         return
     spec = run.data.spec

@@ -8,7 +8,7 @@ from datetime import timedelta
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 
 from prunekit.errors import ResourceError
 
@@ -63,6 +63,12 @@ class ProcessGroup:
         dist.broadcast_object_list(box, src=0, device=self.device)
         return box[0]
 
+    def share_buffers(self, model: nn.Module) -> None:
+        """The main rank's buffers on every rank: BatchNorm statistics follow a rank's share."""
+        if self.world > 1:
+            for buffer in model.buffers():
+                dist.broadcast(buffer, src=0)
+
     def barrier(self) -> None:
         """Wait for all ranks."""
         if self.world > 1:
@@ -85,7 +91,13 @@ def join() -> ProcessGroup:
     rank = int(os.environ.get("RANK", "0"))
     device = torch.device("cpu")
     if torch.cuda.is_available():
-        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+        local = int(os.environ.get("LOCAL_RANK", "0"))
+        if local >= torch.cuda.device_count():
+            raise ResourceError(
+                f"process {local + 1} on this machine has no GPU: there are "
+                f"{torch.cuda.device_count()}; start no more processes than GPUs"
+            )
+        device = torch.device("cuda", local)
         torch.cuda.set_device(device)
     if world > 1:
         backend = "nccl" if device.type == "cuda" else "gloo"

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from prunekit.build import Run, build
 from prunekit.dry_run import DryRun
-from prunekit.errors import CheckpointError, PrunekitError, ResourceError
+from prunekit.errors import CheckpointError, PrunekitError, ResourceError, StopRequestedError
 from prunekit.recipe import Recipe, dump_yaml, recipe_hash
 from prunekit.runs import lock, new_run_dir, open_run, point_latest, write_json
 from prunekit.train.checkpoint import load_checkpoint, newest_checkpoint
@@ -31,19 +31,15 @@ from prunekit.train.trainer import Trainer
 
 
 class AnchorFile:
-    """The dense weights at the anchor step, read when they are first asked for."""
+    """The dense weights at the anchor step, read whenever they are asked for."""
 
-    def __init__(self) -> None:
-        self.path: Path | None = None
-        self._weights: dict[str, Tensor] | None = None
+    path: Path | None = None
 
     def __call__(self) -> Mapping[str, Tensor]:
         """Weights by name."""
-        if self._weights is None:
-            if self.path is None or not self.path.is_dir():
-                raise CheckpointError("the anchor step is not reached yet: nothing to rewind to")
-            self._weights = load_checkpoint(self.path).weights
-        return self._weights
+        if self.path is None or not self.path.is_dir():
+            raise CheckpointError("the anchor step is not reached yet: nothing to rewind to")
+        return load_checkpoint(self.path).weights
 
 
 def run_recipe(recipe: Recipe, *, source_text: str, out: Path, nproc: int = 1) -> Path:
@@ -115,15 +111,17 @@ def _resume_here(run_dir: Path) -> Path:
         if opened.status().get("status") == "done":
             raise CheckpointError(f"{run_dir}: the run is complete: nothing to resume")
         checkpoint, refused = newest_checkpoint(run_dir)
+        pending = [checkpoint]  # handed over: it must not be held for the length of the run
         anchor = AnchorFile()
-        run = build(opened.recipe(), group, anchor)
+        run = build(opened.recipe(), group, anchor, resuming=True)
         changed = differences(manifest["environment"], environment(group.device, group.world))
         if manifest["data"] != run.data.fingerprint():
             raise CheckpointError(f"{run_dir}: the data changed since the run began: restore it")
         trainer = _trainer(run, run_dir, anchor, resume_step=checkpoint.step)
+        del checkpoint
         for line in (*refused, *changed):
             trainer.observer.warn(line)
-        _train(trainer, lambda: trainer.resume(checkpoint))
+        _train(trainer, lambda: trainer.resume(pending.pop()))
     return run_dir
 
 
@@ -235,6 +233,7 @@ def _start_processes(nproc: int, threads: int, work: Any, *args: str) -> str:
 
     torchrun itself would turn every exit code into 1.
     """
+    from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
@@ -255,6 +254,8 @@ def _start_processes(nproc: int, threads: int, work: Any, *args: str) -> str:
             results: dict[int, str] = elastic_launch(config, _worker)(folder, work, *args)
         except ChildFailedError as error:
             raise _first_failure(Path(folder), error.get_first_failure()[1].exitcode) from error
+        except SignalException as error:  # passed on to the ranks, which ended as they were asked
+            raise _first_failure(Path(folder), StopRequestedError.exit_code) from error
     return results[0]
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -73,6 +73,7 @@ class Trainer:
         """A new run: check the ranks, save step 0, make the masks of t = 0."""
         if not self.group.all_equal(digest(self.run.model)):
             raise DivergedError("the ranks start from different weights: is the seed the same?")
+        self.pruner.initialize()
         self.save(initial=True)
         self.pruner.start()
         self._wrap()
@@ -141,11 +142,15 @@ class Trainer:
         if self.pruner.update_due():
             self._stop_if_bad()
         take_step = self.pruner.before_step()  # 5 - 9
+        if self.pruner.changes_gradients:
+            self._look_at_gradients()
         if self.clip_norm is not None:  # 10
             nn.utils.clip_grad_norm_(self.run.model.parameters(), self.clip_norm)
         if take_step:  # 11
             self.scaler.step(self.optimizer)
         self.scaler.update()
+        if self.pruner.update_due():
+            self.group.share_buffers(self.run.model)
         self.pruner.after_step()  # 12, 13
         if self.ema is not None:  # 14
             self.ema.update(self.pruner)
@@ -174,16 +179,21 @@ class Trainer:
         Raises:
             DivergedError: not finite.
         """
-        grads = [p.grad for p in self.run.model.parameters() if p.grad is not None]
-        bad = ~torch.isfinite(nn.utils.get_total_norm(grads))
         if self.scaler.is_enabled():
-            self.overflows = self.overflows + 1 if bool(bad) else 0
+            self.overflows = self.overflows + 1 if bool(self._not_finite()) else 0
             if self.overflows <= PATIENCE:
                 return self.overflows == 0
-        self.bad |= bad
+        self._look_at_gradients()
+        return True
+
+    def _not_finite(self) -> Tensor:
+        grads = [p.grad for p in self.run.model.parameters() if p.grad is not None]
+        return ~torch.isfinite(nn.utils.get_total_norm(grads))
+
+    def _look_at_gradients(self) -> None:
+        self.bad |= self._not_finite()
         if self.device.type == "cpu":
             self._stop_if_bad()
-        return True
 
     def _stop_if_bad(self) -> None:
         if bool(self.bad):
@@ -258,14 +268,18 @@ class Trainer:
         self.observer.log_score(self, split, score)
         keeps_best = split == "validation" and self._phase(ending=True).keep == "best"
         if keeps_best and (self.best is None or score.top1 > self.best["top1"]):
-            weights = {n: t.to("cpu", copy=True) for n, t in self._weights().items()}
-            self.best = {"top1": score.top1, "step": self.pruner.step, "weights": weights}
+            self.best = {
+                "top1": score.top1,
+                "weights": _copied(self._weights()),
+                "ema": _copied(self.ema.state_dict()) if self.ema is not None else None,
+            }
 
     @torch.no_grad()
     def evaluate(self, split: EvalSplit) -> Score:
         """Accuracy and loss of W*M (of the EMA's, where there is one) over a split."""
         module = self.compiled
         module.eval()
+        self.group.share_buffers(self.run.model)
         sums = torch.zeros(3, dtype=torch.float64, device=self.device)
         with self.ema.applied(self.pruner) if self.ema is not None else nullcontext():
             for x, y in self.data.eval_batches(split):
@@ -291,8 +305,7 @@ class Trainer:
     def _begin_phase(self) -> None:
         """Rewind where the phase asks for it; a new optimizer in any case."""
         if self._phase(ending=False).start == "anchor" and self.pruner.step > self.anchor_step:
-            anchor = self.pruner.anchor_weights()
-            self._set_weights(anchor)
+            self._set_weights(self.pruner.anchor_weights())
         self.best = None
         self._new_optimizer()
 
@@ -304,15 +317,21 @@ class Trainer:
 
     def _restore_best(self) -> None:
         if self.best is not None:
-            self._set_weights(self.best["weights"])
+            self._set_weights(self.best["weights"], self.best["ema"])
 
-    def _set_weights(self, weights: Any) -> None:
+    def _set_weights(
+        self, weights: Mapping[str, Tensor], averages: Mapping[str, Tensor] | None = None
+    ) -> None:
+        """Go on from other weights; an average goes on from its own, or begins at them."""
         own = tensors(self.run.model)
         for name, value in weights.items():
             if name in self.pruner.params:
                 self.pruner.set_dense(name, value.to(self.device))
             else:
                 own[name].copy_(value)
+        if self.ema is not None:
+            dense = {name: self.pruner.dense(name) for name in self.pruner.params}
+            self.ema.load_state_dict(averages or dense)
 
     def _lr_factor(self) -> float:
         clock = self._clock()
@@ -331,8 +350,13 @@ class Trainer:
 
     def save(self, *, initial: bool = False) -> None:
         """Write a checkpoint (main rank); step 0 and the anchor are kept for good."""
-        step = self.pruner.step
+        step, weights = self.pruner.step, self._weights()
         observed = self.observer.state_dict()
+        if not all(bool(tensor.isfinite().all()) for tensor in weights.values()):
+            raise DivergedError(
+                f"a weight is not finite after step {step}; nothing was saved since the last "
+                "checkpoint: lower optimizer.lr"
+            )
         if self.group.is_main:
             state: dict[str, Any] = {}
             if not initial:
@@ -346,7 +370,7 @@ class Trainer:
                     "images": self.images,
                     "seconds": self.seconds,
                 }
-            save_checkpoint(self.run_dir, step, self._weights(), state)
+            save_checkpoint(self.run_dir, step, weights, state)
             prune_checkpoints(self.run_dir, keep_steps=(0, self.anchor_step))
         self.group.barrier()
 
@@ -355,10 +379,15 @@ class Trainer:
         """SIGTERM, SIGINT and SIGHUP end the run after the step in hand; a second one at once."""
         import signal
 
+        first = 0.0
+
         def request(signum: int, frame: Any) -> None:
-            if self.stop_requested:
+            nonlocal first
+            # a terminal signals each process, and a launcher passes its own on: that is one request
+            if self.stop_requested and time.monotonic() - first > 1:
                 raise KeyboardInterrupt
-            self.stop_requested = True
+            if not self.stop_requested:
+                self.stop_requested, first = True, time.monotonic()
 
         names = [signal.SIGTERM, signal.SIGINT, signal.SIGHUP]
         before = {name: signal.signal(name, request) for name in names}
@@ -367,3 +396,7 @@ class Trainer:
         finally:
             for name, handler in before.items():
                 signal.signal(name, handler)
+
+
+def _copied(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor.to("cpu", copy=True) for name, tensor in tensors.items()}
