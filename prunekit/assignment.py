@@ -47,7 +47,10 @@ def assign(
                 f"strategies.{index}.mode: {config.name} does not work in mode {config.mode!r}: "
                 f"use {' or '.join(strategy.modes)}"
             )
-        scope = tuple(config.scope.select(model, strategy.default_scope))
+        try:
+            scope = tuple(config.scope.select(model, strategy.default_scope))
+        except RecipeError as error:
+            raise RecipeError(f"strategies.{index}.{error}") from error
         cover = tuple(strategy.cover(model, scope))
         if check:
             strategy.check_scope(model, scope)

@@ -17,6 +17,7 @@ from prunekit.recipe import Phase, Recipe
 from prunekit.registry import COMPRESSORS, PROBES, STRATEGIES
 from prunekit.seeding import seed_for
 from prunekit.train.distributed import ProcessGroup
+from prunekit.train.optim import check_rules
 
 Anchor = Callable[[], Mapping[str, Tensor]]
 
@@ -60,8 +61,12 @@ def build(
     torch.manual_seed(seed_for(recipe.seed, "model"))
     start = {"init": None} if resuming else {}
     model = build_model(recipe.model.model_copy(update=start), data.spec)
-    for config in recipe.compressors:
-        attach(model, config.slot, COMPRESSORS.create(config))
+    for index, compressor in enumerate(recipe.compressors):
+        try:
+            attach(model, compressor.slot, COMPRESSORS.create(compressor))
+        except RecipeError as error:
+            what = str(error).removeprefix("compressors: ")
+            raise RecipeError(f"compressors.{index}: {what}") from error
     phases, timeline = lay_out(recipe, data.steps_per_epoch)
     pruner = Pruner(
         model,
@@ -75,6 +80,8 @@ def build(
         anchor=anchor,
         resuming=resuming,
     )
+    rules = [rule for a in pruner.assigned for rule in a.strategy.optimizer_rules()]
+    check_rules((*recipe.optimizer.rules, *rules), pruner.params)
     model.to(group.device)
     return Run(recipe, group, data, model, pruner, phases)
 
@@ -96,7 +103,7 @@ def lay_out(recipe: Recipe, steps_per_epoch: int) -> tuple[tuple[Phase, ...], Ti
     anchor = recipe.anchor.steps(timeline.total_steps, steps_per_epoch)
     for index, phase in enumerate(written):
         begins = timeline.begins(index)
-        if phase.start == "anchor" and 0 < begins < anchor:
+        if phase.start == "anchor" and (0 < begins < anchor or anchor >= timeline.total_steps):
             raise RecipeError(
                 f"phases: {phase.name!r} rewinds at step {begins}, before the anchor, step "
                 f"{anchor}: lower anchor, or let the phases before it last longer"

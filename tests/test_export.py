@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from dataclasses import asdict
+from pathlib import Path
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from torch import nn
 
 from prunekit.errors import CheckpointError, ResourceError
 from prunekit.export import load_model, write_model
+from prunekit.export.tensors import read_tensors, write_tensors
 from prunekit.models import attach, build_model
 from prunekit.models.base import DataSpec
 from prunekit.registry import COMPRESSORS, MODELS
@@ -179,3 +181,13 @@ def test_full_disk_leaves_the_file_that_was_there(tmp_path):
 def test_folder_that_is_missing_is_told(tmp_path):
     with pytest.raises(ResourceError, match="cannot be written"):
         write_model(tmp_path / "nowhere" / "m", nn.Linear(2, 2), {}, {})
+
+
+def test_equal_tensors_make_equal_files(tmp_path: Path) -> None:
+    """Also from several processes, whose hash seeds differ; see `METADATA`."""
+    tensors = {"b": torch.arange(6.0), "a": torch.ones(2, 2)}
+    metadata = {f"key {i}": str(i) for i in range(20)}
+    for name in ("one", "two"):
+        write_tensors(tmp_path / name, tensors, metadata)
+    assert (tmp_path / "one").read_bytes() == (tmp_path / "two").read_bytes()
+    assert read_tensors(tmp_path / "one")[1] == metadata

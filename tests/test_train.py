@@ -462,3 +462,10 @@ def test_a_ticket_resumes_without_its_source(tmp_path: Path) -> None:
     ticket = run(tmp_path, name="ticket", strategies=strategies, checkpoint={"every": "1st"})
     shutil.rmtree(source)
     assert same(result(resume_run(rewound(ticket, 23, tmp_path / "again"))), result(ticket))
+
+
+def test_an_optimizer_rule_that_matches_nothing_leaves_nothing_behind(tmp_path: Path) -> None:
+    rules = [{"match": "fc1.wieght", "lr_scale": 2.0}]
+    with pytest.raises(RecipeError, match=r"matches no parameter. Did you mean 'fc1.weight'"):
+        run(tmp_path / "out", optimizer={"name": "sgd", "lr": 0.1, "rules": rules})
+    assert not (tmp_path / "out").exists()

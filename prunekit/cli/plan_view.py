@@ -20,6 +20,9 @@ def plan_view(plan: DryRun, width: int = 80) -> RenderableType:
         tensors_view(plan.tensors, max(20, width - OTHER_COLUMNS)),
         costs_view(plan),
     ]
+    if any(tensor.density is not None for tensor in plan.tensors):
+        about = "Densities, and MACs without masked weights, are those of the start weights."
+        lines.append(Text(about, style="dim"))
     lines += [Text(f"Note: {note}", style="yellow") for note in plan.notes]
     return Group(*lines)
 

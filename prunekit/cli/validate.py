@@ -1,4 +1,4 @@
-"""`prunekit validate`: find every mistake in a recipe without running it."""
+"""`prunekit validate`: find every mistake in a recipe itself, without data or model."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ prunekit validate --json my.yaml                       for a program
     "validate",
     cls=ExampleCommand,
     examples=EXAMPLES,
-    short_help="Find every mistake in a recipe without running it.",
+    short_help="Find every mistake in a recipe itself, without data or model.",
 )
 @click.argument(
     "arguments",

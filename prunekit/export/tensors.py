@@ -15,6 +15,8 @@ from torch import Tensor
 from prunekit.errors import CheckpointError
 from prunekit.files import replacing
 
+METADATA = "prunekit-metadata"
+"""One key for all: several are written in no fixed order, and equal runs make equal files."""
 DIGEST = "sha256"
 
 
@@ -36,7 +38,8 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
     }
     with replacing(path) as temporary:
         try:
-            save_file(own, temporary, {**metadata, DIGEST: _digest(own, metadata)})
+            everything = {**metadata, DIGEST: _digest(own, metadata)}
+            save_file(own, temporary, {METADATA: json.dumps(everything, sort_keys=True)})
         except SafetensorError as error:
             raise OSError(str(error)) from error
 
@@ -53,6 +56,7 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     try:
         with safe_open(path, framework="pt") as file:
             metadata = dict(file.metadata() or {})
+            metadata |= json.loads(metadata.pop(METADATA, "{}"))
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except FileNotFoundError as error:
         raise CheckpointError(f"{path}: no such file") from error

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
 
 import torch
@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 from prunekit.errors import RecipeError
 from prunekit.optim_rules import ParamRule
 from prunekit.recipe import AdamWConfig, OptimizerConfig, SGDConfig
+from prunekit.suggestions import did_you_mean
 
 
 def matches(rule: ParamRule, name: str) -> bool:
@@ -22,20 +23,26 @@ def matches(rule: ParamRule, name: str) -> bool:
     return fnmatchcase(name, rule.match)
 
 
+def check_rules(rules: Sequence[ParamRule], names: Iterable[str]) -> None:
+    """Each rule must be about some parameter.
+
+    Raises:
+        RecipeError: one matches none.
+    """
+    names = list(names)
+    for rule in rules:
+        if not any(matches(rule, name) for name in names):
+            near = did_you_mean(rule.match, names)
+            raise RecipeError(f"optimizer.rules: {rule.match!r} matches no parameter.{near}")
+
+
 def param_groups(
     params: Mapping[str, nn.Parameter],
     lr: float,
     weight_decay: float,
     rules: Sequence[ParamRule],
 ) -> list[dict[str, object]]:
-    """Parameters grouped by (lr, weight decay); the first rule that matches a name wins.
-
-    Raises:
-        RecipeError: a rule matches no parameter.
-    """
-    for rule in rules:
-        if not any(matches(rule, name) for name in params):
-            raise RecipeError(f"optimizer.rules: {rule.match!r} matches no parameter")
+    """Parameters grouped by (lr, weight decay); the first rule that matches a name wins."""
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, param in params.items():
         if not param.requires_grad:
