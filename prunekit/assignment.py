@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from torch import nn
 
 from prunekit.errors import RecipeError
+from prunekit.registry import STRATEGIES
 from prunekit.strategies.base import PruningStrategy
 
 
@@ -17,6 +18,8 @@ class Assigned:
 
     strategy: PruningStrategy
     label: str
+    origin: str
+    """What to call it in an error: its name and the distribution that it comes from."""
     scope: tuple[str, ...]
     """Names that the strategy scores."""
     cover: tuple[str, ...]
@@ -61,8 +64,16 @@ def assign(
                     "give the strategies disjoint scopes (scope.include, scope.exclude)"
                 )
             owner[name] = label
-        result.append(Assigned(strategy, label, scope, cover))
+        result.append(Assigned(strategy, label, origin(strategy), scope, cover))
     return result
+
+
+def origin(strategy: PruningStrategy) -> str:
+    """The strategy with its distribution, or with its class where no one registered it."""
+    name, cls = strategy.config.name, type(strategy)
+    if name in STRATEGIES.names() and STRATEGIES.component(name).value.endswith(cls.__name__):
+        return str(STRATEGIES.component(name))
+    return f"strategy {name!r} ({cls.__module__}.{cls.__qualname__})"
 
 
 def _count(strategies: Sequence[PruningStrategy], name: str) -> int:

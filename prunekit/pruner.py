@@ -321,6 +321,18 @@ class Pruner:
         return take_step
 
     def _update(self, assigned: Assigned, ctx: StepContext) -> Update:
+        """Ask, check and apply.
+
+        Raises:
+            PluginError: names the strategy's distribution, the parameter, what was expected and
+                what came.
+        """
+        try:
+            return self._checked_update(assigned, ctx)
+        except PluginError as error:
+            raise PluginError(f"{assigned.origin}, step {self.step}: {error}") from error
+
+    def _checked_update(self, assigned: Assigned, ctx: StepContext) -> Update:
         with _training_mode_kept(self.model):
             update = assigned.strategy.update(ctx)
         self._check(assigned, update)
@@ -329,28 +341,25 @@ class Pruner:
         self._check_count(assigned, ctx.clock, update)
         if self.ranks.world > 1 and not self.ranks.all_equal(self.mask_set.digest()):
             raise PluginError(
-                f"{assigned.label}: the masks of step {self.step} differ between ranks: scores "
-                "from rank-local data must go through ctx.mean_over_ranks"
+                "the masks differ between ranks: scores from rank-local data must go through "
+                "ctx.mean_over_ranks"
             )
         return update
 
     def _check(self, assigned: Assigned, update: Update) -> None:
         """An `Update` must name parameters of its scope and give bool masks of their shapes."""
         for name, mask in update.masks.items():
-            where = f"{assigned.label}, {name}, step {self.step}"
             if name not in assigned.cover:
-                raise PluginError(f"{where}: a mask for a parameter outside of the scope")
+                raise PluginError(f"{name}: a mask for a parameter outside of the scope")
             expected = self.params[name].shape
             if mask.dtype != torch.bool or mask.shape != expected:
                 raise PluginError(
-                    f"{where}: expected a bool mask of shape {tuple(expected)}, got {mask.dtype} "
+                    f"{name}: expected a bool mask of shape {tuple(expected)}, got {mask.dtype} "
                     f"of shape {tuple(mask.shape)}"
                 )
         for name, values in update.values.items():
             if name not in assigned.cover or values.shape != self.params[name].shape:
-                raise PluginError(
-                    f"{assigned.label}, {name}, step {self.step}: values that fit no mask"
-                )
+                raise PluginError(f"{name}: values of shape {tuple(values.shape)} that fit no mask")
 
     def _check_count(self, assigned: Assigned, clock: Clock, update: Update) -> None:
         """A promised count must be met to the unit."""
@@ -360,7 +369,7 @@ class Pruner:
         promised = assigned.strategy.promised_keep(clock, total)
         if promised is not None and kept != promised:
             raise PluginError(
-                f"{assigned.label}, step {self.step}: promised to keep {promised} of {total} units "
+                f"promised to keep {promised} of {total} units "
                 f"(sparsity {assigned.target:.6g}), but its masks keep {kept}"
             )
 

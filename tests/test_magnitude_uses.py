@@ -73,7 +73,7 @@ def train(name: str) -> Seen:
     torch.manual_seed(0)
     model = build_model(recipe.model, DataSpec(channels=1, height=8, width=8, classes=10))
     settings = recipe.strategies[0].model_dump()
-    _, timeline = lay_out(recipe.phases, STEPS_PER_EPOCH)
+    _, timeline = lay_out(recipe, STEPS_PER_EPOCH)
     chosen, ranked = recording(strategy(**settings))
     pruner = Pruner(model, [chosen], timeline=timeline)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)

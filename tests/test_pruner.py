@@ -255,7 +255,7 @@ def test_a_schedule_that_ends_after_training_is_refused() -> None:
         (lambda ctx: Update({"0.bias": torch.ones(8, dtype=torch.bool)}), "outside of the scope"),
         (lambda ctx: Update({"0.weight": torch.ones(8, 6)}), r"expected a bool mask .*float32"),
         (lambda ctx: Update({"0.weight": torch.ones(6, 8, dtype=torch.bool)}), r"shape \(6, 8\)"),
-        (lambda ctx: Update(values={"0.weight": torch.ones(2)}), "values that fit no mask"),
+        (lambda ctx: Update(values={"0.weight": torch.ones(2)}), "fit no mask"),
     ],
 )
 def test_an_update_that_breaks_the_contract_is_refused(
@@ -514,3 +514,21 @@ def test_a_resumed_pruner_says_that_it_has_no_anchor() -> None:
     other.load_state_dict(pruner.state_dict(), {n: pruner.dense(n) for n in pruner.params})
     with pytest.raises(UsageError, match="anchor="):
         other.after_step()
+
+
+def test_a_broken_contract_names_the_distribution() -> None:
+    model = make_model()
+    with torch.no_grad():
+        model[0].weight[0, 0] = float("inf")
+    pruner = Pruner(model, [magnitude()], total_steps=1)
+    with pytest.raises(
+        PluginError, match=r"^strategy 'magnitude' of prunekit .*, step 0: 0.weight"
+    ):
+        pruner.start()
+    foreign = Pruner(
+        make_model(), [Scripted(lambda ctx: Update({"x": torch.ones(1)}))], total_steps=1
+    )
+    with pytest.raises(
+        PluginError, match=r"^strategy 'scripted' \(test_pruner.Scripted\), step 0: x"
+    ):
+        foreign.start()

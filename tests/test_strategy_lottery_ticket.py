@@ -173,9 +173,10 @@ def test_survivors_begin_each_round_at_the_weights_of_the_anchor(
 
 
 def test_a_resumed_run_is_the_undisturbed_one(tmp_path: Path) -> None:
-    whole = run(tmp_path / "whole", **recipe_keys("8st"))  # a checkpoint within the second round
-    again = resume_run(rewound(whole, 8, tmp_path / "again"))
-    assert same(result(again), result(whole))
+    whole = run(tmp_path / "whole", **recipe_keys("2st"))
+    for step in (2, 20):  # within the first round, with all rewinding to come, and in the ticket
+        again = resume_run(rewound(whole, step, tmp_path / f"from-{step}"))
+        assert same(result(again), result(whole))
 
 
 # ---- what is refused

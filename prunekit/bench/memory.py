@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable
 
 from torch import Tensor
+from torch.nn import Parameter
 
 from prunekit.bench.models import PEER, Training, by_peer, dense, masked, scope_size
 from prunekit.bench.rows import Row, Section, in_bytes
@@ -62,7 +63,8 @@ def held_bytes(size: Size, make: Callable[[], Training]) -> int:
 def live_bytes() -> int:
     """Bytes of the storages of all tensors that are alive."""
     gc.collect()
-    tensors = [x for x in gc.get_objects() if issubclass(type(x), Tensor)]
+    # exactly these: a tensor of torch.compile's own tracing has no storage of its own
+    tensors = [x for x in gc.get_objects() if type(x) in (Tensor, Parameter)]
     tensors += [x.grad for x in tensors if x.is_leaf and x.grad is not None]
     storages = {x.untyped_storage().data_ptr(): x.untyped_storage().nbytes() for x in tensors}
     return sum(storages.values())

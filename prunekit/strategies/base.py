@@ -311,9 +311,8 @@ class ScoredStrategy(PruningStrategy):
             PluginError: it has another shape or is not finite.
         """
         shape = ctx.weights[name].shape
-        who = f"strategy {self.config.name!r}, {name}"
         if score.shape != shape:
-            raise PluginError(f"{who}: score has shape {tuple(score.shape)}, not {tuple(shape)}")
+            raise PluginError(f"{name}: score has shape {tuple(score.shape)}, not {tuple(shape)}")
         if not all_finite(score):
-            raise PluginError(f"{who}: the score is not finite at step {ctx.clock.step}")
+            raise PluginError(f"{name}: the score is not finite")
         return score
