@@ -114,7 +114,7 @@ class Pruner:
         self.seed, self.loss_function, self.data = seed, loss_function, data
         self.input_shape, self.ranks = input_shape, ranks or OneProcess()
         self.step = 0
-        self.started = self._initialized = False
+        self.started, self._initialized = False, resuming
         self._anchor = anchor
         self._anchor_copy: dict[str, Tensor] | None = None
         self._optimizer: Optimizer | None = None

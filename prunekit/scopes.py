@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import difflib
-import re
 from collections.abc import Sequence
-from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, NamedTuple
-
-from pydantic import field_validator
 
 from prunekit.errors import RecipeError
 from prunekit.frozen import Frozen
+from prunekit.patterns import Pattern, matches
 
 if TYPE_CHECKING:
     from torch import nn
@@ -33,21 +30,10 @@ class Scope(Frozen):
     that backtracks without end hangs the author of the recipe and nobody else.
     """
 
-    include: tuple[str, ...] = ()
+    include: tuple[Pattern, ...] = ()
     """Patterns of the parameters to take; empty = the strategy's default."""
-    exclude: tuple[str, ...] = ()
+    exclude: tuple[Pattern, ...] = ()
     """Patterns of the parameters to leave out of them."""
-
-    @field_validator("include", "exclude")
-    @classmethod
-    def _expressions_compile(cls, patterns: tuple[str, ...]) -> tuple[str, ...]:
-        for pattern in patterns:
-            kind, _, expression = pattern.partition(":")
-            try:
-                re.compile(expression if kind == "re" else "")
-            except re.error as error:
-                raise ValueError(f"{pattern!r} is no regular expression: {error}") from None
-        return patterns
 
     def select(self, model: nn.Module, default: Sequence[str] | None = None) -> tuple[str, ...]:
         """The names of the parameters in scope, in the model's order; tied ones once, by the first.
@@ -118,9 +104,7 @@ class _Parameter(NamedTuple):
         kind, _, rest = pattern.partition(":")
         if kind == "type":
             return self.dims >= 2 and any(rest in holder.classes for holder in self.holders)
-        if kind == "re":
-            return any(re.fullmatch(rest, holder.full) for holder in self.holders)
-        return any(fnmatchcase(holder.full, pattern) for holder in self.holders)
+        return any(matches(pattern, holder.full) for holder in self.holders)
 
     def is_weight(self) -> bool:
         """Prunable by default: wherever it is held, so that an embedding tied to a head is not."""

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import OrderedDict
 from pathlib import Path
 from typing import Any, Literal
 
@@ -71,12 +72,28 @@ def test_a_run_leaves_what_the_docs_promise(finished: Path) -> None:
 
 def test_the_model_file_is_plain_and_holds_the_zeros(finished: Path) -> None:
     weights = load_file(finished / "model.safetensors")
-    twin = nn.Module()
-    model = load_model(finished)
-    model.load_state_dict(weights, strict=True)
+    stock = nn.Sequential(
+        OrderedDict(
+            flatten=nn.Flatten(), fc1=nn.Linear(64, 16), relu=nn.ReLU(), fc2=nn.Linear(16, 10)
+        )
+    )
+    stock.load_state_dict(weights, strict=True)
     for name, mask in open_run(finished).masks().items():
-        assert not weights[name][~mask].any()
-    assert twin is not model
+        assert torch.equal(stock.get_parameter(name) != 0, mask)
+    x = torch.randn(5, 1, 8, 8)
+    assert torch.equal(stock(x), load_model(finished)(x))
+
+
+def test_histograms_come_where_they_are_asked_for(tmp_path: Path) -> None:
+    done = run(tmp_path, logging={"every": "10st", "histograms": "12st"})
+    events = EventAccumulator(str(done / "tb"), size_guidance={"histograms": 0})  # 0 = all
+    events.Reload()
+    assert set(events.Tags()["histograms"]) == {
+        f"{what}/{name}"
+        for what in ("weights", "gradients")
+        for name in ("fc1.weight", "fc1.bias", "fc2.weight", "fc2.bias")
+    }
+    assert [event.step for event in events.Histograms("gradients/fc1.weight")] == [12, 24]
 
 
 def test_step_zero_is_kept_for_good_and_old_checkpoints_are_not(finished: Path) -> None:
@@ -469,3 +486,9 @@ def test_an_optimizer_rule_that_matches_nothing_leaves_nothing_behind(tmp_path: 
     with pytest.raises(RecipeError, match=r"matches no parameter. Did you mean 'fc1.weight'"):
         run(tmp_path / "out", optimizer={"name": "sgd", "lr": 0.1, "rules": rules})
     assert not (tmp_path / "out").exists()
+
+
+def test_a_rule_that_is_no_expression_is_an_error_of_the_recipe() -> None:
+    rules = [{"match": "re:fc1.(", "lr_scale": 2.0}]
+    with pytest.raises(RecipeError, match=r"optimizer.rules.0.match: .*no regular expression"):
+        recipe(optimizer={"name": "sgd", "lr": 0.1, "rules": rules})

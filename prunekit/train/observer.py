@@ -131,6 +131,8 @@ class Observer:
         if self.histograms and step % self.histograms == 0:
             for name, param in pruner.params.items():
                 self.log_to.histogram(step, f"weights/{name}", param)
+                if param.grad is not None:
+                    self.log_to.histogram(step, f"gradients/{name}", param.grad)
 
     def log_score(self, trainer: Trainer, split: str, score: Score) -> None:
         """An evaluation."""

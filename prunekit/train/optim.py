@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
-from fnmatch import fnmatchcase
 
 import torch
 from torch import nn
@@ -12,15 +10,9 @@ from torch.optim import Optimizer
 
 from prunekit.errors import RecipeError
 from prunekit.optim_rules import ParamRule
+from prunekit.patterns import matches
 from prunekit.recipe import AdamWConfig, OptimizerConfig, SGDConfig
 from prunekit.suggestions import did_you_mean
-
-
-def matches(rule: ParamRule, name: str) -> bool:
-    """Whether a rule is about this parameter."""
-    if rule.match.startswith("re:"):
-        return re.fullmatch(rule.match[3:], name) is not None
-    return fnmatchcase(name, rule.match)
 
 
 def check_rules(rules: Sequence[ParamRule], names: Iterable[str]) -> None:
@@ -31,7 +23,7 @@ def check_rules(rules: Sequence[ParamRule], names: Iterable[str]) -> None:
     """
     names = list(names)
     for rule in rules:
-        if not any(matches(rule, name) for name in names):
+        if not any(matches(rule.match, name) for name in names):
             near = did_you_mean(rule.match, names)
             raise RecipeError(f"optimizer.rules: {rule.match!r} matches no parameter.{near}")
 
@@ -47,7 +39,7 @@ def param_groups(
     for name, param in params.items():
         if not param.requires_grad:
             continue
-        first = next((rule for rule in rules if matches(rule, name)), None)
+        first = next((rule for rule in rules if matches(rule.match, name)), None)
         own_lr = lr * (first.lr_scale if first else 1.0)
         decay = weight_decay if first is None or first.weight_decay is None else first.weight_decay
         groups.setdefault((own_lr, decay), []).append(param)
