@@ -18,6 +18,15 @@ if TYPE_CHECKING:
     from prunekit.clock import Clock, Timeline
     from prunekit.compressors.base import CompressorConfig, DataCompressor, TokenBatch
     from prunekit.data.base import DatasetConfig, Samples
+    from prunekit.errors import (
+        CheckpointError,
+        DataError,
+        PluginError,
+        PrunekitError,
+        RecipeError,
+        UsageError,
+    )
+    from prunekit.export import load_model
     from prunekit.models.base import DataSpec, ModelConfig, Slotted
     from prunekit.optim_rules import ParamRule
     from prunekit.probes.base import Probe, ProbeConfig
@@ -34,11 +43,21 @@ if TYPE_CHECKING:
         StrategyConfig,
         Update,
     )
+    from prunekit.train.launch import run_recipe
 
 _HOMES = {
     "prunekit.clock": ["Clock", "Timeline"],
     "prunekit.compressors.base": ["CompressorConfig", "DataCompressor", "TokenBatch"],
     "prunekit.data.base": ["DatasetConfig", "Samples"],
+    "prunekit.errors": [
+        "CheckpointError",
+        "DataError",
+        "PluginError",
+        "PrunekitError",
+        "RecipeError",
+        "UsageError",
+    ],
+    "prunekit.export": ["load_model"],
     "prunekit.models.base": ["DataSpec", "ModelConfig", "Slotted"],
     "prunekit.optim_rules": ["ParamRule"],
     "prunekit.probes.base": ["Probe", "ProbeConfig"],
@@ -55,24 +74,30 @@ _HOMES = {
         "StrategyConfig",
         "Update",
     ],
+    "prunekit.train.launch": ["run_recipe"],
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
 __all__ = [
+    "CheckpointError",
     "Clock",
     "CompressorConfig",
     "Context",
     "DataCompressor",
+    "DataError",
     "DataSpec",
     "DatasetConfig",
     "Masks",
     "ModelConfig",
     "ParamRule",
+    "PluginError",
     "Probe",
     "ProbeConfig",
+    "PrunekitError",
     "Pruner",
     "PruningStrategy",
     "Recipe",
+    "RecipeError",
     "Samples",
     "ScoredStrategy",
     "Slotted",
@@ -80,10 +105,13 @@ __all__ = [
     "Timeline",
     "TokenBatch",
     "Update",
+    "UsageError",
     "__version__",
     "keep_count",
+    "load_model",
     "load_recipe",
     "open_run",
+    "run_recipe",
     "strategy",
     "top_mask",
 ]

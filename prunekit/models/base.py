@@ -5,7 +5,7 @@ from __future__ import annotations
 import abc
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Protocol, runtime_checkable
+from typing import ClassVar, Protocol, Self, runtime_checkable
 
 from torch import nn
 
@@ -38,6 +38,13 @@ class ModelConfig(ComponentConfig, abc.ABC):
         Raises:
             RecipeError: the data does not fit, such as a patch size that does not divide.
         """
+
+    def sized_as(self, model: nn.Module) -> Self:
+        """The config that builds `model`: one of its own models that units were removed from.
+
+        Itself, unless the architecture has its widths in its config.
+        """
+        return self
 
 
 @runtime_checkable

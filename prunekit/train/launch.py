@@ -42,12 +42,14 @@ class AnchorFile:
         return load_checkpoint(self.path).weights
 
 
-def run_recipe(recipe: Recipe, *, source_text: str, out: Path, nproc: int = 1) -> Path:
+def run_recipe(
+    recipe: Recipe, *, source_text: str | None = None, out: Path = Path("runs"), nproc: int = 1
+) -> Path:
     """Run a recipe to the end.
 
     Args:
         recipe: what to run.
-        source_text: the recipe as the user wrote it, kept beside the result.
+        source_text: the recipe as the user wrote it, kept beside the result; else all its keys.
         out: the parent of the run directories.
         nproc: processes to start on this machine; under torchrun its processes are used.
 
@@ -57,13 +59,11 @@ def run_recipe(recipe: Recipe, *, source_text: str, out: Path, nproc: int = 1) -
     Raises:
         PrunekitError: with the exit code of what went wrong.
     """
+    resolved = dump_yaml(recipe)
+    source = resolved if source_text is None else source_text
     if nproc > 1 and "RANK" not in os.environ:
-        return Path(
-            _start_processes(
-                nproc, recipe.threads, _run, recipe_text(recipe), source_text, str(out)
-            )
-        )
-    return _run_here(recipe, source_text, out)
+        return Path(_start_processes(nproc, recipe.threads, _run, resolved, source, str(out)))
+    return _run_here(recipe, source, out)
 
 
 def resume_run(run_dir: Path) -> Path:
@@ -78,11 +78,6 @@ def resume_run(run_dir: Path) -> Path:
     if world > 1 and "RANK" not in os.environ:
         return Path(_start_processes(world, run.recipe().threads, _resume, str(run.path)))
     return _resume_here(run.path)
-
-
-def recipe_text(recipe: Recipe) -> str:
-    """The resolved recipe, as the processes are handed it."""
-    return dump_yaml(recipe)
 
 
 def _run_here(recipe: Recipe, source_text: str, out: Path) -> Path:
