@@ -39,10 +39,10 @@ if TYPE_CHECKING:
         Context,
         Masks,
         PruningStrategy,
-        ScoredStrategy,
         StrategyConfig,
         Update,
     )
+    from prunekit.strategies.scored import ScoredStrategy
     from prunekit.train.launch import run_recipe
 
 _HOMES = {
@@ -70,10 +70,10 @@ _HOMES = {
         "Context",
         "Masks",
         "PruningStrategy",
-        "ScoredStrategy",
         "StrategyConfig",
         "Update",
     ],
+    "prunekit.strategies.scored": ["ScoredStrategy"],
     "prunekit.train.launch": ["run_recipe"],
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}

@@ -20,13 +20,8 @@ from prunekit.pruner import Pruner
 from prunekit.scopes import Scope
 from prunekit.selection import keep_count
 from prunekit.strategies import strategy
-from prunekit.strategies.base import (
-    Context,
-    PruningStrategy,
-    ScoredStrategy,
-    StrategyConfig,
-    Update,
-)
+from prunekit.strategies.base import Context, PruningStrategy, StrategyConfig, Update
+from prunekit.strategies.scored import ScoredStrategy
 
 from training import with_steps
 

@@ -14,7 +14,8 @@ from prunekit.duration import duration
 from prunekit.errors import RecipeError
 from prunekit.probes.base import Probe, ProbeConfig
 from prunekit.schedules import AnySchedule, Constant
-from prunekit.strategies.base import PruningStrategy, ScoredStrategy, StrategyConfig, Update
+from prunekit.strategies.base import PruningStrategy, StrategyConfig, Update
+from prunekit.strategies.scored import ScoredStrategy
 
 STRATEGIES, COMPRESSORS, PROBES = {}, {}, {}
 

@@ -13,7 +13,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from prunekit.cadence import Cadence
 from prunekit.errors import RecipeError
 from prunekit.schedules import AnySchedule, Constant
-from prunekit.strategies.base import Context, ScoredStrategy, Update
+from prunekit.strategies.base import Context, Update
+from prunekit.strategies.scored import ScoredStrategy
 
 
 class AtInitialization(ScoredStrategy):

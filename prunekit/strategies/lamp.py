@@ -7,7 +7,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from prunekit.strategies.base import Context, ScoredStrategy
+from prunekit.strategies.base import Context
+from prunekit.strategies.scored import ScoredStrategy
 
 
 class Lamp(ScoredStrategy):

@@ -10,7 +10,8 @@ from prunekit.cadence import Cadence
 from prunekit.clock import Clock
 from prunekit.errors import RecipeError
 from prunekit.schedules import Geometric
-from prunekit.strategies.base import Context, ScoredStrategy
+from prunekit.strategies.base import Context
+from prunekit.strategies.scored import ScoredStrategy
 
 
 class LotteryTicket(ScoredStrategy):

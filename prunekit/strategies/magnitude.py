@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from prunekit.scores import Scores
-from prunekit.strategies.base import Context, Mode, ScoredStrategy
+from prunekit.strategies.base import Context, Mode
+from prunekit.strategies.scored import ScoredStrategy
 
 
 class Magnitude(ScoredStrategy):

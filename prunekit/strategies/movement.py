@@ -13,7 +13,8 @@ from prunekit.clock import Clock
 from prunekit.distributions import AnyDistribution, Uniform
 from prunekit.duration import duration
 from prunekit.schedules import AnySchedule, Polynomial
-from prunekit.strategies.base import Context, Mode, PruningStrategy, ScoredStrategy, StrategyConfig
+from prunekit.strategies.base import Context, Mode, PruningStrategy, StrategyConfig
+from prunekit.strategies.scored import ScoredStrategy
 
 FROM_10_TO_80 = Polynomial(name="cubic", start=duration("10%"), stop=duration("80%"))
 """Warm-up, ramp, cool-down: the authors' example has 5,400, 39,000 and 10,800 of 55,200 steps."""

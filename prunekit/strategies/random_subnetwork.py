@@ -10,7 +10,8 @@ from torch import Tensor
 from prunekit.cadence import Cadence
 from prunekit.distributions import AnyDistribution, Uniform
 from prunekit.schedules import AnySchedule, Constant
-from prunekit.strategies.base import Context, ScoredStrategy
+from prunekit.strategies.base import Context
+from prunekit.strategies.scored import ScoredStrategy
 
 
 class RandomSubnetwork(ScoredStrategy):

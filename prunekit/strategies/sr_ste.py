@@ -10,7 +10,8 @@ from torch import Tensor
 from prunekit.cadence import Cadence
 from prunekit.duration import duration
 from prunekit.schedules import AnySchedule, Constant
-from prunekit.strategies.base import Context, Mode, ScoredStrategy
+from prunekit.strategies.base import Context, Mode
+from prunekit.strategies.scored import ScoredStrategy
 from prunekit.structures import NM, AnyStructure
 
 
