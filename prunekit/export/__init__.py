@@ -1,5 +1,5 @@
 """Plain files that stock PyTorch reads: the model with its zeros in place."""
 
-from prunekit.export.model_file import load_model, write_model
+from prunekit.export.model_file import load_model, model_metadata, write_model
 
-__all__ = ["load_model", "write_model"]
+__all__ = ["load_model", "model_metadata", "write_model"]

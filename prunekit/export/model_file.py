@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import json
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -18,8 +19,41 @@ from prunekit.errors import CheckpointError, RecipeError
 from prunekit.export.tensors import read_tensors, write_tensors
 from prunekit.runs import open_run
 
+if TYPE_CHECKING:
+    from prunekit.compressors.base import CompressorConfig
+    from prunekit.models.base import DataSpec, ModelConfig
+
 CONFIG = "prunekit"
 """Metadata key: JSON of `{"model": ModelConfig, "data": DataSpec, "compressors": [...]}`."""
+
+
+def model_metadata(
+    model: nn.Module,
+    config: ModelConfig,
+    compressors: Sequence[CompressorConfig],
+    spec: DataSpec,
+) -> dict[str, str]:
+    """What `load_model` needs to build `model` again; empty where no config builds it.
+
+    Args:
+        model: a finished model, perhaps with fewer units than `config` says.
+        config: what it was built from.
+        compressors: those in it.
+        spec: the data it was built for.
+    """
+    built = {
+        "model": config.sized_as(model).model_dump(mode="json"),
+        "compressors": [compressor.model_dump(mode="json") for compressor in compressors],
+        "data": asdict(spec),
+    }
+    again = _build(built)
+    if _shapes(again) != _shapes(model):
+        return {}
+    return {CONFIG: json.dumps(built)}
+
+
+def _shapes(model: nn.Module) -> dict[str, torch.Size]:
+    return {name: tensor.shape for name, tensor in model.state_dict().items()}
 
 
 def write_model(
@@ -81,7 +115,7 @@ def load_model(source: str | Path) -> nn.Module:
 
 def _build(built: Mapping[str, Any]) -> nn.Module:
     from prunekit.models import attach, build_model
-    from prunekit.models.base import DataSpec, ModelConfig
+    from prunekit.models.base import DataSpec
     from prunekit.registry import COMPRESSORS, MODELS
 
     # start weights would only be overwritten, and may be gone

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from itertools import pairwise
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 from pydantic import Field
 from torch import nn
@@ -35,3 +35,8 @@ class MLPConfig(ModelConfig):
             layers[f"relu{number}"] = nn.ReLU()
         layers.popitem()  # the logits have none
         return nn.Sequential(layers)
+
+    def sized_as(self, model: nn.Module) -> Self:
+        """With the hidden units that `model` has."""
+        layers = [layer for layer in model.modules() if isinstance(layer, nn.Linear)]
+        return self.model_copy(update={"hidden": tuple(len(fc.weight) for fc in layers[:-1])})

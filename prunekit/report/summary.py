@@ -79,6 +79,9 @@ def _results(report: Mapping[str, Any]) -> list[Row]:
     if parameters:
         kept, total = parameters.get("nonzero"), parameters.get("total")
         rows.append(("parameters kept", f"{count(kept)} of {count(total)}"))
+        stored = parameters.get("stored", total)
+        if stored != total:  # units were removed for good
+            rows.append(("parameters of the finished model", count(stored)))
     return rows
 
 

@@ -2,90 +2,62 @@
 
 from __future__ import annotations
 
-import json
 import math
-from dataclasses import asdict
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from torch import Tensor, nn
 
 from prunekit.errors import DivergedError
-from prunekit.export import write_model
+from prunekit.export import model_metadata, write_model
 from prunekit.metrics.latency import measure_latency
-from prunekit.metrics.macs import count_macs, train_flops
-from prunekit.metrics.sparsity import measure_sparsity, warn_empty
+from prunekit.metrics.macs import Macs, count_macs, train_flops
+from prunekit.metrics.sparsity import Sparsity, measure_sparsity, warn_empty
 from prunekit.models import token_counts
 from prunekit.runs import write_json, write_masks
 from prunekit.train.environment import environment
-from prunekit.train.trainer import Trainer
+from prunekit.train.trainer import Score, Trainer
+
+
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """The model as it was trained, before strategies fold or remove anything."""
+
+    masks: Mapping[str, Tensor]
+    """Those in force at the end, on the CPU."""
+    sparsity: Sparsity
+    macs: Macs
+    flops: int
+    """Of the whole training."""
+    target: float | None
+    """Promised sparsity over all scopes."""
 
 
 def conclude(trainer: Trainer) -> None:
     """Evaluate the finished model on all ranks, and write the results on the main one."""
-    run, pruner = trainer.run, trainer.pruner
-    targets = [(a.target, sum(pruner.params[n].numel() for n in a.scope)) for a in pruner.assigned]
-    model = pruner.finish()
+    trained = _look_at(trainer)
+    model = trainer.pruner.finish()
     trainer.use_model(model)
-    shapes = {name: param.shape for name, param in model.named_parameters()}
-    # a strategy may have folded or removed parameters at the end
-    masks = {n: m.cpu() for n, m in pruner.masks().items() if shapes.get(n) == m.shape}
-    scores = {"test": trainer.evaluate("test")}
-    if run.data.validation_size:
-        scores["validation"] = trainer.evaluate("validation")
-    for split, score in scores.items():
-        trainer.observer.log_score(trainer, split, score)
-        if not math.isfinite(score.loss):
-            raise DivergedError(
-                f"the loss of the finished model on the {split} split is not finite, so no model "
-                "was written: lower optimizer.lr, or use precision fp32"
-            )
-    if not trainer.group.is_main:
-        return
-    spec = run.data.spec
-    shape = (spec.channels, spec.height, spec.width)
-    sparsity = measure_sparsity(model, masks)
-    macs = count_macs(model, shape, masks)
-    training_macs = count_macs(model, shape, masks, training=True)
-    counts = token_counts(model.eval())
-    for sentence in warn_empty(sparsity):
-        trainer.observer.warnings.append(sentence)
-    built = {
-        "model": run.recipe.model.model_dump(mode="json"),
-        "compressors": [config.model_dump(mode="json") for config in run.recipe.compressors],
-        "data": asdict(spec),
-    }
-    if masks:
-        write_masks(trainer.run_dir / "masks.safetensors", masks)
-    write_model(
-        trainer.run_dir / "model.safetensors", model, masks, {"prunekit": json.dumps(built)}
+    scores = _evaluate(trainer)
+    if trainer.group.is_main:
+        shapes = {name: param.shape for name, param in model.named_parameters()}
+        left = {n: m for n, m in trained.masks.items() if shapes.get(n) == m.shape}
+        _write(trainer, model, trained, left)
+        write_json(trainer.run_dir / "report.json", _report(trainer, model, trained, left, scores))
+
+
+def _look_at(trainer: Trainer) -> Trained:
+    pruner, model, shape = trainer.pruner, trainer.run.model, _input_shape(trainer)
+    targets = [(a.target, sum(pruner.params[n].numel() for n in a.scope)) for a in pruner.assigned]
+    masks = {name: mask.cpu() for name, mask in pruner.masks().items()}
+    return Trained(
+        masks=masks,
+        sparsity=measure_sparsity(model, masks),
+        macs=count_macs(model, shape, masks),
+        flops=train_flops(count_macs(model, shape, masks, training=True), trainer.images),
+        target=_pooled(targets),
     )
-    report = {
-        "status": "done",
-        "recipe": run.recipe.name,
-        "accuracy": {f"{split}_top1": score.top1 for split, score in scores.items()},
-        "loss": {split: score.loss for split, score in scores.items()},
-        "sparsity": {
-            "target": _pooled(targets),
-            "scope": sparsity.scope,
-            "model": sparsity.model,
-            "strategies": {a.label: a.target for a in pruner.assigned},
-        },
-        "tokens": {
-            "before": counts.before if counts else None,
-            "after": counts.after if counts else None,
-        },
-        "macs": asdict(macs),
-        "parameters": {"total": sparsity.parameters, "nonzero": sparsity.nonzero},
-        "latency": asdict(measure_latency(model, shape, 1, trainer.device)),
-        "layers": sparsity.layers(),
-        "train": {
-            "steps": pruner.step,
-            "images": trainer.images,
-            "images_per_second": trainer.images / trainer.seconds if trainer.seconds else None,
-            "wall_seconds": trainer.seconds,
-            "flops": train_flops(training_macs, trainer.images),
-        },
-        "environment": environment(trainer.device, trainer.group.world),
-        "warnings": trainer.observer.warnings,
-    }
-    write_json(trainer.run_dir / "report.json", report)
 
 
 def _pooled(targets: list[tuple[float | None, int]]) -> float | None:
@@ -94,3 +66,92 @@ def _pooled(targets: list[tuple[float | None, int]]) -> float | None:
     if not known or len(known) < len(targets):
         return None
     return sum(target * entries for target, entries in known) / sum(n for _, n in known)
+
+
+def _input_shape(trainer: Trainer) -> tuple[int, int, int]:
+    spec = trainer.data.spec
+    return spec.channels, spec.height, spec.width
+
+
+def _evaluate(trainer: Trainer) -> dict[str, Score]:
+    """The finished model on the splits there are.
+
+    Raises:
+        DivergedError: a loss is not finite.
+    """
+    scores = {"test": trainer.evaluate("test")}
+    if trainer.data.validation_size:
+        scores["validation"] = trainer.evaluate("validation")
+    for split, score in scores.items():
+        trainer.observer.log_score(trainer, split, score)
+        if not math.isfinite(score.loss):
+            raise DivergedError(
+                f"the loss of the finished model on the {split} split is not finite, so no model "
+                "was written: lower optimizer.lr, or use precision fp32"
+            )
+    return scores
+
+
+def _write(
+    trainer: Trainer, model: nn.Module, trained: Trained, left: Mapping[str, Tensor]
+) -> None:
+    """The masks of the training, and the model with those that are left in it."""
+    recipe = trainer.run.recipe
+    if trained.masks:
+        write_masks(trainer.run_dir / "masks.safetensors", trained.masks)
+    metadata = model_metadata(model, recipe.model, recipe.compressors, trainer.data.spec)
+    if not metadata:
+        strategies = ", ".join(repr(a.label) for a in trainer.pruner.assigned)
+        trainer.observer.warnings.append(
+            f"model.safetensors: no config of {recipe.model.name!r} builds what {strategies} left: "
+            "its tensors load into your own module, not with load_model"
+        )
+    write_model(trainer.run_dir / "model.safetensors", model, left, metadata)
+
+
+def _report(
+    trainer: Trainer,
+    model: nn.Module,
+    trained: Trained,
+    left: Mapping[str, Tensor],
+    scores: Mapping[str, Score],
+) -> dict[str, Any]:
+    """`report.json`; docs/run-directory.md has the units."""
+    shape, sparsity = _input_shape(trainer), trained.sparsity
+    finished, counts = count_macs(model, shape, left), token_counts(model.eval())
+    finished_sparsity = measure_sparsity(model, left)
+    for sentence in warn_empty(finished_sparsity):
+        trainer.observer.warnings.append(sentence)
+    return {
+        "status": "done",
+        "recipe": trainer.run.recipe.name,
+        "accuracy": {f"{split}_top1": score.top1 for split, score in scores.items()},
+        "loss": {split: score.loss for split, score in scores.items()},
+        "sparsity": {
+            "target": trained.target,
+            "scope": sparsity.scope,
+            "model": sparsity.model,
+            "strategies": {a.label: a.target for a in trainer.pruner.assigned},
+        },
+        "tokens": {
+            "before": counts.before if counts else None,
+            "after": counts.after if counts else None,
+        },
+        "macs": asdict(Macs(trained.macs.dense, finished.executed, finished.theoretical)),
+        "parameters": {
+            "total": sparsity.parameters,
+            "nonzero": finished_sparsity.nonzero,
+            "stored": finished_sparsity.parameters,
+        },
+        "latency": asdict(measure_latency(model, shape, 1, trainer.device)),
+        "layers": sparsity.layers(),
+        "train": {
+            "steps": trainer.pruner.step,
+            "images": trainer.images,
+            "images_per_second": trainer.images / trainer.seconds if trainer.seconds else None,
+            "wall_seconds": trainer.seconds,
+            "flops": trained.flops,
+        },
+        "environment": environment(trainer.device, trainer.group.world),
+        "warnings": trainer.observer.warnings,
+    }

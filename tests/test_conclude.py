@@ -1,0 +1,92 @@
+"""The end of a run whose strategy leaves another model than the one that was trained."""
+
+from pathlib import Path
+from typing import Literal
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from prunekit import CheckpointError, load_model, open_run
+from prunekit.registry import STRATEGIES
+from prunekit.strategies.magnitude import Magnitude
+
+from training import run
+
+CHANNELS = {"sparsity": 0.5, "scope": {"include": ["fc1.weight"]}, "structure": "channel"}
+INPUTS, HIDDEN, CLASSES = 64, 16, 10
+
+
+class Removing(Magnitude):
+    """Take the closed hidden units out for good."""
+
+    class Config(Magnitude.Config):
+        name: Literal["removing"]  # type: ignore[assignment]
+
+    def finish(self, model: nn.Module) -> nn.Module:
+        fc1, fc2 = model.get_submodule("fc1"), model.get_submodule("fc2")
+        kept = fc1.weight.any(1).nonzero()[:, 0]
+        fc1.weight, fc1.bias = (nn.Parameter(p.detach()[kept]) for p in (fc1.weight, fc1.bias))
+        fc2.weight = nn.Parameter(fc2.weight.detach()[:, kept])
+        return model
+
+
+class Wrapping(Magnitude):
+    """Leave something that no config builds."""
+
+    class Config(Magnitude.Config):
+        name: Literal["wrapping"]  # type: ignore[assignment]
+
+    def finish(self, model: nn.Module) -> nn.Module:
+        return nn.Sequential(model)
+
+
+@pytest.fixture(scope="module")
+def removed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    with STRATEGIES.temporarily("removing", Removing):
+        return run(tmp_path_factory.mktemp("out"), strategies=[{"name": "removing", **CHANNELS}])
+
+
+@pytest.fixture(scope="module")
+def masked(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return run(tmp_path_factory.mktemp("out"), strategies=[{"name": "magnitude", **CHANNELS}])
+
+
+def images() -> Tensor:
+    return torch.rand(20, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+
+
+def test_a_smaller_model_is_built_from_its_own_file(removed: Path, masked: Path) -> None:
+    small = load_model(removed)
+    assert [tuple(p.shape) for p in small.parameters()] == [(8, 64), (8,), (10, 8), (10,)]
+    torch.testing.assert_close(small(images()), load_model(masked)(images()))
+
+
+def test_its_report_counts_what_was_trained_and_what_is_left(removed: Path) -> None:
+    report = open_run(removed).report()
+    dense = INPUTS * HIDDEN + HIDDEN * CLASSES
+    small = INPUTS * 8 + 8 * CLASSES
+    assert report["macs"] == {"dense": dense, "executed": small, "theoretical": small}
+    biases = HIDDEN + CLASSES
+    assert report["parameters"] == {
+        "total": dense + biases,
+        "nonzero": small + 8 + CLASSES,
+        "stored": small + 8 + CLASSES,
+    }
+    assert report["train"]["flops"] == 6 * dense * report["train"]["images"]
+    assert report["warnings"] == []
+
+
+def test_its_masks_are_those_of_the_training(removed: Path, masked: Path) -> None:
+    masks, others = open_run(removed).masks(), open_run(masked).masks()
+    assert masks.keys() == others.keys() == {"fc1.weight", "fc1.bias"}
+    assert all(torch.equal(masks[name], others[name]) for name in masks)
+
+
+def test_a_model_that_no_config_builds_is_written_and_said_so(tmp_path: Path) -> None:
+    with STRATEGIES.temporarily("wrapping", Wrapping):
+        done = run(tmp_path, strategies=[{"name": "wrapping", "sparsity": 0.5}])
+    (warning,) = open_run(done).report()["warnings"]
+    assert warning.startswith("model.safetensors: no config of 'mlp' builds what 'wrapping' left")
+    with pytest.raises(CheckpointError, match="does not tell which model it holds"):
+        load_model(done)
