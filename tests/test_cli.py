@@ -17,7 +17,7 @@ from rich.console import Console
 
 import prunekit
 from prunekit import errors
-from prunekit.cli import cli, init, main, shipped
+from prunekit.cli import cli, main, shipped
 from prunekit.cli.app import COMMANDS
 from prunekit.cli.arguments import split_overrides
 from prunekit.cli.list_view import failures_view
@@ -265,7 +265,7 @@ def test_run_refuses_what_is_neither_recipe_nor_override(call, launched, tmp_pat
     code, _, err = call("run", "quickstrat")
     assert code == 2
     assert err.splitlines() == [
-        "Error: quickstrat: does not exist. Did you mean 'quickstart'? (a shipped recipe)"
+        "Error: quickstrat: does not exist. Did you mean 'quickstart'? (a recipe by its name)"
     ]
     code, _, err = call("run", "quickstart", "seed")
     assert code == 2
@@ -563,8 +563,9 @@ def test_show_suggests_the_nearest_name(call):
 def test_init_lists_what_it_can_copy(call):
     _, out, _ = call("init")
     listed = [line.split()[0] for line in out.splitlines() if re.match("[a-z]", line)]
-    assert listed == sorted(shipped.shipped_recipes())
+    assert listed == list(shipped.named_recipes())
     assert set(RECIPES) <= set(listed)
+    assert call("init", "--list")[1] == out
     assert max(map(len, out.splitlines())) <= 80
 
 
@@ -612,7 +613,7 @@ def test_recipes_inside_the_package_come_first(tmp_path, monkeypatch):
     assert list(shipped.shipped_recipes()) == ["inner"]
     (tmp_path / "prunekit" / "recipes" / "inner.yaml").unlink()
     (tmp_path / "prunekit" / "recipes").rmdir()
-    assert list(init.shipped_recipes()) == ["outer"]
+    assert list(shipped.shipped_recipes()) == ["outer"]
 
 
 @pytest.mark.parametrize("name", RECIPES)

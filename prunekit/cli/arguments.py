@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 from click.shell_completion import CompletionItem
 
-from prunekit.cli.shipped import shipped_recipes
+from prunekit.cli.shipped import named_recipes
 from prunekit.errors import UsageError
 
 
@@ -34,7 +34,7 @@ def check_overrides(overrides: Sequence[str]) -> None:
 def complete_recipe(
     ctx: click.Context, param: click.Parameter, incomplete: str
 ) -> list[CompletionItem]:
-    """Shipped recipes and the recipe files of this folder; else whatever the shell finds."""
-    names = [*shipped_recipes(), *sorted(str(path) for path in Path().glob("*.y*ml"))]
+    """Recipes by name and the recipe files of this folder; else whatever the shell finds."""
+    names = [*named_recipes(), *sorted(str(path) for path in Path().glob("*.y*ml"))]
     items = [CompletionItem(name) for name in names if name.startswith(incomplete)]
     return items or [CompletionItem(incomplete, type="file")]

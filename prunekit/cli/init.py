@@ -1,4 +1,4 @@
-"""`prunekit init`: copy a shipped recipe to edit."""
+"""`prunekit init`: copy a recipe that has a name, to edit."""
 
 from __future__ import annotations
 
@@ -8,13 +8,15 @@ import click
 from click.shell_completion import CompletionItem
 
 from prunekit.cli.command import ExampleCommand
-from prunekit.cli.shipped import headline, shipped_recipes
+from prunekit.cli.failures import printable
+from prunekit.cli.shipped import headline, named_recipes, recipe_named
+from prunekit.components.names import AmbiguousNameError, UnknownNameError
 from prunekit.errors import UsageError
 from prunekit.files import replacing
 from prunekit.suggestions import did_you_mean
 
 EXAMPLES = """
-prunekit init                                list the shipped recipes
+prunekit init                                list the recipes that have a name
 prunekit init quickstart                     copy one to quickstart.yaml
 prunekit init vit_cifar_tome -o mine.yaml    under another name
 """
@@ -23,17 +25,18 @@ prunekit init vit_cifar_tome -o mine.yaml    under another name
 def complete_name(
     ctx: click.Context, param: click.Parameter, incomplete: str
 ) -> list[CompletionItem]:
-    """Shipped recipes."""
-    return [CompletionItem(name) for name in shipped_recipes() if name.startswith(incomplete)]
+    """Recipes."""
+    return [CompletionItem(name) for name in named_recipes() if name.startswith(incomplete)]
 
 
 @click.command(
     "init",
     cls=ExampleCommand,
     examples=EXAMPLES,
-    short_help="Copy a shipped recipe to edit; without a name, list them.",
+    short_help="Copy a recipe to edit; without a name, list them.",
 )
 @click.argument("name", required=False, shell_complete=complete_name)
+@click.option("--list", "only_list", is_flag=True, help="List the recipes, as without NAME.")
 @click.option(
     "-o",
     "--output",
@@ -42,9 +45,12 @@ def complete_name(
     help="Where to write it.  [default: NAME.yaml]",
 )
 @click.option("--force", is_flag=True, help="Overwrite FILE.")
-def command(name: str | None, output: Path | None, force: bool) -> None:
-    """Copy the shipped recipe NAME, comments and all; without NAME, list what there is."""
-    if name is None:
+def command(name: str | None, only_list: bool, output: Path | None, force: bool) -> None:
+    """Copy the recipe NAME, comments and all; without NAME, list what there is.
+
+    Recipes come with prunekit and with the plugins that are installed.
+    """
+    if name is None or only_list:
         list_recipes()
         return
     source = known_recipe(name)
@@ -54,24 +60,31 @@ def command(name: str | None, output: Path | None, force: bool) -> None:
 
 
 def list_recipes() -> None:
-    """Each shipped recipe and what it shows."""
+    """Each recipe, where it comes from unless from prunekit, and what it shows."""
     formatter = click.HelpFormatter(width=80)
-    formatter.write_dl([(name, headline(path)) for name, path in shipped_recipes().items()])
+    rows = []
+    for name, recipe in named_recipes().items():
+        origin = "" if recipe.builtin else f"[{recipe.distribution} {recipe.version}] "
+        rows.append((name, printable(origin + headline(Path(recipe.value)))))
+    formatter.write_dl(rows)
     click.echo(formatter.getvalue(), nl=False)
 
 
 def known_recipe(name: str) -> Path:
-    """The shipped recipe of this name.
+    """The recipe of this name.
 
     Raises:
-        UsageError: there is none.
+        UsageError: there is none, or there are two.
     """
-    recipes = shipped_recipes()
     stem = name.removesuffix(".yaml")
-    if stem not in recipes:
+    try:
+        return recipe_named(stem)
+    except AmbiguousNameError as error:
+        raise UsageError(str(error)) from error
+    except UnknownNameError:
+        recipes = named_recipes()
         near = did_you_mean(stem, recipes) or f" There are: {', '.join(recipes)}"
-        raise UsageError(f"no shipped recipe {name!r}.{near}")
-    return recipes[stem]
+        raise UsageError(f"no recipe {name!r}.{near}") from None
 
 
 def write_recipe(target: Path, text: str, *, force: bool) -> None:

@@ -11,7 +11,7 @@ from prunekit.cli.command import ExampleCommand
 from prunekit.cli.shipped import find_recipe
 
 EXAMPLES = """
-prunekit run quickstart                        a shipped recipe, by its name
+prunekit run quickstart                        a recipe, by its name
 prunekit run my.yaml                           a recipe of your own
 prunekit run my.yaml seed=1 strategies.0.sparsity=0.95
 prunekit run my.yaml 'data={name: image_folder, root: photos}'
@@ -49,7 +49,7 @@ torchrun --nproc-per-node 8 -m prunekit run my.yaml
 def command(recipe: str, overrides: tuple[str, ...], out: Path, nproc: int, dry_run: bool) -> None:
     """Train, prune, compress and evaluate what RECIPE says.
 
-    RECIPE is a YAML file or the name of a shipped recipe (`prunekit init` lists them). KEY=VALUE
+    RECIPE is a YAML file or the name of a recipe (`prunekit init` lists them). KEY=VALUE
     overrides one of its keys; the value is YAML and is checked like the recipe itself.
 
     The run lands in DIR/<recipe>/<time>-<hash>, and DIR/<recipe>/latest points to the newest.

@@ -18,8 +18,10 @@ KINDS = {
     "prunekit.models": "model",
     "prunekit.datasets": "dataset",
     "prunekit.probes": "probe",
+    "prunekit.recipes": "recipe folder",
 }
 """Entry point group -> the kind of its components."""
+RECIPES = KINDS["prunekit.recipes"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +31,7 @@ class Component:
     kind: str
     name: str
     value: str
-    """`module:Class`."""
+    """`module:Class`; of a folder of recipes `package.folder`, of a recipe its file."""
     distribution: str
     version: str
     builtin: bool
@@ -64,10 +66,10 @@ def installed_components(search_path: tuple[str, ...]) -> tuple[Component, ...]:
     for distribution in distributions():
         try:
             components = list(_components_of(distribution))
+            key = re.sub(r"[-_.]+", "-", distribution.name).lower()
         except Exception:  # another package's broken metadata must not stop this one
             continue
-        for component in components[:1]:  # of two copies on the path Python imports the first
-            key = re.sub(r"[-_.]+", "-", component.distribution).lower()
+        if key and components:  # of two copies on the path Python imports the first
             found.setdefault(key, components)
     return tuple(component for components in found.values() for component in components)
 
