@@ -19,6 +19,7 @@ from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
 
+from prunekit.build import build
 from prunekit.errors import (
     CheckpointError,
     DivergedError,
@@ -33,7 +34,12 @@ from prunekit.runs import lock, open_run
 from prunekit.selection import keep_count
 from prunekit.strategies.magnitude import Magnitude
 from prunekit.train.checkpoint import checkpoints
+from prunekit.train.distributed import ProcessGroup
 from prunekit.train.launch import resume_run, run_recipe
+from prunekit.train.observer import Observer
+from prunekit.train.precision import PATIENCE, Precision
+from prunekit.train.trainer import Trainer
+from prunekit.weights import digest
 
 from training import MAGNITUDE, curve, recipe, result, rewound, run, same
 
@@ -234,6 +240,65 @@ def test_lower_precision_trains_and_keeps_masks_exact(tmp_path: Path, precision:
     assert report["tokens"] == {"before": 16, "after": 10}
     assert all(not weights[n][~m].any() for n, m in done.masks().items())
     assert all(weight.dtype == torch.float32 for weight in weights.values())
+
+
+def test_a_batch_that_is_run_again_counts_once(
+    tmp_path: Path, finished: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refused, accepts = set[int](), Precision.accepts
+
+    def at_the_second_try(own: Precision, model: nn.Module, optimizer: Any, step: int) -> bool:
+        first = step not in refused
+        refused.add(step)
+        return accepts(own, model, optimizer, step) and not first
+
+    monkeypatch.setattr(Precision, "accepts", at_the_second_try)
+    done = run(tmp_path)
+    assert refused == set(range(24))
+    assert curve(done) == curve(finished)
+    assert open_run(done).report()["train"]["images"] == 24 * 64
+
+
+def test_an_overflow_lowers_the_scale_until_patience_ends() -> None:
+    model = nn.Linear(1, 1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    precision = Precision("fp16", torch.device("cpu"))
+    for tries in range(PATIENCE):
+        assert precision.scaler.get_scale() == 2.0 ** (16 - tries)
+        precision.backward(model(torch.full((1, 1), float("inf"))).sum())
+        assert not precision.accepts(model, optimizer, step=7)
+        optimizer.zero_grad()
+    precision.backward(model(torch.full((1, 1), float("inf"))).sum())
+    with pytest.raises(DivergedError, match="not finite at step 7"):
+        precision.accepts(model, optimizer, step=7)
+
+
+def test_ranks_compare_the_weights_that_strategies_loaded(tmp_path: Path) -> None:
+    class Loads(Magnitude):
+        class Config(Magnitude.Config):
+            name: Literal["magnitude_that_loads"]  # type: ignore[assignment]
+
+        @torch.no_grad()
+        def initialize(self, model: nn.Module) -> None:
+            next(model.parameters()).add_(1.0)
+            loaded.append(digest(model))
+
+    class Rank(ProcessGroup):
+        def all_equal(self, digest: bytes) -> bool:
+            compared.append(digest)
+            return False
+
+    loaded, compared = list[bytes](), list[bytes]()
+    with STRATEGIES.temporarily("magnitude_that_loads", Loads):
+        made = recipe(strategies=[MAGNITUDE | {"name": "magnitude_that_loads"}])
+        parts = build(made, Rank(0, 1, torch.device("cpu")))
+        trainer = Trainer(parts, tmp_path, Observer(parts, tmp_path))
+        with pytest.raises(DivergedError, match="the ranks start from different weights"):
+            trainer.begin()
+        trainer.observer.log_to.close()
+    assert compared == loaded
+    assert len(loaded) == 1
+    assert not checkpoints(tmp_path)
 
 
 @pytest.mark.slow

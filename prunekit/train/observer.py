@@ -76,10 +76,9 @@ class Observer:
         if self.run.group.is_main:
             self._sums.copy_(state["sums"])
 
-    def saw_batch(self, loss_share: Tensor, logits: Tensor, labels: Tensor) -> None:
-        """Add up a micro-batch: its share of the mean loss, and its hits."""
-        correct = (logits.argmax(-1) == labels).sum()
-        self._sums += torch.stack([loss_share.double(), correct, correct.new_tensor(len(labels))])
+    def saw_batch(self, sums: Tensor) -> None:
+        """A batch was trained on: its share of the mean loss, hits and samples, [3]."""
+        self._sums += sums
 
     def due(self, step: int) -> bool:
         """Whether to log after this step."""
@@ -111,7 +110,7 @@ class Observer:
         loss_sum, correct, count = ranks.total(self._sums).tolist()
         self._sums.zero_()
         now, (then, images) = time.perf_counter(), self._since
-        steps = count / (self.run.recipe.data.batch_size or 1)
+        steps = count / self.run.recipe.data.batch_size
         values = {
             "train/loss": loss_sum / ranks.world / max(steps, 1e-9),
             "train/accuracy": correct / max(count, 1),

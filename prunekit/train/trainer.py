@@ -16,18 +16,19 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
 from prunekit.build import Run
+from prunekit.clock import Clock
 from prunekit.data import EvalSplit
+from prunekit.duration import Duration
 from prunekit.errors import DivergedError, StopRequestedError
+from prunekit.recipe_parts import Phase
 from prunekit.seeding import seed_for
 from prunekit.train.checkpoint import Checkpoint, prune_checkpoints, save_checkpoint
 from prunekit.train.ema import EMA
 from prunekit.train.observer import Observer
 from prunekit.train.optim import build_optimizer, set_lr
+from prunekit.train.precision import Precision
+from prunekit.train.stopping import Stopping
 from prunekit.weights import copy_into, digest, tensors
-
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-PATIENCE = 40
-"""fp16 steps in a row that may overflow: from 2^16 the scale has then fallen below 2^-23."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,28 +53,32 @@ class Trainer:
         self.anchor_step = self._steps(recipe.anchor)
         self.evaluate_every = max(1, self._steps(recipe.evaluate.every))
         self.checkpoint_every = max(1, self._steps(recipe.checkpoint.every))
-        self.scaler = torch.amp.GradScaler(self.device.type, enabled=recipe.precision == "fp16")
+        self.precision = Precision(recipe.precision, self.device)
+        self.stopping = Stopping(self.group)
         self.clip_norm = recipe.optimizer.clip_norm
         self.ema: EMA | None = None
         self.best: dict[str, Any] | None = None
         self.images, self.seconds, self._began = 0, 0.0, time.perf_counter()
-        self.bad = torch.zeros((), dtype=torch.bool, device=self.device)
-        self.overflows = 0
-        self.stop_requested = False
         self.optimizer: Optimizer
         self.forward: nn.Module
 
-    def _steps(self, duration: Any) -> int:
-        steps: int = duration.steps(self.total, self.timeline.steps_per_epoch)
-        return steps
+    def _steps(self, duration: Duration) -> int:
+        return duration.steps(self.total, self.timeline.steps_per_epoch)
 
     # ---- start, end and resume
 
     def begin(self) -> None:
-        """A new run: check the ranks, save step 0, make the masks of t = 0."""
-        if not self.group.all_equal(digest(self.run.model)):
-            raise DivergedError("the ranks start from different weights: is the seed the same?")
+        """A new run: check the ranks, save step 0, make the masks of t = 0.
+
+        Raises:
+            DivergedError: the ranks start from different weights.
+        """
         self.pruner.initialize()
+        if not self.group.all_equal(digest(self.run.model)):
+            raise DivergedError(
+                "the ranks start from different weights: are seed and the files that weights are "
+                "loaded from the same?"
+            )
         self.save(initial=True)
         self.pruner.start()
         self._wrap()
@@ -94,7 +99,7 @@ class Trainer:
         if self._clock().phase_step:
             self._new_optimizer()
             self.optimizer.load_state_dict(state["optimizer"])
-        self.scaler.load_state_dict(state["scaler"])
+        self.precision.scaler.load_state_dict(state["scaler"])
         self.observer.load_state_dict(state["observer"])
         self.best, self.images, self.seconds = state["best"], state["images"], state["seconds"]
 
@@ -130,82 +135,45 @@ class Trainer:
         """Take one optimizer step, from t to t + 1; a phase begins with its own optimizer."""
         if self._clock().phase_step == 0:
             self._begin_phase()
-        t = self.pruner.step
+        t, model = self.pruner.step, self.run.model
         set_lr(self.optimizer, self._lr_factor())
         while True:
             self.optimizer.zero_grad(set_to_none=True)
-            self._backward(t)  # 1, 2
-            self.scaler.unscale_(self.optimizer)  # 3
-            if self._finite():  # 4
+            sums = self._backward(t)  # 1, 2
+            if self.precision.accepts(model, self.optimizer, t):  # 3, 4
                 break
-            self.scaler.update()
-        if self.pruner.update_due():
-            self._stop_if_bad()
+        self.observer.saw_batch(sums)
+        self.images += self.data.rank_batch * self.group.world
+        update_due = self.pruner.update_due()
+        if update_due:
+            self.precision.stop_if_bad(t)
         take_step = self.pruner.before_step()  # 5 - 9
         if self.pruner.changes_gradients:
-            self._look_at_gradients()
+            self.precision.look(model, t)
         if self.clip_norm is not None:  # 10
-            nn.utils.clip_grad_norm_(self.run.model.parameters(), self.clip_norm)
-        if take_step:  # 11
-            self.scaler.step(self.optimizer)
-        self.scaler.update()
-        if self.pruner.update_due():
-            self.group.share_buffers(self.run.model)
+            nn.utils.clip_grad_norm_(model.parameters(), self.clip_norm)
+        self.precision.step(self.optimizer, take_step)  # 11
+        if update_due:
+            self.group.share_buffers(model)
         self.pruner.after_step()  # 12, 13
         if self.ema is not None:  # 14
             self.ema.update(self.pruner)
 
-    def _backward(self, t: int) -> None:
-        """Gradients of the mean loss over the global batch, in micro-batches."""
+    def _backward(self, t: int) -> Tensor:
+        """Gradients of the mean loss over the global batch, in micro-batches; what was seen."""
         self.forward.train()
         samples, done = self.data.rank_batch, 0
+        sums = torch.zeros(3, dtype=torch.float64, device=self.device)
         for i, (x, y) in enumerate(self.data.micro_batches(t)):
             done += len(y)
             torch.manual_seed(seed_for(self.run.recipe.seed, "noise", t, self.group.rank, i))
             with self._no_sync(last=done == samples):
-                with self._autocast():
+                with self.precision.autocast():
                     logits = self.forward(x)
                     loss = F.cross_entropy(logits.float(), y) * (len(y) / samples)
-                torch.autograd.backward(self.scaler.scale(loss))
-            self.observer.saw_batch(loss.detach(), logits.detach(), y)
-        self.images += samples * self.group.world
-
-    def _finite(self) -> bool:
-        """Look at the gradients: the same on all ranks, as they are means over the ranks.
-
-        On a GPU the host does not wait: a flag on the device is read before anything is logged,
-        decided or saved. With fp16 an overflow lowers the scale and the batch is run again.
-
-        Raises:
-            DivergedError: not finite.
-        """
-        if self.scaler.is_enabled():
-            self.overflows = self.overflows + 1 if bool(self._not_finite()) else 0
-            if self.overflows <= PATIENCE:
-                return self.overflows == 0
-        self._look_at_gradients()
-        return True
-
-    def _not_finite(self) -> Tensor:
-        grads = [p.grad for p in self.run.model.parameters() if p.grad is not None]
-        return ~torch.isfinite(nn.utils.get_total_norm(grads))
-
-    def _look_at_gradients(self) -> None:
-        self.bad |= self._not_finite()
-        if self.device.type == "cpu":
-            self._stop_if_bad()
-
-    def _stop_if_bad(self) -> None:
-        if bool(self.bad):
-            raise DivergedError(
-                f"the loss or its gradient is not finite at step {self.pruner.step}; nothing was "
-                f"saved since the last checkpoint: lower optimizer.lr, set optimizer.clip_norm, or "
-                "use precision fp32 or bf16"
-            )
-
-    def _autocast(self) -> AbstractContextManager[Any]:
-        dtype = DTYPES[self.run.recipe.precision]
-        return torch.autocast(self.device.type, dtype, enabled=dtype != torch.float32)
+                self.precision.backward(loss)
+            sums += _tally(loss.detach(), logits.detach(), y)
+        return sums
 
     def _no_sync(self, *, last: bool) -> AbstractContextManager[Any]:
         if last or not isinstance(self.forward, DistributedDataParallel):
@@ -222,20 +190,20 @@ class Trainer:
         self.observer.saw_update(self)
         self.observer.log_details(self)
         if self.observer.due(step):
-            self._stop_if_bad()
+            self.precision.stop_if_bad(step)
             self.observer.log(self)
         keeps_best = self._phase(ending=True).keep == "best"
         last = step == self.total and not keeps_best  # the finished model is evaluated anyway
         if (step % self.evaluate_every == 0 or phase_end) and not last:
-            self._stop_if_bad()
+            self.precision.stop_if_bad(step)
             with self._clock_stopped():
                 self._evaluate()
         if phase_end and keeps_best:
             self._restore_best()
-        stop = self._agreed_to_stop()
+        stop = self.stopping.agreed(step)
         due = step % self.checkpoint_every == 0 or step in (self.anchor_step, self.total)
         if due or phase_end or stop:
-            self._stop_if_bad()
+            self.precision.stop_if_bad(step)
             with self._clock_stopped():
                 self.save()
         if stop and step < self.total:
@@ -243,12 +211,6 @@ class Trainer:
                 f"stopped at step {step} of {self.total} and saved: go on with "
                 f"`prunekit resume {self.run_dir}`"
             )
-
-    def _agreed_to_stop(self) -> bool:
-        """Ranks must stop at the same step; asking them costs, so several ask every 8 steps."""
-        if self.group.world > 1 and self.pruner.step % 8:
-            return False
-        return self.group.any(self.stop_requested)
 
     @contextmanager
     def _clock_stopped(self) -> Iterator[None]:
@@ -283,19 +245,19 @@ class Trainer:
         sums = torch.zeros(3, dtype=torch.float64, device=self.device)
         with self.ema.applied(self.pruner) if self.ema is not None else nullcontext():
             for x, y in self.data.eval_batches(split):
-                with self._autocast():
+                with self.precision.autocast():
                     logits = module(x)
                 loss = F.cross_entropy(logits.float(), y, reduction="sum")
-                sums += torch.stack([loss, (logits.argmax(-1) == y).sum(), y.new_tensor(len(y))])
+                sums += _tally(loss, logits, y)
         loss_sum, correct, count = self.group.total(sums).tolist()
         return Score(top1=correct / count, loss=loss_sum / count)
 
     # ---- phases
 
-    def _clock(self) -> Any:
+    def _clock(self) -> Clock:
         return self.timeline.clock(self.pruner.step, ending=False)
 
-    def _phase(self, *, ending: bool) -> Any:
+    def _phase(self, *, ending: bool) -> Phase:
         return self.run.phases[self.timeline.index(self.pruner.step, ending=ending)]
 
     def _ends_phase(self) -> bool:
@@ -336,8 +298,7 @@ class Trainer:
     def _lr_factor(self) -> float:
         clock = self._clock()
         schedule = self._phase(ending=False).lr_schedule
-        factor: float = schedule.factor(clock.phase_step, clock.phase_steps, clock.steps_per_epoch)
-        return factor
+        return schedule.factor(clock.phase_step, clock.phase_steps, clock.steps_per_epoch)
 
     # ---- saving
 
@@ -363,7 +324,7 @@ class Trainer:
                 state = {
                     "pruner": self.pruner.state_dict(),
                     "optimizer": self.optimizer.state_dict(),
-                    "scaler": self.scaler.state_dict(),
+                    "scaler": self.precision.scaler.state_dict(),
                     "ema": self.ema.state_dict() if self.ema is not None else None,
                     "best": self.best,
                     "observer": observed,
@@ -374,28 +335,11 @@ class Trainer:
             prune_checkpoints(self.run_dir, keep_steps=(0, self.anchor_step))
         self.group.barrier()
 
-    @contextmanager
-    def stopping_on_signals(self) -> Iterator[None]:
-        """SIGTERM, SIGINT and SIGHUP end the run after the step in hand; a second one at once."""
-        import signal
 
-        first = 0.0
-
-        def request(signum: int, frame: Any) -> None:
-            nonlocal first
-            # a terminal signals each process, and a launcher passes its own on: that is one request
-            if self.stop_requested and time.monotonic() - first > 1:
-                raise KeyboardInterrupt
-            if not self.stop_requested:
-                self.stop_requested, first = True, time.monotonic()
-
-        names = [signal.SIGTERM, signal.SIGINT, signal.SIGHUP]
-        before = {name: signal.signal(name, request) for name in names}
-        try:
-            yield
-        finally:
-            for name, handler in before.items():
-                signal.signal(name, handler)
+def _tally(loss: Tensor, logits: Tensor, labels: Tensor) -> Tensor:
+    """[3] float64: the loss, the hits among `logits` [B, classes], and B."""
+    hits = (logits.argmax(-1) == labels).sum()
+    return torch.stack([loss.double(), hits, hits.new_tensor(len(labels))])
 
 
 def _copied(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

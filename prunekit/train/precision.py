@@ -1,0 +1,90 @@
+"""The numbers that a run computes with, and the watch that they stay finite."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from prunekit.errors import DivergedError
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+PATIENCE = 40
+"""fp16 steps in a row that may overflow: from 2^16 the scale has then fallen below 2^-23."""
+
+
+class Precision:
+    """Autocast, the loss scale of fp16, and a flag that a gradient was not finite.
+
+    On a GPU the host does not wait for the flag: it is read before anything is logged, decided or
+    saved.
+    """
+
+    def __init__(self, name: str, device: torch.device) -> None:
+        self.dtype, self.device = DTYPES[name], device
+        self.scaler = torch.amp.GradScaler(device.type, enabled=name == "fp16")
+        self._bad = torch.zeros((), dtype=torch.bool, device=device)
+        self._overflows = 0
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        """Forward passes in this precision."""
+        return torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32)
+
+    def backward(self, loss: Tensor) -> None:
+        """Gradients of the scaled loss."""
+        torch.autograd.backward(self.scaler.scale(loss))
+
+    def accepts(self, model: nn.Module, optimizer: Optimizer, step: int) -> bool:
+        """Unscale the gradients and look at them: the same on all ranks, as they are means.
+
+        Returns:
+            False after an overflow in fp16: the scale is lower now, and the batch is to run again.
+
+        Raises:
+            DivergedError: not finite.
+        """
+        self.scaler.unscale_(optimizer)
+        if self.scaler.is_enabled():
+            self._overflows = self._overflows + 1 if bool(_not_finite(model)) else 0
+            if 0 < self._overflows <= PATIENCE:
+                self.scaler.update()
+                return False
+        self.look(model, step)
+        return True
+
+    def look(self, model: nn.Module, step: int) -> None:
+        """Note whether a gradient is not finite.
+
+        Raises:
+            DivergedError: one is; on a GPU `stop_if_bad` says so.
+        """
+        self._bad |= _not_finite(model)
+        if self.device.type == "cpu":
+            self.stop_if_bad(step)
+
+    def stop_if_bad(self, step: int) -> None:
+        """Stop where a gradient was not finite so far.
+
+        Raises:
+            DivergedError: one was.
+        """
+        if bool(self._bad):
+            raise DivergedError(
+                f"the loss or its gradient is not finite at step {step}; nothing was "
+                "saved since the last checkpoint: lower optimizer.lr, set optimizer.clip_norm, or "
+                "use precision fp32 or bf16"
+            )
+
+    def step(self, optimizer: Optimizer, take: bool) -> None:
+        """`optimizer.step()`, if one is to be taken; the scale may rise again either way."""
+        if take:
+            self.scaler.step(optimizer)
+        self.scaler.update()
+
+
+def _not_finite(model: nn.Module) -> Tensor:
+    grads = [param.grad for param in model.parameters() if param.grad is not None]
+    return ~torch.isfinite(nn.utils.get_total_norm(grads))
