@@ -17,6 +17,7 @@ except PackageNotFoundError:  # run from a checkout that is not installed
 if TYPE_CHECKING:
     from prunekit.clock import Clock, Timeline
     from prunekit.compressors.base import CompressorConfig, DataCompressor, TokenBatch
+    from prunekit.compressors.ratio import RatioCompressor, RatioConfig
     from prunekit.data.base import DatasetConfig, Samples
     from prunekit.errors import (
         CheckpointError,
@@ -48,6 +49,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "prunekit.clock": ["Clock", "Timeline"],
     "prunekit.compressors.base": ["CompressorConfig", "DataCompressor", "TokenBatch"],
+    "prunekit.compressors.ratio": ["RatioCompressor", "RatioConfig"],
     "prunekit.data.base": ["DatasetConfig", "Samples"],
     "prunekit.errors": [
         "CheckpointError",
@@ -96,6 +98,8 @@ __all__ = [
     "PrunekitError",
     "Pruner",
     "PruningStrategy",
+    "RatioCompressor",
+    "RatioConfig",
     "Recipe",
     "RecipeError",
     "Samples",
