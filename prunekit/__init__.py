@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from prunekit.compressors.base import CompressorConfig, DataCompressor, TokenBatch
     from prunekit.compressors.ratio import RatioCompressor, RatioConfig
     from prunekit.data.base import DatasetConfig, Samples
+    from prunekit.duration import Duration
     from prunekit.errors import (
         CheckpointError,
         DataError,
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
     from prunekit.pruner import Pruner
     from prunekit.recipe import Recipe, load_recipe
     from prunekit.runs import open_run
-    from prunekit.selection import keep_count, top_mask
+    from prunekit.selection import keep_count, top_mask, top_masks_global
     from prunekit.strategies import strategy
     from prunekit.strategies.base import (
         Context,
@@ -51,6 +52,7 @@ _HOMES = {
     "prunekit.compressors.base": ["CompressorConfig", "DataCompressor", "TokenBatch"],
     "prunekit.compressors.ratio": ["RatioCompressor", "RatioConfig"],
     "prunekit.data.base": ["DatasetConfig", "Samples"],
+    "prunekit.duration": ["Duration"],
     "prunekit.errors": [
         "CheckpointError",
         "DataError",
@@ -67,7 +69,7 @@ _HOMES = {
     "prunekit.recipe": ["Recipe", "load_recipe"],
     "prunekit.strategies": ["strategy"],
     "prunekit.runs": ["open_run"],
-    "prunekit.selection": ["keep_count", "top_mask"],
+    "prunekit.selection": ["keep_count", "top_mask", "top_masks_global"],
     "prunekit.strategies.base": [
         "Context",
         "Masks",
@@ -118,6 +120,7 @@ __all__ = [
     "run_recipe",
     "strategy",
     "top_mask",
+    "top_masks_global",
 ]
 
 
