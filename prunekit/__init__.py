@@ -91,6 +91,7 @@ __all__ = [
     "DataError",
     "DataSpec",
     "DatasetConfig",
+    "Duration",
     "Masks",
     "ModelConfig",
     "ParamRule",
