@@ -1,0 +1,145 @@
+"""Sweep directories: `<out>/<sweep>/` with the plan, the state of each cell and the runs.
+
+`sweep.yaml` (as given), `plan.json`, `resolved/<key>.yaml`, `cells/<key>.json`, `logs/<key>.txt`,
+`runs/<recipe>/<stamp>/` and a lock. Torch-free.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from prunekit.errors import CheckpointError
+from prunekit.files import read_json, write_json
+from prunekit.runs import RunDir
+
+FORMAT = 1
+Status = Literal["done", "failed", "pending"]
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """How a cell ended."""
+
+    status: Literal["done", "failed"]
+    run: str | None
+    """The run directory, relative to the sweep's; None where the cell did not get that far."""
+    error: str | None = None
+    exit_code: int = 0
+    """That of the run."""
+    seconds: float = 0.0
+    """Wall time of the cell."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """One run of a sweep: an arm at one label of each axis that it has."""
+
+    id: str
+    """`arm/axis=label,...`, without the axes that the arm does not have or collapses."""
+    arm: str
+    axes: Mapping[str, str]
+    """Axis -> label; without the axes that the arm does not have."""
+    also: tuple[Mapping[str, str], ...]
+    """Further labels that the same run serves."""
+    key: str
+    """64 hexadecimal digits: equal for cells that must give the same run."""
+    needs: Mapping[str, str]
+    """Recipe key -> the cell whose run it takes."""
+    status: Status
+    run: RunDir | None
+    error: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Sweep:
+    """A sweep on the disk."""
+
+    path: Path
+    name: str
+    axes: Mapping[str, tuple[str, ...]]
+    """Axis -> its labels."""
+    arms: tuple[str, ...]
+    cells: tuple[Cell, ...]
+    """In the order of the plan: what a cell needs stands before it."""
+
+
+def open_sweep(path: str | Path) -> Sweep:
+    """Open a sweep directory, finished or not.
+
+    Raises:
+        CheckpointError: there is no sweep at `path`, or its plan is corrupt or of a newer version.
+    """
+    folder = Path(path).resolve()
+    plan_file = folder / "plan.json"
+    if not plan_file.is_file():
+        raise CheckpointError(
+            f"{path}: not a sweep directory: give the folder that `prunekit sweep` made, with "
+            "plan.json in it"
+        )
+    plan = read_json(plan_file)
+    if not isinstance(plan, dict) or plan.get("format") != FORMAT:
+        raise CheckpointError(f"{plan_file}: corrupt, or of another version of prunekit")
+    try:
+        return Sweep(
+            path=folder,
+            name=plan["name"],
+            axes={axis: tuple(labels) for axis, labels in plan["axes"].items()},
+            arms=tuple(plan["arms"]),
+            cells=tuple(_cell(folder, entry) for entry in plan["cells"]),
+        )
+    except (KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"{plan_file}: corrupt: {type(error).__name__} {error}") from error
+
+
+def is_sweep(path: Path) -> bool:
+    """Whether a folder looks like a sweep directory."""
+    return (path / "plan.json").is_file()
+
+
+def read_state(folder: Path, key: str) -> State | None:
+    """How the cell with this key ended; None where it did not.
+
+    Raises:
+        CheckpointError: its file is corrupt.
+    """
+    path = state_path(folder, key)
+    if not path.is_file():
+        return None
+    try:
+        return State(**read_json(path))
+    except TypeError as error:
+        raise CheckpointError(f"{path}: corrupt: delete it to run the cell again") from error
+
+
+def write_state(folder: Path, key: str, state: State) -> None:
+    """Record how a cell ended, in one piece.
+
+    Raises:
+        ResourceError: the disk is full or the folder cannot be written.
+    """
+    document = {name: getattr(state, name) for name in State.__slots__}
+    write_json(state_path(folder, key), document)
+
+
+def state_path(folder: Path, key: str) -> Path:
+    """The file with the state of a cell."""
+    return folder / "cells" / f"{key}.json"
+
+
+def _cell(folder: Path, entry: dict[str, Any]) -> Cell:
+    state = read_state(folder, entry["key"])
+    run = state.run if state else None
+    return Cell(
+        id=entry["id"],
+        arm=entry["arm"],
+        axes=dict(entry["axes"]),
+        also=tuple(dict(labels) for labels in entry["also"]),
+        key=entry["key"],
+        needs=dict(entry["needs"]),
+        status=state.status if state else "pending",
+        run=RunDir(folder / run) if run else None,
+        error=state.error if state else None,
+    )
