@@ -17,11 +17,11 @@ from prunekit.duration import Duration, duration
 from prunekit.errors import PluginError, RecipeError
 from prunekit.frozen import ComponentConfig, Frozen, as_values
 from prunekit.reading.conflicts import conflicts
-from prunekit.reading.document import Document, Fault, Place, dotted
+from prunekit.reading.document import Document, Fault, dotted
 from prunekit.reading.faults import faults_in
+from prunekit.reading.files import as_lines, read_text, read_text_document
 from prunekit.reading.overrides import apply_overrides
 from prunekit.reading.scalars import kind_of
-from prunekit.reading.yaml import MAX_BYTES, line_and_column, read_document
 from prunekit.recipe_parts import (
     AdamWConfig,
     CheckpointConfig,
@@ -58,6 +58,7 @@ __all__ = [
     "json_schema",
     "load_recipe",
     "recipe_from",
+    "recipe_from_document",
     "recipe_from_text",
     "recipe_hash",
 ]
@@ -74,9 +75,6 @@ NOT_HASHED = ("name", "logging", "checkpoint", "probes")
 """Keys that cannot change the result: what it is called, and what watches or saves it."""
 NOT_HASHED_DATA = ("root", "download")
 """Where the same data comes from."""
-
-MAX_LINES = 100
-"""Errors that a person is shown at once."""
 
 
 class Recipe(Frozen):
@@ -142,27 +140,42 @@ def load_recipe(path: str | FilePath, overrides: Sequence[str] = ()) -> Recipe:
         RecipeError: everything that is wrong, one a line: `file:line:column path: what`.
         PluginError: a component that it names cannot be imported.
     """
-    return recipe_from_text(_read_text(FilePath(path)), overrides, source=str(path))
+    return recipe_from_text(read_text(FilePath(path)), overrides, source=str(path))
 
 
 def recipe_from_text(text: str, overrides: Sequence[str] = (), source: str = "recipe") -> Recipe:
     """Read a recipe from YAML text; `source` stands for the file in errors. See `load_recipe`."""
-
-    def place(line: int, column: int) -> Place:
-        return Place((line, column), f"{source}:{line}:{column}")
-
-    document = read_document(text, place)
+    document = read_text_document(text, source)
     if not isinstance(document.root, dict):
         got = "empty" if document.root is None else kind_of(document.root)
         what = f"a recipe is a mapping of keys to values, this is {got}"
-        raise RecipeError(_lines([*document.faults, Fault(document.place(()), "", what)]))
+        raise RecipeError(as_lines([*document.faults, Fault(document.place(()), "", what)]))
     apply_overrides(document, overrides)
-    return _validate(document)
+    return recipe_from_document(document)
 
 
 def recipe_from(tree: Mapping[str, Any]) -> Recipe:
     """Make a recipe of plain values, such as a parsed JSON document. See `load_recipe`."""
-    return _validate(Document(root=dict(tree)))
+    return recipe_from_document(Document(root=dict(tree)))
+
+
+def recipe_from_document(document: Document) -> Recipe:
+    """Check a mapping as it was written, faults found before included. See `load_recipe`."""
+    try:
+        recipe = Recipe.model_validate(as_values(document.root))
+    except ValidationError as error:
+        faults = [*document.faults, *faults_in(error, document, Recipe)]
+        problems = error.errors()
+        if not any(problem["type"] == "conflict" for problem in problems):
+            found = conflicts(document.root)
+            faults += [Fault(document.place(path), dotted(path), what) for path, what in found]
+        for problem in problems:
+            if problem["type"] == "plugin":
+                raise PluginError(as_lines(faults)) from problem["ctx"]["cause"]
+        raise RecipeError(as_lines(faults)) from None
+    if document.faults:
+        raise RecipeError(as_lines(document.faults))
+    return recipe
 
 
 def dump_yaml(recipe: Recipe) -> str:
@@ -196,43 +209,3 @@ def json_schema() -> dict[str, Any]:
     from prunekit.reading.schema import schema_of
 
     return schema_of(Recipe)
-
-
-def _validate(document: Document) -> Recipe:
-    try:
-        recipe = Recipe.model_validate(as_values(document.root))
-    except ValidationError as error:
-        faults = [*document.faults, *faults_in(error, document, Recipe)]
-        problems = error.errors()
-        if not any(problem["type"] == "conflict" for problem in problems):
-            found = conflicts(document.root)
-            faults += [Fault(document.place(path), dotted(path), what) for path, what in found]
-        for problem in problems:
-            if problem["type"] == "plugin":
-                raise PluginError(_lines(faults)) from problem["ctx"]["cause"]
-        raise RecipeError(_lines(faults)) from None
-    if document.faults:
-        raise RecipeError(_lines(document.faults))
-    return recipe
-
-
-def _lines(faults: Sequence[Fault]) -> str:
-    lines = [str(fault) for fault in sorted(faults)]
-    rest = len(lines) - MAX_LINES
-    return "\n".join(lines[:MAX_LINES] + ([f"... and {rest} more"] if rest > 0 else []))
-
-
-def _read_text(path: FilePath) -> str:
-    try:
-        with path.open("rb") as file:
-            data = file.read(MAX_BYTES + 1)
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
-        raise RecipeError(f"{path}: {reason}: give the path of a recipe file") from None
-    if len(data) > MAX_BYTES:
-        raise RecipeError(f"{path}:1:1: larger than {MAX_BYTES:,} bytes: no recipe is")
-    try:
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line, column = line_and_column(data[: error.start].decode("latin-1"))
-        raise RecipeError(f"{path}:{line}:{column}: not UTF-8: save the file as UTF-8") from None

@@ -32,6 +32,8 @@ def config_at(recipe: type[BaseModel], tree: Any, path: Path) -> type[BaseModel]
         elif isinstance(key, int):
             annotation = next((a for a in _members(annotation) if get_origin(a) is tuple), None)
             annotation = get_args(annotation)[0] if annotation else None
+        elif found := next((a for a in _members(annotation) if get_origin(a) is dict), None):
+            annotation = get_args(found)[1]
         else:
             return None
         node = node[key] if isinstance(node, dict) or isinstance(key, int) else None
@@ -46,7 +48,7 @@ def _members(annotation: Any) -> Iterator[Any]:
     """The alternatives of a union, without what annotates them."""
     if get_origin(annotation) is Annotated:
         yield from _members(get_args(annotation)[0])
-    elif isinstance(annotation, type) or get_origin(annotation) is tuple:
+    elif isinstance(annotation, type) or get_origin(annotation) in (tuple, dict):
         yield annotation
     else:
         for member in get_args(annotation):

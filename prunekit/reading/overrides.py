@@ -11,6 +11,7 @@ from prunekit.reading.document import Document, Fault, Path, Place, dotted
 from prunekit.reading.scalars import kind_of
 from prunekit.reading.yaml import MAX_DEPTH, read_document
 
+HOW = "write it as key.path=value, such as phases.0.length=2ep"
 LAST_LINE = 2**31
 LONGEST_SHOWN = 120
 POSITION = re.compile(r"[0-9]{1,6}")
@@ -27,18 +28,29 @@ def apply_overrides(document: Document, overrides: Sequence[str]) -> None:
         _apply(document, text, Place((LAST_LINE, number), f"override {label!r}"))
 
 
-def _apply(document: Document, text: str, place: Place) -> None:
-    path, equals, value = text.partition("=")
+def apply_change(document: Document, path: str, value: Document, place: Place) -> None:
+    """Set what the dotted `path` names; a path that leads nowhere becomes a fault at `place`."""
     keys = path.strip().split(".")
     try:
-        if not equals or not all(keys) or len(keys) > MAX_DEPTH:
-            raise _BadPathError("write it as key.path=value, such as phases.0.length=2ep")
-        _set(document, keys, read_document(value, lambda line, column: place), place)
+        if not all(keys) or len(keys) > MAX_DEPTH:
+            raise _BadPathError(HOW)
+        _set(document, keys, value, place)
     except _BadPathError as error:
         document.faults.append(Fault(place, "", str(error)))
+
+
+def _apply(document: Document, text: str, place: Place) -> None:
+    path, equals, value = text.partition("=")
+    if not equals:
+        document.faults.append(Fault(place, "", HOW))
+        return
+    try:
+        read = read_document(value, lambda line, column: place)
     except RecipeError as error:
         what = str(error).removeprefix(f"{place.label}: ")
         document.faults.append(Fault(place, path.strip(), what))
+        return
+    apply_change(document, path, read, place)
 
 
 def _set(document: Document, keys: list[str], value: Document, place: Place) -> None:
