@@ -1,0 +1,212 @@
+"""A sweep as it is meant: axes of changes, arms with their recipes. Imports no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from prunekit.errors import PrunekitError, RecipeError
+from prunekit.frozen import as_values
+from prunekit.reading.document import Document, Fault, Place, dotted
+from prunekit.reading.document import Path as Keys
+from prunekit.reading.faults import faults_in
+from prunekit.reading.files import as_lines, read_text, read_text_document
+from prunekit.suggestions import did_you_mean
+from prunekit.sweep.file import ArmFile, SweepFile
+from prunekit.sweep.values import expanded, label
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """A recipe key that is set."""
+
+    path: str
+    value: Any
+    place: Place
+
+
+@dataclass(frozen=True, slots=True)
+class Option:
+    """A point of an axis: its label and what it sets."""
+
+    label: str
+    changes: tuple[Change, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Axis:
+    """What is varied."""
+
+    name: str
+    options: tuple[Option, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Arm:
+    """What is compared."""
+
+    name: str
+    recipe: Document
+    """As it was written; not to be changed."""
+    changes: tuple[Change, ...]
+    """First those of the sweep, then its own."""
+    without: frozenset[str]
+    collapse: frozenset[str]
+    needs: Mapping[str, str]
+    """Recipe key -> arm."""
+    place: Place
+
+
+@dataclass(frozen=True, slots=True)
+class Design:
+    """A whole sweep, before it is multiplied out."""
+
+    name: str
+    axes: tuple[Axis, ...]
+    arms: tuple[Arm, ...]
+    last: tuple[Change, ...] = ()
+    """What the command line sets in every run, whatever arms and axes say."""
+
+
+FindRecipe = Callable[[str], Path]
+"""The file that a `recipe` means; raises PrunekitError."""
+
+
+def read_design(document: Document, find: FindRecipe, last: Sequence[Change] = ()) -> Design:
+    """Check a sweep file and the recipes that it names.
+
+    Args:
+        document: the sweep as it was written.
+        find: the file of a recipe.
+        last: changes to every run.
+
+    Raises:
+        RecipeError: everything that is wrong with the file itself, each with its place.
+    """
+    file = _validated(document)
+    reader = _Reader(document, find)
+    axes = tuple(reader.axis(name) for name in file.axes)
+    arms = file.arms or {_stem(file.recipe): None}
+    made = tuple(reader.arm(name, arm or ArmFile(), file) for name, arm in arms.items())
+    reader.check_references(axes, made)
+    if reader.faults:
+        raise RecipeError(as_lines(reader.faults))
+    return Design(file.name, axes, made, tuple(last))
+
+
+def _validated(document: Document) -> SweepFile:
+    try:
+        file = SweepFile.model_validate(as_values(document.root))
+    except ValidationError as error:
+        faults = [*document.faults, *faults_in(error, document, SweepFile)]
+        raise RecipeError(as_lines(faults)) from None
+    if document.faults:
+        raise RecipeError(as_lines(document.faults))
+    return file
+
+
+def _stem(recipe: str) -> str:
+    return Path(recipe).name.removesuffix(".yaml").removesuffix(".yml")
+
+
+class _Reader:
+    """Takes values from the document, as lists stay lists there and each has its place."""
+
+    def __init__(self, document: Document, find: FindRecipe) -> None:
+        self.document, self.find = document, find
+        self.faults: list[Fault] = []
+        self.recipes: dict[str, Document] = {}
+
+    def fault(self, path: Keys, what: str) -> None:
+        self.faults.append(Fault(self.document.place(path), dotted(path), what))
+
+    def changes(self, path: Keys) -> tuple[Change, ...]:
+        """A mapping of dotted keys."""
+        return tuple(
+            Change(key, value, self.document.place((*path, key)))
+            for key, value in (self.document.at(path) or {}).items()
+        )
+
+    def axis(self, name: str) -> Axis:
+        written = self.document.at(("axes", name))
+        if isinstance(written, dict) and not ("values" in written and "path" in written):
+            path: Keys = ("axes", name)
+            options = [Option(block, self.changes((*path, block))) for block in written]
+        elif isinstance(written, dict):
+            path = ("axes", name, "values")
+            options = self.options(path, written["path"], written["values"])
+        else:
+            path = ("axes", name)
+            options = self.options(path, name, written)
+        labels = [option.label for option in options]
+        if not options:
+            self.fault(path, "no values: give at least one")
+        for i, text in enumerate(labels):
+            if text in labels[:i]:
+                self.fault(path, f"{text} is given twice")
+        return Axis(name, tuple(options))
+
+    def options(self, path: Keys, key: str, written: Any) -> list[Option]:
+        if isinstance(written, str):
+            written, places = [written], [self.document.place(path)]
+        else:
+            places = [self.document.place((*path, i)) for i in range(len(written))]
+        found = []
+        for value, place in zip(written, places, strict=True):
+            try:
+                values = expanded([value])
+            except ValueError as error:
+                self.faults.append(Fault(place, dotted(path), str(error)))
+                continue
+            found += [Option(label(each), (Change(key, each, place),)) for each in values]
+        return found
+
+    def arm(self, name: str, arm: ArmFile, file: SweepFile) -> Arm:
+        own = ("arms", name, "recipe") if arm.recipe else ("recipe",)
+        return Arm(
+            name,
+            self.recipe(arm.recipe or file.recipe, own),
+            (*self.changes(("set",)), *self.arm_changes(name)),
+            frozenset(arm.without),
+            frozenset(arm.collapse),
+            arm.needs,
+            self.document.place(("arms", name)),
+        )
+
+    def arm_changes(self, name: str) -> tuple[Change, ...]:
+        written = self.document.at(("arms", name))
+        return self.changes(("arms", name, "set")) if isinstance(written, dict) else ()
+
+    def recipe(self, text: str, path: Keys) -> Document:
+        """The recipe of an arm, read once."""
+        try:
+            file = self.find(text)
+            source = str(file)
+            if source not in self.recipes:
+                self.recipes[source] = read_text_document(read_text(file), source)
+                if not isinstance(self.recipes[source].root, dict):
+                    raise RecipeError(f"{source}:1:1: not a recipe: no mapping of keys to values")
+            return self.recipes[source]
+        except PrunekitError as error:
+            self.fault(path, str(error))
+            return Document(root={})
+
+    def check_references(self, axes: Sequence[Axis], arms: Sequence[Arm]) -> None:
+        """Axes and arms that are named exist."""
+        known, names = [axis.name for axis in axes], [arm.name for arm in arms]
+        for arm in arms:
+            for kind, named in (("without", arm.without), ("collapse", arm.collapse)):
+                for axis in sorted(named - set(known)):
+                    near = did_you_mean(axis, known) or f" Axes: {', '.join(known) or 'none'}"
+                    self.fault(("arms", arm.name, kind), f"no axis is called {axis!r}.{near}")
+            for axis in sorted(arm.without & arm.collapse):
+                what = f"{axis!r} cannot be in both without and collapse"
+                self.fault(("arms", arm.name, "collapse"), what)
+            for key, other in arm.needs.items():
+                if other not in names:
+                    near = did_you_mean(other, names) or f" Arms: {', '.join(names)}"
+                    self.fault(("arms", arm.name, "needs", key), f"no arm {other!r}.{near}")

@@ -1,0 +1,79 @@
+"""A sweep file as it is written: its keys, and what each may hold. Imports no torch."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator, Discriminator, Field, Tag
+
+from prunekit.frozen import Frozen
+from prunekit.recipe_parts import Name
+
+Values = tuple[Any, ...] | str
+"""A list, or a range of whole numbers, `0..4`, both ends included."""
+Changes = dict[str, Any]
+"""Dotted recipe key -> its value, such as `phases.0.length: 2ep`."""
+
+
+class PathAxis(Frozen):
+    """An axis of one recipe key."""
+
+    path: str
+    """The recipe key, dotted, such as `strategies.0.sparsity`."""
+    values: Values
+    """A list, or a range such as `0..4`."""
+
+
+def _form(value: Any) -> str:
+    if not isinstance(value, dict):
+        return "(values)"
+    by_path = "values" in value or isinstance(value.get("path"), str)
+    return "(path)" if by_path else "(blocks)"
+
+
+AnyAxis = Annotated[
+    Annotated[Values, Tag("(values)")]
+    | Annotated[PathAxis, Tag("(path)")]
+    | Annotated[dict[str, Changes], Tag("(blocks)")],
+    Discriminator(_form),
+]
+"""Values of the key that the axis is called after; a key and values; or named blocks of keys."""
+
+
+class ArmFile(Frozen):
+    """A row of the comparison."""
+
+    recipe: str | None = None
+    """Its own recipe; null = that of the sweep."""
+    set: Changes = Field(default_factory=dict)
+    """Changes to it."""
+    without: tuple[str, ...] = ()
+    """Axes whose keys it does not have. It still has a run for each value that a needed run has."""
+    collapse: tuple[str, ...] = ()
+    """Axes of which one run serves all values; their keys are not set."""
+    needs: dict[str, str] = Field(default_factory=dict)
+    """Recipe key -> the arm whose run of the same cell it takes."""
+
+
+def _recipe_only(value: Any) -> Any:
+    return {"recipe": value} if isinstance(value, str) else value
+
+
+AnyArm = Annotated[ArmFile | None, BeforeValidator(_recipe_only)]
+"""An arm; one that is a recipe and no more may be written as its path or name."""
+
+
+class SweepFile(Frozen):
+    """A sweep: arms x axes."""
+
+    name: Name
+    """What the sweep is called; names its folder."""
+    recipe: str
+    """The recipe that is changed: a path from this file's folder, or the name of an installed
+    one."""
+    set: Changes = Field(default_factory=dict)
+    """Changes to every arm's recipe, before its own."""
+    axes: dict[Name, AnyAxis] = Field(default_factory=dict)
+    """What is varied."""
+    arms: dict[Name, AnyArm] = Field(default_factory=dict)
+    """What is compared; none = the recipe alone."""
