@@ -57,6 +57,10 @@ MODELS: Registry[ModelConfig] = Registry(
     {
         "vit": "prunekit.models.vit:ViTConfig",
         "mlp": "prunekit.models.mlp:MLPConfig",
+        "lenet_300_100": "prunekit.models.lenet:LeNet300100Config",
+        "lenet5": "prunekit.models.lenet:LeNet5Config",
+        "vgg": "prunekit.models.vgg:VGGConfig",
+        "resnet": "prunekit.models.resnet:ResNetConfig",
         "torchvision": "prunekit.models.torchvision:TorchvisionConfig",
         "timm": "prunekit.models.timm:TimmConfig",
     },
