@@ -61,6 +61,7 @@ __all__ = [
     "recipe_from_document",
     "recipe_from_text",
     "recipe_hash",
+    "yaml_text",
 ]
 
 AnyDataset = Annotated[SerializeAsAny[DatasetConfig], BeforeValidator(DATASETS.parse_in_recipe)]
@@ -180,13 +181,18 @@ def recipe_from_document(document: Document) -> Recipe:
 
 def dump_yaml(recipe: Recipe) -> str:
     """The recipe with every default written out; `recipe_from_text` reads the same value back."""
+    return yaml_text(recipe.model_dump(mode="json"))
+
+
+def yaml_text(tree: Mapping[str, Any]) -> str:
+    """Plain values as YAML in the order of their keys."""
     yaml = YAML(typ="safe", pure=True)
     yaml.default_flow_style = None
     yaml.sort_base_mapping_type_on_output = False  # type: ignore[assignment]
     yaml.allow_unicode = False  # it would write U+0085 in a way that it reads as a space
     yaml.width = 100
     text = io.StringIO()
-    yaml.dump(recipe.model_dump(mode="json"), text)
+    yaml.dump(tree, text)
     return text.getvalue()
 
 

@@ -18,9 +18,18 @@ def shipped_recipes() -> dict[str, Path]:
 
     They lie in `prunekit/recipes` in a wheel, in `recipes` in a checkout.
     """
-    for folder in (PACKAGE / "recipes", PACKAGE.parent / "recipes"):
-        if folder.is_dir():
-            return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
+    return _files_in("recipes")
+
+
+def shipped_sweeps() -> dict[str, Path]:
+    """Bare name -> file of the sweeps that come with prunekit: in `sweeps` beside its recipes."""
+    return _files_in("recipes/sweeps")
+
+
+def _files_in(folder: str) -> dict[str, Path]:
+    for place in (PACKAGE / folder, PACKAGE.parent / folder):
+        if place.is_dir():
+            return {path.stem: path for path in sorted(place.glob("*.yaml"))}
     return {}
 
 
