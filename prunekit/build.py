@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from prunekit.clock import Stretch, Timeline
+from prunekit.context import Anchor
 from prunekit.data import DataSet, open_dataset
 from prunekit.errors import RecipeError
 from prunekit.models import attach, build_model
@@ -18,8 +18,6 @@ from prunekit.registry import COMPRESSORS, PROBES, STRATEGIES
 from prunekit.seeding import seed_for
 from prunekit.train.distributed import ProcessGroup
 from prunekit.train.optim import check_rules
-
-Anchor = Callable[[], Mapping[str, Tensor]]
 
 
 @dataclass
@@ -80,8 +78,7 @@ def build(
         anchor=anchor,
         resuming=resuming,
     )
-    rules = [rule for a in pruner.assigned for rule in a.strategy.optimizer_rules()]
-    check_rules((*recipe.optimizer.rules, *rules), pruner.params)
+    check_rules((*recipe.optimizer.rules, *pruner.optimizer_rules()), pruner.params)
     model.to(group.device)
     return Run(recipe, group, data, model, pruner, phases)
 

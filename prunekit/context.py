@@ -1,11 +1,12 @@
-"""What a strategy or probe sees at one moment."""
+"""What a strategy or probe sees at one moment, and what it comes from."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -20,41 +21,83 @@ if TYPE_CHECKING:
     from prunekit.pruner import Pruner
 
 
+Anchor = Mapping[str, Tensor] | Callable[[], Mapping[str, Tensor]]
+"""Dense weights at the anchor step by name, or a function that gives them."""
+
+
+class Ranks(Protocol):
+    """What pruning needs of the other processes."""
+
+    @property
+    def world(self) -> int:
+        """How many there are, this one included."""
+
+    def mean(self, x: Tensor) -> Tensor:
+        """Mean of `x` over the ranks."""
+
+    def all_equal(self, digest: bytes) -> bool:
+        """Whether every rank has this digest (32 bytes)."""
+
+
+class OneProcess:
+    """`Ranks` of a single process."""
+
+    world = 1
+
+    def mean(self, x: Tensor) -> Tensor:
+        """`x` itself."""
+        return x
+
+    def all_equal(self, digest: bytes) -> bool:
+        """Always so."""
+        return True
+
+
+class Calibration(Protocol):
+    """Where calibration samples come from; a `DataSet` is one."""
+
+    def calibration(self, samples: int, balanced: bool) -> Iterator[tuple[Tensor, Tensor]]:
+        """Batches of fixed, un-augmented training samples, the same on all ranks."""
+
+
+@contextmanager
+def training_mode_kept(model: nn.Module) -> Iterator[None]:
+    """Switch modules to eval inside as you like: after it, each is in the mode it was in."""
+    modes = {module: module.training for module in model.modules()}
+    try:
+        yield
+    finally:
+        for module, training in modes.items():
+            module.training = training
+
+
 @dataclass
 class StepContext:
-    """The `Context` of one strategy or probe at one moment."""
+    """The `Context` of one strategy or probe at one moment: what it has read stays as it was."""
 
     pruner: Pruner
     label: str
     names: tuple[str, ...]
     clock: Clock
     index: int
-    _weights: dict[str, Tensor] = field(default_factory=dict)
 
     @property
     def model(self) -> nn.Module:
         """The plain module."""
         return self.pruner.model
 
-    @property
+    @cached_property
     def weights(self) -> Mapping[str, Tensor]:
         """Dense W of the scope."""
-        if not self._weights:
-            dense = self.pruner.dense
-            self._weights = {name: dense(name) for name in sorted(self.names)}
-        return self._weights
+        return {name: self.pruner.dense(name) for name in sorted(self.names)}
 
-    @property
+    @cached_property
     def grads(self) -> Mapping[str, Tensor]:
         """dL/d(W*M) of the scope; zeros where nothing flowed."""
-        params = self.pruner.params
-        grads = {}
-        for name in sorted(self.names):
-            grad = params[name].grad
-            grads[name] = torch.zeros_like(params[name]) if grad is None else grad
-        return grads
+        params = ((name, self.pruner.params[name]) for name in sorted(self.names))
+        return {n: torch.zeros_like(p) if p.grad is None else p.grad for n, p in params}
 
-    @property
+    @cached_property
     def masks(self) -> Masks:
         """The masks of the scope."""
         return {name: self.pruner.mask_set.mask(name) for name in sorted(self.names)}
@@ -62,7 +105,7 @@ class StepContext:
     @property
     def anchor(self) -> Mapping[str, Tensor]:
         """Dense weights at the anchor step."""
-        return self.pruner.anchor_weights()
+        return self.pruner.anchor_weights(self.label)
 
     @cached_property
     def generator(self) -> torch.Generator:

@@ -15,8 +15,7 @@ model = pruner.finish()
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -25,48 +24,22 @@ from torch.optim import Optimizer
 
 from prunekit.assignment import Assigned, assign
 from prunekit.clock import Clock, Timeline
-from prunekit.context import StepContext
+from prunekit.context import (
+    Anchor,
+    Calibration,
+    OneProcess,
+    Ranks,
+    StepContext,
+    training_mode_kept,
+)
+from prunekit.contract import check_count, check_update
 from prunekit.errors import PluginError, UsageError
 from prunekit.masks import MaskSet
+from prunekit.optim_rules import ParamRule
 from prunekit.probes.base import Probe
 from prunekit.strategies.base import PruningStrategy, Update
 
 LossFunction = Callable[[Tensor, Tensor], Tensor]
-
-
-class Ranks(Protocol):
-    """What pruning needs of the other processes."""
-
-    @property
-    def world(self) -> int:
-        """How many there are, this one included."""
-
-    def mean(self, x: Tensor) -> Tensor:
-        """Mean of `x` over the ranks."""
-
-    def all_equal(self, digest: bytes) -> bool:
-        """Whether every rank has this digest (32 bytes)."""
-
-
-class OneProcess:
-    """`Ranks` of a single process."""
-
-    world = 1
-
-    def mean(self, x: Tensor) -> Tensor:
-        """`x` itself."""
-        return x
-
-    def all_equal(self, digest: bytes) -> bool:
-        """Always so."""
-        return True
-
-
-class Calibration(Protocol):
-    """Where calibration samples come from; a `DataSet` is one."""
-
-    def calibration(self, samples: int, balanced: bool) -> Iterator[tuple[Tensor, Tensor]]:
-        """Batches of fixed, un-augmented training samples, the same on all ranks."""
 
 
 class Pruner:
@@ -84,7 +57,9 @@ class Pruner:
         data: where calibration samples come from, for the strategies that need them.
         input_shape: [C, H, W] of one input, for the strategies that need it.
         ranks: the other processes; one process by default.
-        anchor: gives the dense weights at the anchor; by default those of t = 0 are copied.
+        anchor: the dense weights of the anchor step, or a function that gives them, for the
+            strategies that look at them: a copy, as the model's own tensors change.
+        resuming: whether the weights come from a checkpoint, and are not to be initialized.
 
     Raises:
         RecipeError: a scope matches nothing, two scopes overlap, or a mode does not fit.
@@ -104,7 +79,7 @@ class Pruner:
         data: Calibration | None = None,
         input_shape: tuple[int, ...] | None = None,
         ranks: Ranks | None = None,
-        anchor: Callable[[], Mapping[str, Tensor]] | None = None,
+        anchor: Anchor | None = None,
         resuming: bool = False,
     ) -> None:
         if (total_steps is None) == (timeline is None):
@@ -116,7 +91,6 @@ class Pruner:
         self.step = 0
         self.started, self._initialized = False, resuming
         self._anchor = anchor
-        self._anchor_copy: dict[str, Tensor] | None = None
         self._optimizer: Optimizer | None = None
         for strategy in strategies:
             strategy.check(self.timeline.clock(0, strategy.config.during, ending=False))
@@ -145,8 +119,6 @@ class Pruner:
         self.started = True
         if not self._initialized:
             self.initialize()
-        if self._anchor is None:
-            self._anchor_copy = {n: p.detach().clone() for n, p in self.params.items()}
         self._update_all(inside=False)
 
     def attach(self, optimizer: Optimizer) -> None:
@@ -165,9 +137,10 @@ class Pruner:
         gradients update, and the gradients of pruned weights are zeroed in `hard` and `masked`.
         """
         self._observe()
-        self._add_penalties()
-        for assigned, ctx in self._contexts(ending=False):
-            assigned.strategy.adjust_gradients(ctx)
+        if self.changes_gradients:
+            self._add_penalties()
+            for assigned, ctx in self._contexts(ending=False):
+                assigned.strategy.adjust_gradients(ctx)
         take_step = self._update_all(inside=True)
         self.mask_set.mask_gradients()
         return take_step
@@ -220,13 +193,45 @@ class Pruner:
         group = self._optimizer.param_groups[0]
         return float(group["lr"] / group["initial_lr"]) if group["initial_lr"] else 0.0
 
-    def anchor_weights(self) -> Mapping[str, Tensor]:
-        """Dense weights of the model at the anchor step."""
-        if self._anchor is not None:
-            return self._anchor()
-        if self._anchor_copy is None:
-            raise UsageError("a resumed Pruner has no anchor weights: give it anchor=")
-        return self._anchor_copy
+    def anchor_weights(self, who: str = "rewinding") -> Mapping[str, Tensor]:
+        """Dense weights of the model at the anchor step; `who` asks for them.
+
+        Raises:
+            UsageError: there are none, or they are the model's own tensors.
+        """
+        if self._anchor is None:
+            raise UsageError(
+                f"{who} needs the weights of the anchor: give the Pruner "
+                "anchor=copy.deepcopy(model.state_dict())"
+            )
+        weights = self._anchor() if callable(self._anchor) else self._anchor
+        for name, param in self.params.items():
+            own = {tensor.data_ptr() for tensor in (param, self.dense(name)) if tensor.numel()}
+            if name in weights and weights[name].data_ptr() in own:
+                raise UsageError(
+                    f"anchor: {name} is the model's own tensor, which training changes: give the "
+                    "Pruner a copy, as copy.deepcopy(model.state_dict())"
+                )
+        return weights
+
+    def optimizer_rules(self) -> list[ParamRule]:
+        """Learning-rate and decay rules that the strategies ask for; the user's own rules win."""
+        return [rule for a in self.assigned for rule in a.strategy.optimizer_rules()]
+
+    def target(self) -> float | None:
+        """Sparsity promised over all scopes at the last updates; None where one emerges.
+
+        Each strategy promises a share of its own units, which may be entries, filters or heads: so
+        its target counts with the entries of its scope, whatever its unit.
+        """
+        targets = [a.target for a in self.assigned if a.target is not None]
+        if not targets or len(targets) < len(self.assigned):
+            return None
+        if len(set(targets)) == 1:
+            return targets[0]
+        entries = [sum(self.params[n].numel() for n in a.scope) for a in self.assigned]
+        promised = sum(target * n for target, n in zip(targets, entries, strict=True))
+        return promised / sum(entries)
 
     def updated(self) -> list[Assigned]:
         """The strategies whose masks were decided at this step, or inside the one just done."""
@@ -333,45 +338,20 @@ class Pruner:
             raise PluginError(f"{assigned.origin}, step {self.step}: {error}") from error
 
     def _checked_update(self, assigned: Assigned, ctx: StepContext) -> Update:
-        with _training_mode_kept(self.model):
+        with training_mode_kept(self.model):
             update = assigned.strategy.update(ctx)
-        self._check(assigned, update)
+        check_update(assigned, update, self.params)
         assigned.flips = self.mask_set.apply(update, assigned.cover)
         assigned.target = assigned.strategy.target(ctx.clock)
-        self._check_count(assigned, ctx.clock, update)
+        new = {n: mask.to(self.params[n].device) for n, mask in update.masks.items()}
+        masks = {n: new[n] if n in new else self.mask_set.mask(n) for n in assigned.scope}
+        check_count(assigned, ctx.clock, self.model, masks)
         if self.ranks.world > 1 and not self.ranks.all_equal(self.mask_set.digest()):
             raise PluginError(
                 "the masks differ between ranks: scores from rank-local data must go through "
                 "ctx.mean_over_ranks"
             )
         return update
-
-    def _check(self, assigned: Assigned, update: Update) -> None:
-        """An `Update` must name parameters of its scope and give bool masks of their shapes."""
-        for name, mask in update.masks.items():
-            if name not in assigned.cover:
-                raise PluginError(f"{name}: a mask for a parameter outside of the scope")
-            expected = self.params[name].shape
-            if mask.dtype != torch.bool or mask.shape != expected:
-                raise PluginError(
-                    f"{name}: expected a bool mask of shape {tuple(expected)}, got {mask.dtype} "
-                    f"of shape {tuple(mask.shape)}"
-                )
-        for name, values in update.values.items():
-            if name not in assigned.cover or values.shape != self.params[name].shape:
-                raise PluginError(f"{name}: values of shape {tuple(values.shape)} that fit no mask")
-
-    def _check_count(self, assigned: Assigned, clock: Clock, update: Update) -> None:
-        """A promised count must be met to the unit."""
-        new = {n: mask.to(self.params[n].device) for n, mask in update.masks.items()}
-        masks = {n: new[n] if n in new else self.mask_set.mask(n) for n in assigned.scope}
-        kept, total = assigned.strategy.count_units(self.model, masks)
-        promised = assigned.strategy.promised_keep(clock, total)
-        if promised is not None and kept != promised:
-            raise PluginError(
-                f"promised to keep {promised} of {total} units "
-                f"(sparsity {assigned.target:.6g}), but its masks keep {kept}"
-            )
 
 
 def _asked_inside(assigned: Assigned, clock: Clock) -> bool:
@@ -384,14 +364,3 @@ def _changes_gradients(strategy: PruningStrategy) -> bool:
         own.penalty is not PruningStrategy.penalty
         or own.adjust_gradients is not PruningStrategy.adjust_gradients
     )
-
-
-@contextmanager
-def _training_mode_kept(model: nn.Module) -> Iterator[None]:
-    """A strategy may switch modules to eval for its passes; training goes on as it was."""
-    modes = {module: module.training for module in model.modules()}
-    try:
-        yield
-    finally:
-        for module, training in modes.items():
-            module.training = training

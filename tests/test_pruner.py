@@ -1,5 +1,6 @@
 """Strategies around a plain loop: when they are asked, what they may do, what is refused."""
 
+import copy
 from collections.abc import Callable
 from itertools import pairwise
 from typing import Any, Literal
@@ -498,17 +499,55 @@ def test_a_closure_or_a_second_optimizer_is_refused() -> None:
         pruner.attach(torch.optim.SGD(model[2].parameters(), lr=0.1))
 
 
-def test_a_resumed_pruner_says_that_it_has_no_anchor() -> None:
-    def reads_anchor(ctx: Context) -> Update:
-        ctx.anchor  # noqa: B018 - asked for
-        return Update()
+def reads_anchor(ctx: Context) -> Update:
+    read.append(ctx.anchor)
+    return Update()
 
+
+read: list[Any] = []
+
+
+def test_the_anchor_is_asked_for_only_where_it_is_read() -> None:
+    loop(make_model(), [Scripted(keep_all)], steps=2)
     pruner = Pruner(make_model(), [Scripted(reads_anchor)], total_steps=2)
-    pruner.start()
-    other = Pruner(make_model(), [Scripted(reads_anchor)], total_steps=2)
-    other.load_state_dict(pruner.state_dict(), {n: pruner.dense(n) for n in pruner.params})
-    with pytest.raises(UsageError, match="anchor="):
-        other.after_step()
+    with pytest.raises(UsageError, match=r"scripted needs .* anchor=copy.deepcopy\(model"):
+        pruner.start()
+
+
+@pytest.mark.parametrize("mode", ["ste", "hard", "masked"])
+@pytest.mark.parametrize("late", [False, True], ids=["a mapping", "a function"])
+def test_the_anchor_is_as_it_was_given_and_never_the_models_own(mode: str, late: bool) -> None:
+    read.clear()
+    model = make_model()
+    start = copy.deepcopy(model.state_dict())
+    expected = copy.deepcopy(start)
+    given: Any = (lambda: start) if late else start
+    scopes = [Scope(include=("0.weight",)), Scope(include=("2.weight",))]
+    first, second = magnitude(scope=scopes[0], mode=mode), Scripted(reads_anchor, scope=scopes[1])
+    loop(model, [first, second], steps=3, anchor=given)
+    assert len(read) == 4
+    assert all(torch.equal(seen[n], expected[n]) for seen in read for n in expected)
+
+    for own in (model.state_dict, lambda: dict(model.named_parameters())):
+        live: Any = own if late else own()
+        pruner = Pruner(model, [first, second], total_steps=3, anchor=live)
+        with pytest.raises(UsageError, match=r"0\.weight is the model's own tensor.*a copy"):
+            pruner.start()
+
+
+def test_the_pooled_target_is_the_promise_over_the_entries_of_all_scopes() -> None:
+    scopes = [Scope(include=("0.weight",)), Scope(include=("2.weight",))]  # 48 and 24 entries
+    rows = magnitude(scope=scopes[0], sparsity=0.5, structure="channel", schedule="constant")
+    late = {"name": "one_shot", "start": "2st"}
+    some = magnitude(scope=scopes[1], sparsity=0.8, schedule=late)
+    targets = []
+    loop(make_model(), [rows, some], steps=2, look=lambda pruner: targets.append(pruner.target()))
+    assert targets == [pytest.approx(0.5 * 48 / 72)] * 2 + [pytest.approx((24 + 19.2) / 72)]
+    alone = loop(make_model(), [magnitude(sparsity=0.784, schedule="constant")], steps=1)
+    assert alone.target() == 0.784
+    scripted = Scripted(keep_all, scope=scopes[1])
+    assert loop(make_model(), [magnitude(scope=scopes[0]), scripted], steps=1).target() is None
+    assert loop(make_model(), [], steps=1).target() is None
 
 
 def test_a_broken_contract_names_the_distribution() -> None:

@@ -45,7 +45,6 @@ def memory(size: Size) -> Section:
             "held: the storages of all tensors alive after a step, counted: exact",
             "search: the highest resident memory above the weights, in a fresh process; it is "
             "counted in pages, and what the allocator keeps is not ours alone: good to 0.1 B",
-            "a Pruner without `anchor` also keeps a copy of the start weights: +4 B",
         ],
     )
 

@@ -51,8 +51,7 @@ def masked(size: Size, mode: str, **settings: Any) -> Training:
     model = size.vit()
     fixed = {"schedule": "constant", "cadence": {"every": "once"}}
     chosen = strategy("magnitude", sparsity=SPARSITY, mode=mode, **{**fixed, **settings})
-    start = {name: param.detach() for name, param in model.named_parameters()}
-    pruner = Pruner(model, [chosen], total_steps=STEPS, anchor=lambda: start)
+    pruner = Pruner(model, [chosen], total_steps=STEPS)
     optimizer = _adamw(model)
     pruner.attach(optimizer)
     return Training(model, optimizer, pruner)

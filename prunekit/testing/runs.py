@@ -132,7 +132,7 @@ class StrategyRuns:
 
     def _continued(self, trial: Trial, first: Training, state: Any) -> None:
         """A run that goes on from the file is the run that never stopped."""
-        third = self._training(trial, anchor=lambda: state["anchor"])
+        third = self._training(trial, anchor=state["anchor"])
         with faults_of("load_state_dict"):
             third.load(state)
         was = dict(leaves(state["pruner"]["strategies"][0], "state_dict()"))

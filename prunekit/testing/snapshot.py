@@ -52,12 +52,10 @@ def take(pruner: Pruner, optimizer: Any = None) -> Snapshot:
         for key, value in (optimizer.state.get(param, {}) if optimizer else {}).items():
             found |= leaves(value, f"the optimizer state {key} of {name}")
     found |= {k: v for n, b in model.named_buffers() for k, v in leaves(b, f"buffer {n}")}
-    found |= {k: v for n, a in _anchor(pruner).items() for k, v in leaves(a, f"the anchor of {n}")}
+    found |= {
+        k: v for n, a in pruner.anchor_weights().items() for k, v in leaves(a, f"the anchor of {n}")
+    }
     return {**found, **_tree(model), **switches()}
-
-
-def _anchor(pruner: Pruner) -> Mapping[str, Tensor]:
-    return pruner.anchor_weights() if pruner.started else {}
 
 
 def _tree(model: nn.Module) -> Snapshot:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 import torch
@@ -44,7 +44,7 @@ class Training:
         *,
         probes: Sequence[Probe] = (),
         ranks: ThreadRank | None = None,
-        anchor: Callable[[], Mapping[str, Tensor]] | None = None,
+        anchor: Mapping[str, Tensor] | None = None,
         compiled: bool = False,
     ) -> None:
         self.trial, self.small, self.ranks = trial, small, ranks
@@ -52,6 +52,8 @@ class Training:
         named = {0: ("first", "second"), 1: ("before", *during)}
         names = named.get(len(during), during)
         stretches = tuple(map(Stretch, names, trial.phases))
+        self.anchor = dict(anchor or {})
+        """Copies of the weights at the start."""
         self.updates = 0
         """Updates so far."""
         with global_noise(trial.seed, "model"):
@@ -66,7 +68,7 @@ class Training:
                     data=Samples(trial.seed, small),
                     input_shape=small.input_shape,
                     ranks=ranks,
-                    anchor=anchor,
+                    anchor=self.anchor,
                 )
         self.optimizer: Optimizer
         made = torch.compile(self.model, backend="eager") if compiled else self.model
@@ -87,6 +89,8 @@ class Training:
     def start(self) -> None:
         """The masks of t = 0, and the first optimizer."""
         with refusals("the start"):
+            self.pruner.initialize()
+            self.anchor |= {n: p.detach().clone() for n, p in self.pruner.params.items()}
             self.pruner.start()
             self._new_optimizer()
         self._look()
@@ -136,8 +140,7 @@ class Training:
                     param.grad.copy_(self.ranks.mean(param.grad))
 
     def _new_optimizer(self) -> None:
-        rules = [rule for a in self.pruner.assigned for rule in a.strategy.optimizer_rules()]
-        config = OPTIMIZERS[self.trial.optimizer]
+        config, rules = OPTIMIZERS[self.trial.optimizer], self.pruner.optimizer_rules()
         self.optimizer = build_optimizer(config, self.pruner.params, rules)
         self.pruner.attach(self.optimizer)
 
@@ -149,7 +152,7 @@ class Training:
             "pruner": self.pruner.state_dict(),
             "weights": self.weights(),
             "optimizer": self.optimizer.state_dict(),
-            "anchor": dict(self.pruner.anchor_weights()),
+            "anchor": self.anchor,
         }
 
     def load(self, state: Mapping[str, Any]) -> None:

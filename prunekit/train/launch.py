@@ -284,4 +284,7 @@ def dry_run(recipe: Recipe) -> DryRun:
     from prunekit.train.plan import plan
 
     with _joined() as group:
-        return plan(build(recipe, group))
+        start: dict[str, Tensor] = {}
+        run = build(recipe, group, start)
+        start |= {name: param.detach().clone() for name, param in run.pruner.params.items()}
+        return plan(run)

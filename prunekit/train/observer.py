@@ -95,9 +95,8 @@ class Observer:
         values = {f"density/{tensor.name}": tensor.density for tensor in sparsity.tensors}
         values |= {f"flips/{a.label}": sum(a.flips.values()) for a in updated}
         values["sparsity/achieved"] = sparsity.scope
-        known = [(a.target, len(a.scope)) for a in pruner.assigned if a.target is not None]
-        if len(known) == len(pruner.assigned) == 1:
-            values["sparsity/target"] = known[0][0]
+        if (target := pruner.target()) is not None:
+            values["sparsity/target"] = target
         self.log_to.scalars(step, values)
         self.screen.show(step, values)
         for sentence in warn_empty(sparsity):

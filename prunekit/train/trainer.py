@@ -272,7 +272,7 @@ class Trainer:
         self._new_optimizer()
 
     def _new_optimizer(self) -> None:
-        rules = [rule for a in self.pruner.assigned for rule in a.strategy.optimizer_rules()]
+        rules = self.pruner.optimizer_rules()
         params = dict(self.run.model.named_parameters())
         self.optimizer = build_optimizer(self.run.recipe.optimizer, params, rules)
         self.pruner.attach(self.optimizer)

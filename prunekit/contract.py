@@ -1,0 +1,48 @@
+"""What an `Update` must be: checked at each one, whoever wrote the strategy."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from prunekit.assignment import Assigned
+from prunekit.clock import Clock
+from prunekit.errors import PluginError
+from prunekit.strategies.base import Masks, Update
+
+
+def check_update(assigned: Assigned, update: Update, params: Mapping[str, Tensor]) -> None:
+    """An `Update` must name parameters that the strategy covers, with bool masks of their shapes.
+
+    Raises:
+        PluginError: the parameter, what was expected and what came.
+    """
+    for name, mask in update.masks.items():
+        if name not in assigned.cover:
+            raise PluginError(f"{name}: a mask for a parameter outside of the scope")
+        expected = params[name].shape
+        if mask.dtype != torch.bool or mask.shape != expected:
+            raise PluginError(
+                f"{name}: expected a bool mask of shape {tuple(expected)}, got {mask.dtype} "
+                f"of shape {tuple(mask.shape)}"
+            )
+    for name, values in update.values.items():
+        if name not in assigned.cover or values.shape != params[name].shape:
+            raise PluginError(f"{name}: values of shape {tuple(values.shape)} that fit no mask")
+
+
+def check_count(assigned: Assigned, clock: Clock, model: nn.Module, masks: Masks) -> None:
+    """A promised count must be met to the unit by the `masks` of the scope.
+
+    Raises:
+        PluginError: it is not.
+    """
+    kept, total = assigned.strategy.count_units(model, masks)
+    promised = assigned.strategy.promised_keep(clock, total)
+    if promised is not None and kept != promised:
+        raise PluginError(
+            f"promised to keep {promised} of {total} units "
+            f"(sparsity {assigned.target:.6g}), but its masks keep {kept}"
+        )
