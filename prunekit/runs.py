@@ -72,6 +72,17 @@ class RunDir:
         """The lines of `metrics.jsonl` in order; one that a kill cut short is left out."""
         return read_lines(self._existing("metrics.jsonl"))
 
+    def series(self, key: str) -> list[tuple[int, float]]:
+        """What was logged under one key: (optimizer steps done, value), in order.
+
+        A step whose value was not finite is left out; a key that was never logged has no steps.
+        """
+        return [
+            (line["step"], float(value))
+            for line in self.metrics()
+            if isinstance(value := line.get(key), int | float)
+        ]
+
     def masks(self) -> dict[str, Tensor]:
         """The final masks: parameter name -> bool, True = kept."""
         path = self.path / "masks.safetensors"

@@ -244,6 +244,15 @@ def test_metrics_leave_out_a_line_cut_short(run):
     assert run.metrics() == [{"step": 1, "a": 2.0}]
 
 
+def test_a_series_is_one_key_over_the_steps(run):
+    lines = ['{"step": 1, "a": 2}', '{"step": 1, "b": 0}', '{"step": 5, "a": null}']
+    lines += ['{"step": 9, "a": 0.5, "b": 1}', '{"step": 12, "a": 7']
+    (run.path / "metrics.jsonl").write_text("\n".join(lines))
+    assert run.series("a") == [(1, 2.0), (9, 0.5)]
+    assert run.series("b") == [(1, 0.0), (9, 1.0)]
+    assert run.series("c") == []
+
+
 def write_half(path):
     with files.replacing(path) as temporary:
         temporary.write_text("half")
