@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from fractions import Fraction
-from typing import ClassVar
 
 from torch import Tensor
 
@@ -23,9 +22,6 @@ class Distribution(Frozen):
     sum to `keep_count(all units, sparsity, the min_keep of all tensors together)`; and a higher
     sparsity never raises the count of any tensor, so that masks can only shrink.
     """
-
-    exact_total: ClassVar[bool] = True
-    """Whether the counts sum to `keep_count`, where `min_keep` does not hold."""
 
     name: str
 

@@ -83,10 +83,8 @@ class ACDC(PruningStrategy):
         return self.config.sparsity if compressed else 0.0
 
     def promised_keep(self, clock: Clock, total: int) -> int | None:
-        """The exact count, unless the distribution sets its own or `min_keep` may raise it."""
-        if self.config.min_keep or not self.config.distribution.exact_total:
-            return None
-        return super().promised_keep(clock, total)
+        """The exact count, unless `min_keep` may raise it."""
+        return None if self.config.min_keep else super().promised_keep(clock, total)
 
     @torch.no_grad()
     def update(self, ctx: Context) -> Update:

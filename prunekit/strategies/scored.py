@@ -75,10 +75,8 @@ class ScoredStrategy(PruningStrategy):
         return self.config.structure.reach(asked)
 
     def promised_keep(self, clock: Clock, total: int) -> int | None:
-        """The exact count, unless the distribution sets its own or `min_keep` may raise it."""
-        if self.config.min_keep or not self.config.distribution.exact_total:
-            return None
-        return super().promised_keep(clock, total)
+        """The exact count, unless `min_keep` may raise it."""
+        return None if self.config.min_keep else super().promised_keep(clock, total)
 
     def cover(self, model: nn.Module, names: Sequence[str]) -> Sequence[str]:
         """The scope, and the biases and norms that the structure takes along."""
