@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 import math
 from fractions import Fraction
 from itertools import pairwise
@@ -18,15 +19,16 @@ Progress = float | Fraction
 """Part of a ramp that is done, in [0, 1]."""
 
 
-class Schedule(Frozen):
+class Schedule(Frozen, abc.ABC):
     """The share of the final sparsity, in [0, 1], as a function of the clock; it never falls."""
 
     name: str
 
+    @abc.abstractmethod
     def at(self, clock: Clock) -> float:
         """The share at `clock.active_step`, also outside the ramp and the window."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def changes(self, active_steps: int, steps_per_epoch: int) -> tuple[int, ...]:
         """Active steps at which the share begins to rise, jumps, or reaches 1 (the largest).
 
@@ -34,7 +36,6 @@ class Schedule(Frozen):
             active_steps: optimizer steps of the strategy's window.
             steps_per_epoch: optimizer steps that `1ep` stands for.
         """
-        raise NotImplementedError
 
     def marks(self, clock: Clock) -> frozenset[int]:
         """The `changes` of the clock's window: there masks must be updated at any cadence."""
@@ -127,9 +128,9 @@ class Ramp(Schedule):
             raise ValueError(f"start {self.start} lies after stop {self.stop}")
         return self
 
+    @abc.abstractmethod
     def share(self, progress: Progress) -> float:
         """The share at `progress` of the ramp: 0 at 0, 1 at 1, never falling."""
-        raise NotImplementedError
 
     def at(self, clock: Clock) -> float:
         """0 before start, 1 from stop on, `share` in between."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 from collections.abc import Mapping
 from fractions import Fraction
 
@@ -15,7 +16,7 @@ Shapes = Mapping[str, tuple[int, ...]]
 """Name -> shape of the weight that the units are of; with structures, a score is one a unit."""
 
 
-class Distribution(Frozen):
+class Distribution(Frozen, abc.ABC):
     """Splits the units to keep over tensors.
 
     Always so: no tensor keeps less than `min_keep` of its units, or all if it has fewer; the counts
@@ -25,6 +26,7 @@ class Distribution(Frozen):
 
     name: str
 
+    @abc.abstractmethod
     def keep_counts(
         self,
         scores: Mapping[str, Tensor],
@@ -44,7 +46,6 @@ class Distribution(Frozen):
         Raises:
             RecipeError: this distribution does not fit these tensors.
         """
-        raise NotImplementedError
 
     def select(
         self,

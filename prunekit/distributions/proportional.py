@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 from collections.abc import Mapping
 from fractions import Fraction
 from math import prod
@@ -16,9 +17,9 @@ from prunekit.scores import sizes_of
 class Proportional(Distribution):
     """Density in proportion to `claim`, up to 1; rounded by the Sainte-Lague method."""
 
+    @abc.abstractmethod
     def claim(self, shape: tuple[int, ...]) -> Fraction:
         """What the density of a weight of this shape is in proportion to."""
-        raise NotImplementedError
 
     def keep_counts(
         self,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 from collections.abc import Iterable, Mapping
 from typing import Literal
 
@@ -12,18 +13,18 @@ from prunekit.frozen import Frozen
 from prunekit.structures.units import Units
 
 
-class Structure(Frozen):
+class Structure(Frozen, abc.ABC):
     """Which entries are kept or pruned together: a unit. Every count is in units."""
 
     name: str
 
+    @abc.abstractmethod
     def units(self, model: nn.Module, names: Iterable[str]) -> Units:
         """The units of the parameters `names`, with what goes along in other parameters.
 
         Raises:
             RecipeError: a parameter has no such units.
         """
-        raise NotImplementedError
 
     def cover(self, model: nn.Module, names: Iterable[str]) -> tuple[str, ...]:
         """`names`, then the parameters whose entries stand and fall with theirs.
@@ -40,6 +41,7 @@ class Structure(Frozen):
         kept = sum(int(kept.sum()) for kept in units.collapse(masks).values())
         return kept, sum(units.sizes.values())
 
+    @abc.abstractmethod
     def select(
         self,
         model: nn.Module,
@@ -57,7 +59,6 @@ class Structure(Frozen):
             distribution: how the total is split.
             min_keep: units that each group keeps at least.
         """
-        raise NotImplementedError
 
     def reach(self, sparsity: float) -> float:
         """The sparsity that masks have where `sparsity` is asked."""
