@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from dataclasses import dataclass
 
 
@@ -92,8 +92,3 @@ class Timeline:
     def single(cls, steps: int, steps_per_epoch: int = 1, phase: str = "train") -> Timeline:
         """A run of one phase."""
         return cls((Stretch(phase, steps),), steps_per_epoch)
-
-
-def phase_names(stretches: Sequence[Stretch]) -> list[str]:
-    """The names of the phases, each once, in order."""
-    return list(dict.fromkeys(stretch.phase for stretch in stretches))
