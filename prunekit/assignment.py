@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 
 from torch import nn
 
-from prunekit.errors import RecipeError
+from prunekit.components.names import AmbiguousNameError, UnknownNameError
+from prunekit.errors import PluginError, RecipeError
 from prunekit.registry import STRATEGIES
 from prunekit.strategies.base import PruningStrategy
 
@@ -71,8 +72,11 @@ def assign(
 def origin(strategy: PruningStrategy) -> str:
     """The strategy with its distribution, or with its class where no one registered it."""
     name, cls = strategy.config.name, type(strategy)
-    if name in STRATEGIES.names() and STRATEGIES.component(name).value.endswith(cls.__name__):
-        return str(STRATEGIES.component(name))
+    try:
+        if STRATEGIES.load(name) is cls:
+            return str(STRATEGIES.component(name))
+    except (UnknownNameError, AmbiguousNameError, PluginError):  # this name loads no class
+        pass
     return f"strategy {name!r} ({cls.__module__}.{cls.__qualname__})"
 
 

@@ -550,6 +550,17 @@ def test_the_pooled_target_is_the_promise_over_the_entries_of_all_scopes() -> No
     assert loop(make_model(), [], steps=1).target() is None
 
 
+def test_a_class_that_only_shares_the_name_is_not_blamed_on_the_distribution() -> None:
+    class Magnitude(Scripted):
+        class Config(StrategyConfig):
+            name: Literal["magnitude"] = "magnitude"
+
+    foreign = Pruner(make_model(), [Magnitude(keep_all)], total_steps=1)
+    assert foreign.assigned[0].origin.startswith("strategy 'magnitude' (test_pruner.")
+    registered = Pruner(make_model(), [magnitude()], total_steps=1)
+    assert registered.assigned[0].origin.startswith("strategy 'magnitude' of prunekit")
+
+
 def test_a_broken_contract_names_the_distribution() -> None:
     model = make_model()
     with torch.no_grad():
