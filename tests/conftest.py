@@ -1,9 +1,11 @@
-"""Hypothesis profiles and one thread a process, for every test."""
+"""Hypothesis profiles, one thread a process, and an environment for plugins, for every test."""
 
 import os
 
+import pytest
 import torch
 from hypothesis import HealthCheck, settings
+from plugin_env import PluginEnv
 
 torch.set_num_threads(1)
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -14,3 +16,9 @@ settings.register_profile("ci", max_examples=500, derandomize=True, **_common)
 settings.load_profile(
     os.environ.get("PRUNEKIT_HYPOTHESIS", "ci" if os.environ.get("CI") else "dev")
 )
+
+
+@pytest.fixture(scope="session")
+def plugin_env(tmp_path_factory: pytest.TempPathFactory) -> PluginEnv:
+    """Where plugins are installed; made when a test first asks for it."""
+    return PluginEnv(tmp_path_factory.mktemp("plugin_env"))

@@ -1,7 +1,8 @@
-"""`prunekit init`: copy a recipe that has a name, to edit."""
+"""`prunekit init`: copy a recipe to edit, or begin a plugin."""
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 import click
@@ -19,6 +20,8 @@ EXAMPLES = """
 prunekit init                                list the recipes that have a name
 prunekit init quickstart                     copy one to quickstart.yaml
 prunekit init vit_cifar_tome -o mine.yaml    under another name
+prunekit init --plugin prunekit-rowwise      a package with a strategy of your own
+prunekit init --plugin prunekit-peaks --kind compressor
 """
 
 
@@ -33,9 +36,9 @@ def complete_name(
     "init",
     cls=ExampleCommand,
     examples=EXAMPLES,
-    short_help="Copy a recipe to edit; without a name, list them.",
+    short_help="Copy a recipe to edit, or begin a plugin; without a name, list the recipes.",
 )
-@click.argument("name", required=False, shell_complete=complete_name)
+@click.argument("word", required=False, metavar="[NAME|DIR]", shell_complete=complete_name)
 @click.option("--list", "only_list", is_flag=True, help="List the recipes, as without NAME.")
 @click.option(
     "-o",
@@ -45,18 +48,58 @@ def complete_name(
     help="Where to write it.  [default: NAME.yaml]",
 )
 @click.option("--force", is_flag=True, help="Overwrite FILE.")
-def command(name: str | None, only_list: bool, output: Path | None, force: bool) -> None:
+@click.option("--plugin", metavar="PLUGIN", help="Write a plugin package of this name to DIR.")
+@click.option(
+    "--kind",
+    type=click.Choice(["strategy", "compressor"]),
+    help="What the plugin adds.  [default: strategy]",
+)
+@click.pass_context
+def command(
+    ctx: click.Context,
+    word: str | None,
+    only_list: bool,
+    output: Path | None,
+    force: bool,
+    plugin: str | None,
+    kind: str | None,
+) -> None:
     """Copy the recipe NAME, comments and all; without NAME, list what there is.
 
     Recipes come with prunekit and with the plugins that are installed.
+
+    With --plugin, write a package with a strategy or compressor of your own, its test and its
+    recipe into the new folder DIR, by default one of the plugin's name.
     """
-    if name is None or only_list:
+    if plugin is not None:
+        if output or force or only_list:
+            raise click.UsageError("--plugin takes --kind and DIR, no other option", ctx)
+        begin_plugin(plugin, kind or "strategy", Path(word or plugin))
+        return
+    if kind:
+        raise click.UsageError("--kind belongs to --plugin", ctx)
+    if word is None or only_list:
         list_recipes()
         return
-    source = known_recipe(name)
+    source = known_recipe(word)
     target = output or Path(source.name)
     write_recipe(target, source.read_text("utf-8"), force=force)
     click.echo(f"Wrote {target}. Next: prunekit run {target}")
+
+
+def begin_plugin(name: str, kind: str, target: Path) -> None:
+    """Write a plugin package and say what to do next."""
+    from prunekit.cli.scaffold import plugin_named, write_plugin
+
+    plugin = plugin_named(name, kind)
+    files = write_plugin(plugin, target)
+    folder = str(target) if target.is_absolute() else f"./{target}"
+    click.echo(
+        f"Wrote {target}: {len(files)} files, the {kind} in {plugin.package}/{kind}.py. Next:"
+    )
+    click.echo(f"  pip install -e {shlex.quote(f'{folder}[test]')}")
+    click.echo(f"  pytest {shlex.quote(folder)}")
+    click.echo(f"  prunekit run {plugin.component}_digits")
 
 
 def list_recipes() -> None:

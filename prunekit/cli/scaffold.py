@@ -1,0 +1,122 @@
+"""A plugin package written from templates: whole, or not at all."""
+
+from __future__ import annotations
+
+import keyword
+import os
+import re
+import shutil
+import sys
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from string import Template
+
+import prunekit
+from prunekit.cli.kinds import KINDS, registry_of
+from prunekit.cli.shipped import named_recipes
+from prunekit.components.source import find_spec
+from prunekit.errors import UsageError
+from prunekit.files import cannot_write
+
+TEMPLATES = Path(__file__).with_name("templates")
+KINDS_WRITTEN = ("strategy", "compressor")
+DISTRIBUTION = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?")
+"""A name that a package index takes (PEP 508)."""
+IMPORTED = {"Literal", "Tensor", "Field", "Path", *prunekit.__all__}
+"""What the written modules import: their class must not hide it."""
+NOT_TEXT_IN_YAML = {"null", "true", "false"}
+
+
+@dataclass(frozen=True, slots=True)
+class Plugin:
+    """Every name in a plugin package; the templates are filled in from these fields."""
+
+    distribution: str
+    """As given: `prunekit-row-magnitude`."""
+    package: str
+    """What Python imports: `prunekit_row_magnitude`."""
+    component: str
+    """What a recipe names: `row_magnitude`."""
+    class_name: str
+    """`RowMagnitude`."""
+    kind: str
+    plural: str
+    """The kind as in the entry-point group."""
+
+
+def plugin_named(name: str, kind: str) -> Plugin:
+    """The names that follow from that of the distribution.
+
+    Raises:
+        UsageError: it is no name of a distribution or of a module, or one of its names is taken.
+    """
+    if not DISTRIBUTION.fullmatch(name):
+        raise UsageError(f"{name!r} is no package name: write letters, digits and -, as in my-rule")
+    package = re.sub(r"[-_.]+", "_", name).lower()
+    component = package.removeprefix("prunekit_")
+    for word in (package, component):
+        if not word.isidentifier() or keyword.iskeyword(word) or word in NOT_TEXT_IN_YAML:
+            raise UsageError(
+                f"{name!r}: {word!r} cannot be a name in Python and YAML: choose another"
+            )
+    class_name = "".join(part.capitalize() for part in component.split("_"))
+    plural = next(word for word, singular in KINDS.items() if singular == kind)
+    plugin = Plugin(name, package, component, class_name, kind, plural)
+    _refuse_taken(plugin)
+    return plugin
+
+
+def _refuse_taken(plugin: Plugin) -> None:
+    known = registry_of(plugin.plural).components()
+    recipes = [recipe.name for recipe in named_recipes().values()]
+    if same := [component for component in known if component.name == plugin.component]:
+        problem = f"there is a {same[0]} already"
+    elif f"{plugin.component}_digits" in recipes:
+        problem = f"there is a recipe {plugin.component}_digits already"
+    elif plugin.package in sys.stdlib_module_names or find_spec(plugin.package):
+        problem = f"a module {plugin.package!r} is installed already"
+    elif plugin.class_name in IMPORTED:
+        problem = f"its class {plugin.class_name} would hide one that it uses"
+    else:
+        return
+    raise UsageError(f"{plugin.distribution!r}: {problem}: choose another name")
+
+
+def write_plugin(plugin: Plugin, target: Path) -> list[Path]:
+    """Write the package into a new folder and return its files, relative to it.
+
+    Raises:
+        UsageError: the folder exists.
+        ResourceError: it cannot be written; nothing is left behind.
+    """
+    if os.path.lexists(target):
+        raise UsageError(f"{target} exists: name another folder: --plugin NAME DIR")
+    temporary = target.with_name(f".{target.name}.{os.getpid()}.part")
+    files = rendered(plugin)
+    try:
+        for path, text in files.items():
+            (temporary / path).parent.mkdir(parents=True, exist_ok=True)
+            (temporary / path).write_text(text, encoding="utf-8")
+        temporary.rename(target)
+    except OSError as error:
+        raise cannot_write(target, error) from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return list(files)
+
+
+def rendered(plugin: Plugin) -> Mapping[Path, str]:
+    """Every file of the package and its text.
+
+    In a template's name PACKAGE and COMPONENT stand for those of the plugin.
+    """
+    names = asdict(plugin)
+    files = {}
+    for folder in (TEMPLATES / "common", TEMPLATES / plugin.kind):
+        for source in sorted(folder.rglob("*.tmpl")):
+            name = source.relative_to(folder).as_posix().removesuffix(".tmpl")
+            name = name.replace("PACKAGE", plugin.package).replace("COMPONENT", plugin.component)
+            name = ".gitignore" if name == "gitignore" else name
+            files[Path(name)] = Template(source.read_text("utf-8")).substitute(names)
+    return files
