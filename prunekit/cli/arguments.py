@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 from click.shell_completion import CompletionItem
 
-from prunekit.cli.shipped import named_recipes
+from prunekit.cli.shipped import named_recipes, shipped_sweeps
 from prunekit.errors import UsageError
 
 
@@ -38,3 +38,11 @@ def complete_recipe(
     names = [*named_recipes(), *sorted(str(path) for path in Path().glob("*.y*ml"))]
     items = [CompletionItem(name) for name in names if name.startswith(incomplete)]
     return items or [CompletionItem(incomplete, type="file")]
+
+
+def complete_sweep(
+    ctx: click.Context, param: click.Parameter, incomplete: str
+) -> list[CompletionItem]:
+    """As `complete_recipe`, the shipped sweeps first."""
+    sweeps = [CompletionItem(name) for name in shipped_sweeps() if name.startswith(incomplete)]
+    return [*sweeps, *complete_recipe(ctx, param, incomplete)]

@@ -129,6 +129,16 @@ def state_path(folder: Path, key: str) -> Path:
     return folder / "cells" / f"{key}.json"
 
 
+def resolved_path(folder: Path, key: str) -> Path:
+    """The file with the resolved recipe of a cell; `cell:<key>` stands for another's run."""
+    return folder / "resolved" / f"{key}.yaml"
+
+
+def log_path(folder: Path, key: str) -> Path:
+    """The file with what a cell printed."""
+    return folder / "logs" / f"{key}.txt"
+
+
 def _cell(folder: Path, entry: dict[str, Any]) -> Cell:
     state = read_state(folder, entry["key"])
     run = state.run if state else None

@@ -1,0 +1,93 @@
+"""`prunekit sweep`: many runs, each made once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from prunekit.cli.arguments import complete_sweep
+from prunekit.cli.command import ExampleCommand
+
+EXAMPLES = """
+prunekit sweep burden_mnist --dry-run          what it would run, and for how long
+prunekit sweep my_sweep.yaml --jobs 2          two runs at a time; the same command goes on
+prunekit sweep quickstart strategies.0.sparsity=0.7,0.8,0.9 seed=0..4
+prunekit sweep quickstart --baselines seed=0..2     beside dense, random, match, one-shot
+prunekit sweep burden_mnist seed=0 data.root=photos     fewer values, other data
+prunekit sweep my_sweep.yaml --slurm --pack 8 --slurm-set partition=gpu --slurm-set gpus=1
+"""
+
+
+@click.command(
+    "sweep",
+    cls=ExampleCommand,
+    examples=EXAMPLES,
+    short_help="Run a recipe over values, arms and seeds; each run once.",
+)
+@click.argument("target", metavar="SWEEP|RECIPE", shell_complete=complete_sweep)
+@click.argument("words", nargs=-1, metavar="[KEY=VALUE,...]...")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    default=Path("sweeps"),
+    show_default=True,
+    metavar="DIR",
+    help="Parent of the sweep directories.",
+)
+@click.option(
+    "--jobs",
+    type=click.IntRange(min=1, max=256),
+    default=1,
+    show_default=True,
+    metavar="N",
+    help="Runs at a time on this machine, each with the threads of its recipe.",
+)
+@click.option("--dry-run", "--plan", is_flag=True, help="Show the runs and their time; run none.")
+@click.option("--baselines", is_flag=True, help="Add dense, random, match and one-shot runs.")
+@click.option("--retry-failed", is_flag=True, help="Try runs again that failed before.")
+@click.option("--slurm", is_flag=True, help="Submit the runs to Slurm (needs prunekit[slurm]).")
+@click.option(
+    "--pack",
+    type=click.IntRange(min=1),
+    default=1,
+    show_default=True,
+    metavar="N",
+    help="Runs a Slurm job, one after the other.",
+)
+@click.option(
+    "--slurm-set",
+    "slurm_settings",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="An option of sbatch: partition, time (minutes), gpus, ...",
+)
+@click.pass_context
+def command(
+    ctx: click.Context,
+    target: str,
+    words: tuple[str, ...],
+    out: Path,
+    jobs: int,
+    dry_run: bool,
+    baselines: bool,
+    retry_failed: bool,
+    slurm: bool,
+    pack: int,
+    slurm_settings: tuple[str, ...],
+) -> None:
+    """Run what a sweep file says, or RECIPE over the values of KEY=VALUE,...
+
+    A sweep is axes times arms. The directory DIR/<sweep> holds its plan and its runs; the same
+    command goes on where it was stopped or killed, and a run that is done is never made again, also
+    when the sweep has grown. A run that fails does not stop the others; the exit code is then that
+    of the first that failed.
+    """
+    from prunekit.sweep.command_line import read_command_line
+    from prunekit.sweep.session import Session
+
+    asked = read_command_line(target, words, with_baselines=baselines)
+    session = Session(asked, out, retry_failed=retry_failed)
+    if slurm:
+        ctx.exit(session.on_slurm(pack, slurm_settings, dry_run=dry_run))
+    ctx.exit(session.on_this_machine(jobs, dry_run=dry_run))

@@ -1,0 +1,111 @@
+"""One cell: run it, go on with it, or find it done. Imports torch when it runs."""
+
+from __future__ import annotations
+
+import gc
+import json
+import shutil
+import sys
+import time
+import traceback
+from collections.abc import Mapping
+from pathlib import Path
+
+from prunekit.errors import CheckpointError, PrunekitError, ResourceError, StopRequestedError
+from prunekit.recipe import Recipe, dump_yaml, load_recipe, recipe_hash
+from prunekit.runs import RunDir
+from prunekit.sweep.directory import State, read_state, resolved_path, write_state
+
+UNFINISHED = ("running", "stopped")
+"""Of these a killed or stopped run is; one that failed is made anew."""
+
+
+def run_cell(folder: Path, key: str, sources: Mapping[str, str]) -> State | None:
+    """Bring a cell to its end and record it; None where it was stopped and saved.
+
+    Args:
+        folder: the sweep directory.
+        key: the cell.
+        sources: recipe key -> the cell whose run it takes, which is done.
+    """
+    began, recipe = time.monotonic(), None
+    try:
+        recipe = with_sources(folder, key, sources)
+        run = _finished_run(folder / "runs", recipe)
+        state = State("done", _relative(run, folder))
+    except (StopRequestedError, KeyboardInterrupt):
+        return None
+    except PrunekitError as error:
+        state = _failed(folder, recipe, str(error), error.exit_code)
+    except MemoryError:
+        state = _failed(folder, recipe, "out of memory", ResourceError.exit_code)
+    except Exception as error:
+        traceback.print_exc(file=sys.stderr)
+        state = _failed(folder, recipe, f"{type(error).__name__}: {error}", 1)
+    finally:
+        _free_memory()
+    state = State(state.status, state.run, state.error, state.exit_code, time.monotonic() - began)
+    write_state(folder, key, state)
+    return state
+
+
+def with_sources(folder: Path, key: str, sources: Mapping[str, str]) -> Recipe:
+    """The recipe of a cell, with the paths of the runs that it takes.
+
+    Raises:
+        CheckpointError: one of them is not done.
+    """
+    overrides = []
+    for path, source in sources.items():
+        state = read_state(folder, source)
+        if state is None or state.run is None:
+            raise CheckpointError(f"{folder}: the cell {source[:8]} is not done: run it first")
+        overrides.append(f"{path}={json.dumps(str(folder / state.run))}")
+    return load_recipe(resolved_path(folder, key), overrides)
+
+
+def _finished_run(runs: Path, recipe: Recipe) -> Path:
+    from prunekit.train.checkpoint import newest_checkpoint
+    from prunekit.train.launch import resume_run, run_recipe
+
+    run = _newest_run(runs, recipe)
+    if run is None:
+        return run_recipe(recipe, out=runs)
+    try:
+        status = run.status()["status"]
+        if status in UNFINISHED:
+            newest_checkpoint(run.path)
+    except (CheckpointError, KeyError):  # it was killed before anything was whole
+        shutil.rmtree(run.path)
+        status = "failed"
+    if status == "done":
+        return run.path
+    return resume_run(run.path) if status in UNFINISHED else run_recipe(recipe, out=runs)
+
+
+def _newest_run(runs: Path, recipe: Recipe) -> RunDir | None:
+    """The newest run of exactly this recipe; a killed sweep had no time to note it down."""
+    text = dump_yaml(recipe)
+    stamp = f"*-{recipe_hash(recipe)[:8]}*"
+    for path in sorted((runs / recipe.name).glob(stamp), reverse=True):
+        resolved = path / "resolved.yaml"
+        if resolved.is_file() and resolved.read_text(encoding="utf-8") == text:
+            return RunDir(path)
+    return None
+
+
+def _failed(folder: Path, recipe: Recipe | None, error: str, exit_code: int) -> State:
+    run = _newest_run(folder / "runs", recipe) if recipe else None
+    line = " ".join(error.split()) or "no message"
+    return State("failed", _relative(run.path, folder) if run else None, line, exit_code)
+
+
+def _relative(run: Path, folder: Path) -> str:
+    return run.resolve().relative_to(folder).as_posix()
+
+
+def _free_memory() -> None:
+    """A worker lives on: what the run held must not stay."""
+    gc.collect()
+    if (torch := sys.modules.get("torch")) is not None and torch.cuda.is_initialized():
+        torch.cuda.empty_cache()

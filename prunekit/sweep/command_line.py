@@ -1,0 +1,167 @@
+"""What a command line asks for: a sweep file or a recipe, words on top of it, baselines."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from prunekit.errors import UsageError
+from prunekit.reading.document import Document
+from prunekit.reading.files import read_text, read_text_document
+from prunekit.reading.overrides import apply_change
+from prunekit.recipe import Recipe, recipe_from_document, recipe_from_text, yaml_text
+from prunekit.sweep.baselines import base_name, baselines
+from prunekit.sweep.design import Change, Design, read_design
+from prunekit.sweep.values import Word, label, read_word
+
+SWEEP_KEYS = {"recipe", "axes", "arms"}
+"""A file with one of them is a sweep, another a recipe."""
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A sweep that was asked for."""
+
+    design: Design
+    text: str
+    """The sweep file."""
+    words: tuple[str, ...]
+    """What was said on top of it."""
+    notes: tuple[str, ...] = field(default=())
+
+
+def read_command_line(
+    target: str, words: Sequence[str] = (), *, with_baselines: bool = False
+) -> Asked:
+    """Find and read what a command line means.
+
+    Args:
+        target: a sweep file or a recipe, by its path or its name.
+        words: `key=value,...`; several values are an axis, one holds in every run.
+        with_baselines: add the baselines of a recipe.
+
+    Raises:
+        UsageError: there is no such file; a word that means nothing; baselines for a sweep file.
+        RecipeError: everything that is wrong with the file itself.
+    """
+    path = find_file(target)
+    text = read_text(path)
+    document = read_text_document(text, str(path))
+    read = [read_word(word, i) for i, word in enumerate(words)]
+    if isinstance(document.root, dict) and SWEEP_KEYS & document.root.keys():
+        if with_baselines:
+            raise UsageError(f"--baselines: {target} is a sweep: write them as its arms")
+        return _of_sweep(path, text, document, read, tuple(words))
+    if not isinstance(document.root, dict):
+        recipe_from_text(text, source=str(path))  # says what is wrong
+    return _of_recipe(path, document, read, with_baselines)
+
+
+def find_file(target: str) -> Path:
+    """A path, the name of a sweep that comes with prunekit, or the name of an installed recipe.
+
+    Raises:
+        UsageError: none of these.
+    """
+    from prunekit.cli.shipped import find_recipe, shipped_sweeps
+
+    return (
+        Path(target)
+        if Path(target).is_file()
+        else shipped_sweeps().get(target) or find_recipe(target)
+    )
+
+
+def _of_sweep(
+    path: Path, text: str, document: Document, words: Sequence[Word], given: tuple[str, ...]
+) -> Asked:
+    from prunekit.cli.shipped import find_recipe
+
+    def find(recipe: str) -> Path:
+        beside = path.parent / recipe
+        return beside if beside.is_file() else find_recipe(recipe)
+
+    last = []
+    for word in words:
+        if word.key == "name":
+            document.root["name"] = word.values[0]
+            document.values[("name",)] = word.place
+        elif not _narrow_axis(document, word):
+            if len(word.values) == 1:
+                last.append(Change(word.key, word.values[0], word.place))
+            else:
+                _add_axis(document, word)
+    return Asked(read_design(document, find, last), text, given)
+
+
+def _narrow_axis(document: Document, word: Word) -> bool:
+    """Give an axis of the file, known by its name or its key, the values of the word."""
+    axes = document.root.get("axes")
+    for name, axis in axes.items() if isinstance(axes, dict) else ():
+        by_path = isinstance(axis, dict) and isinstance(axis.get("path"), str)
+        if word.key not in (name, axis["path"] if by_path else name):
+            continue
+        if by_path:
+            axes[name] = {"path": axis["path"], "values": list(word.values)}
+        elif isinstance(axis, dict):
+            axes[name] = _blocks(name, axis, word)
+        else:
+            axes[name] = list(word.values)
+        document.values[("axes", name)] = document.keys[("axes", name)] = word.place
+        return True
+    return False
+
+
+def _blocks(name: str, axis: dict[str, Any], word: Word) -> dict[str, Any]:
+    chosen = [label(value) for value in word.values]
+    for block in chosen:
+        if block not in axis:
+            raise UsageError(f"axis {name} has no {block!r}: it has {', '.join(axis)}")
+    return {block: axis[block] for block in chosen}
+
+
+def _add_axis(document: Document, word: Word) -> str:
+    axes = document.root.get("axes") or {}
+    document.root["axes"] = axes
+    short = word.key.rpartition(".")[2]
+    name = word.key if short in axes or short.isdigit() else short
+    axes[name] = {"path": word.key, "values": list(word.values)}
+    document.values[("axes", name)] = document.keys[("axes", name)] = word.place
+    return name
+
+
+def _of_recipe(
+    path: Path, document: Document, words: Sequence[Word], with_baselines: bool
+) -> Asked:
+    recipe = _first_recipe(document, words)
+    tree: dict[str, Any] = {
+        "name": recipe.name,
+        "recipe": str(path.resolve()),
+        "set": {},
+        "axes": {},
+    }
+    sweep = Document(root=tree)
+    for word in words:
+        if len(word.values) > 1:
+            if word.key in [axis["path"] for axis in tree["axes"].values()]:
+                raise UsageError(f"{word.key} is given twice")
+            _add_axis(sweep, word)
+        else:
+            tree["set"][word.key] = word.values[0]
+            sweep.values[("set", word.key)] = word.place
+    tree["arms"], notes = {base_name(recipe): {}}, list[str]()
+    if with_baselines:
+        paths = {name: axis["path"] for name, axis in tree["axes"].items()}
+        tree["arms"], notes = baselines(recipe, paths)
+    return Asked(read_design(sweep, Path), yaml_text(tree), (), tuple(notes))
+
+
+def _first_recipe(document: Document, words: Sequence[Word]) -> Recipe:
+    """The recipe with the first value of every word: to know its name and strategies."""
+    whole = copy.deepcopy(document)
+    for word in words:
+        apply_change(whole, word.key, Document(root=copy.deepcopy(word.values[0])), word.place)
+    return recipe_from_document(whole)

@@ -1,0 +1,128 @@
+"""How long a sweep will take: a few real steps of each kind of run, multiplied. Torch-free."""
+
+from __future__ import annotations
+
+import heapq
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from prunekit.errors import ResourceError
+from prunekit.recipe import Recipe, dump_yaml, recipe_from
+from prunekit.sweep.plan import PlannedCell
+from prunekit.sweep.runner import POLL_SECONDS, Executor
+from prunekit.sweep.timing import Timing, time_recipe
+from prunekit.sweep.workers import Outcome, Task
+
+NOT_IN_SHAPE = ("name", "seed", "anchor", "phases", "evaluate", "checkpoint")
+"""Recipe keys on which the time of a step does not depend."""
+NOT_IN_STRATEGY = ("sparsity", "schedule", "source", "during")
+NOT_IN_OPTIMIZER = ("lr", "weight_decay", "momentum", "betas", "eps")
+
+
+def shape_of(cell: PlannedCell) -> str:
+    """Equal for cells whose steps take the same time: model, data, batch, what prunes, merges."""
+    tree = timed_recipe(cell).model_dump(mode="json", exclude=set(NOT_IN_SHAPE))
+    for strategy in tree["strategies"]:
+        _drop(strategy, NOT_IN_STRATEGY)
+    _drop(tree["optimizer"], NOT_IN_OPTIMIZER)
+    return json.dumps(tree, sort_keys=True)
+
+
+def timed_recipe(cell: PlannedCell) -> Recipe:
+    """The recipe, with what takes another's run replaced by what costs as much and takes none."""
+    if not cell.sources:
+        return cell.recipe
+    tree: dict[str, Any] = cell.recipe.model_dump(mode="json")
+    for path in cell.sources:
+        part, *rest = path.split(".")
+        if part == "strategies" and rest:
+            index = int(rest[0])
+            tree["strategies"][index] = _stand_in(tree["strategies"][index])
+        elif path == "model.init":
+            tree["model"]["init"] = None
+    return recipe_from(tree)
+
+
+def _stand_in(strategy: Mapping[str, Any]) -> dict[str, Any]:
+    """Fixed random masks: a fixed mask costs the same, whoever drew it."""
+    kept = {key: strategy[key] for key in ("scope", "during") if key in strategy}
+    mode = strategy["mode"] if strategy["mode"] != "ste" else "hard"
+    return {"name": "random_subnetwork", "sparsity": 0.5, "mode": mode, **kept}
+
+
+def _drop(tree: dict[str, Any], keys: Iterable[str]) -> None:
+    for key in keys:
+        tree.pop(key, None)
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """What the cells that are to be run will take."""
+
+    seconds: Mapping[str, float]
+    """Key -> wall seconds of a cell; without those that could not be timed."""
+    untimed: Mapping[str, str]
+    """Arm -> why none of its steps could be taken."""
+
+
+def estimate(cells: Sequence[PlannedCell], executor: Executor) -> Estimate:
+    """Time one cell of each shape, as many at once as there are jobs.
+
+    Raises:
+        PrunekitError: no shape could be timed: what went wrong with the first.
+    """
+    shapes: dict[str, list[PlannedCell]] = {}
+    for cell in cells:
+        shapes.setdefault(shape_of(cell), []).append(cell)
+    tasks = [Task(shape, time_recipe, (_text(group[0]),)) for shape, group in shapes.items()]
+    outcomes = {outcome.task.tag: outcome for outcome in _all_of(tasks, executor)}
+    seconds: dict[str, float] = {}
+    untimed: dict[str, str] = {}
+    for shape, group in shapes.items():
+        timing = outcomes[shape].value
+        if timing is None:
+            untimed[group[0].arm] = str(outcomes[shape].error or outcomes[shape].died)
+        else:
+            seconds |= {cell.key: seconds_of(cell.recipe, timing) for cell in group}
+    first = outcomes[next(iter(shapes))] if shapes else None
+    if first and not seconds:
+        raise first.error or ResourceError(f"timing a few steps: {first.died}")
+    return Estimate(seconds, untimed)
+
+
+def _text(cell: PlannedCell) -> str:
+    return dump_yaml(timed_recipe(cell))
+
+
+def _all_of(tasks: Sequence[Task], executor: Executor) -> Iterator[Outcome]:
+    waiting = list(tasks)
+    while waiting or executor.busy:
+        while waiting and executor.room:
+            executor.submit(waiting.pop(0))
+        yield from executor.finished(POLL_SECONDS)
+
+
+def seconds_of(recipe: Recipe, timing: Timing) -> float:
+    """Wall seconds of a whole run, evaluation and saving included."""
+    epoch = timing.steps_per_epoch
+    lengths = [phase.length.steps(0, epoch) for phase in recipe.phases for _ in range(phase.repeat)]
+    total = sum(lengths)
+    evaluations = total // max(1, recipe.evaluate.every.steps(total, epoch)) + len(lengths)
+    saves = total // max(1, recipe.checkpoint.every.steps(total, epoch)) + len(lengths)
+    return (
+        timing.start
+        + total * timing.step
+        + evaluations * timing.evaluate
+        + saves * timing.save
+        + timing.end
+    )
+
+
+def wall_seconds(seconds: Sequence[float], jobs: int) -> float:
+    """When the last of these cells ends, each begun as soon as one of `jobs` is free."""
+    free = [0.0] * jobs
+    for duration in seconds:
+        heapq.heapreplace(free, free[0] + duration)
+    return max(free)

@@ -1,0 +1,243 @@
+"""A plan brought to its end: what is done is kept, what can begin begins, what fails is told."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+from typing import Protocol
+
+from prunekit.errors import CheckpointError, ResourceError, StopRequestedError
+from prunekit.files import lock, write_json
+from prunekit.recipe import dump_yaml
+from prunekit.sweep.cell import run_cell
+from prunekit.sweep.command_line import Asked
+from prunekit.sweep.directory import (
+    State,
+    log_path,
+    read_state,
+    resolved_path,
+    state_path,
+    write_state,
+)
+from prunekit.sweep.plan import Plan, PlannedCell
+from prunekit.sweep.workers import Outcome, Task
+
+POLL_SECONDS = 0.2
+SAME_REQUEST = 1.0
+"""Seconds in which signals are one request to stop."""
+
+
+class Executor(Protocol):
+    """Where tasks are done."""
+
+    @property
+    def room(self) -> int:
+        """Tasks that can begin now."""
+
+    @property
+    def busy(self) -> int:
+        """Tasks at work."""
+
+    def submit(self, task: Task) -> None:
+        """Begin a task."""
+
+    def finished(self, timeout: float) -> list[Outcome]:
+        """Wait until a task ends, or for `timeout` seconds."""
+
+    def stop(self) -> None:
+        """Ask the tasks at work to save and end."""
+
+
+Tell = Callable[[PlannedCell, State], None]
+"""Called for every cell that ends."""
+
+
+@dataclass(slots=True)
+class Summary:
+    """What came of a call."""
+
+    done: int = 0
+    """Cells done, those of earlier calls included."""
+    failed: dict[str, State] = field(default_factory=dict)
+    """Cell id -> how it failed, in the order of the plan."""
+    ran: dict[str, float] = field(default_factory=dict)
+    """Key -> seconds, of the cells that this call brought to their end."""
+    wall_seconds: float = 0.0
+
+    @property
+    def exit_code(self) -> int:
+        """0, or that of the first failed run in the order of the plan."""
+        return next((state.exit_code for state in self.failed.values()), 0)
+
+
+def unique_cells(plan: Plan) -> dict[str, PlannedCell]:
+    """Key -> the first cell that has it: one run each."""
+    cells: dict[str, PlannedCell] = {}
+    for cell in plan.cells:
+        cells.setdefault(cell.key, cell)
+    return cells
+
+
+def states_of(plan: Plan, folder: Path) -> dict[str, State]:
+    """Key -> how it ended, of the cells that did.
+
+    A run that was deleted counts as never made.
+    """
+    states = {}
+    for key in unique_cells(plan):
+        state = read_state(folder, key)
+        if state is not None and (state.status == "failed" or (folder / str(state.run)).is_dir()):
+            states[key] = state
+    return states
+
+
+@contextmanager
+def prepared(plan: Plan, folder: Path, asked: Asked, *, retry_failed: bool) -> Iterator[None]:
+    """Hold a sweep directory with its plan written for as long as the block runs.
+
+    Raises:
+        ResourceError: another sweep holds it, or it cannot be written.
+    """
+    try:
+        for name in ("cells", "resolved", "logs", "runs"):
+            (folder / name).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ResourceError(f"{folder}: cannot be written: {error.strerror}") from error
+    with lock(folder):
+        (folder / "sweep.yaml").write_text(asked.text, encoding="utf-8")
+        for cell in plan.cells:
+            resolved_path(folder, cell.key).write_text(dump_yaml(cell.recipe), encoding="utf-8")
+        write_json(folder / "plan.json", {**plan.document(), "words": list(asked.words)})
+        if retry_failed:
+            for key, state in states_of(plan, folder).items():
+                if state.status == "failed":
+                    state_path(folder, key).unlink(missing_ok=True)
+        yield
+
+
+def run_plan(plan: Plan, folder: Path, executor: Executor, tell: Tell) -> Summary:
+    """Run what is not done, in a directory that is `prepared`.
+
+    Raises:
+        StopRequestedError: SIGINT, SIGTERM or SIGHUP; what was at work is saved.
+        KeyboardInterrupt: a second one: what was at work goes on from its last checkpoint.
+    """
+    began = time.monotonic()
+    work = _Work(plan, folder, executor, tell)
+    with _Asked() as asked:
+        while work.pending or executor.busy:
+            if asked.times and not work.stopping:
+                work.stopping = True
+                executor.stop()
+            if asked.times > 1:
+                raise KeyboardInterrupt
+            if not work.stopping:
+                work.begin_what_can()
+            if work.stopping and not executor.busy:
+                break
+            work.take(executor.finished(POLL_SECONDS))
+    if work.stopping and len(work.states) < len(work.cells):
+        raise StopRequestedError(
+            f"stopped: {len(work.states)} of {len(work.cells)} runs have ended; the same command "
+            "goes on with the others where they were"
+        )
+    return work.summary(time.monotonic() - began)
+
+
+class _Work:
+    def __init__(self, plan: Plan, folder: Path, executor: Executor, tell: Tell) -> None:
+        self.plan, self.folder, self.executor, self.tell = plan, folder, executor, tell
+        self.cells = unique_cells(plan)
+        self.states = states_of(plan, folder)
+        self.pending = {key: cell for key, cell in self.cells.items() if key not in self.states}
+        self.ran: dict[str, float] = {}
+        self.stopping = False
+
+    def begin_what_can(self) -> None:
+        """Submit cells whose needs are met; those whose needs failed fail."""
+        for key, cell in list(self.pending.items()):
+            lost = next((s for s in cell.sources.values() if self._status(s) == "failed"), None)
+            if lost is not None:
+                del self.pending[key]
+                self.end(cell, self._needs_failed(lost))
+            elif self.executor.room and all(
+                self._status(source) == "done" for source in cell.sources.values()
+            ):
+                del self.pending[key]
+                task = Task(
+                    key, run_cell, (self.folder, key, cell.sources), log_path(self.folder, key)
+                )
+                self.executor.submit(task)
+
+    def _status(self, key: str) -> str | None:
+        state = self.states.get(key)
+        return state.status if state else None
+
+    def _needs_failed(self, key: str) -> State:
+        return State(
+            "failed", None, f"needs {self.cells[key].id}, which failed", self.states[key].exit_code
+        )
+
+    def take(self, outcomes: list[Outcome]) -> None:
+        """Note what ended; a cell writes its own state, unless its process died."""
+        for outcome in outcomes:
+            cell = self.cells[outcome.task.tag]
+            state = outcome.value or self._recorded(cell.key)
+            if state is not None:
+                self.states[cell.key] = state
+                self.ran[cell.key] = state.seconds
+                self.tell(cell, state)
+            elif not self.stopping:
+                what = outcome.died or str(outcome.error or "it was stopped from outside")
+                self.end(cell, State("failed", None, what, ResourceError.exit_code))
+
+    def _recorded(self, key: str) -> State | None:
+        """The state that a process wrote before it died."""
+        try:
+            return read_state(self.folder, key)
+        except CheckpointError:
+            return None
+
+    def end(self, cell: PlannedCell, state: State) -> None:
+        """Record a failure that no process recorded."""
+        write_state(self.folder, cell.key, state)
+        self.states[cell.key] = state
+        self.tell(cell, state)
+
+    def summary(self, wall: float) -> Summary:
+        """Of all cells."""
+        states: Mapping[str, State] = self.states
+        failed = {
+            cell.id: states[key]
+            for key, cell in self.cells.items()
+            if states[key].status == "failed"
+        }
+        done = len(self.cells) - len(failed)
+        return Summary(done, failed, self.ran, wall)
+
+
+class _Asked:
+    """How often a signal asked for a stop while the block ran."""
+
+    SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+
+    def __init__(self) -> None:
+        self.times, self._last = 0, 0.0
+
+    def __enter__(self) -> _Asked:
+        self._before = {name: signal.signal(name, self._ask) for name in self.SIGNALS}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for name, handler in self._before.items():
+            signal.signal(name, handler)
+
+    def _ask(self, signum: int, frame: FrameType | None) -> None:
+        now = time.monotonic()
+        if not self.times or now - self._last > SAME_REQUEST:
+            self.times, self._last = self.times + 1, now

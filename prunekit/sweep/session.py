@@ -1,0 +1,65 @@
+"""One call of `prunekit sweep`: the plan is shown, then run, then what came of it is told."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from prunekit.console import console
+from prunekit.sweep.command_line import Asked
+from prunekit.sweep.estimate import Estimate, estimate
+from prunekit.sweep.plan import make_plan
+from prunekit.sweep.runner import Executor, prepared, run_plan, states_of, unique_cells
+from prunekit.sweep.slurm import Jobs, slurm_executor
+from prunekit.sweep.view import Progress, plan_view, summary_view
+from prunekit.sweep.workers import Workers
+
+NO_ESTIMATE = "no time estimate: the machine of the jobs is another"
+
+
+class Session:
+    """A sweep that was asked for, in its directory `<out>/<sweep>`."""
+
+    def __init__(self, asked: Asked, out: Path, *, retry_failed: bool = False) -> None:
+        self.asked, self.retry_failed = asked, retry_failed
+        self.plan = make_plan(asked.design)
+        self.folder = (out / self.plan.name).resolve()
+        self.states = states_of(self.plan, self.folder)
+        if retry_failed:
+            self.states = {k: state for k, state in self.states.items() if state.status == "done"}
+        self.left = [c for key, c in unique_cells(self.plan).items() if key not in self.states]
+        self.screen = console()
+
+    def on_this_machine(self, jobs: int, *, dry_run: bool = False) -> int:
+        """Show the plan with its time and run it, `jobs` runs at once; the exit code.
+
+        Raises:
+            PrunekitError: no run can begin, or a signal asked for a stop.
+        """
+        with Workers(jobs) as workers:
+            times = estimate(self.left, workers) if self.left else None
+            self.show(times, jobs)
+            return 0 if dry_run else self.run(workers, times, jobs)
+
+    def on_slurm(self, pack: int, settings: Sequence[str], *, dry_run: bool = False) -> int:
+        """Show the plan and run it in Slurm jobs of `pack` runs; the exit code.
+
+        Raises:
+            PrunekitError: there is no submitit or no Slurm, or a signal asked for a stop.
+        """
+        executor = None if dry_run else slurm_executor(self.folder, settings)
+        self.show(None, 1, NO_ESTIMATE)
+        return 0 if executor is None else self.run(Jobs(executor, pack), None, 1)
+
+    def show(self, times: Estimate | None, jobs: int, *notes: str) -> None:
+        """Print the plan."""
+        notes = (*self.asked.notes, *notes)
+        self.screen.print(plan_view(self.plan, self.states, times, jobs, notes))
+
+    def run(self, executor: Executor, times: Estimate | None, jobs: int) -> int:
+        """Run what is left and tell; the exit code."""
+        progress = Progress(self.screen, self.folder, len(self.left), times, jobs)
+        with prepared(self.plan, self.folder, self.asked, retry_failed=self.retry_failed):
+            summary = run_plan(self.plan, self.folder, executor, progress.tell)
+        self.screen.print(summary_view(self.folder, summary, times, jobs))
+        return summary.exit_code

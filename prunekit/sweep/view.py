@@ -1,0 +1,171 @@
+"""How a sweep looks: the plan, a line for each run that ends, and what came of it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection, Mapping
+from pathlib import Path
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console, Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from prunekit.errors import CheckpointError
+from prunekit.report.units import duration
+from prunekit.runs import RunDir
+from prunekit.sweep.directory import State
+from prunekit.sweep.estimate import Estimate, wall_seconds
+from prunekit.sweep.plan import Plan, PlannedCell
+from prunekit.sweep.runner import Summary, unique_cells
+
+
+def plan_view(
+    plan: Plan,
+    states: Mapping[str, State],
+    estimate: Estimate | None,
+    jobs: int,
+    notes: tuple[str, ...] = (),
+) -> RenderableType:
+    """Arms x axes, the number of runs, and the time.
+
+    Args:
+        plan: what is to be run.
+        states: how cells ended, of those that did.
+        estimate: the time of the others; None = not timed.
+        jobs: runs at once.
+        notes: sentences to add.
+    """
+    cells = unique_cells(plan)
+    left = [key for key in cells if key not in states]
+    failed = sum(state.status == "failed" for state in states.values())
+    head = f"{plan.name}: {len(cells)} runs"
+    if states:
+        head += f", {len(states) - failed} done, {failed} failed, {len(left)} to run"
+    lines: list[RenderableType] = [Text(head), arms_view(plan, states, estimate)]
+    if estimate is not None and left:
+        seconds = [estimate.seconds[key] for key in left if key in estimate.seconds]
+        total = duration(wall_seconds(seconds, jobs))
+        lines.append(Text(f"about {total} with {_jobs(jobs)}, from steps timed {_beside(jobs)}"))
+        threads = max(cell.recipe.threads for cell in plan.cells)
+        if jobs * threads > (cores := available_cores()):
+            lines.append(Text(f"{jobs} x {threads} threads share {cores} cores", style="yellow"))
+        for arm, why in estimate.untimed.items():
+            lines.append(Text(f"not timed: {arm}: {why}", style="yellow"))
+    lines += [Text(f"Note: {note}", style="yellow") for note in notes]
+    return Group(*lines)
+
+
+def _jobs(jobs: int) -> str:
+    return "one job" if jobs == 1 else f"{jobs} jobs"
+
+
+def _beside(jobs: int) -> str:
+    return "alone" if jobs == 1 else f"{jobs} at once"
+
+
+def available_cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def arms_view(plan: Plan, states: Mapping[str, State], estimate: Estimate | None) -> Table:
+    """A row for each arm: the values of each axis, its runs, what it needs, the time of a run."""
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=(0, 1))
+    table.add_column("arm")
+    for axis in plan.axes:
+        table.add_column(axis, justify="right")
+    for column in ("runs", "done", "a run"):
+        table.add_column(column, justify="right", no_wrap=True)
+    table.add_column("needs")
+    for arm in plan.arms:
+        cells = [cell for cell in plan.cells if cell.arm == arm]
+        keys = {cell.key for cell in cells}
+        done = sum(key in states and states[key].status == "done" for key in keys)
+        table.add_row(
+            arm,
+            *(_values(axis, cells) for axis in plan.axes),
+            str(len(keys)),
+            str(done),
+            _time_of(keys, estimate),
+            ", ".join(
+                sorted({other.partition("/")[0] for c in cells for other in c.needs.values()})
+            ),
+        )
+    return table
+
+
+def _values(axis: str, cells: list[PlannedCell]) -> str:
+    """How many values of an axis an arm has; `one` where one run serves all of them."""
+    if not any(axis in cell.axes for cell in cells):
+        return "-"
+    told = {label[axis] for cell in cells for label in (cell.axes, *cell.also)}
+    own = {cell.axes[axis] for cell in cells}
+    return str(len(told)) if len(own) == len(told) else f"{len(own)} for {len(told)}"
+
+
+def _time_of(keys: Collection[str], estimate: Estimate | None) -> str:
+    seconds = [estimate.seconds[key] for key in keys if estimate and key in estimate.seconds]
+    if not seconds:
+        return ""
+    shortest, longest = duration(min(seconds)), duration(max(seconds))
+    return shortest if shortest == longest else f"{shortest} .. {longest}"
+
+
+class Progress:
+    """A line for each run that ends; on what is no terminal, only for one that failed."""
+
+    def __init__(
+        self, screen: Console, folder: Path, left: int, estimate: Estimate | None, jobs: int
+    ) -> None:
+        self.screen, self.folder, self.jobs = screen, folder, jobs
+        self.left, self.total = left, left
+        self.waiting = dict(estimate.seconds) if estimate else {}
+        self.promised = self.took = 0.0
+
+    def tell(self, cell: PlannedCell, state: State) -> None:
+        """A cell ended."""
+        self.left -= 1
+        promised = self.waiting.pop(cell.key, 0.0)
+        if state.status == "done" and promised:
+            self.promised, self.took = self.promised + promised, self.took + state.seconds
+        count = f"[{self.total - self.left}/{self.total}]"
+        if state.status == "failed":
+            self.screen.print(Text(f"{count} {cell.id}: failed: {state.error}"), soft_wrap=True)
+        elif self.screen.is_terminal:
+            accuracy = accuracy_of(self.folder / str(state.run))
+            line = f"{count} {cell.id}  {accuracy}  {duration(state.seconds)}{self._time_left()}"
+            self.screen.print(Text(line), soft_wrap=True)
+
+    def _time_left(self) -> str:
+        if not self.left or not self.promised:
+            return ""
+        pace = self.took / self.promised
+        return f"  {duration(wall_seconds(list(self.waiting.values()), self.jobs) * pace)} left"
+
+
+def accuracy_of(run: Path) -> str:
+    """`98.32%` of a finished run."""
+    try:
+        return f"{RunDir(run).report()['accuracy']['test_top1']:.2%}"
+    except (CheckpointError, KeyError, TypeError):
+        return ""
+
+
+def summary_view(folder: Path, summary: Summary, estimate: Estimate | None, jobs: int) -> Group:
+    """What came of the sweep, and how good the estimate was."""
+    lines = [Text(f"{summary.done} runs done, {len(summary.failed)} failed")]
+    lines += [
+        Text(f"  {cell}: {state.error}", style="red") for cell, state in summary.failed.items()
+    ]
+    if summary.failed:
+        lines.append(Text("  the same command with --retry-failed tries them again"))
+    if summary.ran:
+        line = f"{len(summary.ran)} runs took {duration(summary.wall_seconds)}"
+        if estimate and all(key in estimate.seconds for key in summary.ran):
+            promised = wall_seconds([estimate.seconds[key] for key in summary.ran], jobs)
+            ratio = summary.wall_seconds / promised
+            line += f"; the estimate was {duration(promised)} (measured / estimated {ratio:.2f})"
+        lines.append(Text(line))
+    lines.append(Text(str(folder)))
+    return Group(*lines)

@@ -1,0 +1,176 @@
+"""Processes that live on from task to task, and tell when one of them dies."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
+from multiprocessing.context import SpawnProcess
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from prunekit.errors import PrunekitError, StopRequestedError
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """A function of a module and its arguments."""
+
+    tag: str
+    call: Callable[..., Any]
+    arguments: tuple[Any, ...]
+    log: Path | None = None
+    """Takes what it prints; None = nowhere."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of a task."""
+
+    task: Task
+    value: Any = None
+    error: Exception | None = None
+    died: str | None = None
+    """How the process ended, where it did."""
+
+
+@dataclass(slots=True)
+class _Worker:
+    process: SpawnProcess
+    connection: Connection
+    task: Task | None = None
+
+
+class Workers:
+    """At most `count` processes, each started when there is a task for it.
+
+    A process imports torch once. One that dies (killed for its memory, a segmentation fault) takes
+    its own task with it, and another takes its place. If this process is killed, they end as well.
+    """
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+        self._workers: list[_Worker] = []
+
+    def __enter__(self) -> Workers:
+        """Nothing is started yet."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """End all processes; one that is busy is killed."""
+        for worker in self._workers:
+            worker.connection.close()
+            if worker.task is not None:
+                worker.process.kill()
+        for worker in self._workers:
+            worker.process.join()
+        self._workers.clear()
+
+    @property
+    def room(self) -> int:
+        """Tasks that can begin now."""
+        return self.count - self.busy
+
+    @property
+    def busy(self) -> int:
+        """Tasks at work."""
+        return sum(worker.task is not None for worker in self._workers)
+
+    def submit(self, task: Task) -> None:
+        """Begin a task; there must be room."""
+        worker = next((w for w in self._workers if w.task is None), None) or self._start()
+        worker.task = task
+        with suppress(OSError):  # a process that is gone is found by `finished`
+            worker.connection.send(task)
+
+    def finished(self, timeout: float) -> list[Outcome]:
+        """Wait until a task ends, or for `timeout` seconds."""
+        at_work = [worker for worker in self._workers if worker.task is not None]
+        ready = wait([worker.connection for worker in at_work], timeout)
+        return [self._take(worker) for worker in at_work if worker.connection in ready]
+
+    def stop(self) -> None:
+        """Ask the tasks at work to save and end."""
+        for worker in self._workers:
+            if worker.task is not None:
+                worker.process.terminate()
+
+    def _start(self) -> _Worker:
+        context = multiprocessing.get_context("spawn")
+        ours, theirs = context.Pipe()
+        process = context.Process(target=_serve, args=(theirs,), daemon=False)
+        process.start()
+        theirs.close()
+        self._workers.append(_Worker(process, ours))
+        return self._workers[-1]
+
+    def _take(self, worker: _Worker) -> Outcome:
+        task, worker.task = worker.task, None
+        assert task is not None
+        try:
+            value, error = worker.connection.recv()
+        except (EOFError, OSError):
+            worker.process.join()
+            self._workers.remove(worker)
+            worker.connection.close()
+            return Outcome(task, died=_how(worker.process.exitcode))
+        return Outcome(task, value, error)
+
+
+def _how(exit_code: int | None) -> str:
+    if exit_code is not None and exit_code < 0:
+        name = signal.Signals(-exit_code).name
+        reason = ": the memory may not have been enough" if name == "SIGKILL" else ""
+        return f"its process was ended by {name}{reason}"
+    return f"its process ended with exit code {exit_code}"
+
+
+# ---- in the worker
+
+
+def _serve(connection: Connection) -> None:
+    """Do tasks until the other end closes."""
+    os.setsid()  # Ctrl-C is for the parent, which asks once
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # the recipe sets its own
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    signal.signal(signal.SIGTERM, _stop)
+    with suppress(EOFError, OSError, StopRequestedError):
+        while True:
+            task: Task = connection.recv()
+            connection.send(_answer(task))
+
+
+def _answer(task: Task) -> tuple[Any, Exception | None]:
+    _print_to(task.log)
+    try:
+        return task.call(*task.arguments), None
+    except PrunekitError as error:
+        return None, error
+    except Exception as error:
+        return None, RuntimeError(f"{type(error).__name__}: {error}")
+
+
+def _print_to(log: Path | None) -> None:
+    """Both streams, also what native code writes."""
+    target = os.devnull if log is None else str(log)
+    file = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    for stream in (1, 2):
+        os.dup2(file, stream)
+    os.close(file)
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+    os._exit(1)
+
+
+def _stop(signum: int, frame: FrameType | None) -> None:
+    raise StopRequestedError("stopped before the first step")
