@@ -14,7 +14,7 @@ from prunekit.models.mlp import perceptron
 
 
 class LeNet300100Config(ModelConfig):
-    """Two hidden layers of 300 and 100 units with ReLU (LeCun et al. 1998, section III.C.4).
+    """Two hidden layers of 300 and 100 units with ReLU (LeCun et al. 1998).
 
     266,200 weights on 28x28 pixels and ten classes. The `mlp` of two hidden layers under the name
     it has in papers: the same layers and, from the same seed, the same start weights.

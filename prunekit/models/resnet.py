@@ -16,7 +16,7 @@ from prunekit.models.layers import Width, start_convolutions, widths_of
 
 
 class ResNetConfig(ModelConfig):
-    """The residual network for CIFAR of He et al. (arXiv:1512.03385, section 4.2).
+    """The residual network of He et al. for CIFAR, in their section 4.2.
 
     A 3x3 convolution, then three stages of blocks of two 3x3 convolutions, the second and third
     stage at half the side of the one before, and one linear layer behind the mean over positions.
@@ -48,7 +48,10 @@ class ResNetConfig(ModelConfig):
     @classmethod
     def _shortcuts_pad(cls, stages: tuple[int, ...]) -> tuple[int, ...]:
         if any(after < before for before, after in pairwise(stages)):
-            raise ValueError("a stage has fewer channels than the one before: shortcuts only pad")
+            raise ValueError(
+                "a stage has fewer channels than the one before, but shortcuts only add some: give "
+                "three that do not fall"
+            )
         return stages
 
     @field_validator("widths")
