@@ -99,8 +99,9 @@ class StepContext:
 
     @cached_property
     def masks(self) -> Masks:
-        """The masks of the scope."""
-        return {name: self.pruner.mask_set.mask(name) for name in sorted(self.names)}
+        """The masks of the scope; parameters that no strategy masks have none."""
+        mask_set = self.pruner.mask_set
+        return {n: mask_set.mask(n) for n in sorted(self.names) if n in mask_set.params}
 
     @property
     def anchor(self) -> Mapping[str, Tensor]:

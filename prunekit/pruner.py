@@ -36,7 +36,7 @@ from prunekit.contract import check_count, check_update
 from prunekit.errors import PluginError, UsageError
 from prunekit.masks import MaskSet
 from prunekit.optim_rules import ParamRule
-from prunekit.probes.base import Probe
+from prunekit.probes.base import Probe, prepare_all
 from prunekit.strategies.base import PruningStrategy, Update
 
 LossFunction = Callable[[Tensor, Tensor], Tensor]
@@ -98,6 +98,7 @@ class Pruner:
         self.params: dict[str, nn.Parameter] = dict(model.named_parameters())
         self.assigned = assign(model, strategies, check=not resuming)
         self.probes = list(probes)
+        prepare_all(self.probes, model)
         self.observed: dict[str, float] = {}
         """What the probes saw at the last step."""
         modes = {n: a.strategy.config.mode for a in self.assigned for n in a.cover}
@@ -252,6 +253,7 @@ class Pruner:
             "masks": dict(self.mask_set.state_dict()["masks"]),
             "strategies": [a.strategy.state_dict() for a in self.assigned],
             "targets": [a.target for a in self.assigned],
+            "probes": [probe.state_dict() for probe in self.probes],
         }
 
     def load_state_dict(self, state: Mapping[str, Any], dense: Mapping[str, Tensor]) -> None:
@@ -265,6 +267,8 @@ class Pruner:
         ):
             assigned.strategy.load_state_dict(own)
             assigned.target = target
+        for probe, seen in zip(self.probes, state["probes"], strict=True):
+            probe.load_state_dict(seen)
 
     # ---- inside
 

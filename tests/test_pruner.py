@@ -16,6 +16,7 @@ from prunekit.cadence import Cadence
 from prunekit.clock import Clock, Stretch, Timeline
 from prunekit.duration import duration
 from prunekit.errors import PluginError, RecipeError, UsageError
+from prunekit.probes.base import Probe, ProbeConfig
 from prunekit.probes.gradient_norm import GradientNorm
 from prunekit.pruner import Pruner
 from prunekit.scopes import Scope
@@ -389,6 +390,58 @@ def test_probes_change_neither_gradients_nor_random_state() -> None:
     pruner.after_step()
     pruner.before_step()
     assert not pruner.observed
+
+
+class Remembers(Probe):
+    """Counts its looks, and the entries that are kept of each masked parameter."""
+
+    class Config(ProbeConfig):
+        name: Literal["remembers"] = "remembers"
+
+    looks = 0
+
+    def prepare(self, model: nn.Module) -> None:
+        self.tensors = len(list(model.parameters()))
+
+    def due(self, clock: Clock) -> bool:
+        return True
+
+    def observe(self, ctx: Context) -> dict[str, float]:
+        self.looks += 1
+        kept = {name: float(mask.sum()) for name, mask in ctx.masks.items()}
+        return kept | {"looks": self.looks, "tensors": self.tensors}
+
+    def state_dict(self) -> dict[str, int]:
+        return {"looks": self.looks}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        self.looks = state["looks"]
+
+
+def test_probes_prepare_see_the_masks_that_there_are_and_go_on() -> None:
+    def make() -> Pruner:
+        pruner = Pruner(
+            make_model(),
+            [strategy("magnitude", sparsity=0.5, scope={"include": ["0.weight"]})],
+            total_steps=4,
+            probes=[Remembers(Remembers.Config())],
+        )
+        pruner.attach(torch.optim.SGD(pruner.model.parameters(), lr=0.1))
+        return pruner
+
+    pruner = make()
+    pruner.before_step()
+    entries = pruner.params["0.weight"].numel()
+    assert pruner.observed == {
+        "probe/remembers/0.weight": entries,  # cubic: nothing is pruned at t = 0
+        "probe/remembers/looks": 1,
+        "probe/remembers/tensors": len(pruner.params),
+    }
+    pruner.after_step()
+    again = make()
+    again.load_state_dict(pruner.state_dict(), {n: pruner.dense(n) for n in pruner.params})
+    again.before_step()
+    assert again.observed["probe/remembers/looks"] == 2
 
 
 def test_ranks_whose_masks_differ_are_stopped() -> None:

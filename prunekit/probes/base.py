@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import abc
-from collections.abc import Mapping
-from typing import ClassVar
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+from torch import nn
 
 from prunekit.clock import Clock
+from prunekit.errors import RecipeError
 from prunekit.frozen import ComponentConfig
 from prunekit.strategies.base import Context
 
@@ -24,6 +27,13 @@ class Probe(abc.ABC):
     def __init__(self, config: ProbeConfig) -> None:
         self.config = config
 
+    def prepare(self, model: nn.Module) -> None:  # noqa: B027 - optional hook
+        """Find out what to look at; once, at build. The model is not to be changed.
+
+        Raises:
+            RecipeError: settings that do not fit the model, and the remedy.
+        """
+
     @abc.abstractmethod
     def due(self, clock: Clock) -> bool:
         """Whether to observe this step. Pure."""
@@ -31,3 +41,23 @@ class Probe(abc.ABC):
     @abc.abstractmethod
     def observe(self, ctx: Context) -> Mapping[str, float]:
         """Scalars to log under `probe/<name>/<key>`; `ctx` has every parameter in its scope."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """What the next steps need of the past: tensors, numbers, strings, containers."""
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:  # noqa: B027 - optional hook
+        """Take back what `state_dict` gave."""
+
+
+def prepare_all(probes: Sequence[Probe], model: nn.Module) -> None:
+    """Prepare the probes of a run.
+
+    Raises:
+        RecipeError: settings that do not fit the model; names the probe by its place.
+    """
+    for index, probe in enumerate(probes):
+        try:
+            probe.prepare(model)
+        except RecipeError as error:
+            raise RecipeError(f"probes.{index}.{error}") from error

@@ -72,7 +72,7 @@ class Context(Protocol):
 
     @property
     def masks(self) -> Masks:
-        """The masks of the scope as they are now."""
+        """The masks of the scope as they are now; for a probe, of what strategies mask."""
 
     @property
     def anchor(self) -> Mapping[str, Tensor]:
