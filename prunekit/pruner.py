@@ -148,7 +148,15 @@ class Pruner:
 
     def after_step(self) -> None:
         """One optimizer step is done: the clock moves, and masks change where they are due."""
+        self.count_step()
+        self.update_masks()
+
+    def count_step(self) -> None:
+        """The first half of `after_step`: t += 1."""
         self.step += 1
+
+    def update_masks(self) -> None:
+        """The other half: strategies that are asked between steps decide, where they are due."""
         self._update_all(inside=False)
 
     def finish(self) -> nn.Module:

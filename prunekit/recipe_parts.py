@@ -110,7 +110,7 @@ class Phase(Frozen):
     repeat: int = Field(default=1, ge=1)
     """How many times in a row."""
     keep: Literal["last", "best"] = "last"
-    """Which weights go on: the last, or the best on the validation split."""
+    """Which weights go on: the last, or the best on the validation split since masks changed."""
 
 
 class EMAConfig(Frozen):

@@ -22,9 +22,10 @@ from prunekit.runs import open_run
 from prunekit.strategies import strategy
 from prunekit.strategies.base import Context, PruningStrategy
 from prunekit.testing import check_strategy
+from prunekit.train.checkpoint import checkpoints
 from prunekit.train.launch import resume_run
 
-from training import result, rewound, run, same, with_steps
+from training import curve, result, rewound, run, same, with_steps
 
 N = 7 * 9 + 9 * 5
 
@@ -177,6 +178,44 @@ def test_a_resumed_run_is_the_undisturbed_one(tmp_path: Path) -> None:
     for step in (2, 20):  # within the first round, with all rewinding to come, and in the ticket
         again = resume_run(rewound(whole, step, tmp_path / f"from-{step}"))
         assert same(result(again), result(whole))
+
+
+def best_of_each_round() -> dict[str, Any]:
+    return recipe_keys("0st") | {
+        "data": {"name": "digits", "batch_size": 64, "train_limit": 256, "validation": 0.25},
+        "optimizer": {"name": "sgd", "lr": 3.0, "momentum": 0.9},  # so that the last is not best
+        "evaluate": {"every": "1st"},
+        "phases": [
+            {"name": "round", "length": "6st", "start": "anchor", "repeat": 3, "keep": "best"},
+            {"name": "ticket", "length": "1st"},
+        ],
+    }
+
+
+def test_a_round_that_keeps_its_best_is_pruned_by_its_best(tmp_path: Path) -> None:
+    Spy.seen.clear()
+    with PROBES.temporarily("spy", Spy):
+        done = run(tmp_path, probes=["spy"], **best_of_each_round())
+    seen, masks = Spy.seen, open_run(done).masks()
+    scores = {m["step"]: m["eval/validation_top1"] for m in open_run(done).metrics()
+              if "eval/validation_top1" in m}  # fmt: skip
+    bests = [max(range(end - 5, end + 1), key=lambda t: scores[t]) for end in (6, 12, 18)]
+    assert all(best < end for best, end in zip(bests, (6, 12, 18), strict=True))
+    for best, end, keep in zip(bests, (6, 12, 18), (710, 426, 256), strict=True):
+        ranked = torch.cat([seen[best][name].abs().flatten() for name in sorted(masks)])
+        kept = torch.cat([(seen[end][name] != 0).flatten() for name in sorted(masks)])
+        assert kept.sum() == keep
+        assert ranked[kept].min() > ranked[~kept].max()
+    for name, weight in seen[18].items():  # the ticket goes on from the best, without rewinding
+        assert torch.equal(weight, seen[bests[-1]][name] * masks.get(name, torch.ones(1)))
+
+
+def test_a_run_goes_on_exactly_at_the_end_of_a_round_that_keeps_its_best(tmp_path: Path) -> None:
+    whole = run(tmp_path / "whole", **best_of_each_round())
+    assert [path.name for path in checkpoints(whole)] == ["step-0", "step-18", "step-19"]
+    again = resume_run(rewound(whole, 18, tmp_path / "again"))
+    assert same(result(again), result(whole))
+    assert curve(again) == curve(whole)
 
 
 # ---- what is refused

@@ -155,7 +155,9 @@ class Trainer:
         self.precision.step(self.optimizer, take_step)  # 11
         if update_due:
             self.group.share_buffers(model)
-        self.pruner.after_step()  # 12, 13
+        self.pruner.count_step()  # 12
+        if not self._restores_best():
+            self.pruner.update_masks()  # 13
         if self.ema is not None:  # 14
             self.ema.update(self.pruner)
 
@@ -187,19 +189,22 @@ class Trainer:
         step, phase_end = self.pruner.step, self._ends_phase()
         if any(sum(assigned.flips.values()) for assigned in self.pruner.updated()):
             self.best = None  # a model with other masks is not this phase's result
-        self.observer.saw_update(self)
+        restores = self._restores_best()
+        if not restores:
+            self.observer.saw_update(self)
         self.observer.log_details(self)
         if self.observer.due(step):
             self.precision.stop_if_bad(step)
             self.observer.log(self)
-        keeps_best = self._phase(ending=True).keep == "best"
-        last = step == self.total and not keeps_best  # the finished model is evaluated anyway
+        last = step == self.total and not restores  # the finished model is evaluated anyway
         if (step % self.evaluate_every == 0 or phase_end) and not last:
             self.precision.stop_if_bad(step)
             with self._clock_stopped():
                 self._evaluate()
-        if phase_end and keeps_best:
+        if restores:
             self._restore_best()
+            self.pruner.update_masks()  # 13: of the best, not of the last
+            self.observer.saw_update(self)
         stop = self.stopping.agreed(step)
         due = step % self.checkpoint_every == 0 or step in (self.anchor_step, self.total)
         if due or phase_end or stop:
@@ -264,6 +269,10 @@ class Trainer:
         clock = self.timeline.clock(self.pruner.step)
         return clock.phase_step == clock.phase_steps
 
+    def _restores_best(self) -> bool:
+        """Whether a phase ends here that goes on from its best weights."""
+        return self._ends_phase() and self._phase(ending=True).keep == "best"
+
     def _begin_phase(self) -> None:
         """Rewind where the phase asks for it; a new optimizer in any case."""
         if self._phase(ending=False).start == "anchor" and self.pruner.step > self.anchor_step:
@@ -280,6 +289,7 @@ class Trainer:
     def _restore_best(self) -> None:
         if self.best is not None:
             self._set_weights(self.best["weights"], self.best["ema"])
+            self.best = None
 
     def _set_weights(
         self, weights: Mapping[str, Tensor], averages: Mapping[str, Tensor] | None = None
