@@ -12,7 +12,7 @@ from torch import nn
 from prunekit.compressors.base import CompressorConfig, DataCompressor, TokenBatch
 from prunekit.metrics.latency import measure_latency
 from prunekit.metrics.macs import Macs, count_macs, train_flops
-from prunekit.metrics.sparsity import measure_sparsity, warn_empty
+from prunekit.metrics.sparsity import measure_sparsity, warn_empty, warn_empty_tensors
 
 from training import with_steps
 
@@ -242,7 +242,9 @@ def test_no_masks_is_no_sparsity():
 def test_empty_rows_and_layers_are_told(bits):
     mask = torch.tensor(bits)
     empty = sum(not any(row) for row in bits)
-    warnings = warn_empty(measure_sparsity(nn.Linear(3, 4), {"weight": mask}))
+    sparsity = measure_sparsity(nn.Linear(3, 4), {"weight": mask})
+    warnings = warn_empty(sparsity)
+    assert warn_empty_tensors(sparsity) == (warnings if empty == 4 else [])
     if empty == 0:
         assert warnings == []
     elif empty == 4:

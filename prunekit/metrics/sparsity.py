@@ -94,19 +94,25 @@ def _count(name: str, mask: Tensor) -> TensorSparsity:
 
 
 def warn_empty(sparsity: Sparsity) -> list[str]:
-    """A sentence for each tensor that is empty, or that has empty rows."""
-    return [sentence for tensor in sparsity.tensors if (sentence := _sentence(tensor))]
+    """A sentence for each tensor that is empty, then for each that has empty rows."""
+    return [*warn_empty_tensors(sparsity), *warn_empty_rows(sparsity)]
 
 
-def _sentence(tensor: TensorSparsity) -> str | None:
-    if tensor.entries and not tensor.kept:
-        return (
-            f"{tensor.name} is empty: all {tensor.entries:,} entries are pruned, so no signal "
-            "passes it; lower the sparsity, set min_keep, or take it out of the scope"
-        )
-    if tensor.empty_rows:
-        return (
-            f"{tensor.name}: {tensor.empty_rows:,} of {tensor.rows:,} rows are empty: those "
-            "units give a constant whatever the input"
-        )
-    return None
+def warn_empty_tensors(sparsity: Sparsity) -> list[str]:
+    """A sentence for each tensor of which nothing is kept."""
+    return [
+        f"{tensor.name} is empty: all {tensor.entries:,} entries are pruned, so no signal "
+        "passes it; lower the sparsity, set min_keep, or take it out of the scope"
+        for tensor in sparsity.tensors
+        if tensor.entries and not tensor.kept
+    ]
+
+
+def warn_empty_rows(sparsity: Sparsity) -> list[str]:
+    """A sentence for each tensor that has empty rows, and others."""
+    return [
+        f"{tensor.name}: {tensor.empty_rows:,} of {tensor.rows:,} rows are empty: those "
+        "units give a constant whatever the input"
+        for tensor in sparsity.tensors
+        if tensor.kept and tensor.empty_rows
+    ]

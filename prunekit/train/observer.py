@@ -12,7 +12,7 @@ from torch import Tensor
 
 from prunekit.build import Run
 from prunekit.console import console
-from prunekit.metrics.sparsity import measure_sparsity, warn_empty
+from prunekit.metrics.sparsity import measure_sparsity, warn_empty_tensors
 from prunekit.models import token_counts
 from prunekit.train.display import Display, NullDisplay, Screen
 from prunekit.train.logging import Log, NullLog, RunLog
@@ -99,9 +99,8 @@ class Observer:
             values["sparsity/target"] = target
         self.log_to.scalars(step, values)
         self.screen.show(step, values)
-        for sentence in warn_empty(sparsity):
-            if "is empty" in sentence:
-                self.warn(f"step {step}: {sentence}")
+        for sentence in warn_empty_tensors(sparsity):
+            self.warn(f"step {step}: {sentence}")
 
     def log(self, trainer: Trainer) -> None:
         """Means since the last time, over all ranks."""
