@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import resource
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor
 
 from prunekit.build import Run
-from prunekit.context import StepContext
+from prunekit.context import StepContext, training_mode_kept
 from prunekit.dry_run import DryRun, TensorPlan
 from prunekit.metrics.macs import count_macs
 from prunekit.metrics.sparsity import measure_sparsity, warn_empty
@@ -72,7 +73,8 @@ def trial_masks(run: Run) -> dict[str, Tensor]:
         step = run.timeline.total_steps if strategy.reads == "weights" else 0
         clock = run.timeline.clock(step, strategy.config.during)
         context = StepContext(run.pruner, assigned.label, assigned.scope, clock, index)
-        masks |= strategy.update(context).masks
+        with training_mode_kept(run.model):
+            masks |= strategy.update(context).masks
     return masks
 
 
@@ -83,12 +85,18 @@ def _tensor_plan(run: Run, name: str, masks: dict[str, Tensor]) -> TensorPlan:
             reason = "in scope" if name in assigned.scope else "goes with the units of its layer"
             density = float(masks[name].double().mean()) if name in masks else None
             return TensorPlan(name, shape, assigned.label, reason, density)
-    reasons = [
-        assigned.strategy.config.scope.explain(run.model, name, assigned.strategy.default_scope)
-        for assigned in run.pruner.assigned
-    ]
-    reason = reasons[0] if reasons else "no strategy"
-    return TensorPlan(name, shape, None, reason, None)
+    reasons = {
+        a.label: a.strategy.config.scope.explain(run.model, name, a.strategy.default_scope)
+        for a in run.pruner.assigned
+    }
+    return TensorPlan(name, shape, None, _why_not(reasons), None)
+
+
+def _why_not(reasons: Mapping[str, str]) -> str:
+    """The reason of the one strategy, or each strategy's with its label."""
+    if len(set(reasons.values())) <= 1:
+        return next(iter(reasons.values()), "no strategy")
+    return "; ".join(f"{label}: {reason}" for label, reason in reasons.items())
 
 
 def _three_steps(run: Run) -> tuple[float, int]:
