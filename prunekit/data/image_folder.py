@@ -1,30 +1,31 @@
-"""Any images, sorted into one folder a class."""
+"""Any images, sorted into one folder a class or listed with their classes in a file."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from stat import S_ISREG
 from typing import Literal, NamedTuple
 
 import torch
+from pydantic import Field
 
 from prunekit.data.base import DatasetConfig, Samples, Split
 from prunekit.data.cache import cached
-from prunekit.data.decode import EXTENSIONS, decode
+from prunekit.data.decode import decode
+from prunekit.data.image_files import ImageFile, by_folder, by_list
 from prunekit.errors import DataError
 
 FORMAT = 1
 """Part of the cache key: to be raised when the same files would decode to other pixels."""
-LAYOUT = "data.root must hold train/CLASS/* and test/CLASS/*"
+NAMED = 3
+"""So many classes are named in an error."""
 
 
-class _File(NamedTuple):
+class _Labelled(NamedTuple):
     label: int
     path: str
-    """Relative to the folder of the split."""
     size: int
     mtime: int
 
@@ -32,26 +33,36 @@ class _File(NamedTuple):
 class ImageFolderConfig(DatasetConfig):
     """Images as `<root>/train/<class>/*` and `<root>/test/<class>/*`, decoded once and kept.
 
-    Classes are sorted by name and must be the same in both splits. Hidden entries, folders inside a
-    class and files without the extension of an image are left out. Images of different sizes need
-    `image_size`.
+    Images may lie in folders inside that of their class. Classes are sorted by name and must be
+    the same in both splits. Hidden entries and files without the extension of an image are left
+    out. Images of different sizes need `image_size`.
     """
 
     name: Literal["image_folder"]
+    test_folder: str = Field(default="test", min_length=1)
+    """Folder of the test images, relative to `root`."""
+    test_labels: str | None = Field(default=None, min_length=1)
+    """Text file with a line `FILE CLASS ...` for each test image, relative to `root`, instead of
+    one folder a class; FILE is a path in `test_folder`, or a name that is there once."""
 
     def load(self, split: Split) -> Samples:
         """The images of a split, uint8 [N, 1 or 3, H, W]."""
         if self.root is None:
-            raise DataError(f"data.root: not set: {LAYOUT}")
+            raise DataError(f"data.root: not set: {self._layout}")
         root = Path(self.root).expanduser().resolve()
-        classes = _classes(root)
-        folder = root / split
+        folder = root / self._folder(split)
         try:
+            classes = self._classes(root)
+            found = self._images(root, split)
             files = [
-                file for label, name in enumerate(classes) for file in _files(folder, name, label)
+                _Labelled(label, *file)
+                for label, name in enumerate(classes)
+                for file in sorted(found[name])
             ]
         except OSError as error:
-            raise _unreadable(error) from error
+            raise DataError(
+                f"{error.filename}: cannot be read: {error.strerror}: {self._layout}"
+            ) from error
 
         def load() -> Samples:
             images = decode([folder / file.path for file in files], self.image_size)
@@ -60,53 +71,38 @@ class ImageFolderConfig(DatasetConfig):
         content = json.dumps([FORMAT, str(folder), self.image_size, classes, files])
         return cached(hashlib.sha256(content.encode()).hexdigest()[:32], load)
 
+    @property
+    def _layout(self) -> str:
+        test = f"{self.test_folder}/CLASS/*"
+        if self.test_labels is not None:
+            test = f"{self.test_folder}/* with {self.test_labels}"
+        return f"data.root must hold train/CLASS/* and {test}"
 
-def _unreadable(error: OSError) -> DataError:
-    return DataError(f"{error.filename}: cannot be read: {error.strerror}: {LAYOUT}")
+    def _folder(self, split: Split) -> str:
+        return "train" if split == "train" else self.test_folder
 
+    def _images(self, root: Path, split: Split) -> Mapping[str, Iterable[ImageFile]]:
+        """Class -> its images, to be read once."""
+        if split == "test" and self.test_labels is not None:
+            return by_list(root / self.test_folder, root / self.test_labels)
+        return by_folder(root / self._folder(split))
 
-def _classes(root: Path) -> tuple[str, ...]:
-    """The names of the classes, sorted; each has images in both splits."""
-    try:
-        found = {split: _filled(root / split) for split in ("train", "test")}
-    except OSError as error:
-        raise _unreadable(error) from error
-    names = sorted(found["train"].keys() | found["test"].keys())
-    for split, filled in found.items():
-        if empty := [name for name in names if not filled.get(name)]:
-            raise DataError(
-                f"{root / split}: no images of class {', '.join(empty)}: every class must have "
-                "some in train and in test"
-            )
-    if not names:
-        raise DataError(f"{root / 'train'}: no folder of a class in it: {LAYOUT}")
-    return tuple(names)
-
-
-def _filled(folder: Path) -> dict[str, bool]:
-    """Class name -> whether there is an image."""
-    with os.scandir(folder) as entries:
-        names = [e.name for e in entries if e.is_dir() and not e.name.startswith(".")]
-    filled = {}
-    for name in names:
-        with os.scandir(folder / name) as entries:
-            filled[name] = any(map(_is_image, entries))
-    return filled
-
-
-def _files(folder: Path, name: str, label: int) -> list[_File]:
-    with os.scandir(folder / name) as entries:
-        stats = {entry.name: entry.stat() for entry in entries if _has_image_name(entry)}
-    return [
-        _File(label, f"{name}/{file}", found.st_size, found.st_mtime_ns)
-        for file, found in sorted(stats.items())
-        if S_ISREG(found.st_mode)
-    ]
-
-
-def _is_image(entry: os.DirEntry[str]) -> bool:
-    return _has_image_name(entry) and entry.is_file()
-
-
-def _has_image_name(entry: os.DirEntry[str]) -> bool:
-    return entry.name.lower().endswith(EXTENSIONS) and not entry.name.startswith(".")
+    def _classes(self, root: Path) -> tuple[str, ...]:
+        """The names of the classes, sorted; each has images in both splits."""
+        filled: dict[Split, set[str]] = {"train": set(), "test": set()}
+        names: set[str] = set()
+        for split, have in filled.items():
+            found = self._images(root, split)
+            have |= {name for name, images in found.items() if any(True for _ in images)}
+            names |= found.keys()
+        for split, have in filled.items():
+            if empty := sorted(names - have):
+                more = f" and {len(empty) - NAMED} more" if len(empty) > NAMED else ""
+                raise DataError(
+                    f"{root / self._folder(split)}: no images of class "
+                    f"{', '.join(empty[:NAMED])}{more}: {self._layout}, and every class some in "
+                    "both; data.test_folder names another folder, data.test_labels a file of labels"
+                )
+        if not names:
+            raise DataError(f"{root / 'train'}: no folder of a class in it: {self._layout}")
+        return tuple(sorted(names))
