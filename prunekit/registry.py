@@ -82,7 +82,10 @@ PROBES: Registry[Probe] = Registry(
     "probe",
     "prunekit.probes.base:Probe",
     "prunekit.probes.base:ProbeConfig",
-    {"gradient_norm": "prunekit.probes.gradient_norm:GradientNorm"},
+    {
+        "gradient_norm": "prunekit.probes.gradient_norm:GradientNorm",
+        "burden": "prunekit.probes.burden:Burden",
+    },
 )
 REGISTRIES: dict[str, Registry[Any]] = {
     registry.kind: registry for registry in (STRATEGIES, COMPRESSORS, MODELS, DATASETS, PROBES)

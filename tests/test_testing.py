@@ -55,7 +55,10 @@ COMPRESSOR_SETTINGS = {
     "random_drop": [{"ratio": 0.4}],
     "average_pool": [{"ratio": 0.6, "eval_ratio": 0.0}],
 }
-PROBE_SETTINGS = {"gradient_norm": [{"cadence": OFTEN}]}
+PROBE_SETTINGS = {
+    "gradient_norm": [{"cadence": OFTEN}],
+    "burden": [{"every": "1st"}, {"every": "2st", "means": True}],
+}
 
 
 def cases(names, table):

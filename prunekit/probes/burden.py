@@ -1,0 +1,156 @@
+"""How hard weights work while they are pruned: gradients and weights of the entries that stay."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from itertools import product
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from prunekit.clock import Clock
+from prunekit.duration import Duration, duration
+from prunekit.errors import RecipeError
+from prunekit.probes.base import Probe, ProbeConfig
+from prunekit.probes.means import Means
+from prunekit.run_path import RunPath
+from prunekit.runs import open_run
+from prunekit.scopes import Scope
+from prunekit.strategies.base import Context
+
+QUANTITIES = ("gradient", "weight")
+STATISTICS = ("l2", "mean_abs", "rms")
+POOLED = "pooled"
+
+
+class Burden(Probe):
+    """L2 norm, mean absolute value and RMS of gradients and weights, by layer and pooled.
+
+    Over the active entries (kept now), over all dense entries, and over a support: the entries that
+    are kept in the final masks of another run. Keys are `<quantity>_<statistic>/<entries>/<layer>`;
+    docs/burden.md has the definitions. Of no entries, each is 0.
+    """
+
+    class Config(ProbeConfig):
+        """Settings of the burden indicators."""
+
+        name: Literal["burden"]
+        every: Duration = duration("50st")
+        """Steps from one record to the next, `%` of the run; its first and last step are recorded
+        too."""
+        means: bool = False
+        """Also record the mean over the steps since the last record (`_window`) and over all steps
+        so far (`_running`). It looks at every step."""
+        per_layer: bool = True
+        """Whether to record each layer, or only all of them pooled."""
+        scope: Scope = Scope()
+        """Which parameters to look at; empty = all prunable weights, pruned or not, so that any two
+        runs of a model compare."""
+        support: RunPath | None = None
+        """A run whose final masks to follow from the first step on: `runs/<recipe>/latest` or a run
+        directory. The run that this one repeats tells compensation from selection."""
+
+    config: Burden.Config
+    paper = "arXiv:2407.16716 section 4, Fig. 2"
+
+    def __init__(self, config: Burden.Config) -> None:
+        super().__init__(config)
+        self._means = Means()
+
+    def prepare(self, model: nn.Module) -> None:
+        """Resolve the scope, and read the support."""
+        self._names = self.config.scope.select(model)
+        self._support = self._read_support(model)
+        places = (*self._names, POOLED) if self.config.per_layer else (POOLED,)
+        entries = ("active", "dense", *(("support",) if self._support else ()))
+        kinds = ("", "_window", "_running") if self.config.means else ("",)
+        self._keys = [
+            f"{quantity}_{statistic}{kind}/{which}/{place}"
+            for kind, quantity, which, statistic, place in product(
+                kinds, QUANTITIES, entries, STATISTICS, places
+            )
+        ]
+
+    def _read_support(self, model: nn.Module) -> dict[str, Tensor]:
+        if self.config.support is None:
+            return {}
+        masks = open_run(self.config.support).masks()
+        for name in self._names:
+            if name not in masks or masks[name].shape != model.get_parameter(name).shape:
+                raise RecipeError(
+                    f"support: {self.config.support} has no mask of the shape of {name}: give the "
+                    "probe a scope of what that run masks, and both runs the same model"
+                )
+        return {name: masks[name] for name in self._names}
+
+    def due(self, clock: Clock) -> bool:
+        """At the steps to record; at every step where means are asked for."""
+        return self.config.means or self._records(clock)
+
+    def _records(self, clock: Clock) -> bool:
+        done = clock.step + 1  # with this step, under which it is logged
+        interval = max(1, self.config.every.steps(clock.total_steps, clock.steps_per_epoch))
+        return done % interval == 0 or done in (1, clock.total_steps)
+
+    @torch.no_grad()
+    def observe(self, ctx: Context) -> Mapping[str, float]:
+        """Gradients in units of the loss per weight; the host waits for the device once."""
+        now = self._indicators(ctx)
+        if self.config.means:
+            self._means.add(now)
+        if not self._records(ctx.clock):
+            return {}
+        found = torch.stack([now, *(self._means.record() if self.config.means else ())])
+        return dict(zip(self._keys, found.flatten().tolist(), strict=True))
+
+    def _indicators(self, ctx: Context) -> Tensor:
+        """[quantity, entries, statistic, place], float64, on the device of the weights."""
+        weights = {name: ctx.weights[name] for name in self._names}
+        grads = {name: ctx.grads[name] for name in self._names}
+        entries: list[Mapping[str, Tensor]] = [ctx.masks, {}]
+        if self._support:
+            self._support = {n: m.to(weights[n].device) for n, m in self._support.items()}
+            entries.append(self._support)
+        sets = [_Entries(weights, masks) for masks in entries]
+        found = torch.stack([s.statistics(values) for values in (grads, weights) for s in sets])
+        return found if self.config.per_layer else found[..., -1:]
+
+    def state_dict(self) -> dict[str, Any]:
+        """The sums of the means."""
+        return self._means.state_dict()
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on adding."""
+        self._means.load_state_dict(state)
+
+
+class _Entries:
+    """Some of the entries of each tensor: those that its mask keeps, all where it has none."""
+
+    def __init__(self, tensors: Mapping[str, Tensor], masks: Mapping[str, Tensor]) -> None:
+        counts = []
+        self._factors: dict[str, Tensor] = {}
+        for name, tensor in tensors.items():
+            if name in masks:
+                counts.append(masks[name].sum())
+                # to multiply by bool takes several times as long, and so does bool -> float
+                self._factors[name] = masks[name].view(torch.uint8).to(tensor.dtype)
+            else:
+                counts.append(tensor.new_full((), tensor.numel(), dtype=torch.int64))
+        self._counts = torch.stack(counts).double()
+
+    def statistics(self, tensors: Mapping[str, Tensor]) -> Tensor:
+        """[statistic, place]: L2 norm, mean |x| and RMS of each tensor, and at last pooled."""
+        factors = self._factors
+        kept = [x * factors[name] if name in factors else x for name, x in tensors.items()]
+        absolute = torch.stack([x.abs().sum(dtype=_at_least_float32(x)) for x in kept]).double()
+        squares = torch.stack(torch._foreach_norm(kept, 2, dtype=torch.float64)).square()
+        sums = torch.stack([absolute, squares, self._counts])
+        absolute, squares, counts = torch.cat([sums, sums.sum(1, keepdim=True)], 1)
+        counts = counts.clamp(min=1)
+        return torch.stack([squares.sqrt(), absolute / counts, (squares / counts).sqrt()])
+
+
+def _at_least_float32(tensor: Tensor) -> torch.dtype:
+    return torch.promote_types(tensor.dtype, torch.float32)
