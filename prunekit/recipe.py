@@ -187,11 +187,11 @@ def dump_yaml(recipe: Recipe) -> str:
 def yaml_text(tree: Mapping[str, Any]) -> str:
     """Plain values as YAML in the order of their keys."""
     yaml = YAML(typ="safe", pure=True)
-    yaml.representer.ignore_aliases = lambda data: True  # they are refused at reading
     yaml.default_flow_style = None
     yaml.sort_base_mapping_type_on_output = False  # type: ignore[assignment]
     yaml.allow_unicode = False  # it would write U+0085 in a way that it reads as a space
     yaml.width = 100
+    yaml.representer.ignore_aliases = lambda data: True  # they are refused at reading
     text = io.StringIO()
     yaml.dump(tree, text)
     return text.getvalue()

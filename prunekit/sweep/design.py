@@ -143,7 +143,7 @@ class _Reader:
             path = ("axes", name)
             options = self.options(path, name, written)
         labels = [option.label for option in options]
-        if not options:
+        if not options and not self.faults:
             self.fault(path, "no values: give at least one")
         for i, text in enumerate(labels):
             if text in labels[:i]:

@@ -7,9 +7,20 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, Discriminator, Field, Tag
 
 from prunekit.frozen import Frozen
+from prunekit.reading.scalars import kind_of
 from prunekit.recipe_parts import Name
+from prunekit.sweep.values import RANGE
 
-Values = tuple[Any, ...] | str
+
+def _several(values: Any) -> Any:
+    if isinstance(values, tuple | list):
+        return values
+    if isinstance(values, str) and RANGE.fullmatch(values):
+        return (values,)
+    raise ValueError(f"must be a list or a range such as 0..4, not {kind_of(values)}")
+
+
+Values = Annotated[tuple[Any, ...], BeforeValidator(_several)]
 """A list, or a range of whole numbers, `0..4`, both ends included."""
 Changes = dict[str, Any]
 """Dotted recipe key -> its value, such as `phases.0.length: 2ep`."""

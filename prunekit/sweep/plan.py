@@ -6,7 +6,8 @@ import copy
 import hashlib
 import itertools
 import json
-from collections.abc import Iterator, Mapping, Sequence
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -22,6 +23,7 @@ NOT_IN_KEY = ("name", "checkpoint")
 """Recipe keys that do not change what a run leaves behind; probes and logging do."""
 SOURCE = "cell:"
 """Stands, with the key of a cell, for the path of its run until there is one."""
+PLACE = re.compile(r"^\S+:[0-9]+:[0-9]+:? ")
 
 Labels = Mapping[str, str]
 
@@ -136,7 +138,8 @@ class _Planner:
         """By arm and key."""
         self.index: dict[tuple[str, tuple[str, ...]], PlannedCell] = {}
         """By arm and the labels of its coordinates."""
-        self.problems: dict[str, None] = {}
+        self.problems: dict[str, str] = {}
+        """What is wrong -> the line that tells it, with the first place."""
 
     def take(self, arm: Arm) -> None:
         """Plan the cells of an arm; those that it needs are planned."""
@@ -147,7 +150,7 @@ class _Planner:
             try:
                 cell = self.cell(arm, dict(zip(axes, chosen, strict=True)))
             except RecipeError as error:
-                self.problems |= dict.fromkeys(str(error).splitlines())
+                self.note(str(error).splitlines())
                 continue
             known = self.cells.get((arm.name, cell.key))
             if known is not None:
@@ -170,7 +173,12 @@ class _Planner:
         return all(other in self.coordinates for other in arm.needs.values())
 
     def problem(self, arm: Arm, path: str, what: str) -> None:
-        self.problems[str(Fault(arm.place, path, what))] = None
+        self.note([str(Fault(arm.place, path, what))])
+
+    def note(self, lines: Iterable[str]) -> None:
+        """Keep what is wrong; what is wrong with each value of an axis is told once."""
+        for line in filter(None, lines):
+            self.problems.setdefault(PLACE.sub("", line), line)
 
     def cell(self, arm: Arm, chosen: Mapping[str, Option]) -> PlannedCell:
         sources = {key: self.needed(other, chosen) for key, other in arm.needs.items()}
@@ -225,6 +233,6 @@ class _Planner:
 
     def told(self) -> list[str]:
         """The problems, each once."""
-        lines = [line for line in self.problems if line]
+        lines = list(self.problems.values())
         rest = len(lines) - MAX_LINES
         return lines[:MAX_LINES] + ([f"... and {rest} more"] if rest > 0 else [])
