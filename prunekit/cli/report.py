@@ -1,0 +1,165 @@
+"""`prunekit report`: many runs beside each other."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from prunekit.cli.command import ExampleCommand, json_option
+from prunekit.cli.output import print_json
+from prunekit.errors import UsageError
+
+if TYPE_CHECKING:
+    from prunekit.report.compose import Comparison
+    from prunekit.report.document import Document
+
+EXAMPLES = """
+prunekit report runs                                   every run below a folder
+prunekit report runs/a/latest runs/b/latest            two of them
+prunekit report runs/my_sweep --out report             and write report/index.html
+prunekit report runs --curve train/loss --out report   with this curve
+prunekit report runs --baseline dense --baseline ratio=0
+prunekit report --masks runs/a/latest runs/b/latest    how alike two masks are
+"""
+
+
+@click.command(
+    "report",
+    cls=ExampleCommand,
+    examples=EXAMPLES,
+    short_help="Compare runs: tables, pictures, one page.",
+)
+@click.argument("runs", nargs=-1, metavar="RUNS_OR_SWEEP...", type=click.Path(path_type=Path))
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Folder for index.html, report.md, CSV files, and pictures as PNG and SVG.",
+)
+@click.option(
+    "--baseline",
+    "baselines",
+    multiple=True,
+    metavar="ARM|AXIS=LABEL",
+    help="What cells are compared with; else dense and random arms, and an axis at 0.",
+)
+@click.option(
+    "--curve", "curves", multiple=True, metavar="KEY", help="A scalar of metrics.jsonl to draw."
+)
+@click.option(
+    "--against", metavar="KEY", help="Draw curves against this scalar, such as train/loss."
+)
+@click.option("--grid", nargs=2, metavar="ROWS COLUMNS", help="The two axes of the heat maps.")
+@click.option(
+    "--reference",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="CSV",
+    help="Published values beside the heat maps: columns called like the axes, values last.",
+)
+@click.option(
+    "--where", multiple=True, metavar="COLUMN=VALUE", help="Which rows of the reference count."
+)
+@click.option(
+    "--masks",
+    nargs=2,
+    type=click.Path(path_type=Path),
+    metavar="RUN_A RUN_B",
+    help="Compare the masks of two runs.",
+)
+@json_option
+def command(
+    runs: tuple[Path, ...],
+    out: Path | None,
+    baselines: tuple[str, ...],
+    curves: tuple[str, ...],
+    against: str | None,
+    grid: tuple[str, str] | None,
+    reference: Path | None,
+    where: tuple[str, ...],
+    masks: tuple[Path, Path] | None,
+    as_json: bool,
+) -> None:
+    """Compare runs, folders of runs, or a sweep; runs that differ in the seed alone are one."""
+    from prunekit.report.compose import compare, document_of
+    from prunekit.report.document import Document
+    from prunekit.report.pictures import Wanted, pictures, plan_pictures
+
+    if not runs and masks is None:
+        raise UsageError("give run directories, a folder of runs or a sweep; or --masks A B")
+    found = compare(list(runs), baselines) if runs else None
+    document = document_of(found) if found else Document("Masks of two runs")
+    if found is not None:
+        wanted = Wanted(curves, against, grid, reference, _pairs(where))
+        plan = plan_pictures(found.study, wanted)
+        if out is not None:
+            document.pictures.extend(pictures(found, plan, against))
+    if masks is not None:
+        document = _with_masks(document, masks, draw=out is not None)
+    files = _write(document, found, out) if out is not None else []
+    if as_json:
+        print_json(_plain(document, found, files))
+    else:
+        _show(document, files)
+
+
+def _pairs(where: tuple[str, ...]) -> dict[str, str]:
+    for text in where:
+        if "=" not in text:
+            raise UsageError(f"--where {text}: write COLUMN=VALUE")
+    return dict(text.split("=", 1) for text in where)
+
+
+def _with_masks(document: Document, runs: tuple[Path, Path], draw: bool) -> Document:
+    from dataclasses import replace
+
+    from prunekit.report.document import Picture
+    from prunekit.report.masks import compare_masks, mask_picture, mask_table
+
+    found = compare_masks(*runs)
+    table = mask_table(found, *runs)
+    if draw:
+        figure = mask_picture(found)
+        document.pictures.append(Picture("masks", "Masks of two runs", table.note, figure))
+    return replace(document, tables=(*document.tables, table))
+
+
+def _write(document: Document, found: Comparison | None, out: Path) -> list[Path]:
+    from prunekit.report.files import write_document, write_numbers
+
+    files = write_document(document, out)
+    return [*files, *(write_numbers(found, out) if found else [])]
+
+
+def _plain(document: Document, found: Comparison | None, files: list[Path]) -> dict[str, object]:
+    from prunekit.report.notices import warnings
+    from prunekit.report.spreadsheet import cell_rows, difference_rows, run_rows
+
+    numbers: dict[str, object] = {}
+    if found is not None:
+        study = found.study
+        numbers = {
+            "axes": {axis: list(labels) for axis, labels in study.axes.items()},
+            "arms": list(study.arms),
+            "runs": run_rows(study),
+            "cells": cell_rows(study, found.key),
+            "differences": difference_rows(study, found.differences),
+            "warnings": dict(warnings(study)),
+        }
+    tables = {t.title: [list(t.columns), *map(list, t.rows)] for t in document.tables}
+    return {
+        **numbers,
+        "notices": list(document.notices),
+        "missing": list(document.missing),
+        "tables": tables,
+        "files": [str(path) for path in files],
+    }
+
+
+def _show(document: Document, files: list[Path]) -> None:
+    from prunekit.console import console
+    from prunekit.report.terminal import renderables
+
+    screen = console()
+    for part in renderables(document, files):
+        screen.print(part)

@@ -1,0 +1,102 @@
+"""Curves of several runs in one picture: a panel for each place, a line for each arm."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from prunekit.report.curves import Curve
+from prunekit.report.study import Place, Study
+from prunekit.report.style import dress, label_ends, legend_below, new_figure, styles
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+MOST_PANELS = 12
+ACROSS = 3
+LABELLED = 7
+"""Up to so many lines in a single panel bear their names."""
+TALL = 20
+"""A positive quantity of a larger range is drawn on a logarithmic axis."""
+PERCENT = re.compile(r"(sparsity|density)/|.*(accuracy|top1)$")
+"""Keys of shares, which are drawn in percent."""
+
+
+def curve_picture(
+    study: Study, curves: Sequence[Curve], key: str, against: str | None = None
+) -> Figure | None:
+    """Draw curves of one scalar; None without any."""
+    if not curves:
+        return None
+    places = sorted(panel_places(curves), key=lambda place: _rank(study, place))[:MOST_PANELS]
+    if PERCENT.match(key):
+        curves = [curve.times(100) for curve in curves]
+    columns = min(ACROSS, len(places))
+    rows = -(-len(places) // columns)
+    arms = [arm for arm in study.arms if any(curve.arm == arm for curve in curves)]
+    looks = {arm: look for arm, look in styles(study.arms).items() if arm in arms}
+    single = len(places) == 1
+    figure = new_figure(7.6 if single else 3.9 * columns, 4.4 if single else 3.1 * rows + 0.8)
+    axes = figure.subplots(rows, columns, squeeze=False, sharey=True, sharex=True)
+    for axis, place in zip(axes.flat, places, strict=False):
+        here = [curve for curve in curves if curve.place.items() <= place.items()]
+        _panel(axis, here, looks)
+        title = ", ".join(f"{name} {label}" for name, label in place.items())
+        dress(axis, _unit(against) if against else "optimizer step", _unit(key), title)
+        axis.label_outer()
+    for axis in axes.flat[len(places) :]:
+        axis.axis("off")
+    _scale(axes.flat[0], curves, against)
+    if single and len(arms) <= LABELLED:
+        label_ends(axes.flat[0], {c.arm: (c.x, c.mean) for c in curves}, looks)
+    else:
+        legend_below(figure, {arm: {**look, "marker": None} for arm, look in looks.items()})
+    return figure
+
+
+def panel_places(curves: Sequence[Curve]) -> list[Place]:
+    """Places of the curves, without those that say less than another."""
+    distinct = [dict(items) for items in dict.fromkeys(tuple(c.place.items()) for c in curves)]
+    return [
+        place for place in distinct if not any(place.items() < other.items() for other in distinct)
+    ]
+
+
+def _panel(axis: Axes, curves: Sequence[Curve], looks: Mapping[str, Mapping[str, Any]]) -> None:
+    for curve in curves:
+        look = {**looks[curve.arm], "marker": None}
+        if len(curve.x) == 1:
+            look["marker"] = "o"
+        axis.plot(curve.x, curve.mean, linewidth=1.4, **look)
+        if curve.seeds > 1:
+            axis.fill_between(
+                curve.x, curve.low, curve.high, color=look["color"], alpha=0.15, linewidth=0
+            )
+
+
+def _scale(axis: Axes, curves: Sequence[Curve], against: str | None) -> None:
+    lowest = min(float(curve.low.min()) for curve in curves)
+    highest = max(float(curve.high.max()) for curve in curves)
+    if lowest > 0 and highest > TALL * lowest:
+        axis.set_yscale("log")
+    if against is not None:
+        first = min(float(curve.x.min()) for curve in curves)
+        last = max(float(curve.x.max()) for curve in curves)
+        if first > 0 and last > TALL * first:
+            axis.set_xscale("log")
+        if "loss" in against:
+            axis.invert_xaxis()  # training goes to the right
+
+
+def _unit(key: str) -> str:
+    if key.endswith("loss"):
+        return f"{key}, nats"
+    return f"{key}, %" if PERCENT.match(key) else key
+
+
+def _rank(study: Study, place: Place) -> list[int]:
+    return [
+        labels.index(place[axis]) if axis in place else -1 for axis, labels in study.axes.items()
+    ]

@@ -1,0 +1,110 @@
+"""A logged scalar over the run: mean and range over the seeds of each cell. Torch-free."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from prunekit.report.facts import RunFacts
+from prunekit.report.study import Cell, Place, Study
+
+Points = Sequence[tuple[float, float]]
+LEVELS = 60
+"""Points of a curve against another scalar."""
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Of one cell: at each x the mean, lowest and highest of its seeds."""
+
+    arm: str
+    place: Place
+    seeds: int
+    x: np.ndarray
+    mean: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+
+    def times(self, factor: float) -> Curve:
+        """The curve in another unit."""
+        return replace(
+            self, mean=factor * self.mean, low=factor * self.low, high=factor * self.high
+        )
+
+
+def curves(study: Study, key: str, against: str | None = None) -> list[Curve]:
+    """A curve for each cell that logged the scalar.
+
+    Args:
+        study: the runs.
+        key: a key of `metrics.jsonl`.
+        against: another; its levels take the place of the optimizer step.
+    """
+    found = (curve(cell, key, against) for cell in study.cells)
+    return [one for one in found if one is not None]
+
+
+def curve(cell: Cell, key: str, against: str | None = None) -> Curve | None:
+    """The curve of a cell; None where its runs have no x in common."""
+    logged = [run for run in cell.runs.values() if run.series(key)]
+    if against is None:
+        lines: list[Points] = [run.series(key) for run in logged]
+    else:
+        lines = at_levels(logged, key, against)
+    if not lines:
+        return None
+    shared = set.intersection(*({x for x, _ in line} for line in lines))
+    if not shared:
+        return None
+    x = np.array(sorted(shared))
+    values = np.array([[value_of[at] for at in x.tolist()] for value_of in map(dict, lines)])
+    return Curve(cell.arm, cell.place, len(lines), x, values.mean(0), values.min(0), values.max(0))
+
+
+def at_levels(runs: Sequence[RunFacts], key: str, against: str) -> list[Points]:
+    """For each run (level of `against`, value of `key` when the run first came there).
+
+    The levels are those that all runs passed between two records of `key`, evenly apart in the
+    logarithm where they are positive. Runs that logged too little are left out.
+    """
+    tracks = [track for run in runs if (track := _track(run, key, against)) is not None]
+    if not tracks:
+        return []
+    falls = tracks[0][0][0] > tracks[0][0][-1]
+    low = max(float(min(levels)) for levels, _ in tracks)
+    high = min(float(max(levels)) for levels, _ in tracks)
+    if low >= high:
+        return []
+    grid = np.geomspace(low, high, LEVELS) if low > 0 else np.linspace(low, high, LEVELS)
+    found: list[Points] = []
+    for levels, values in tracks:
+        order = slice(None, None, -1) if falls else slice(None)
+        at = np.interp(grid, levels[order], values[order])
+        found.append(list(zip(grid.tolist(), at.tolist(), strict=True)))
+    return found
+
+
+def _track(run: RunFacts, key: str, against: str) -> tuple[np.ndarray, np.ndarray] | None:
+    """(best level of `against` so far, value) at each step where a new best level was reached."""
+    measured, level = run.series(key), run.series(against)
+    if len(level) < 2 or len(measured) < 2:
+        return None
+    steps, heights = np.array(level, dtype=float).T
+    best = np.minimum if heights[-1] < heights[0] else np.maximum
+    inside = [(step, value) for step, value in measured if steps[0] <= step <= steps[-1]]
+    if len(inside) < 2:
+        return None
+    at, values = np.array(inside, dtype=float).T
+    reached = np.interp(at, steps, best.accumulate(heights))
+    levels, first = np.unique(reached, return_index=True)
+    if len(levels) < 2:
+        return None
+    order = np.sort(first)
+    return reached[order], values[order]
+
+
+def logged_keys(study: Study) -> list[str]:
+    """Every key that a run logged, sorted."""
+    return sorted({key for run in study.runs for line in run.lines for key in line} - {"step"})

@@ -1,0 +1,136 @@
+"""What a report reads of one run, whole or not. Torch-free, and no plugin is imported."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache, cached_property
+from pathlib import Path
+from typing import Any
+
+from prunekit.errors import CheckpointError, RecipeError
+from prunekit.files import read_lines
+from prunekit.reading.document import Place
+from prunekit.reading.yaml import read_document
+from prunekit.runs import RunDir
+
+Tree = dict[str, Any]
+LONGEST = 80
+"""A name that is longer is cut."""
+
+
+@dataclass(frozen=True)
+class RunFacts:
+    """One run as it is on the disk."""
+
+    path: Path
+    recipe: Tree
+    """The resolved recipe as plain values."""
+    status: str
+    """`done`, or where it stands."""
+    message: str
+    report: Tree
+    """Empty where the run did not finish."""
+
+    @property
+    def seed(self) -> int:
+        """The recipe's."""
+        seed = self.recipe.get("seed", 0)
+        return seed if isinstance(seed, int) else 0
+
+    @property
+    def finished(self) -> bool:
+        """Whether there is something to compare."""
+        return bool(self.report)
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What the run warned of."""
+        found = self.report.get("warnings")
+        return tuple(clean(text) for text in found) if isinstance(found, list) else ()
+
+    def number(self, *keys: str) -> float | None:
+        """A number of the report; None where there is none, or it is not finite."""
+        value: Any = self.report
+        for key in keys:
+            value = value.get(key) if isinstance(value, Mapping) else None
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        return float(value) if number and math.isfinite(value) else None
+
+    @cached_property
+    def lines(self) -> list[Tree]:
+        """The lines of `metrics.jsonl`; none where it cannot be read."""
+        try:
+            return read_lines(self.path / "metrics.jsonl")
+        except OSError:
+            return []
+
+    def series(self, key: str) -> list[tuple[int, float]]:
+        """(optimizer step, value) of a logged scalar, in order; what was not finite is left out."""
+        return [
+            (line["step"], float(value))
+            for line in self.lines
+            if isinstance(value := line.get(key), int | float)
+        ]
+
+
+def read_facts(run: RunDir) -> RunFacts:
+    """Read a run directory.
+
+    Raises:
+        CheckpointError: its recipe, status or report is there and corrupt.
+    """
+    status = _document(run, "status.json")
+    report = _document(run, "report.json")
+    done = "done" if report else "not started"
+    return RunFacts(
+        path=run.path,
+        recipe=read_recipe(run.path),
+        status=clean(str(status.get("status", done))),
+        message=clean(str(status.get("message") or "")),
+        report=report,
+    )
+
+
+@cache
+def read_recipe(run_dir: Path) -> Tree:
+    """The resolved recipe of a run as plain values, whatever version or plugin wrote it.
+
+    Raises:
+        CheckpointError: it cannot be read as a mapping.
+    """
+    path = run_dir / "resolved.yaml"
+    try:
+        text = path.read_text(encoding="utf-8")
+        document = read_document(text, lambda line, column: Place((line, column), f"{path}:{line}"))
+    except (OSError, ValueError, RecipeError) as error:
+        raise CheckpointError(f"{path}: corrupt: {error}") from error
+    if not isinstance(document.root, dict):
+        raise CheckpointError(f"{path}: corrupt: not a recipe")
+    return document.root
+
+
+def _document(run: RunDir, name: str) -> Tree:
+    if not (run.path / name).is_file():
+        return {}
+    return run.status() if name == "status.json" else run.report()
+
+
+def clean(text: str) -> str:
+    """Untrusted text on one line, without control characters and not too long."""
+    line = " ".join(re.sub(r"[^\x20-\x7e\xa0-\U0010ffff]", " ", text).split())
+    printable = "".join(char if char.isprintable() else "?" for char in line)
+    return printable if len(printable) <= LONGEST * 4 else printable[: LONGEST * 4 - 1] + "…"
+
+
+def common(runs: Sequence[RunFacts], *keys: str) -> str:
+    """A value of the reports' environments, or `several`."""
+    values = set()
+    for run in runs:
+        value: Any = run.report.get("environment", {})
+        for key in keys:
+            value = value.get(key) if isinstance(value, Mapping) else None
+        values.add(str(value))
+    return clean(values.pop()) if len(values) == 1 else "several" if values else "unknown"

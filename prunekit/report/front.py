@@ -1,0 +1,131 @@
+"""Accuracy against what it costs: sparsity, tokens, multiply-adds, training; and its front."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from prunekit.report.comparison import accuracy
+from prunekit.report.statistics import Summary, summary
+from prunekit.report.study import Cell, Study
+from prunekit.report.style import WIDE, dress, legend_below, new_figure, spread_top, styles
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+FRONT: dict[str, Any] = {"color": "#d0d0d0", "linewidth": 6, "solid_capstyle": "round"}
+
+
+@dataclass(frozen=True)
+class Cost:
+    """A quantity that accuracy is paid with."""
+
+    title: str
+    unit: str
+    keys: tuple[str, ...]
+    scale: float = 1.0
+    more_is_better: bool = False
+
+
+COSTS = (
+    Cost("Sparsity", "pruned, % of the weights in scope", ("sparsity", "scope"), 100, True),
+    Cost("Tokens", "patch tokens of an image after compression", ("tokens", "after")),
+    Cost("Theoretical MACs", "multiply-adds of an image, zeros skipped", ("macs", "theoretical")),
+    Cost("Executed MACs", "multiply-adds of an image, zeros multiplied", ("macs", "executed")),
+    Cost("Training", "FLOPs spent", ("train", "flops")),
+)
+SAME = 1.02
+"""Costs within this ratio are not joined by a line: it would say nothing."""
+
+
+@dataclass(frozen=True)
+class Point:
+    """A cell in a panel."""
+
+    arm: str
+    cost: float
+    accuracy: Summary
+
+
+def pareto_front(points: Sequence[Point], more_is_better: bool) -> list[Point]:
+    """Points that no other beats at no higher cost, cheapest first.
+
+    Of points with equal accuracy the cheapest stays, of equal ones the first.
+    """
+    sign = -1 if more_is_better else 1
+    front: list[Point] = []
+    for point in sorted(points, key=lambda p: (sign * p.cost, -p.accuracy.mean)):
+        if not front or point.accuracy.mean > front[-1].accuracy.mean:
+            front.append(point)
+    return front
+
+
+def points_of(study: Study, cost: Cost, key: str) -> list[Point]:
+    """A point for each cell that has the cost and an accuracy."""
+    points = []
+    for cell in study.cells:
+        spent = _spent(cell, cost)
+        found = accuracy(cell, key)
+        if spent is not None and found is not None:
+            points.append(Point(cell.arm, spent.mean, found))
+    return points
+
+
+def _spent(cell: Cell, cost: Cost) -> Summary | None:
+    values = [cost.scale * value for value in cell.values(*cost.keys).values()]
+    if not values and cost.more_is_better and cell.runs:
+        return Summary(len(cell.runs), 0.0, None)  # what prunes nothing has no sparsity in scope
+    return summary(values)
+
+
+def cost_picture(study: Study, key: str) -> Figure | None:
+    """A panel for each cost that varies; None where none does."""
+    panels = [(cost, points_of(study, cost, key)) for cost in COSTS]
+    panels = [(cost, points) for cost, points in panels if len({p.cost for p in points}) > 1]
+    if not panels:
+        return None
+    columns = min(2, len(panels))
+    rows = -(-len(panels) // columns)
+    figure = new_figure(5.4 * columns, 3.9 * rows + 0.5 + 0.1 * len(study.arms))
+    looks = styles(study.arms)
+    axes = list(figure.subplots(rows, columns, squeeze=False).flat)
+    for axis, (cost, points) in zip(axes, panels, strict=False):
+        _panel(axis, cost, points, looks)
+    for axis in axes[len(panels) :]:
+        axis.axis("off")
+    legend_below(figure, looks, {"Pareto front of the means": FRONT})
+    return figure
+
+
+def _panel(
+    axis: Axes, cost: Cost, points: Sequence[Point], looks: Mapping[str, Mapping[str, Any]]
+) -> None:
+    front = pareto_front(points, cost.more_is_better)
+    xs, ys = [p.cost for p in front], [p.accuracy.mean for p in front]
+    axis.plot(xs, ys, **FRONT, zorder=1, marker="o", markersize=6)
+    for arm in dict.fromkeys(point.arm for point in points):
+        mine = sorted((p for p in points if p.arm == arm), key=lambda p: p.cost)
+        look = {**looks[arm], "linewidth": 1, "markersize": 4.5, "capsize": 2, "elinewidth": 0.8}
+        if mine[-1].cost <= SAME * mine[0].cost:
+            look["linestyle"] = "none"
+        axis.errorbar(
+            [p.cost for p in mine],
+            [p.accuracy.mean for p in mine],
+            yerr=[p.accuracy.deviation or 0.0 for p in mine],
+            zorder=2,
+            **look,
+        )
+    costs = [p.cost for p in points]
+    if cost.more_is_better:
+        spread_top(axis.xaxis, costs)
+    elif min(costs) > 0 and max(costs) > WIDE * min(costs):
+        axis.set_xscale("log")
+    spread_top(axis.yaxis, [_reach(p.accuracy, sign) for p in points for sign in (-1, 1)])
+    dress(axis, cost.unit, "accuracy, %", cost.title)
+
+
+def _reach(found: Summary, sign: int) -> float:
+    """The end of an error bar."""
+    return max(0.0, min(100.0, found.mean + sign * (found.deviation or 0.0)))

@@ -1,0 +1,60 @@
+"""What a reader must know before believing a comparison. Torch-free."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+
+from prunekit.report.comparison import is_dense, is_random
+from prunekit.report.study import Study
+
+
+def notices(study: Study) -> list[str]:
+    """Sentences on what is missing, the gravest first."""
+    found = [*_baselines(study)]
+    counts = {len(cell.runs) for cell in study.cells if cell.runs}
+    if counts == {1}:
+        found.append("One seed: a difference between single runs may be chance alone.")
+    if study.missing:
+        n = len(study.missing)
+        found.append(f"{n} {'thing is' if n == 1 else 'things are'} missing: see the list below.")
+    if study.repeated:
+        found.append(
+            f"{study.repeated} more runs repeat the recipe and the seed of one that is here: the "
+            "newest that finished is taken."
+        )
+    devices = Counter(
+        str(run.report.get("environment", {}).get("device_name")) for run in study.runs
+    )
+    if len(devices) > 1:
+        found.append("The runs are of several devices: times do not compare.")
+    return found
+
+
+def _baselines(study: Study) -> list[str]:
+    if not study.runs:
+        return ["No run has finished: there is nothing to compare yet."]
+    if all(is_dense(run) for run in study.runs):
+        return []
+    found = []
+    if not any(is_dense(run) for run in study.runs):
+        found.append(
+            "No dense baseline: what pruning costs is not known. Add a run with `strategies: []`."
+        )
+    if not any(is_random(run) for run in study.runs):
+        found.append(
+            "No random baseline: whether the choice of weights matters is not known. Add a run "
+            "with `random_subnetwork` at the same sparsity."
+        )
+    return found
+
+
+def warnings(study: Study) -> list[tuple[str, int]]:
+    """Each warning of the runs, and how many of them gave it; the most frequent first.
+
+    Sentences that differ in a count alone are one, with N in its place.
+    """
+    counts: Counter[str] = Counter()
+    for run in study.runs:
+        counts.update({re.sub(r"\b\d[\d,.]*\b", "N", text) for text in run.warnings})
+    return counts.most_common()

@@ -1,0 +1,119 @@
+"""Every picture of a report, each with what it shows."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from prunekit.errors import UsageError
+from prunekit.report.compose import Comparison
+from prunekit.report.curve_picture import MOST_PANELS, curve_picture
+from prunekit.report.curves import curves, logged_keys
+from prunekit.report.document import Picture
+from prunekit.report.front import cost_picture
+from prunekit.report.grid import choose_axes, grids
+from prunekit.report.grid_picture import grid_picture
+from prunekit.report.reference import Reference, read_reference
+from prunekit.report.study import Study
+from prunekit.suggestions import did_you_mean
+
+BURDEN = "probe/burden/"
+MOST_BURDENS = 24
+MOST_GRIDS = 8
+ALWAYS = ("train/loss", "eval/test_top1")
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What pictures a person asks for."""
+
+    curves: tuple[str, ...] = ()
+    """Keys of `metrics.jsonl`; none = the pooled burden, the training loss and the accuracy."""
+    against: str | None = None
+    """A key that takes the place of the optimizer step."""
+    grid: tuple[str, str] | None = None
+    """The axes of the rows and of the columns."""
+    reference: Path | None = None
+    """A CSV file of published values."""
+    where: Mapping[str, str] = field(default_factory=dict)
+    """Column -> value that its rows must have."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is asked for, checked against what there is."""
+
+    keys: tuple[str, ...]
+    grid: tuple[str, str] | None
+    reference: Reference | None
+
+
+def plan_pictures(study: Study, wanted: Wanted) -> Plan:
+    """Check all that is asked for.
+
+    Raises:
+        UsageError: a key was never logged, an axis is not there, the reference does not fit.
+    """
+    logged = logged_keys(study)
+    for key in (*wanted.curves, *filter(None, [wanted.against])):
+        if key not in logged:
+            raise UsageError(f"{key}: no run logged it.{did_you_mean(key, logged)}")
+    grid = choose_axes(study, wanted.grid)
+    reference = None
+    if wanted.reference is not None:
+        if grid is None:
+            raise UsageError("--reference: these runs have no grid of two axes to stand beside")
+        reference = read_reference(wanted.reference, list(study.axes), wanted.where)
+    return Plan(wanted.curves or default_keys(logged), grid, reference)
+
+
+def default_keys(logged: Sequence[str]) -> tuple[str, ...]:
+    """The burden pooled over layers, the training loss and the accuracy; as far as logged."""
+    burden = [
+        key
+        for key in logged
+        if key.startswith(BURDEN) and key.endswith("/pooled") and "_window/" not in key
+    ]
+    return (*burden[:MOST_BURDENS], *(key for key in ALWAYS if key in logged))
+
+
+def pictures(found: Comparison, plan: Plan, against: str | None) -> Iterator[Picture]:
+    """Draw them one after the other."""
+    if (costs := cost_picture(found.study, found.key)) is not None:
+        caption = (
+            "A point is a cell: the mean over its seeds, with its standard deviation. The grey "
+            "line joins the means that no other beats at no higher cost; chance is part of it. "
+            "Where values near 100 % would lie on each other, the axis is stretched there."
+        )
+        yield Picture("costs", "Accuracy against what it costs", caption, costs)
+    yield from _grids(found, plan)
+    yield from _curves(found.study, plan.keys, against)
+
+
+def _grids(found: Comparison, plan: Plan) -> Iterator[Picture]:
+    if plan.grid is None:
+        return
+    made = grids(found.study, plan.grid, found.key, plan.reference)
+    for number, grid in enumerate(made[:MOST_GRIDS], start=1):
+        beside = plan.reference.name if plan.reference else ""
+        caption = "Mean ± standard deviation over seeds; below, the gain by seed over the column 0."
+        if beside:
+            caption += f" Right: {plan.reference.value if plan.reference else ''} of {beside}."
+        title = f"{grid.axes[0]} x {grid.axes[1]}: {grid.arm}"
+        yield Picture(f"grid-{number}", title, caption, grid_picture(grid, beside))
+
+
+def _curves(study: Study, keys: Sequence[str], against: str | None) -> Iterator[Picture]:
+    for key in keys:
+        figure = curve_picture(study, curves(study, key, against), key, against)
+        if figure is None:
+            continue
+        caption = "Line: mean over seeds; band: lowest to highest."
+        if against:
+            caption += f" Each run is read where its {against} first came to a level."
+        if len(study.cells) > MOST_PANELS:
+            caption += f" At most {MOST_PANELS} places are drawn."
+        title = f"{key} against {against}" if against else key
+        yield Picture(re.sub(r"[^0-9A-Za-z]+", "-", f"curve-{title}"), title, caption, figure)

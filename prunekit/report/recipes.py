@@ -1,0 +1,212 @@
+"""What differs between recipes, the seed left out. Torch-free."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from prunekit.errors import CheckpointError
+from prunekit.recipe import NOT_HASHED, NOT_HASHED_DATA
+from prunekit.report.facts import LONGEST, Tree, clean, read_recipe
+
+Flat = dict[str, Any]
+"""Dotted key -> value; lists of plain values are one value."""
+ABSENT = "-"
+PATH_KEYS = (".source", ".init")
+DEEPEST_SOURCE = 5
+"""A run that was made from a run that was made from ..."""
+
+
+def settings(recipe: Tree, without: Collection[str] = (), depth: int = 0) -> Flat:
+    """What a result depends on but the seed, flat.
+
+    The path of another run (an optimal sub-network's source) stands for what that run was, so that
+    the seeds of one experiment agree.
+
+    Args:
+        recipe: a resolved recipe as plain values.
+        without: dotted keys to leave out, in the recipes of sources as well.
+        depth: how many sources led here.
+    """
+    tree = {key: value for key, value in recipe.items() if key not in (*NOT_HASHED, "seed")}
+    if isinstance(data := tree.get("data"), Mapping):
+        tree["data"] = {k: v for k, v in data.items() if k not in NOT_HASHED_DATA}
+    flat = _flatten(tree)
+    if depth < DEEPEST_SOURCE:
+        flat |= {k: _source(v, frozenset(without), depth) for k, v in _paths(flat)}
+    return {key: value for key, value in flat.items() if key not in without}
+
+
+def value_at(recipe: Tree, key: str, depth: int = 0) -> Any:
+    """The value of a dotted key, else that of a run which the recipe takes; None without one."""
+    flat = _flatten(recipe)
+    if key in flat or depth == DEEPEST_SOURCE:
+        return flat.get(key)
+    for _, path in _paths(flat):
+        with suppress(CheckpointError):
+            if (value := value_at(read_recipe(Path(path)), key, depth + 1)) is not None:
+                return value
+    return None
+
+
+def _paths(flat: Flat) -> list[tuple[str, str]]:
+    """The keys that may hold the path of a run, and their values."""
+    return [(k, v) for k, v in flat.items() if k.endswith(PATH_KEYS) and isinstance(v, str)]
+
+
+def fingerprint(flat: Flat) -> str:
+    """Equal for equal settings."""
+    return hashlib.sha256(json.dumps(flat, sort_keys=True).encode()).hexdigest()
+
+
+def source_of(print_: str) -> str:
+    """What stands for a run with this fingerprint."""
+    return f"run {print_[:8]}"
+
+
+@cache
+def _source(value: str, without: frozenset[str], depth: int) -> str:
+    try:
+        return source_of(fingerprint(settings(read_recipe(Path(value)), without, depth + 1)))
+    except (CheckpointError, OSError, ValueError):
+        return value
+
+
+def _flatten(value: Any, prefix: str = "") -> Flat:
+    if isinstance(value, Mapping) and value:
+        items = [(str(key), item) for key, item in value.items()]
+    elif isinstance(value, list) and any(isinstance(item, Mapping | list) for item in value):
+        items = [(str(i), item) for i, item in enumerate(value)]
+    else:
+        return {prefix: value}
+    flat: Flat = {}
+    for key, item in items:
+        flat |= _flatten(item, f"{prefix}.{key}" if prefix else key)
+    return flat
+
+
+def differing(flats: Sequence[Flat]) -> list[str]:
+    """Keys whose value is not the same in all, in the order of the recipe."""
+    keys = dict.fromkeys(key for flat in flats for key in flat)
+    return [key for key in keys if len({_frozen(flat, key) for flat in flats}) > 1]
+
+
+def swept_numbers(flats: Sequence[Flat]) -> list[str]:
+    """Keys of numbers that are all that two recipes differ in: the axes of a grid."""
+    axes: dict[str, None] = {}
+    for key in differing(flats):
+        if not any(_is_number(flat.get(key)) for flat in flats):
+            continue
+        rest: dict[str, set[Any]] = {}
+        for flat in flats:
+            if _is_number(flat.get(key)):
+                others = fingerprint({k: v for k, v in flat.items() if k != key})
+                rest.setdefault(others, set()).add(flat[key])
+        if any(len(values) > 1 for values in rest.values()):
+            axes[key] = None
+    return list(axes)
+
+
+def arm_names(flats: Sequence[Flat]) -> list[str]:
+    """A name for each of several settings: its strategies, and what else sets it apart."""
+    names = [_strategies(flat) for flat in flats]
+    for name in [name for name, times in Counter(names).items() if times > 1]:
+        same = [i for i, other in enumerate(names) if other == name]
+        keys = telling([flats[i] for i in same])
+        short = short_keys(keys)
+        for i in same:
+            told = [f"{short[k]}={shown(flats[i][k])}" for k in keys if k in flats[i]]
+            names[i] = " ".join([name, *told])
+    return _unique(names)
+
+
+def telling(flats: Sequence[Flat]) -> list[str]:
+    """Few keys that tell all apart: one after the other the key that splits most."""
+    keys, chosen = differing(flats), []
+    groups = [""] * len(flats)
+    while keys:
+        splits = {
+            k: [f"{g} {_frozen(flat, k)}" for g, flat in zip(groups, flats, strict=True)]
+            for k in keys
+        }
+        best = max(keys, key=lambda k: len(set(splits[k])))
+        if len(set(splits[best])) == len(set(groups)):
+            break
+        chosen.append(best)
+        keys.remove(best)
+        groups = splits[best]
+    return chosen
+
+
+def _unique(names: Sequence[str]) -> list[str]:
+    """Names cut to a length, and numbered where that makes two equal."""
+    seen: Counter[str] = Counter()
+    unique = []
+    for name in names:
+        cut = name if len(name) <= LONGEST else name[: LONGEST - 1] + "…"
+        seen[cut] += 1
+        unique.append(cut if seen[cut] == 1 else f"{cut} ({seen[cut]})")
+    return unique
+
+
+def _strategies(flat: Flat) -> str:
+    found = [str(v) for k, v in flat.items() if k.startswith("strategies.") and _names(k)]
+    return clean(" + ".join(found)) or "dense"
+
+
+def _names(key: str) -> bool:
+    return key.endswith(".name") and key.count(".") == 2
+
+
+def short_keys(keys: Sequence[str]) -> dict[str, str]:
+    """The shortest end of each key that no other key has and that begins with a word.
+
+    What `strategies.0.schedule.name` names is the schedule.
+    """
+    ends = {key: _ends(key.removesuffix(".name")) for key in keys}
+    shared = Counter(end for of_key in ends.values() for end in of_key)
+    return {
+        key: next((end for end in of_key if shared[end] == 1), key) for key, of_key in ends.items()
+    }
+
+
+def _ends(key: str) -> list[str]:
+    """Ends of a dotted key, the shortest first: `a.0.b` -> `b`, `a.0.b`."""
+    parts = key.split(".")
+    return [".".join(parts[i:]) for i in range(len(parts) - 1, -1, -1) if not parts[i].isdigit()]
+
+
+def distinctions(flats: Mapping[str, Flat]) -> dict[str, dict[str, str]]:
+    """Arm -> dotted key -> value, where it is not what most arms have."""
+    keys = differing(list(flats.values()))
+    usual = {}
+    for key in keys:
+        usual[key] = Counter(_frozen(flat, key) for flat in flats.values()).most_common(1)[0][0]
+    return {
+        arm: {
+            key: shown(flat[key]) if key in flat else ABSENT
+            for key in keys
+            if _frozen(flat, key) != usual[key]
+        }
+        for arm, flat in flats.items()
+    }
+
+
+def shown(value: Any) -> str:
+    """A value of a recipe, short."""
+    text = value if isinstance(value, str) else json.dumps(value)
+    return clean(text)
+
+
+def _frozen(flat: Flat, key: str) -> str | None:
+    return json.dumps(flat[key], sort_keys=True) if key in flat else None
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)

@@ -1,0 +1,128 @@
+"""The numbers behind a report as CSV files and as one JSON document. Torch-free."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from prunekit.files import replacing
+from prunekit.report.comparison import Difference, accuracies
+from prunekit.report.statistics import summary
+from prunekit.report.study import Cell, Study
+
+Row = Mapping[str, Any]
+NUMBERS = {
+    "test_top1": ("accuracy", "test_top1"),
+    "validation_top1": ("accuracy", "validation_top1"),
+    "test_loss": ("loss", "test"),
+    "sparsity_in_scope": ("sparsity", "scope"),
+    "sparsity_of_model": ("sparsity", "model"),
+    "tokens": ("tokens", "after"),
+    "macs_dense": ("macs", "dense"),
+    "macs_executed": ("macs", "executed"),
+    "macs_theoretical": ("macs", "theoretical"),
+    "parameters": ("parameters", "total"),
+    "parameters_nonzero": ("parameters", "nonzero"),
+    "steps": ("train", "steps"),
+    "training_flops": ("train", "flops"),
+    "training_seconds": ("train", "wall_seconds"),
+    "images_per_second": ("train", "images_per_second"),
+}
+"""Column -> where it stands in `report.json`; in its units there: accuracies are shares."""
+FORMULA = ("=", "+", "-", "@", "\t", "\r")
+"""What makes a spreadsheet take text for a formula."""
+
+
+def run_rows(study: Study) -> list[Row]:
+    """One row a finished run and place that it serves."""
+    return [
+        {
+            **_place(study, cell),
+            "seed": seed,
+            **{name: run.number(*keys) for name, keys in NUMBERS.items()},
+            "warnings": len(run.warnings),
+            "path": str(run.path),
+        }
+        for cell in study.cells
+        for seed, run in cell.runs.items()
+    ]
+
+
+def cell_rows(study: Study, key: str) -> list[Row]:
+    """One row a cell: mean and deviation of the accuracy in percent, means of the rest."""
+    rows: list[Row] = []
+    for cell in study.cells:
+        found = summary(list(accuracies(cell, key).values()))
+        means = {
+            name: summary(list(cell.values(*keys).values()))
+            for name, keys in NUMBERS.items()
+            if keys[0] != "accuracy"
+        }
+        rows.append(
+            {
+                **_place(study, cell),
+                "seeds": len(cell.runs),
+                "accuracy_percent": found.mean if found else None,
+                "deviation": found.deviation if found else None,
+                **{name: one.mean if one else None for name, one in means.items()},
+            }
+        )
+    return rows
+
+
+def difference_rows(study: Study, found: Iterable[Difference]) -> list[Row]:
+    """One row a cell and baseline, in points."""
+    rows: list[Row] = []
+    for one in found:
+        result = one.result
+        low, high = result.interval if result and result.interval else (None, None)
+        rows.append(
+            {
+                **_place(study, one.cell),
+                "against": one.baseline.name,
+                "pairs": result.count if result else 0,
+                "difference": result.mean if result else None,
+                "deviation": result.deviation if result else None,
+                "low": low,
+                "high": high,
+                "sign_test_p": result.sign_p if result else None,
+                "detectable": result.detectable if result else None,
+                "seeds_for_half_a_point": result.seeds_for_target if result else None,
+            }
+        )
+    return rows
+
+
+def write_csv(path: Path, rows: Sequence[Row], columns: Sequence[str] = ()) -> Path:
+    """Write rows, or the header alone where there are none.
+
+    Raises:
+        ResourceError: it cannot be written.
+    """
+    header = list(rows[0]) if rows else list(columns)
+    with replacing(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow([_plain(name) for name in header])
+        writer.writerows([_plain(row[name]) for name in header] for row in rows)
+    return path
+
+
+def _place(study: Study, cell: Cell) -> dict[str, Any]:
+    """The arm and its labels; an axis that is called like another column is set apart."""
+    taken = {"arm", "seed", "seeds", "path", "against", *NUMBERS}
+    return {
+        "arm": cell.arm,
+        **{f"axis {axis}" if axis in taken else axis: cell.place.get(axis) for axis in study.axes},
+    }
+
+
+def _plain(value: Any) -> Any:
+    """Text that no spreadsheet runs."""
+    if isinstance(value, str) and value.startswith(FORMULA):
+        try:
+            float(value)
+        except ValueError:
+            return "'" + value
+    return value

@@ -1,0 +1,172 @@
+"""Runs sorted into arms, axes, and cells whose runs differ in the seed alone. Torch-free."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from prunekit.report.facts import RunFacts
+from prunekit.report.finding import Found, find_runs
+from prunekit.report.recipes import (
+    Flat,
+    arm_names,
+    fingerprint,
+    settings,
+    short_keys,
+    shown,
+    source_of,
+    swept_numbers,
+    value_at,
+)
+
+Place = Mapping[str, str]
+"""Axis -> label, the seed left out."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """An arm at a place, with its finished runs."""
+
+    arm: str
+    place: Place
+    runs: Mapping[int, RunFacts]
+    """Seed -> run."""
+
+    def values(self, *keys: str) -> dict[int, float]:
+        """Seed -> a number of the reports; seeds without it are left out."""
+        found = {seed: run.number(*keys) for seed, run in self.runs.items()}
+        return {seed: number for seed, number in found.items() if number is not None}
+
+    @property
+    def label(self) -> str:
+        """The arm and where it stands."""
+        return " ".join([self.arm, *(f"{axis}={label}" for axis, label in self.place.items())])
+
+
+@dataclass(frozen=True)
+class Study:
+    """What is reported on."""
+
+    name: str
+    arms: tuple[str, ...]
+    axes: Mapping[str, tuple[str, ...]]
+    """Axis -> its labels in order, the seed left out."""
+    cells: tuple[Cell, ...]
+    recipes: Mapping[str, Flat]
+    """Arm -> the settings of its first run."""
+    missing: tuple[str, ...] = ()
+    """One line for each run that is not there or not whole."""
+    repeated: int = 0
+    """Runs left out as a newer one has their recipe and seed."""
+
+    @property
+    def runs(self) -> list[RunFacts]:
+        """Every finished run, once."""
+        by_path = {run.path: run for cell in self.cells for run in cell.runs.values()}
+        return list(by_path.values())
+
+    def arm_cells(self, arm: str) -> list[Cell]:
+        """The cells of an arm."""
+        return [cell for cell in self.cells if cell.arm == arm]
+
+
+def open_study(paths: Sequence[Path]) -> Study:
+    """Read a sweep, or any runs.
+
+    Raises:
+        CheckpointError: a path holds no run, or nothing can be read.
+    """
+    from prunekit.sweep.directory import is_sweep
+
+    if len(paths) == 1 and is_sweep(paths[0]):
+        from prunekit.report.sweep_study import sweep_study
+
+        return sweep_study(paths[0])
+    return study_of(find_runs(paths), name=paths[0].resolve().name)
+
+
+def study_of(found: Found, name: str) -> Study:
+    """Sort runs by what differs in their recipes."""
+    runs, repeated = newest(found.runs)
+    whole = {run.path: settings(run.recipe) for run in runs}
+    keys = swept_numbers(list({fingerprint(flat): flat for flat in whole.values()}.values()))
+    axes = short_keys(keys)
+    rest = {run.path: settings(run.recipe, keys) for run in runs}
+    by_print = {fingerprint(flat): flat for flat in rest.values()}
+    arms = dict(zip(by_print, arm_names(list(by_print.values())), strict=True))
+    cells: dict[tuple[str, tuple[tuple[str, str], ...]], dict[int, RunFacts]] = {}
+    for run in runs:
+        at_keys = {axis: value_at(run.recipe, key) for key, axis in axes.items()}
+        place = tuple((axis, shown(v)) for axis, v in at_keys.items() if v is not None)
+        at = cells.setdefault((arms[fingerprint(rest[run.path])], place), {})
+        if run.finished:
+            at[run.seed] = run
+    table = [Cell(arm, dict(place), dict(sorted(at.items()))) for (arm, place), at in cells.items()]
+    labels = {axis: in_order(cell.place.get(axis) for cell in table) for axis in axes.values()}
+    table.sort(key=lambda cell: _rank(cell, tuple(arms.values()), labels))
+    unfinished = [unfinished_line(run) for run in runs if not run.finished]
+    return Study(
+        name=name,
+        arms=tuple(arms.values()),
+        axes=labels,
+        cells=tuple(table),
+        recipes={arms[print_]: _named(flat, arms) for print_, flat in by_print.items()},
+        missing=(*found.unreadable, *unfinished, *absent_seeds(table)),
+        repeated=repeated,
+    )
+
+
+def newest(runs: Iterable[RunFacts]) -> tuple[list[RunFacts], int]:
+    """Of runs with one recipe and seed the newest that finished, and how many were left out."""
+    best: dict[tuple[str, int], RunFacts] = {}
+    total = 0
+    for run in sorted(runs, key=lambda run: (run.finished, run.path.name)):
+        total += 1
+        best[fingerprint(settings(run.recipe)), run.seed] = run
+    kept = sorted(best.values(), key=lambda run: str(run.path))
+    return kept, total - len(kept)
+
+
+def in_order(labels: Iterable[str | None]) -> tuple[str, ...]:
+    """Distinct labels: numbers by size, before words as they come."""
+    found = dict.fromkeys(label for label in labels if label is not None)
+    return tuple(sorted(found, key=lambda label: (number_of(label) is None, number_of(label) or 0)))
+
+
+def number_of(label: str) -> float | None:
+    """The number that a label is, if it is one."""
+    try:
+        return float(label)
+    except ValueError:
+        return None
+
+
+def unfinished_line(run: RunFacts) -> str:
+    """What became of a run without numbers."""
+    return f"{run.path}: {run.status}" + (f": {run.message}" if run.message else "")
+
+
+def absent_seeds(cells: Sequence[Cell]) -> list[str]:
+    """One line for each cell that lacks a seed that another has."""
+    seeds = sorted({seed for cell in cells for seed in cell.runs})
+    lines = []
+    for cell in cells:
+        lacking = [str(seed) for seed in seeds if seed not in cell.runs]
+        if lacking:
+            lines.append(f"{cell.label}: no finished run with seed {', '.join(lacking)}")
+    return lines
+
+
+def _named(flat: Flat, arms: Mapping[str, str]) -> Flat:
+    """The settings, with the names of the arms for the runs that they were made from."""
+    names = {source_of(print_): f"the run of {arm}" for print_, arm in arms.items()}
+    return {k: names.get(v, v) if isinstance(v, str) else v for k, v in flat.items()}
+
+
+def _rank(cell: Cell, arms: Sequence[str], axes: Mapping[str, Sequence[str]]) -> list[int]:
+    places = [
+        labels.index(cell.place[axis]) if axis in cell.place else -1
+        for axis, labels in axes.items()
+    ]
+    return [arms.index(cell.arm), *places]

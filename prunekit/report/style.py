@@ -1,0 +1,172 @@
+"""How pictures look: colours for colour-blind eyes, dark on light, names that are only text."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from itertools import cycle
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from prunekit.files import replacing
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.axis import XAxis, YAxis
+    from matplotlib.figure import Figure
+
+PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#a06a00", "#5e3c99", "#222222")
+"""Okabe and Ito's colours, with yellow made dark enough for thin lines, and two more."""
+MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+LINES = ("-", "--", ":", "-.")
+LONGEST = 44
+GAP = 0.055
+"""Between names at the ends of lines, in heights of the panel."""
+TICKS = (0, 20, 40, 60, 70, 80, 90, 95, 97, 98, 98.5, 99, 99.5, 99.8, 99.9)
+FINEST = 0.02
+"""Percent below 100 that are not told apart."""
+WIDE = 4
+"""A range of more than this ratio is drawn on a logarithmic axis."""
+
+
+def new_figure(width: float, height: float) -> Figure:
+    """A figure without a window; inches."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def styles(names: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Colour, marker and line of each name; all three change, so that no two are alike."""
+    looks = {}
+    for i, (name, color, marker) in enumerate(
+        zip(names, cycle(PALETTE), cycle(MARKERS), strict=False)
+    ):
+        line = LINES[i // len(PALETTE) % len(LINES)]
+        looks[name] = {"color": color, "marker": marker, "linestyle": line}
+    return looks
+
+
+def dress(axis: Axes, x: str, y: str, title: str = "") -> None:
+    """Labels with units, and a frame that stays in the background."""
+    axis.spines[["top", "right"]].set_visible(False)
+    axis.grid(color="#e6e6e6", linewidth=0.8)
+    axis.set_axisbelow(True)
+    axis.set_xlabel(literal(x))
+    axis.set_ylabel(literal(y))
+    if title:
+        axis.set_title(literal(title), loc="left", fontsize=10)
+
+
+def spread_top(axis: XAxis | YAxis, values: Sequence[float]) -> None:
+    """Spread percentages near 100 apart, as a logarithm of what is missing to 100 does.
+
+    Left linear where the rest to 100 differs little.
+    """
+    import numpy as np
+    from matplotlib.ticker import NullLocator
+
+    rests = [max(100 - value, FINEST) for value in values]
+    if not rests or max(rests) < WIDE * min(rests):
+        return
+
+    def rest(percent: Any) -> Any:
+        return -np.log10(np.maximum(100 - np.asarray(percent, dtype=float), FINEST))
+
+    def back(position: Any) -> Any:
+        return 100 - 10 ** -np.asarray(position, dtype=float)
+
+    low, high = rest(min(values)), rest(max(values))
+    room = 0.05 * (high - low)
+    ticks = [tick for tick in TICKS if low - room <= rest(tick) <= high + room]
+    if len(ticks) < 2:
+        return
+    (axis.axes.set_xscale if axis.axis_name == "x" else axis.axes.set_yscale)(
+        "function", functions=(rest, back)
+    )
+    axis.set_ticks(ticks, [f"{tick:g}" for tick in ticks])
+    axis.set_minor_locator(NullLocator())
+    limits = sorted((back(low - room), back(high + room)))
+    (axis.axes.set_xlim if axis.axis_name == "x" else axis.axes.set_ylim)(*limits)
+
+
+def legend_below(
+    figure: Figure,
+    looks: Mapping[str, Mapping[str, Any]],
+    extra: Mapping[str, Mapping[str, Any]] | None = None,
+) -> None:
+    """One legend for all panels, under them."""
+    from matplotlib.lines import Line2D
+
+    handles = [Line2D([], [], **look, markersize=5, label=literal(n)) for n, look in looks.items()]
+    handles += [Line2D([], [], **look, label=label) for label, look in (extra or {}).items()]
+    longest = max(len(name) for name in looks)
+    across = max(1, int(figure.get_figwidth() * 13 / (min(longest, LONGEST) + 8)))
+    figure.legend(
+        handles=handles,
+        loc="outside lower left",
+        ncols=min(across, len(handles)),
+        frameon=False,
+        fontsize=8.5,
+    )
+
+
+def literal(text: str) -> str:
+    """Text that matplotlib draws as it is, whatever signs of formulas are in it."""
+    cut = text if len(text) <= LONGEST * 2 else text[: LONGEST * 2 - 1] + "…"
+    cut = f" {cut}" if cut.startswith("_") else cut  # a legend would leave it out
+    return cut.replace("$", r"\$")
+
+
+def save(figure: Figure, folder: Path, name: str) -> list[Path]:
+    """Write `<name>.png` and `<name>.svg`.
+
+    Raises:
+        ResourceError: they cannot be written.
+    """
+    from matplotlib import rc_context
+
+    paths = [folder / f"{name}.png", folder / f"{name}.svg"]
+    with warnings.catch_warnings(), rc_context({"svg.hashsalt": "prunekit"}):
+        warnings.filterwarnings("ignore", message="Glyph")  # a name in a script that no font has
+        for path in paths:
+            quiet = {"Date": None, "Creator": None, "Format": None, "Type": None}
+            metadata = quiet if path.suffix == ".svg" else {"Software": None}
+            with replacing(path) as temporary:
+                figure.savefig(temporary, format=path.suffix[1:], dpi=130, metadata=metadata)
+    return paths
+
+
+def label_ends(
+    axis: Axes,
+    lines: Mapping[str, tuple[Any, Any]],
+    looks: Mapping[str, Mapping[str, Any]],
+) -> None:
+    """Write the name of each line at its right end, pushed apart where they would overlap.
+
+    Args:
+        axis: with its scale set.
+        lines: name -> (x, y).
+        looks: name -> style, for the colour.
+    """
+    backwards = axis.xaxis_inverted()
+    ends = {}
+    for name, (x, y) in lines.items():
+        at = min(range(len(x)), key=lambda i: x[i]) if backwards else -1
+        point = axis.transData.transform((x[at], y[at]))
+        ends[name] = float(axis.transAxes.inverted().transform(point)[1])
+    height = None
+    for name, wanted in sorted(ends.items(), key=lambda item: item[1]):
+        height = wanted if height is None else max(wanted, height + GAP)
+        axis.annotate(
+            literal(name),
+            (1.01, height),
+            xycoords="axes fraction",
+            va="center",
+            fontsize=8.5,
+            color=looks[name]["color"],
+            annotation_clip=False,
+        )

@@ -1,0 +1,139 @@
+"""The tables of a report as text, for the terminal, Markdown and the page alike. Torch-free."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from prunekit.report.comparison import POINTS, Difference, accuracy
+from prunekit.report.recipes import distinctions, short_keys
+from prunekit.report.statistics import MANY, PairedDifference, Summary, summary
+from prunekit.report.study import Cell, Study
+from prunekit.report.units import percent, si
+
+NONE = "-"
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows of text under a title."""
+
+    title: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    words: int = 1
+    """How many columns, from the left, are words; the rest are numbers."""
+    note: str = ""
+    """What a reader must know to read it."""
+
+
+def cell_table(study: Study, key: str) -> Table:
+    """One row a cell: accuracy, and what it costs."""
+    columns = (
+        *("arm", *study.axes),
+        *("seeds", f"{key.split('_')[0]} accuracy, %", "in scope pruned", "tokens"),
+        *("MACs executed", "MACs theoretical", "training FLOPs"),
+    )
+    rows = [
+        (
+            *_place(study, cell),
+            str(len(cell.runs)),
+            mean_and_deviation(accuracy(cell, key)),
+            _mean(cell, "sparsity", "scope", as_text=percent),
+            _mean(cell, "tokens", "after", as_text=lambda value: f"{value:.0f}"),
+            _mean(cell, "macs", "executed", as_text=si),
+            _mean(cell, "macs", "theoretical", as_text=si),
+            _mean(cell, "train", "flops", as_text=si),
+        )
+        for cell in study.cells
+    ]
+    note = (
+        "Mean ± standard deviation over seeds. MACs are multiply-adds of one image: executed with "
+        "zeros multiplied, theoretical with zeros skipped. Training FLOPs are spent, not "
+        "theoretical."
+    )
+    return Table("Results", columns, tuple(rows), 1 + len(study.axes), note)
+
+
+def difference_table(study: Study, found: Sequence[Difference]) -> Table:
+    """One row a cell and baseline: paired differences in points."""
+    columns = (
+        *("arm", *study.axes, "against"),
+        *("pairs", "difference, points", "95 % interval", "sign test", "detectable"),
+        f"seeds for {POINTS:g}",
+    )
+    rows = [
+        (*_place(study, one.cell), one.baseline.name, *difference_row(one.result)) for one in found
+    ]
+    note = (
+        "Accuracy of the arm minus that of the baseline with the same seed. Interval: Student's t, "
+        "not corrected for the number of rows. Detectable: the smallest true difference, in "
+        "points, that a two-sided t test at 5 % finds with 80 % power from so many pairs, if the "
+        "deviation seen is the true one; the last column: the seeds with which it would find "
+        f"{POINTS:g} points. Sign test: from six pairs that differ on."
+    )
+    return Table("Differences", columns, tuple(rows), 2 + len(study.axes), note)
+
+
+def difference_row(result: PairedDifference | None) -> tuple[str, ...]:
+    """Pairs, difference, interval, sign test, detectable difference, seeds needed."""
+    if result is None:
+        return ("0", "no common seed", NONE, NONE, NONE, NONE)
+    sign = "too few" if result.sign_p is None else f"p = {result.sign_p:.3f}"
+    if result.interval is None:
+        return ("1", f"{result.mean:+.2f}", "one seed", sign, NONE, NONE)
+    low, high = result.interval
+    needed = result.seeds_for_target or 0
+    return (
+        str(result.count),
+        f"{result.mean:+.2f}",
+        f"{low:+.2f} to {high:+.2f}",
+        sign,
+        f"{result.detectable:.2f}",
+        f"{needed}" if needed < MANY else f"over {MANY:,}",
+    )
+
+
+def recipe_table(study: Study) -> Table | None:
+    """What sets each arm's recipe apart from the rest; None for a single arm."""
+    if len(study.recipes) < 2:
+        return None
+    told = distinctions(study.recipes)
+    short = short_keys(list(dict.fromkeys(key for one in told.values() for key in one)))
+    rows = [
+        (arm, "; ".join(f"{short[key]}: {value}" for key, value in one.items()) or "as most arms")
+        for arm, one in told.items()
+    ]
+    return Table(
+        "Recipes",
+        ("arm", "what differs from most arms"),
+        tuple(rows),
+        2,
+        "The seed, the axes, names, paths, probes and logging are left out; '-': no such key.",
+    )
+
+
+def warning_table(found: Sequence[tuple[str, int]]) -> Table | None:
+    """How many runs gave each warning; None where none did."""
+    if not found:
+        return None
+    rows = tuple((text, str(count)) for text, count in found)
+    return Table("Warnings", ("warning of the runs", "runs"), rows)
+
+
+def mean_and_deviation(found: Summary | None) -> str:
+    """`97.01 ± 0.12`; without the deviation for one value."""
+    if found is None:
+        return NONE
+    if found.deviation is None:
+        return f"{found.mean:.2f}"
+    return f"{found.mean:.2f} ± {found.deviation:.2f}"
+
+
+def _place(study: Study, cell: Cell) -> tuple[str, ...]:
+    return (cell.arm, *(cell.place.get(axis, NONE) for axis in study.axes))
+
+
+def _mean(cell: Cell, *keys: str, as_text: Callable[[float], str]) -> str:
+    found = summary(list(cell.values(*keys).values()))
+    return NONE if found is None else as_text(found.mean).strip()
