@@ -13,7 +13,18 @@ from prunekit.cli.failures import INTERRUPTED, report_failure
 from prunekit.cli.output import quiet_stdout
 from prunekit.suggestions import did_you_mean
 
-COMMANDS = ("run", "resume", "sweep", "report", "validate", "list", "show", "init", "schema", "bench")
+COMMANDS = (
+    "run",
+    "resume",
+    "sweep",
+    "report",
+    "validate",
+    "list",
+    "show",
+    "init",
+    "schema",
+    "bench",
+)
 
 EXAMPLES = """
 prunekit run quickstart                    prune a ViT on the spot, in a minute
