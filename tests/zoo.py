@@ -605,6 +605,15 @@ class ReturnsTensors(Counts):
         return {"norm": torch.tensor(1.0)}
 
 
+@broken(PROBES, r"saved after step 1 and continued tells something else: state_dict\(\) must hold")
+class Forgets(Counts):
+    looks = 0
+
+    def observe(self, ctx):
+        self.looks += 1
+        return {"looks": self.looks}
+
+
 @broken(PROBES, r"observe, step 0: draws from the global random state of torch")
 class AddsNoise(Counts):
     def observe(self, ctx):

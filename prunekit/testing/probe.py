@@ -12,6 +12,7 @@ from prunekit.testing.fault import ConformanceError, faults_of, report
 from prunekit.testing.models import SMALL_MODELS, SmallModel
 from prunekit.testing.search import failure, smallest_failure, trials
 from prunekit.testing.settings import checked_settings
+from prunekit.testing.snapshot import through_a_file
 from prunekit.testing.training import Training
 from prunekit.testing.trial import Trial
 from prunekit.testing.watch import Watch
@@ -27,6 +28,8 @@ def check_probe(
 ) -> None:
     """Check that a probe reads and changes nothing, in small training runs on the CPU.
 
+    And that a run which is saved and continued tells the same as one that never stopped.
+
     Args:
         cls: the probe.
         config: its settings; a mapping is read as in a recipe, and may leave out `name`.
@@ -39,15 +42,29 @@ def check_probe(
     """
     settings: ProbeConfig = checked_settings(cls, config, Probe, ProbeConfig)
 
-    def run(case: Trial) -> None:
+    def make(case: Trial, **more: Any) -> Training:
         with faults_of("the constructor"):
             probe = cls(settings)
-        training = Training(case, models[case.model], [], probes=[probe])
-        watch = Watch(probe, training)
+        return Training(case, models[case.model], [], probes=[probe], **more)
+
+    def run(case: Trial) -> None:
+        whole, stopped = make(case), make(case)
+        watch = Watch(whole.pruner.probes[0], whole)
         watch.put_pure("due", looks.at_due)
         watch.put("observe", looks.at_metrics)
-        training.start()
-        training.advance()
+        whole.start()
+        stopped.start()
+        told = _told(whole, sum(case.phases))
+        _told(stopped, case.stop)
+        state = through_a_file(stopped.saved(), "the saved run")
+        again = make(case, anchor=state["anchor"])
+        with faults_of("load_state_dict"):
+            again.load(state)
+        if _told(again, sum(case.phases)) != told[case.stop :]:
+            raise ConformanceError(
+                f"a run that was saved after step {case.stop} and continued tells something else: "
+                "state_dict() must hold what observe remembers"
+            )
 
     def find() -> tuple[Trial, ConformanceError] | None:
         if trial is not None:
@@ -57,3 +74,12 @@ def check_probe(
         return next((found for found in searches if found is not None), None)
 
     report("probe", cls, settings, find)
+
+
+def _told(training: Training, until: int) -> list[dict[str, float]]:
+    """Train to a step; what the probe said at each."""
+    told = []
+    for step in range(training.pruner.step, until):
+        training.advance(step + 1)
+        told.append(training.pruner.observed)
+    return told
