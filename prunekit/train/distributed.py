@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -108,3 +110,16 @@ def join() -> ProcessGroup:
                 f"the {world} processes could not join ({backend}): {error}"
             ) from error
     return ProcessGroup(rank, world, device)
+
+
+@contextmanager
+def joined() -> Iterator[ProcessGroup]:
+    """`join` for the length of a `with`; after an error the group is taken down at once."""
+    group = join()
+    try:
+        yield group
+    except BaseException:
+        if group.world > 1:  # no barrier: the other ranks may not come
+            dist.destroy_process_group()
+        raise
+    group.leave()

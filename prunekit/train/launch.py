@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import json
-import logging
 import os
 import sys
-import tempfile
 import time
-import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -19,14 +15,15 @@ from torch import Tensor
 
 from prunekit.build import Run, build
 from prunekit.dry_run import DryRun
-from prunekit.errors import CheckpointError, PrunekitError, ResourceError, StopRequestedError
+from prunekit.errors import CheckpointError, PrunekitError, ResourceError
 from prunekit.recipe import Recipe, dump_yaml, recipe_hash
 from prunekit.runs import lock, new_run_dir, open_run, point_latest, write_json
 from prunekit.train.checkpoint import load_checkpoint, newest_checkpoint
 from prunekit.train.conclude import conclude
-from prunekit.train.distributed import ProcessGroup, join
+from prunekit.train.distributed import ProcessGroup, joined
 from prunekit.train.environment import differences, environment, git_state
 from prunekit.train.observer import Observer
+from prunekit.train.processes import start_processes
 from prunekit.train.trainer import Trainer
 
 
@@ -62,7 +59,7 @@ def run_recipe(
     resolved = dump_yaml(recipe)
     source = resolved if source_text is None else source_text
     if nproc > 1 and "RANK" not in os.environ:
-        return Path(_start_processes(nproc, recipe.threads, _run, resolved, source, str(out)))
+        return Path(start_processes(nproc, recipe.threads, _run, resolved, source, str(out)))
     return _run_here(recipe, source, out)
 
 
@@ -76,12 +73,12 @@ def resume_run(run_dir: Path) -> Path:
     run = open_run(run_dir)
     world = int(run.manifest()["environment"]["world_size"])
     if world > 1 and "RANK" not in os.environ:
-        return Path(_start_processes(world, run.recipe().threads, _resume, str(run.path)))
+        return Path(start_processes(world, run.recipe().threads, _resume, str(run.path)))
     return _resume_here(run.path)
 
 
 def _run_here(recipe: Recipe, source_text: str, out: Path) -> Path:
-    with _joined() as group:
+    with joined() as group:
         _check_writable(out)
         anchor = AnchorFile()
         run = build(recipe, group, anchor)
@@ -102,7 +99,7 @@ def _run_here(recipe: Recipe, source_text: str, out: Path) -> Path:
 def _resume_here(run_dir: Path) -> Path:
     opened = open_run(run_dir)
     manifest = opened.manifest()
-    with _joined() as group, _held(run_dir, group):
+    with joined() as group, _held(run_dir, group):
         if opened.status().get("status") == "done":
             raise CheckpointError(f"{run_dir}: the run is complete: nothing to resume")
         checkpoint, refused = newest_checkpoint(run_dir)
@@ -192,25 +189,13 @@ def _check_writable(out: Path) -> None:
 
 
 @contextmanager
-def _joined() -> Iterator[ProcessGroup]:
-    group = join()
-    try:
-        yield group
-    except BaseException:
-        if group.world > 1:  # no barrier: the other ranks may not come
-            torch.distributed.destroy_process_group()
-        raise
-    group.leave()
-
-
-@contextmanager
 def _held(run_dir: Path, group: ProcessGroup) -> Iterator[None]:
     """The main rank holds the lock of the run directory."""
     with lock(run_dir) if group.is_main else nullcontext():
         yield
 
 
-# ---- several processes on this machine
+# ---- what a started process does
 
 
 def _run(text: str, source_text: str, out: str) -> str:
@@ -223,59 +208,6 @@ def _resume(run_dir: str) -> str:
     return str(_resume_here(Path(run_dir)))
 
 
-def _start_processes(nproc: int, threads: int, work: Any, *args: str) -> str:
-    """Start ranks as torchrun does, and raise the first error of a rank as our own.
-
-    torchrun itself would turn every exit code into 1.
-    """
-    from torch.distributed.elastic.multiprocessing.api import SignalException
-    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
-    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
-
-    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
-    os.environ.setdefault("OMP_NUM_THREADS", str(threads))
-    config = LaunchConfig(
-        min_nodes=1,
-        max_nodes=1,
-        nproc_per_node=nproc,
-        run_id=uuid.uuid4().hex,
-        rdzv_backend="c10d",
-        rdzv_endpoint="localhost:0",
-        max_restarts=0,
-        monitor_interval=0.1,
-    )
-    with tempfile.TemporaryDirectory(prefix="prunekit-") as folder:
-        try:
-            results: dict[int, str] = elastic_launch(config, _worker)(folder, work, *args)
-        except ChildFailedError as error:
-            raise _first_failure(Path(folder), error.get_first_failure()[1].exitcode) from error
-        except SignalException as error:  # passed on to the ranks, which ended as they were asked
-            raise _first_failure(Path(folder), StopRequestedError.exit_code) from error
-    return results[0]
-
-
-def _worker(folder: str, work: Any, *args: str) -> str:
-    try:
-        result: str = work(*args)
-    except PrunekitError as error:
-        failure = {"code": error.exit_code, "message": str(error), "time": time.time()}
-        write_json(Path(folder) / f"rank-{os.environ['RANK']}.json", failure)
-        sys.exit(error.exit_code)
-    return result
-
-
-def _first_failure(folder: Path, exit_code: int) -> PrunekitError:
-    failures = [json.loads(path.read_text()) for path in folder.glob("rank-*.json")]
-    if not failures:
-        return ResourceError(
-            f"a process ended with exit code {exit_code} and no message: it may have been killed, "
-            "by a lack of memory for instance"
-        )
-    first = min(failures, key=lambda failure: failure["time"])
-    kinds = {kind.exit_code: kind for kind in PrunekitError.__subclasses__()}
-    return kinds.get(first["code"], PrunekitError)(first["message"])
-
-
 # ---- a plan instead of a run
 
 
@@ -283,7 +215,7 @@ def dry_run(recipe: Recipe) -> DryRun:
     """What a run would prune, cost and last; takes three real steps and writes nothing."""
     from prunekit.train.plan import plan
 
-    with _joined() as group:
+    with joined() as group:
         start: dict[str, Tensor] = {}
         run = build(recipe, group, start)
         start |= {name: param.detach().clone() for name, param in run.pruner.params.items()}
