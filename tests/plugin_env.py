@@ -1,4 +1,4 @@
-"""An environment on top of that of the tests, where plugins are built and installed as by a user."""
+"""An environment on top of that of the tests, where plugins are installed as by a user."""
 
 import os
 import subprocess

@@ -33,7 +33,7 @@ def call(capsys, tmp_path, monkeypatch):
 
 @pytest.fixture(scope="module")
 def installed(plugin_env, tmp_path_factory):
-    """A strategy and a compressor, written, built and installed as wheels by the lines it prints."""
+    """A strategy and a compressor, written, built and installed as wheels."""
     folder = tmp_path_factory.mktemp("plugins")
     for kind in KINDS:
         out = plugin_env.run(f"prunekit init --plugin prunekit-x-{kind} --kind {kind}", folder)
@@ -98,9 +98,9 @@ def test_it_says_what_to_do_next(call):
         ("../up", "no package name"),
         ("-x", "no package name"),
         ("größe", "no package name"),
-        ("2x", "'2x' cannot be a name"),
-        ("prunekit-class", "'class' cannot be a name"),
-        ("prunekit-null", "'null' cannot be a name"),
+        ("2x", "'2x' is no name"),
+        ("prunekit-class", "'class' is no name"),
+        ("prunekit-null", "'null' is no name"),
         ("prunekit", "module 'prunekit' is installed"),
         ("json", "module 'json' is installed"),
         ("prunekit-magnitude", "strategy 'magnitude' of prunekit"),

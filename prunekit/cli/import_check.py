@@ -1,4 +1,4 @@
-"""Import every component in a process of its own: one that fails or hangs stops no other."""
+"""Try everything that is installed, each in a process of its own: a failure stops no other."""
 
 from __future__ import annotations
 
@@ -8,26 +8,39 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 from prunekit.cli.kinds import registry_of
+from prunekit.cli.shipped import named_recipes
 from prunekit.components.installed import reason
-from prunekit.errors import PluginError
+from prunekit.components.names import claim_refused
+from prunekit.errors import PluginError, PrunekitError
 
 TIMEOUT_SECONDS = 120
 DONE = 42  # not 0: a module that ends the process while it is imported must not pass
 
 
-def check_imports(components: Sequence[dict[str, Any]]) -> None:
-    """Give each component its `check`: {"ok": bool, "reason": str | None}."""
+def check_entries(entries: Sequence[dict[str, Any]]) -> None:
+    """Give each component or recipe its `check`: {"ok": bool, "reason": str | None}."""
     with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
-        reasons = pool.map(lambda c: reason_to_fail(c["kind"], c["name"]), components)
-        for component, reason in zip(components, reasons, strict=True):
-            component["check"] = {"ok": reason is None, "reason": reason}
+        reasons = pool.map(lambda e: reason_to_fail(e["kind"], e["name"]), entries)
+        for entry, reason in zip(entries, reasons, strict=True):
+            refused = reason or refused_claim(entry["kind"], entry["name"])
+            entry["check"] = {"ok": refused is None, "reason": refused}
+
+
+def refused_claim(kind: str, name: str) -> str | None:
+    """None when no other distribution gives this name, else one line."""
+    if kind == "recipes":
+        known = named_recipes()
+        return claim_refused(known[name], list(known.values())) if name in known else None
+    registry = registry_of(kind)
+    return claim_refused(registry.component(name), registry.components())
 
 
 def reason_to_fail(kind: str, name: str) -> str | None:
-    """None when the component can be imported, else one line."""
+    """None when the component can be imported, or the recipe be read; else one line."""
     command = [sys.executable, "-P", "-m", "prunekit.cli.import_check", kind, name]
     path = os.pathsep.join(filter(None, sys.path))
     try:
@@ -57,13 +70,45 @@ def ended(code: int) -> str:
 
 
 def main(kind: str, name: str) -> int:
-    """Import one component; the child's side of `reason_to_fail`."""
+    """Import one component or read one recipe; the child's side of `reason_to_fail`."""
     try:
-        registry_of(kind).load(name)
-    except PluginError as error:
-        sys.stderr.write(f"\n{reason(error.__cause__) if error.__cause__ else error}\n")
+        if kind == "recipes":
+            read_recipe(name)
+        else:
+            load_component(kind, name)
+    except PrunekitError as error:
+        sys.stderr.write("\n" + " ".join(str(error).split()) + "\n")
         return 1
     return DONE
+
+
+def load_component(kind: str, name: str) -> None:
+    """Import a component; an error says what is wrong, and leaves out of whom.
+
+    Raises:
+        PluginError: the import fails, or the class is not what it must be.
+    """
+    registry = registry_of(kind)
+    try:
+        registry.load(name)
+    except PluginError as error:
+        who = f"{registry.component(name)}: "
+        why = reason(error.__cause__) if error.__cause__ else str(error).removeprefix(who)
+        raise PluginError(why) from None
+
+
+def read_recipe(name: str) -> None:
+    """Read a recipe with all that it names.
+
+    Raises:
+        PrunekitError: it is not there or not valid.
+    """
+    from prunekit.recipe import load_recipe
+
+    known = named_recipes()
+    if name not in known:
+        raise PluginError(f"no *.yaml in {name}: is the folder in the package that is installed?")
+    load_recipe(Path(known[name].value))
 
 
 if __name__ == "__main__":

@@ -17,10 +17,10 @@ from prunekit.files import replacing
 from prunekit.suggestions import did_you_mean
 
 EXAMPLES = """
-prunekit init                                list the recipes that have a name
-prunekit init quickstart                     copy one to quickstart.yaml
-prunekit init vit_cifar_tome -o mine.yaml    under another name
-prunekit init --plugin prunekit-rowwise      a package with a strategy of your own
+prunekit init                               list the recipes that have a name
+prunekit init quickstart                    copy one to quickstart.yaml
+prunekit init vit_cifar_tome -o mine.yaml   under another name
+prunekit init --plugin prunekit-rowwise     a strategy of your own, as a package
 prunekit init --plugin prunekit-peaks --kind compressor
 """
 
@@ -36,7 +36,7 @@ def complete_name(
     "init",
     cls=ExampleCommand,
     examples=EXAMPLES,
-    short_help="Copy a recipe to edit, or begin a plugin; without a name, list the recipes.",
+    short_help="Copy a recipe to edit, or begin a plugin; without a name, list recipes.",
 )
 @click.argument("word", required=False, metavar="[NAME|DIR]", shell_complete=complete_name)
 @click.option("--list", "only_list", is_flag=True, help="List the recipes, as without NAME.")
@@ -94,9 +94,7 @@ def begin_plugin(name: str, kind: str, target: Path) -> None:
     plugin = plugin_named(name, kind)
     files = write_plugin(plugin, target)
     folder = str(target) if target.is_absolute() else f"./{target}"
-    click.echo(
-        f"Wrote {target}: {len(files)} files, the {kind} in {plugin.package}/{kind}.py. Next:"
-    )
+    click.echo(f"Wrote {target}: {len(files)} files. Next:")
     click.echo(f"  pip install -e {shlex.quote(f'{folder}[test]')}")
     click.echo(f"  pytest {shlex.quote(folder)}")
     click.echo(f"  prunekit run {plugin.component}_digits")

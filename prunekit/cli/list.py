@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import click
@@ -9,11 +10,14 @@ import click
 from prunekit.cli.command import ExampleCommand, json_option
 from prunekit.cli.kinds import KINDS, complete_kind, kind_named, registry_of
 from prunekit.cli.output import print_json
+from prunekit.cli.shipped import named_recipes
+from prunekit.components.recipes import recipe_files, recipe_folders
+from prunekit.errors import PluginError
 
 EXAMPLES = """
 prunekit list                       everything that a recipe can name
 prunekit list strategies            one kind
-prunekit list --check               import each apart, show what fails
+prunekit list --check               try each, show what fails; exit code 7
 prunekit list strategies --json     for a program
 """
 
@@ -32,29 +36,52 @@ prunekit list strategies --json     for a program
 )
 @click.option("--check", is_flag=True, help="Import each in a process apart; show what fails.")
 @json_option
-def command(kind: str | None, check: bool, as_json: bool) -> None:
+@click.pass_context
+def command(ctx: click.Context, kind: str | None, check: bool, as_json: bool) -> None:
     """List what a recipe can name: where it comes from, what it does, which paper it follows.
 
     Components of other installed packages are listed like the built-in ones. Nothing is imported
     unless --check is given.
+
+    --check tries each component, and without a kind each recipe of a plugin. What cannot be
+    imported, breaks its contract or shares its name with another fails, with its package and the
+    reason; the exit code is then 7. The others work: a failure matters to a recipe that names it.
     """
     kinds = [kind_named(kind)] if kind else list(KINDS)
-    components = [entry for each in kinds for entry in entries(each)]
+    found = {"components": [entry for each in kinds for entry in entries(each)]}
+    if check and not kind:
+        found["recipes"] = recipe_entries()
+    everything = [entry for part in found.values() for entry in part]
     if check:
-        from prunekit.cli.import_check import check_imports
+        from prunekit.cli.import_check import check_entries
 
-        check_imports(components)
+        check_entries(everything)
     if as_json:
-        print_json({"components": components})
-        return
-    from prunekit.cli.list_view import failures_view, list_view
+        print_json(found)
+    else:
+        print_lists(kinds, found["components"])
+    if check:
+        tell_failures(ctx, everything, quiet=as_json)
+
+
+def print_lists(kinds: Sequence[str], components: Sequence[dict[str, Any]]) -> None:
+    """Kind by kind, for a person."""
+    from prunekit.cli.list_view import list_view
     from prunekit.console import console
 
-    screen = console()
-    for each in kinds:
-        screen.print(list_view(each, [e for e in components if e["kind"] == each]))
-    if check:
-        screen.print(failures_view(components))
+    for kind in kinds:
+        console().print(list_view(kind, [e for e in components if e["kind"] == kind]))
+
+
+def tell_failures(ctx: click.Context, checked: Sequence[dict[str, Any]], *, quiet: bool) -> None:
+    """Say what failed, and end with 7 where something did."""
+    from prunekit.cli.list_view import failures_view
+    from prunekit.console import console
+
+    if not quiet:
+        console().print(failures_view(checked))
+    if not all(entry["check"]["ok"] for entry in checked):
+        ctx.exit(PluginError.exit_code)
 
 
 def entries(kind: str) -> list[dict[str, Any]]:
@@ -75,3 +102,13 @@ def describe(kind: str, name: str) -> dict[str, Any]:
         "summary": description.summary,
         "paper": description.paper,
     }
+
+
+def recipe_entries() -> list[dict[str, Any]]:
+    """The recipes of plugins, and the folders of recipes that hold none."""
+    found = {name: r for name, r in named_recipes().items() if not r.builtin}
+    empty = {f.value: f for f in recipe_folders() if not recipe_files(f.value)}
+    return [
+        {"kind": "recipes", "name": name, "distribution": c.distribution, "version": c.version}
+        for name, c in (found | empty).items()
+    ]

@@ -33,10 +33,11 @@ def origin(component: dict[str, Any]) -> str:
 
 
 def failures_view(components: Sequence[dict[str, Any]]) -> RenderableType:
-    """What could not be imported, from which distribution, and why."""
+    """What failed, of which distribution, and why; recipes of plugins besides components."""
     failed = [component for component in components if not component["check"]["ok"]]
-    lines = [Text(f"{len(components)} imported, {len(failed)} failed", style="bold")]
+    lines = [Text(f"{len(components)} checked, {len(failed)} failed", style="bold")]
     for component in failed:
-        who = f"{KINDS[component['kind']]} {component['name']} ({origin(component)})"
+        kind = KINDS.get(component["kind"], "recipe")
+        who = f"{kind} {component['name']} ({origin(component)})"
         lines.append(Text(f"{who}: {component['check']['reason']}"))
     return Group(*lines)

@@ -57,9 +57,7 @@ def plugin_named(name: str, kind: str) -> Plugin:
     component = package.removeprefix("prunekit_")
     for word in (package, component):
         if not word.isidentifier() or keyword.iskeyword(word) or word in NOT_TEXT_IN_YAML:
-            raise UsageError(
-                f"{name!r}: {word!r} cannot be a name in Python and YAML: choose another"
-            )
+            raise UsageError(f"{name!r}: {word!r} is no name in Python and YAML: choose another")
     class_name = "".join(part.capitalize() for part in component.split("_"))
     plural = next(word for word, singular in KINDS.items() if singular == kind)
     plugin = Plugin(name, package, component, class_name, kind, plural)

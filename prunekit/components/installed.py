@@ -41,9 +41,13 @@ class Component:
         """`distribution:name`, which tells apart two components of one name."""
         return f"{self.distribution}:{self.name}"
 
+    @property
+    def origin(self) -> str:
+        """Distribution and version."""
+        return f"{self.distribution} {self.version}".rstrip()
+
     def __str__(self) -> str:
-        origin = " ".join(part for part in (self.distribution, self.version) if part)
-        return f"{self.kind} {self.name!r} of {origin}"
+        return f"{self.kind} {self.name!r} of {self.origin}"
 
 
 @lru_cache(maxsize=1)

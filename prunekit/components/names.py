@@ -34,6 +34,18 @@ def resolve_all(name: str, known: Sequence[Component]) -> list[Component]:
     return resolve_all(name.partition(":")[0], known)
 
 
+def claim_refused(component: Component, known: Sequence[Component]) -> str | None:
+    """Why a component of a third party does not have its name for itself; None where it does."""
+    others = [c for c in known if c.name == component.name and c != component]
+    if component.builtin or not others:
+        return None
+    owner = next((c for c in others if c.builtin), others[0])
+    return (
+        f"its name {component.name!r} is that of {owner.origin} too: a recipe must write "
+        f"{component.qualified!r}"
+    )
+
+
 def resolve(name: str, kind: str, known: Sequence[Component]) -> Component:
     """The one component that `name` stands for.
 

@@ -158,8 +158,12 @@ class Registry(Generic[T]):
             raise self._at_name("string_type" if "name" in settings else "missing", name)
         try:
             return self.config_class(name)
-        except (UnknownNameError, AmbiguousNameError) as error:
+        except UnknownNameError as error:
             problem = PydanticCustomError("name", "{why}", {"why": str(error)})
+            raise self._at_name(problem, name) from None
+        except AmbiguousNameError as error:  # what is installed is at fault, not the recipe
+            context = {"why": str(error), "cause": PluginError(str(error))}
+            problem = PydanticCustomError("plugin", "{why}", context)
             raise self._at_name(problem, name) from None
 
     def _at_name(self, problem: str | PydanticCustomError, value: object) -> ValidationError:
