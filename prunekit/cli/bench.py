@@ -1,4 +1,4 @@
-"""`prunekit bench`: what pruning costs here, beside what others take for the same."""
+"""`prunekit bench`: what pruning and probes cost here, beside what others take for the same."""
 
 from __future__ import annotations
 
@@ -12,60 +12,73 @@ from prunekit.errors import UsageError
 from prunekit.suggestions import did_you_mean
 
 EXAMPLES = """
-prunekit bench masks                           all of it: ten minutes
+prunekit bench masks                           all of it: several minutes
 prunekit bench masks --only threshold,update   two parts
 prunekit bench masks --quick                   does it run? no goal is judged
 prunekit bench masks --json                    for a program
+prunekit bench probes                          what the probe burden adds to training
 """
 
-PARTS = ("threshold", "update", "step", "memory", "eval")
+PARTS = {
+    "masks": ("threshold", "update", "step", "memory", "eval"),
+    "probes": ("mlp", "vit"),
+}
 
 
 @click.command(
     "bench",
     cls=ExampleCommand,
     examples=EXAMPLES,
-    short_help="Measure what masks cost here, beside PyTorch's own pruning.",
+    short_help="Measure what masks cost here, beside PyTorch's own pruning, and what probes cost.",
 )
-@click.argument("subject", type=click.Choice(["masks"]))
-@click.option("--only", metavar="PART,...", help=f"Some parts: {', '.join(PARTS)}.")
+@click.argument("subject", type=click.Choice(list(PARTS)))
+@click.option(
+    "--only",
+    metavar="PART,...",
+    help="Some parts. "
+    + "; ".join(f"{subject}: {', '.join(parts)}" for subject, parts in PARTS.items())
+    + ".",
+)
 @click.option("--quick", is_flag=True, help="Sizes that take seconds and judge no goal.")
 @json_option
 def command(subject: str, only: str | None, quick: bool, as_json: bool) -> None:
-    """Measure the masks: search, update, training step, memory, evaluation.
+    """Measure masks (search, update, training step, memory, evaluation) or the probe burden.
 
     Everything runs on one thread of the CPU and counts process time, so that other work on the
     machine matters little. What is compared takes turns within one run; the ratio of a thing to
     itself is printed beside, and no goal is judged that is finer than that.
     """
-    parts = chosen(only)
+    parts = chosen(subject, only)
 
     from prunekit.bench.masks import bench_masks
+    from prunekit.bench.probes import bench_probes
     from prunekit.cli.bench_view import head_view, section_view
     from prunekit.console import console
 
     machine = about()
+    measure = {"masks": bench_masks, "probes": bench_probes}[subject]
     if as_json:
-        sections = [section.plain() for section in bench_masks(parts, quick=quick)]
+        sections = [section.plain() for section in measure(parts, quick=quick)]
         print_json({"subject": subject, "quick": quick, **machine, "sections": sections})
         return
     screen = console()
     screen.print(head_view(machine, quick=quick))
-    for section in bench_masks(parts, quick=quick):
+    for section in measure(parts, quick=quick):
         screen.print(section_view(section))
 
 
-def chosen(only: str | None) -> tuple[str, ...]:
-    """The parts that are asked for.
+def chosen(subject: str, only: str | None) -> tuple[str, ...]:
+    """The parts of a subject that are asked for.
 
     Raises:
         UsageError: no such part.
     """
-    parts = tuple(part.strip() for part in only.split(",")) if only else PARTS
+    known = PARTS[subject]
+    parts = tuple(part.strip() for part in only.split(",")) if only else known
     for part in parts:
-        if part not in PARTS:
-            near = did_you_mean(part, PARTS)
-            raise UsageError(f"--only: no part {part!r}.{near} Parts are: {', '.join(PARTS)}")
+        if part not in known:
+            near = did_you_mean(part, known)
+            raise UsageError(f"--only: no part {part!r}.{near} Parts are: {', '.join(known)}")
     return parts
 
 
