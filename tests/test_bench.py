@@ -9,6 +9,7 @@ from click.testing import CliRunner
 from prunekit.bench import rounds
 from prunekit.bench.masks import SECTIONS
 from prunekit.bench.memory import live_bytes
+from prunekit.bench.probes import TASKS
 from prunekit.bench.rounds import AGAIN, Measured, in_turn
 from prunekit.bench.rows import Timed, in_bytes
 from prunekit.cli.app import cli
@@ -46,7 +47,7 @@ def document():
 
 
 def test_every_part_has_its_rows_with_baseline_ratio_and_goal(document):
-    assert tuple(SECTIONS) == PARTS
+    assert tuple(SECTIONS) == PARTS["masks"]
     assert [section["name"] for section in document["sections"]] == list(GOALS)
     for section in document["sections"]:
         rows = {row["what"]: row for row in section["rows"]}
@@ -92,6 +93,17 @@ def test_threads_are_as_before():
     threads = torch.get_num_threads()
     bench("--only", "threshold")
     assert torch.get_num_threads() == threads
+
+
+def test_the_cost_of_probes_is_beside_training_without_one():
+    done = CliRunner().invoke(cli, ["bench", "probes", "--quick", "--json"], obj=Options())
+    assert done.exit_code == 0, done.output
+    sections = json.loads(done.stdout)["sections"]
+    assert tuple(section["name"] for section in sections) == tuple(TASKS) == PARTS["probes"]
+    for section in sections:
+        goals = {row["what"]: row["goal"] for row in section["rows"]}
+        probes = {"every 50 steps": "<= 1.02 x", "pooled only": "", "with means": ""}
+        assert goals == {AGAIN: "", **probes}
 
 
 def test_an_unknown_part_is_refused_with_the_nearest():

@@ -1,0 +1,139 @@
+"""`prunekit bench probes`: what the probe burden adds to training, its logging included."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from prunekit.bench.rounds import AGAIN, in_turn, one_thread, timed
+from prunekit.bench.rows import Section, Timed
+from prunekit.bench.sizes import CLASSES, FULL, QUICK, Size
+from prunekit.models.base import DataSpec, ModelConfig
+from prunekit.models.mlp import MLPConfig
+from prunekit.models.vit import ViTConfig
+from prunekit.probes.burden import Burden
+from prunekit.pruner import Pruner
+from prunekit.strategies import strategy
+from prunekit.train.logging import RunLog
+
+GOAL = 1.02
+STEPS = 50
+"""Steps of one measurement, of which one is recorded."""
+RECORDS = {"every": f"{STEPS}st"}
+PROBES: dict[str, dict[str, Any]] = {
+    f"every {STEPS} steps": RECORDS,
+    "pooled only": {**RECORDS, "per_layer": False},
+    "with means": {**RECORDS, "means": True},
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """A model and the batches that it trains on."""
+
+    title: str
+    model: ModelConfig
+    side: int
+    """Height and width of an image, in pixels of one channel."""
+    batch: int
+
+    def build(self) -> nn.Module:
+        """The model, the same each time."""
+        torch.manual_seed(0)
+        return self.model.build(DataSpec(1, self.side, self.side, CLASSES))
+
+    def images(self) -> tuple[Tensor, Tensor]:
+        """Noise and labels."""
+        generator = torch.Generator().manual_seed(1)
+        x = torch.randn(self.batch, 1, self.side, self.side, generator=generator)
+        return x, torch.randint(CLASSES, (self.batch,), generator=generator)
+
+
+TASKS = {
+    "mlp": Task(
+        "MLP 784-300-100-10, batch 128, as recipes/mlp_mnist_iterative",
+        MLPConfig(name="mlp", hidden=(300, 100)),
+        side=28,
+        batch=128,
+    ),
+    "vit": Task(
+        "ViT 64x3 on 16 tokens, batch 32, as recipes/quickstart without its compressor",
+        ViTConfig(name="vit", patch_size=2, depth=3, embed_dim=64, heads=4, mlp_ratio=2),
+        side=8,
+        batch=32,
+    ),
+}
+
+
+@dataclass
+class _Loop:
+    """Training under a mask of 90 % in `ste`, with a log beside it."""
+
+    pruner: Pruner
+    optimizer: Optimizer
+    log: RunLog
+    x: Tensor
+    y: Tensor
+
+    def steps(self) -> None:
+        pruner = self.pruner
+        for _ in range(STEPS):
+            self.optimizer.zero_grad()
+            torch.autograd.backward(F.cross_entropy(pruner.model(self.x), self.y))
+            pruner.before_step()
+            self.optimizer.step()
+            pruner.after_step()
+            if pruner.observed:
+                self.log.scalars(pruner.step, pruner.observed)
+
+
+def bench_probes(only: Sequence[str] = (), *, quick: bool = False) -> Iterator[Section]:
+    """Measure one task after the other, on one thread of the CPU; arguments as for masks."""
+    with one_thread():
+        for name in only or TASKS:
+            yield _section(name, QUICK if quick else FULL)
+
+
+def _section(name: str, size: Size) -> Section:
+    task, most = TASKS[name], 2 * size.most
+    with ExitStack() as stack:
+        settings = {"no probe": None, AGAIN: None, **PROBES}
+        loops = {
+            what: _loop(task, chosen, (most + 2) * STEPS, stack)
+            for what, chosen in settings.items()
+        }
+        variants = {what: timed(partial(_Loop.steps, loop)) for what, loop in loops.items()}
+        measured = in_turn(variants, 2 * size.least, most)
+    return Section(
+        name=name,
+        title=f"{STEPS} training steps, one of them recorded: {task.title}",
+        baseline="the same steps without a probe",
+        rows=Timed(measured, size.judged).rows({f"every {STEPS} steps": GOAL}),
+        rounds=measured.rounds,
+        null=measured.null.error,
+        notes=["metrics.jsonl and TensorBoard are written, which is part of the cost"],
+    )
+
+
+def _loop(task: Task, probe: dict[str, Any] | None, total: int, stack: ExitStack) -> _Loop:
+    model = task.build()
+    fixed = {"schedule": "constant", "cadence": {"every": "once"}}
+    chosen = strategy("magnitude", mode="ste", sparsity=0.9, **fixed)
+    config = None if probe is None else Burden.Config.model_validate({"name": "burden", **probe})
+    probes = [] if config is None else [Burden(config)]
+    pruner = Pruner(model, [chosen], total_steps=total, probes=probes)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
+    pruner.attach(optimizer)
+    log = RunLog(Path(stack.enter_context(TemporaryDirectory())))
+    stack.callback(log.close)
+    return _Loop(pruner, optimizer, log, *task.images())
