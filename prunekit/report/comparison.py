@@ -78,7 +78,8 @@ def is_dense(run: RunFacts) -> bool:
 
 def is_random(run: RunFacts) -> bool:
     """Whether what is kept was drawn."""
-    return any(s.get("name") == "random_subnetwork" for s in run.recipe.get("strategies") or ())
+    strategies = run.recipe.get("strategies") or ()
+    return any(isinstance(s, dict) and s.get("name") == "random_subnetwork" for s in strategies)
 
 
 def is_compressed(run: RunFacts) -> bool:
@@ -98,7 +99,7 @@ def arms_where(study: Study, test: Callable[[RunFacts], bool]) -> list[str]:
 
 
 def baselines(study: Study, names: tuple[str, ...] = ()) -> list[Baseline]:
-    """The baselines that `names` ask for; else dense, random, and an axis at 0.
+    """The baselines that `names` ask for; else dense, random, uncompressed, and an axis at 0.
 
     Raises:
         UsageError: a name is no arm and no `axis=label`.
@@ -106,6 +107,9 @@ def baselines(study: Study, names: tuple[str, ...] = ()) -> list[Baseline]:
     if names:
         return [_named(study, name) for name in names]
     arms = [*arms_where(study, is_dense), *arms_where(study, is_random)]
+    if any(is_compressed(run) for run in study.runs):
+        whole = arms_where(study, lambda run: not is_compressed(run))
+        arms += [arm for arm in whole if arm not in arms]
     found = [Baseline(arm, arm=arm) for arm in arms] if len(study.arms) > 1 else []
     for axis, labels in study.axes.items():
         zero = next((label for label in labels if number_of(label) == 0), None)

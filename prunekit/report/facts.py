@@ -17,6 +17,7 @@ from prunekit.reading.yaml import read_document
 from prunekit.runs import RunDir
 
 Tree = dict[str, Any]
+SEVERAL = "several"
 LONGEST = 80
 """A name that is longer is cut."""
 
@@ -126,11 +127,11 @@ def clean(text: str) -> str:
 
 
 def common(runs: Sequence[RunFacts], *keys: str) -> str:
-    """A value of the reports' environments, or `several`."""
+    """A value of the reports' environments, or `SEVERAL`."""
     values = set()
     for run in runs:
         value: Any = run.report.get("environment", {})
         for key in keys:
             value = value.get(key) if isinstance(value, Mapping) else None
         values.add(str(value))
-    return clean(values.pop()) if len(values) == 1 else "several" if values else "unknown"
+    return clean(values.pop()) if len(values) == 1 else SEVERAL if values else "unknown"

@@ -6,6 +6,7 @@ import re
 from collections import Counter
 
 from prunekit.report.comparison import is_dense, is_random
+from prunekit.report.facts import SEVERAL, common
 from prunekit.report.study import Study
 
 
@@ -23,10 +24,7 @@ def notices(study: Study) -> list[str]:
             f"{study.repeated} more runs repeat the recipe and the seed of one that is here: the "
             "newest that finished is taken."
         )
-    devices = Counter(
-        str(run.report.get("environment", {}).get("device_name")) for run in study.runs
-    )
-    if len(devices) > 1:
+    if common(study.runs, "device_name") == SEVERAL:
         found.append("The runs are of several devices: times do not compare.")
     return found
 
