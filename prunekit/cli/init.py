@@ -20,7 +20,7 @@ EXAMPLES = """
 prunekit init                               list the recipes that have a name
 prunekit init quickstart                    copy one to quickstart.yaml
 prunekit init vit_cifar_tome -o mine.yaml   under another name
-prunekit init --plugin prunekit-rowwise     a strategy of your own, as a package
+prunekit init --plugin prunekit-rowwise     a strategy of your own
 prunekit init --plugin prunekit-peaks --kind compressor
 """
 

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import platform
 import subprocess
+import sys
 from collections.abc import Mapping
 from contextlib import suppress
-from importlib.metadata import PackageNotFoundError, entry_points, version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from prunekit.components.installed import RECIPES, installed_components
+
 PACKAGES = ("prunekit", "torch", "torchvision", "timm", "numpy")
-GROUPS = ("strategies", "compressors", "models", "datasets", "probes")
 
 
 def environment(device: torch.device, world_size: int = 1) -> dict[str, Any]:
@@ -80,11 +82,8 @@ def _version(package: str) -> str | None:
 
 def _plugins() -> dict[str, str]:
     """Distributions that bring components, with their versions."""
-    found = {}
-    for group in GROUPS:
-        for point in entry_points(group=f"prunekit.{group}"):
-            if point.dist is not None:
-                found[point.dist.name] = point.dist.version
+    components = installed_components(tuple(sys.path))
+    found = {c.distribution: c.version for c in components if c.kind != RECIPES}
     return dict(sorted(found.items()))
 
 
