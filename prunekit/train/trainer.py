@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,12 +23,12 @@ from prunekit.errors import DivergedError, StopRequestedError
 from prunekit.recipe_parts import Phase
 from prunekit.seeding import seed_for
 from prunekit.train.checkpoint import Checkpoint, prune_checkpoints, save_checkpoint
-from prunekit.train.ema import EMA
+from prunekit.train.model_state import ModelState
 from prunekit.train.observer import Observer
 from prunekit.train.optim import build_optimizer, set_lr
 from prunekit.train.precision import Precision
 from prunekit.train.stopping import Stopping
-from prunekit.weights import copy_into, digest, tensors
+from prunekit.weights import copy_into, digest
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,8 +56,7 @@ class Trainer:
         self.precision = Precision(recipe.precision, self.device)
         self.stopping = Stopping(self.group)
         self.clip_norm = recipe.optimizer.clip_norm
-        self.ema: EMA | None = None
-        self.best: dict[str, Any] | None = None
+        self.state = ModelState(run)
         self.images, self.seconds, self._began = 0, 0.0, time.perf_counter()
         self.optimizer: Optimizer
         self.forward: nn.Module
@@ -85,29 +84,30 @@ class Trainer:
 
     def resume(self, checkpoint: Checkpoint) -> None:
         """Continue a run where its checkpoint was taken."""
-        state = checkpoint.state
+        saved = checkpoint.state
         weights = {name: tensor.to(self.device) for name, tensor in checkpoint.weights.items()}
         copy_into(self.run.model, weights, f"checkpoint step-{checkpoint.step}")
         if checkpoint.step == 0:
             self.pruner.start()
             self._wrap()
             return
-        self.pruner.load_state_dict(state["pruner"], weights)
+        self.pruner.load_state_dict(saved["pruner"], weights)
         self._wrap()
-        if self.ema is not None:
-            self.ema.load_state_dict(state["ema"])
+        if self.state.ema is not None:
+            self.state.ema.load_state_dict(saved["ema"])
         if self._clock().phase_step:
             self._new_optimizer()
-            self.optimizer.load_state_dict(state["optimizer"])
-        self.precision.scaler.load_state_dict(state["scaler"])
-        self.observer.load_state_dict(state["observer"])
-        self.best, self.images, self.seconds = state["best"], state["images"], state["seconds"]
+            self.optimizer.load_state_dict(saved["optimizer"])
+        self.precision.scaler.load_state_dict(saved["scaler"])
+        self.observer.load_state_dict(saved["observer"])
+        self.state.best, self.images = saved["best"], saved["images"]
+        self.seconds = saved["seconds"]
 
     def _wrap(self) -> None:
         """EMA, then compile, then DDP: the plain module stays what strategies see."""
-        recipe = self.run.recipe
-        self.ema = EMA(self.pruner, recipe.ema.decay) if recipe.ema else None
-        compiled = torch.compile(self.run.model) if recipe.compile else self.run.model
+        self.state.begin_average()
+        model = self.run.model
+        compiled = torch.compile(model) if self.run.recipe.compile else model
         self.compiled = cast(nn.Module, compiled)
         self.forward = self.compiled
         if self.group.world > 1:
@@ -116,7 +116,7 @@ class Trainer:
     def use_model(self, model: nn.Module) -> None:
         """Evaluate `model` from now on: what the strategies left at the end."""
         self.run.model = self.compiled = model
-        self.ema = None
+        self.state.ema = None
 
     def fit(self) -> None:
         """Train to the end."""
@@ -125,9 +125,7 @@ class Trainer:
         while self.pruner.step < self.total:
             self.advance()
             self._after_step()
-        if self.ema is not None:
-            for name, average in self.ema.average.items():
-                self.pruner.set_dense(name, average)
+        self.state.put_average()
 
     # ---- one step
 
@@ -158,8 +156,8 @@ class Trainer:
         self.pruner.count_step()  # 12
         if not self._restores_best():
             self.pruner.update_masks()  # 13
-        if self.ema is not None:  # 14
-            self.ema.update(self.pruner)
+        if self.state.ema is not None:  # 14
+            self.state.ema.update(self.pruner)
 
     def _backward(self, t: int) -> Tensor:
         """Gradients of the mean loss over the global batch, in micro-batches; what was seen."""
@@ -188,7 +186,7 @@ class Trainer:
     def _after_step(self) -> None:
         step, phase_end = self.pruner.step, self._ends_phase()
         if any(sum(assigned.flips.values()) for assigned in self.pruner.updated()):
-            self.best = None  # a model with other masks is not this phase's result
+            self.state.best = None  # a model with other masks is not this phase's result
         restores = self._restores_best()
         if not restores:
             self.observer.saw_update(self)
@@ -202,7 +200,7 @@ class Trainer:
             with self._clock_stopped():
                 self._evaluate()
         if restores:
-            self._restore_best()
+            self.state.restore_best()
             self.pruner.update_masks()  # 13: of the best, not of the last
             self.observer.saw_update(self)
         stop = self.stopping.agreed(step)
@@ -233,22 +231,17 @@ class Trainer:
         split: EvalSplit = "validation" if self.data.validation_size else "test"
         score = self.evaluate(split)
         self.observer.log_score(self, split, score)
-        keeps_best = split == "validation" and self._phase(ending=True).keep == "best"
-        if keeps_best and (self.best is None or score.top1 > self.best["top1"]):
-            self.best = {
-                "top1": score.top1,
-                "weights": _copied(self._weights()),
-                "ema": _copied(self.ema.state_dict()) if self.ema is not None else None,
-            }
+        if split == "validation" and self._phase(ending=True).keep == "best":
+            self.state.keep_if_best(score.top1)
 
     @torch.no_grad()
     def evaluate(self, split: EvalSplit) -> Score:
         """Accuracy and loss of W*M (of the EMA's, where there is one) over a split."""
-        module = self.compiled
+        module, ema = self.compiled, self.state.ema
         module.eval()
         self.group.share_buffers(self.run.model)
         sums = torch.zeros(3, dtype=torch.float64, device=self.device)
-        with self.ema.applied(self.pruner) if self.ema is not None else nullcontext():
+        with nullcontext() if ema is None else ema.applied(self.pruner):
             for x, y in self.data.eval_batches(split):
                 with self.precision.autocast():
                     logits = module(x)
@@ -276,8 +269,8 @@ class Trainer:
     def _begin_phase(self) -> None:
         """Rewind where the phase asks for it; a new optimizer in any case."""
         if self._phase(ending=False).start == "anchor" and self.pruner.step > self.anchor_step:
-            self._set_weights(self.pruner.anchor_weights())
-        self.best = None
+            self.state.put(self.pruner.anchor_weights())
+        self.state.best = None
         self._new_optimizer()
 
     def _new_optimizer(self) -> None:
@@ -286,25 +279,6 @@ class Trainer:
         self.optimizer = build_optimizer(self.run.recipe.optimizer, params, rules)
         self.pruner.attach(self.optimizer)
 
-    def _restore_best(self) -> None:
-        if self.best is not None:
-            self._set_weights(self.best["weights"], self.best["ema"])
-            self.best = None
-
-    def _set_weights(
-        self, weights: Mapping[str, Tensor], averages: Mapping[str, Tensor] | None = None
-    ) -> None:
-        """Go on from other weights; an average goes on from its own, or begins at them."""
-        own = tensors(self.run.model)
-        for name, value in weights.items():
-            if name in self.pruner.params:
-                self.pruner.set_dense(name, value.to(self.device))
-            else:
-                own[name].copy_(value)
-        if self.ema is not None:
-            dense = {name: self.pruner.dense(name) for name in self.pruner.params}
-            self.ema.load_state_dict(averages or dense)
-
     def _lr_factor(self) -> float:
         clock = self._clock()
         schedule = self._phase(ending=False).lr_schedule
@@ -312,16 +286,9 @@ class Trainer:
 
     # ---- saving
 
-    def _weights(self) -> dict[str, Tensor]:
-        """Dense W and buffers by plain name."""
-        return {
-            name: self.pruner.dense(name) if name in self.pruner.params else tensor
-            for name, tensor in tensors(self.run.model).items()
-        }
-
     def save(self, *, initial: bool = False) -> None:
         """Write a checkpoint (main rank); step 0 and the anchor are kept for good."""
-        step, weights = self.pruner.step, self._weights()
+        step, weights = self.pruner.step, self.state.weights()
         observed = self.observer.state_dict()
         if not all(bool(tensor.isfinite().all()) for tensor in weights.values()):
             raise DivergedError(
@@ -329,19 +296,19 @@ class Trainer:
                 "checkpoint: lower optimizer.lr"
             )
         if self.group.is_main:
-            state: dict[str, Any] = {}
+            others: dict[str, Any] = {}
             if not initial:
-                state = {
+                others = {
                     "pruner": self.pruner.state_dict(),
                     "optimizer": self.optimizer.state_dict(),
                     "scaler": self.precision.scaler.state_dict(),
-                    "ema": self.ema.state_dict() if self.ema is not None else None,
-                    "best": self.best,
+                    "ema": self.state.averages(),
+                    "best": self.state.best,
                     "observer": observed,
                     "images": self.images,
                     "seconds": self.seconds,
                 }
-            save_checkpoint(self.run_dir, step, weights, state)
+            save_checkpoint(self.run_dir, step, weights, others)
             prune_checkpoints(self.run_dir, keep_steps=(0, self.anchor_step))
         self.group.barrier()
 
@@ -350,7 +317,3 @@ def _tally(loss: Tensor, logits: Tensor, labels: Tensor) -> Tensor:
     """[3] float64: the loss, the hits among `logits` [B, classes], and B."""
     hits = (logits.argmax(-1) == labels).sum()
     return torch.stack([loss.double(), hits, hits.new_tensor(len(labels))])
-
-
-def _copied(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {name: tensor.to("cpu", copy=True) for name, tensor in tensors.items()}
