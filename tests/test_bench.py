@@ -102,7 +102,7 @@ def test_the_cost_of_probes_is_beside_training_without_one():
     assert tuple(section["name"] for section in sections) == tuple(TASKS) == PARTS["probes"]
     for section in sections:
         goals = {row["what"]: row["goal"] for row in section["rows"]}
-        probes = {"every 50 steps": "<= 1.02 x", "pooled only": "", "with means": ""}
+        probes = {"every 50 steps": "<= 1.02 x", "with means": ""}
         assert goals == {AGAIN: "", **probes}
 
 

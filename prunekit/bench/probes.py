@@ -32,7 +32,6 @@ STEPS = 50
 RECORDS = {"every": f"{STEPS}st"}
 PROBES: dict[str, dict[str, Any]] = {
     f"every {STEPS} steps": RECORDS,
-    "pooled only": {**RECORDS, "per_layer": False},
     "with means": {**RECORDS, "means": True},
 }
 
@@ -105,15 +104,15 @@ def bench_probes(only: Sequence[str] = (), *, quick: bool = False) -> Iterator[S
 
 
 def _section(name: str, size: Size) -> Section:
-    task, most = TASKS[name], 2 * size.most
+    task = TASKS[name]
     with ExitStack() as stack:
         settings = {"no probe": None, AGAIN: None, **PROBES}
         loops = {
-            what: _loop(task, chosen, (most + 2) * STEPS, stack)
+            what: _loop(task, chosen, (size.most + 2) * STEPS, stack)
             for what, chosen in settings.items()
         }
         variants = {what: timed(partial(_Loop.steps, loop)) for what, loop in loops.items()}
-        measured = in_turn(variants, 2 * size.least, most)
+        measured = in_turn(variants, size.least, size.most)
     return Section(
         name=name,
         title=f"{STEPS} training steps, one of them recorded: {task.title}",

@@ -14,6 +14,7 @@ from prunekit.duration import Duration, duration
 from prunekit.errors import RecipeError
 from prunekit.probes.base import Probe, ProbeConfig
 from prunekit.probes.means import Means
+from prunekit.probes.sums import Sums
 from prunekit.run_path import RunPath
 from prunekit.runs import open_run
 from prunekit.scopes import Scope
@@ -56,7 +57,7 @@ class Burden(Probe):
 
     def __init__(self, config: Burden.Config) -> None:
         super().__init__(config)
-        self._means = Means()
+        self._means, self._sums = Means(), Sums()
 
     def prepare(self, model: nn.Module) -> None:
         """Resolve the scope, and read the support."""
@@ -112,9 +113,8 @@ class Burden(Probe):
         if self._support:
             self._support = {n: m.to(weights[n].device) for n, m in self._support.items()}
             entries.append(self._support)
-        sets = [_Entries(weights, masks) for masks in entries]
-        found = torch.stack([s.statistics(values) for values in (grads, weights) for s in sets])
-        return found if self.config.per_layer else found[..., -1:]
+        found = [self._sums.statistics(x, masks) for x in (grads, weights) for masks in entries]
+        return torch.stack(found)[..., slice(None) if self.config.per_layer else slice(-1, None)]
 
     def state_dict(self) -> dict[str, Any]:
         """The sums of the means."""
@@ -123,34 +123,3 @@ class Burden(Probe):
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on adding."""
         self._means.load_state_dict(state)
-
-
-class _Entries:
-    """Some of the entries of each tensor: those that its mask keeps, all where it has none."""
-
-    def __init__(self, tensors: Mapping[str, Tensor], masks: Mapping[str, Tensor]) -> None:
-        counts = []
-        self._factors: dict[str, Tensor] = {}
-        for name, tensor in tensors.items():
-            if name in masks:
-                counts.append(masks[name].sum())
-                # to multiply by bool takes several times as long, and so does bool -> float
-                self._factors[name] = masks[name].view(torch.uint8).to(tensor.dtype)
-            else:
-                counts.append(tensor.new_full((), tensor.numel(), dtype=torch.int64))
-        self._counts = torch.stack(counts).double()
-
-    def statistics(self, tensors: Mapping[str, Tensor]) -> Tensor:
-        """[statistic, place]: L2 norm, mean |x| and RMS of each tensor, and at last pooled."""
-        factors = self._factors
-        kept = [x * factors[name] if name in factors else x for name, x in tensors.items()]
-        absolute = torch.stack([x.abs().sum(dtype=_at_least_float32(x)) for x in kept]).double()
-        squares = torch.stack(torch._foreach_norm(kept, 2, dtype=torch.float64)).square()
-        sums = torch.stack([absolute, squares, self._counts])
-        absolute, squares, counts = torch.cat([sums, sums.sum(1, keepdim=True)], 1)
-        counts = counts.clamp(min=1)
-        return torch.stack([squares.sqrt(), absolute / counts, (squares / counts).sqrt()])
-
-
-def _at_least_float32(tensor: Tensor) -> torch.dtype:
-    return torch.promote_types(tensor.dtype, torch.float32)
