@@ -21,6 +21,7 @@ DIGITS = [
 SMALLER = {
     "vit_cifar_tome": ["data.image_size=32", "model.patch_size=8", "model.embed_dim=48"],
     "vit_cifar_tome_cpu": ["data.image_size=32"],
+    "lenet5_mnist": ["data.image_size=28"],
     "mlp_mnist_optimal": ["strategies.0.source=runs/mlp_mnist_iterative/latest"],
 }
 
@@ -56,6 +57,15 @@ def test_a_vit_ends_at_its_sparsity_and_tokens(name, run):
     assert f"{before} -> {after}" in printed
     steps = [path.name for path in Path("runs", name, "latest", "checkpoints").iterdir()]
     assert {"step-0", "step-4", "step-8"} <= set(steps)
+
+
+@pytest.mark.parametrize("name", ["lenet5_mnist", "resnet_cifar"])
+def test_a_dense_baseline_keeps_everything(name, run):
+    report, _ = run(name)
+    assert report["train"]["steps"] == 8
+    assert report["parameters"]["stored"] == report["parameters"]["total"]
+    assert report["parameters"]["nonzero"] > 0.99 * report["parameters"]["total"]
+    assert report["macs"]["theoretical"] == report["macs"]["dense"]
 
 
 def test_the_three_mlps_end_at_one_sparsity(run):
