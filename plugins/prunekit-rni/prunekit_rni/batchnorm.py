@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
+from prunekit import RecipeError
 from prunekit_rni.channels import ChannelStrategy
 from prunekit_rni.sigbn import is_fresh
 
@@ -14,6 +17,16 @@ START = 0.5
 
 class OrdinaryBatchNorm(ChannelStrategy):
     """Rank channels by |gamma|; a closed channel has neither scale nor shift."""
+
+    def check_scope(self, model: nn.Module, names: Sequence[str]) -> None:
+        """Every norm must have a scale to rank by."""
+        super().check_scope(model, names)
+        for layer in self.layers(names):
+            if model.get_submodule(layer.norm).weight is None:
+                raise RecipeError(
+                    f"{self.who()}: {layer.norm} has no scale (affine=False): leave "
+                    f"{layer.conv}.weight out with scope.exclude"
+                )
 
     @torch.no_grad()
     def initialize(self, model: nn.Module) -> None:

@@ -10,7 +10,10 @@ from torch import fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from prunekit import RecipeError
+from prunekit_rni.sigbn import SigBN
 
+NORMS = (nn.BatchNorm2d, SigBN)
+"""Exactly these: a subclass may have an activation in it."""
 KEEP_ZERO = (
     nn.Identity, nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.ELU, nn.GELU, nn.SiLU, nn.Mish, nn.Hardswish,
     nn.Tanh, nn.Dropout, nn.Dropout2d, nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d,
@@ -86,7 +89,7 @@ def _free(conv: fx.Node, modules: Modules, graph: fx.Graph) -> FreeLayer:
         raise _BoundError("its channels come in groups")
     following = list(conv.users)
     norm = following[0] if len(following) == 1 else conv
-    if norm.op != "call_module" or not isinstance(modules[str(norm.target)], nn.BatchNorm2d):
+    if norm.op != "call_module" or type(modules[str(norm.target)]) not in NORMS:
         raise _BoundError("no BatchNorm2d follows it")
     called = [node.target for node in graph.nodes if node.op == "call_module"]
     for node in (conv, norm):

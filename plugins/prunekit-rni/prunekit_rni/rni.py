@@ -45,8 +45,12 @@ class RNI(GlobalChannelStrategy):
     config: RNI.Config
     paper = "arXiv:2204.06404"
 
+    def __init__(self, config: RNI.Config) -> None:
+        super().__init__(config)
+        self._norms: tuple[str, ...] = ()
+
     def prepare(self, model: nn.Module) -> None:
-        """SigBN for every BatchNorm2d."""
+        """SigBN for every BatchNorm2d, unless another strategy has put it there."""
         super().prepare(model)
         self._norms = put_sigbn(model)
 
@@ -60,18 +64,15 @@ class RNI(GlobalChannelStrategy):
 
     def penalty(self, model: nn.Module, clock: Clock) -> Tensor | None:
         """The penalty, lambda * sum of u (1 - ln u), until the cut."""
-        if self.is_cut(clock) or not self.config.penalty:
+        if self.is_cut(clock) or not self.config.penalty or not self._norms:
             return None
-        gammas: list[Tensor] = [
-            module.gamma for module in model.modules() if isinstance(module, SigBN)
-        ]
+        gammas: list[Tensor] = [model.get_parameter(f"{path}.gamma") for path in self._norms]
         return self.config.penalty * receding(torch.cat(gammas), self.config.shift)
 
     def score(self, norm: nn.Module) -> Tensor:
         """Gamma: the order of sigmoid(gamma), without its rounding."""
-        gamma = norm.gamma
-        assert isinstance(gamma, Tensor)
-        return gamma
+        assert isinstance(norm, SigBN)
+        return norm.gamma
 
     def closes(self, norm: str) -> tuple[str, ...]:
         """The gate."""

@@ -156,6 +156,33 @@ def test_scopes_restrict_the_cut():
     assert "bn_a.gate" not in masks
 
 
+def test_two_cuts_share_the_norms_and_one_penalty():
+    model = net()
+    half = {"sparsity": 0.5, "min_channels": 1, "cut": "2st", "penalty": 1.0}
+    first, second = (
+        prunekit.strategy("rni", **half, scope={"include": [name]}) for name in ("a.weight", "b.*")
+    )
+    pruner = prunekit.Pruner(model, [first, second], total_steps=4)
+    clock = pruner.timeline.clock(0)
+    assert first.penalty(model, clock) is not None
+    assert second.penalty(model, clock) is None
+    assert len(first.optimizer_rules()) == 3
+    assert len(second.optimizer_rules()) == 0
+    masks = set(pruner.masks())
+    assert {"bn_a.gate", "bn_b.gate"} <= masks
+
+
+def test_a_norm_without_a_scale_cannot_be_ranked():
+    model = net()
+    model.bn_a = nn.BatchNorm2d(6, affine=False)
+    with pytest.raises(prunekit.RecipeError, match=r"bn_a has no scale.*a\.weight out"):
+        cut_at_once(model, "ucs")
+    masks = cut_at_once(model, "ucs", scope={"exclude": ["a.weight"]}).masks()
+    assert int(masks["bn_b.weight"].sum()) == 2
+    masks = cut_at_once(model, "rni").masks()
+    assert "bn_a.gate" in masks
+
+
 def test_nothing_free_in_scope_is_refused():
     with pytest.raises(
         prunekit.RecipeError, match=r"no channel in scope.*c: its channels enter an"

@@ -82,6 +82,16 @@ def test_what_no_norm_follows_is_bound():
     assert bound == {"0": "no BatchNorm2d follows it", "2": "its channels come in groups"}
 
 
+def test_a_norm_of_another_class_is_bound():
+    """One with an activation in it, as timm has."""
+
+    class Act(nn.BatchNorm2d):
+        def forward(self, x):
+            return super().forward(x).sigmoid()
+
+    assert free(FREE["relu and conv"], bn=Act(4)) == []
+
+
 def test_a_layer_used_twice_is_bound():
     def twice(m, y, x):
         return m.next(m.bn(m.conv(y[:, :3])))
