@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 WARM_UP = 3
 MIN_STEPS = 5
 MAX_STEPS = 300
-ENOUGH_SECONDS = 1.5
+ENOUGH_SECONDS = 1.0
 
 
 @dataclass(frozen=True, slots=True)
