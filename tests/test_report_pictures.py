@@ -1,4 +1,4 @@
-"""Curves, fronts, grids, reference values and masks: the numbers first, then that they are drawn."""
+"""Curves, fronts, grids, reference values and masks: the numbers, and that they are drawn."""
 
 import json
 
@@ -7,7 +7,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from made_runs import make_comparison, make_run, magnitude, report
+from made_runs import magnitude, make_comparison, make_run, report
 from matplotlib.image import imread
 
 from prunekit.errors import CheckpointError, UsageError
@@ -58,14 +58,19 @@ def test_runs_at_one_speed_agree_at_matched_loss(tmp_path):
             tmp_path / str(seed),
             seed=seed,
             result=report(0.9),
-            lines=lines([(s, 5 - s / slow / 10) for s in steps], losses=[(s, 4 - s / slow / 10) for s in steps]),  # fmt: skip
+            lines=lines(
+                [(s, 5 - s / slow / 10) for s in steps],
+                losses=[(s, 4 - s / slow / 10) for s in steps],
+            ),
         )
     [curve] = curves(open_study([tmp_path]), "probe/x", "train/loss")
     assert curve.mean == pytest.approx(curve.x + 1, abs=1e-9)
     assert curve.high - curve.low == pytest.approx(np.zeros(len(curve.x)), abs=1e-9)
 
 
-@pytest.mark.parametrize("logged", [[], [{"step": 1, "probe/x": None}], [{"step": 5, "probe/x": 1.0}]])  # fmt: skip
+@pytest.mark.parametrize(
+    "logged", [[], [{"step": 1, "probe/x": None}], [{"step": 5, "probe/x": 1.0}]]
+)
 def test_curves_of_too_little_are_left_out(tmp_path, logged):
     make_run(tmp_path / "a", result=report(0.9), lines=logged)
     assert curves(open_study([tmp_path]), "probe/x", "train/loss") == []
@@ -173,14 +178,18 @@ def test_a_reference_that_does_not_fit_is_one_line(tmp_path, text, where, told):
 
 def test_a_reference_that_cannot_be_read_is_one_line(tmp_path):
     (tmp_path / "b.csv").write_bytes(b"\xff\xfe\x00")
-    for path, told in ((tmp_path / "no.csv", "No such file"), (tmp_path, "directory"), (tmp_path / "b.csv", "UTF-8")):  # fmt: skip
+    for path, told in (
+        (tmp_path / "no.csv", "No such file"),
+        (tmp_path, "directory"),
+        (tmp_path / "b.csv", "UTF-8"),
+    ):
         with pytest.raises(UsageError, match=told):
             read_reference(path, ["sparsity"], {})
 
 
 def test_wishes_that_cannot_be_met_are_told(tmp_path):
     study = open_study([make_comparison(tmp_path / "runs", seeds=1)])
-    with pytest.raises(UsageError, match="train/los: no run logged it.*train/loss"):
+    with pytest.raises(UsageError, match=r"train/los: no run logged it.*train/loss"):
         plan_pictures(study, Wanted(curves=("train/los",)))
     with pytest.raises(UsageError, match="--grid depth: give two of the axes; there are: sparsity"):
         plan_pictures(study, Wanted(grid=("depth", "sparsity")))
@@ -205,7 +214,12 @@ def test_every_picture_is_drawn_and_twice_the_same(tmp_path, paper):
     wanted = Wanted(grid=("sparsity", "ratio"), reference=paper, where={"heads": "6"})
     plan = plan_pictures(found.study, wanted)
     drawn = list(pictures(found, plan, None))
-    assert [p.name for p in drawn] == ["costs", "grid-1", "curve-train-loss", "curve-eval-test-top1"]  # fmt: skip
+    assert [p.name for p in drawn] == [
+        "costs",
+        "grid-1",
+        "curve-train-loss",
+        "curve-eval-test-top1",
+    ]
     assert "paper.csv" in drawn[1].caption
     for one in drawn:
         png, svg = save(one.figure, tmp_path, one.name)
@@ -224,7 +238,12 @@ def test_names_are_drawn_as_they_are(tmp_path):
     strange = ("$\\frac{", "_hidden", "<b>&", "数据", "a" * 300)
     for i, name in enumerate(strange):
         strategy = f"[{{name: {json.dumps(name)}, sparsity: 0.{i + 1}}}]"
-        make_run(tmp_path / str(i), strategies=strategy, result=report(0.9, i / 10), lines=lines([(1, 2.0), (2, 3.0)]))  # fmt: skip
+        make_run(
+            tmp_path / str(i),
+            strategies=strategy,
+            result=report(0.9, i / 10),
+            lines=lines([(1, 2.0), (2, 3.0)]),
+        )
     found = compare([tmp_path])
     assert found.study.arms[1] == "_hidden"
     for one in pictures(found, plan_pictures(found.study, Wanted(curves=("probe/x",))), None):
@@ -286,14 +305,27 @@ def masked(folder, masks):
 
 
 def test_masks_of_two_runs_side_by_side(tmp_path):
-    a = masked(tmp_path / "a", {"fc1": [True, True, False, False], "fc2": [True, False], "only": [True]})  # fmt: skip
+    a = masked(
+        tmp_path / "a", {"fc1": [True, True, False, False], "fc2": [True, False], "only": [True]}
+    )
     b = masked(tmp_path / "b", {"fc1": [True, False, True, False], "fc2": [True, False]})
     fc1, fc2, pooled = compare_masks(a, b)
     assert (fc1.both, fc1.chance, fc1.hamming, fc1.iou) == (1, 1.0, 2, 1 / 3)
     assert (fc2.both, fc2.chance, fc2.hamming, fc2.iou) == (1, 0.5, 0, 1.0)
     assert (pooled.kept, pooled.both, pooled.chance, pooled.entries) == ((3, 3), 2, 1.5, 6)
     table = mask_table([fc1, fc2, pooled], a, b)
-    assert table.rows[0] == ("fc1", "4", "50.00%", "50.00%", "0.333", "0.333", "50.00%", "50.00%", "2", "50.00%")  # fmt: skip
+    assert table.rows[0] == (
+        "fc1",
+        "4",
+        "50.00%",
+        "50.00%",
+        "0.333",
+        "0.333",
+        "50.00%",
+        "50.00%",
+        "2",
+        "50.00%",
+    )
     assert table.rows[-1][0] == "all layers"
     save(mask_picture([fc1, fc2, pooled]), tmp_path, "masks")
 

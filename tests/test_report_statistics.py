@@ -19,7 +19,17 @@ from prunekit.report.statistics import (
 )
 
 # two-sided 5 % points of Student's t, as every textbook prints them
-T_TABLE = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 9: 2.262, 12: 2.179, 30: 2.042, 120: 1.980}  # fmt: skip
+T_TABLE = {
+    1: 12.706,
+    2: 4.303,
+    3: 3.182,
+    4: 2.776,
+    5: 2.571,
+    9: 2.262,
+    12: 2.179,
+    30: 2.042,
+    120: 1.980,
+}
 
 
 @pytest.mark.parametrize(("df", "value"), T_TABLE.items())
@@ -44,7 +54,9 @@ def test_a_hand_worked_difference():
     found = paired_difference([1, 2, 3, 4, 5])
     assert (found.count, found.mean) == (5, 3)
     assert found.deviation == pytest.approx(math.sqrt(2.5))
-    assert found.interval == pytest.approx((3 - 2.77645 * math.sqrt(0.5), 3 + 2.77645 * math.sqrt(0.5)), abs=1e-4)  # fmt: skip
+    assert found.interval == pytest.approx(
+        (3 - 2.77645 * math.sqrt(0.5), 3 + 2.77645 * math.sqrt(0.5)), abs=1e-4
+    )
     assert found.sign_p is None  # five pairs are too few
     # 1.682 deviations for five pairs: Cohen's tables, G*Power
     assert found.detectable == pytest.approx(1.682 * math.sqrt(2.5), abs=1e-3)
@@ -101,7 +113,13 @@ def test_one_pair_has_no_interval_and_none_says_nothing():
     assert paired_difference([]) is None
     assert summary([]) is None
     one = paired_difference([0.4])
-    assert (one.count, one.mean, one.interval, one.detectable, one.sign_p) == (1, 0.4, None, None, None)  # fmt: skip
+    assert (one.count, one.mean, one.interval, one.detectable, one.sign_p) == (
+        1,
+        0.4,
+        None,
+        None,
+        None,
+    )
     assert summary([0.4]).deviation is None
 
 

@@ -6,7 +6,7 @@ import os
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from made_runs import make_comparison, make_run, magnitude, random, report
+from made_runs import magnitude, make_comparison, make_run, random, report
 
 from prunekit.errors import CheckpointError, UsageError
 from prunekit.report.comparison import Baseline, accuracy, baselines, differences
@@ -34,7 +34,7 @@ def test_seeds_are_repetitions_and_a_number_that_varies_alone_is_an_axis(runs):
         ("random_subnetwork", {"sparsity": "0.8"}, [0, 1, 2]),
         ("random_subnetwork", {"sparsity": "0.9"}, [0, 1, 2]),
     ]
-    assert study.missing == () and study.repeated == 0
+    assert (study.missing, study.repeated) == ((), 0)
 
 
 def test_differences_are_taken_by_seed_against_dense_and_random(runs):
@@ -46,9 +46,17 @@ def test_differences_are_taken_by_seed_against_dense_and_random(runs):
     assert result.deviation == pytest.approx(0.1)
     assert by_name["magnitude sparsity=0.9", "random_subnetwork"].mean == pytest.approx(4.0)
     table = difference_table(found.study, found.differences)
-    assert ("magnitude", "0.8", "dense", "3", "-1.10", "-1.35 to -0.85", "too few", "0.33", "3") in (
-        table.rows
-    )  # -1.1 +- 4.303 * 0.1 / sqrt(3); 3.264 * 0.1
+    assert (
+        "magnitude",
+        "0.8",
+        "dense",
+        "3",
+        "-1.10",
+        "-1.35 to -0.85",
+        "too few",
+        "0.33",
+        "3",
+    ) in (table.rows)  # -1.1 +- 4.303 * 0.1 / sqrt(3); 3.264 * 0.1
 
 
 def test_results_are_in_percent_with_their_deviation(runs):
@@ -152,7 +160,10 @@ def test_missing_baselines_are_told(tmp_path, strategies, dense, random):
 def test_warnings_that_differ_in_a_count_alone_are_one(tmp_path):
     for seed in range(3):
         result = report(0.9)
-        result["warnings"] = [f"fc1.weight: {seed} of 300 rows are empty", "fc1.weight: 8 of 9 rows are empty"]  # fmt: skip
+        result["warnings"] = [
+            f"fc1.weight: {seed} of 300 rows are empty",
+            "fc1.weight: 8 of 9 rows are empty",
+        ]
         make_run(tmp_path / str(seed), seed=seed, result=result)
     assert warnings(open_study([tmp_path])) == [("fc1.weight: N of N rows are empty", 3)]
 
@@ -203,23 +214,35 @@ def test_a_baseline_is_an_arm_or_a_label(runs):
     assert baselines(study, ("magnitude",)) == [Baseline("magnitude", arm="magnitude")]
     by_axis = baselines(study, ("sparsity=0.8",))
     found = list(differences(study, by_axis, "test_top1"))
-    assert [d.cell.label for d in found] == ["magnitude sparsity=0.9", "random_subnetwork sparsity=0.9"]  # fmt: skip
+    assert [d.cell.label for d in found] == [
+        "magnitude sparsity=0.9",
+        "random_subnetwork sparsity=0.9",
+    ]
     assert found[0].result.mean == 0
-    with pytest.raises(UsageError, match="magnitud: no such arm.*magnitude"):
+    with pytest.raises(UsageError, match=r"magnitud: no such arm.*magnitude"):
         baselines(study, ("magnitud",))
-    with pytest.raises(UsageError, match="sparsity=0.7"):
+    with pytest.raises(UsageError, match=r"sparsity=0\.7"):
         baselines(study, ("sparsity=0.7",))
 
 
 def test_compression_is_judged_against_none(tmp_path):
     for ratio in (0, 0.5):
         text = f"[{{name: tome, ratio: {ratio}}}]"
-        make_run(tmp_path / f"r{ratio}", compressors=text, result=report(0.9, tokens=16 - int(ratio * 16)))  # fmt: skip
+        make_run(
+            tmp_path / f"r{ratio}",
+            compressors=text,
+            result=report(0.9, tokens=16 - int(ratio * 16)),
+        )
     assert [b.name for b in baselines(open_study([tmp_path]))] == ["ratio=0"]
     other = tmp_path / "other"
     make_run(other / "none", strategies=magnitude(0.8), result=report(0.9, 0.8, tokens=16))
     drop = "[{name: random_drop, ratio: 0.5}]"
-    make_run(other / "drop", strategies=magnitude(0.8), compressors=drop, result=report(0.9, 0.8, tokens=8))  # fmt: skip
+    make_run(
+        other / "drop",
+        strategies=magnitude(0.8),
+        compressors=drop,
+        result=report(0.9, 0.8, tokens=8),
+    )
     study = open_study([other])
     assert len(study.arms) == 2
     [baseline] = baselines(study)
@@ -241,15 +264,27 @@ def test_arms_are_called_after_what_differs(tmp_path):
 
 
 def test_keys_are_cut_to_what_tells_them_apart():
-    keys = ["strategies.0.schedule.name", "strategies.0.schedule.stop", "strategies.0.cadence.stop", "phases.1.name"]  # fmt: skip
-    assert list(short_keys(keys).values()) == ["schedule", "schedule.stop", "cadence.stop", "phases.1"]  # fmt: skip
+    keys = [
+        "strategies.0.schedule.name",
+        "strategies.0.schedule.stop",
+        "strategies.0.cadence.stop",
+        "phases.1.name",
+    ]
+    assert list(short_keys(keys).values()) == [
+        "schedule",
+        "schedule.stop",
+        "cadence.stop",
+        "phases.1",
+    ]
 
 
 value = st.one_of(st.integers(0, 2), st.sampled_from(["a", "b", None, True, [1]]))
 flat = st.dictionaries(st.sampled_from(["s.0.x", "s.0.y", "t.x", "u", "strategies.0.name"]), value)
 
 
-@given(flats=st.lists(flat, min_size=1, max_size=6, unique_by=lambda f: json.dumps(f, sort_keys=True)))  # fmt: skip
+@given(
+    flats=st.lists(flat, min_size=1, max_size=6, unique_by=lambda f: json.dumps(f, sort_keys=True))
+)
 def test_different_settings_have_different_names(flats):
     names = arm_names(flats)
     assert len(set(names)) == len(flats)
@@ -275,9 +310,15 @@ def make_sweep(root):
                 key = f"{arm}-{ratio}-{seed}"
                 also = [{"ratio": "0.4", "seed": seed}] if arm == "dense" else []
                 cells.append(
-                    {"id": f"{arm}/ratio={ratio},seed={seed}", "arm": arm, "key": key, "needs": {},
-                     "axes": {"ratio": ratio, "seed": seed}, "also": also}
-                )  # fmt: skip
+                    {
+                        "id": f"{arm}/ratio={ratio},seed={seed}",
+                        "arm": arm,
+                        "key": key,
+                        "needs": {},
+                        "axes": {"ratio": ratio, "seed": seed},
+                        "also": also,
+                    }
+                )
                 states[key] = {"status": "done", "run": f"runs/{key}"}
                 make_run(
                     folder / "runs" / key,
@@ -285,10 +326,20 @@ def make_sweep(root):
                     strategies=magnitude(0.8) if arm == "iterative" else "[]",
                     result=report(0.9 + float(ratio) / 100 + float(seed) / 10),
                 )
-    states["iterative-0.4-0"] = {"status": "failed", "run": None, "error": "not finite", "exit_code": 6}  # fmt: skip
+    states["iterative-0.4-0"] = {
+        "status": "failed",
+        "run": None,
+        "error": "not finite",
+        "exit_code": 6,
+    }
     del states["iterative-0.4-1"]
-    plan = {"format": 1, "name": "demo", "arms": ["iterative", "dense"], "cells": cells,
-            "axes": {"ratio": ["0", "0.4"], "seed": ["0", "1"]}}  # fmt: skip
+    plan = {
+        "format": 1,
+        "name": "demo",
+        "arms": ["iterative", "dense"],
+        "cells": cells,
+        "axes": {"ratio": ["0", "0.4"], "seed": ["0", "1"]},
+    }
     write_json(folder / "plan.json", plan)
     (folder / "cells").mkdir()
     for key, state in states.items():
@@ -298,7 +349,11 @@ def make_sweep(root):
 
 def test_a_sweep_is_read_as_planned(tmp_path):
     study = open_study([make_sweep(tmp_path)])
-    assert (study.name, study.arms, study.axes) == ("demo", ("iterative", "dense"), {"ratio": ("0", "0.4")})  # fmt: skip
+    assert (study.name, study.arms, study.axes) == (
+        "demo",
+        ("iterative", "dense"),
+        {"ratio": ("0", "0.4")},
+    )
     seeds = {cell.label: list(cell.runs) for cell in study.cells}
     assert seeds == {
         "iterative ratio=0": [0, 1],

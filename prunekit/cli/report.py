@@ -158,8 +158,6 @@ def _plain(document: Document, found: Comparison | None, files: list[Path]) -> d
 
 def _show(document: Document, files: list[Path]) -> None:
     from prunekit.console import console
-    from prunekit.report.terminal import renderables
+    from prunekit.report.terminal import print_document
 
-    screen = console()
-    for part in renderables(document, files):
-        screen.print(part)
+    print_document(document, files, console())

@@ -136,8 +136,9 @@ def differences(study: Study, against: list[Baseline], key: str) -> Iterator[Dif
     for cell in study.cells:
         for baseline in against:
             reference = baseline.cell_for(cell, study)
-            if reference is None:
+            ours = accuracies(cell, key)
+            if reference is None or not ours:
                 continue
-            ours, theirs = accuracies(cell, key), accuracies(reference, key)
+            theirs = accuracies(reference, key)
             pairs = [ours[seed] - theirs[seed] for seed in ours if seed in theirs]
             yield Difference(cell, baseline, reference, paired_difference(pairs, POINTS))

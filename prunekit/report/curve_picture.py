@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from prunekit.report.curves import Curve
 from prunekit.report.study import Place, Study
-from prunekit.report.style import dress, label_ends, legend_below, new_figure, styles
+from prunekit.report.style import End, dress, label_ends, legend_below, new_figure, styles
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -33,24 +33,29 @@ def curve_picture(
     places = sorted(panel_places(curves), key=lambda place: _rank(study, place))[:MOST_PANELS]
     if PERCENT.match(key):
         curves = [curve.times(100) for curve in curves]
-    columns = min(ACROSS, len(places))
+    columns = _across(study, places)
     rows = -(-len(places) // columns)
     arms = [arm for arm in study.arms if any(curve.arm == arm for curve in curves)]
     looks = {arm: look for arm, look in styles(study.arms).items() if arm in arms}
     single = len(places) == 1
     figure = new_figure(7.6 if single else 3.9 * columns, 4.4 if single else 3.1 * rows + 0.8)
     axes = figure.subplots(rows, columns, squeeze=False, sharey=True, sharex=True)
-    for axis, place in zip(axes.flat, places, strict=False):
+    x_label = _unit(against) if against else "optimizer step"
+    for number, (axis, place) in enumerate(zip(axes.flat, places, strict=False)):
         here = [curve for curve in curves if curve.place.items() <= place.items()]
         _panel(axis, here, looks)
         title = ", ".join(f"{name} {label}" for name, label in place.items())
-        dress(axis, _unit(against) if against else "optimizer step", _unit(key), title)
+        dress(axis, x_label, _unit(key), title)
         axis.label_outer()
+        if number + columns >= len(places):  # the lowest of its column
+            axis.tick_params(labelbottom=True)
+            axis.set_xlabel(x_label)
     for axis in axes.flat[len(places) :]:
         axis.axis("off")
     _scale(axes.flat[0], curves, against)
     if single and len(arms) <= LABELLED:
-        label_ends(axes.flat[0], {c.arm: (c.x, c.mean) for c in curves}, looks)
+        ends = [_end(axes.flat[0], curve, str(looks[curve.arm]["color"])) for curve in curves]
+        label_ends(axes.flat[0], ends)
     else:
         legend_below(figure, {arm: {**look, "marker": None} for arm, look in looks.items()})
     return figure
@@ -90,10 +95,24 @@ def _scale(axis: Axes, curves: Sequence[Curve], against: str | None) -> None:
             axis.invert_xaxis()  # training goes to the right
 
 
+def _end(axis: Axes, curve: Curve, color: str) -> End:
+    at = int(curve.x.argmin()) if axis.xaxis_inverted() else -1
+    return End(curve.arm, float(curve.x[at]), float(curve.mean[at]), color)
+
+
 def _unit(key: str) -> str:
     if key.endswith("loss"):
         return f"{key}, nats"
     return f"{key}, %" if PERCENT.match(key) else key
+
+
+def _across(study: Study, places: Sequence[Place]) -> int:
+    """Columns: the labels of the last axis that varies, else as many as fit."""
+    for axis in reversed(list(study.axes)):
+        labels = {place[axis] for place in places if axis in place}
+        if 1 < len(labels) <= ACROSS + 1 and len(labels) < len(places):
+            return len(labels)
+    return min(ACROSS, len(places))
 
 
 def _rank(study: Study, place: Place) -> list[int]:

@@ -133,5 +133,5 @@ def common(runs: Sequence[RunFacts], *keys: str) -> str:
         value: Any = run.report.get("environment", {})
         for key in keys:
             value = value.get(key) if isinstance(value, Mapping) else None
-        values.add(str(value))
+        values.add("unknown" if value is None else str(value))
     return clean(values.pop()) if len(values) == 1 else SEVERAL if values else "unknown"

@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from prunekit.report.comparison import accuracy
 from prunekit.report.statistics import Summary, summary
-from prunekit.report.study import Cell, Study
-from prunekit.report.style import WIDE, dress, legend_below, new_figure, spread_top, styles
+from prunekit.report.study import Cell, Place, Study
+from prunekit.report.style import (
+    WIDE,
+    End,
+    dress,
+    label_ends,
+    legend_below,
+    new_figure,
+    spread_top,
+    styles,
+    thousands,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -38,6 +48,8 @@ COSTS = (
 )
 SAME = 1.02
 """Costs within this ratio are not joined by a line: it would say nothing."""
+MOST_LABELS = 12
+"""Up to so many lines bear the labels of the axes that set them apart."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +59,7 @@ class Point:
     arm: str
     cost: float
     accuracy: Summary
+    place: Place = field(default_factory=dict)
 
 
 def pareto_front(points: Sequence[Point], more_is_better: bool) -> list[Point]:
@@ -69,7 +82,7 @@ def points_of(study: Study, cost: Cost, key: str) -> list[Point]:
         spent = _spent(cell, cost)
         found = accuracy(cell, key)
         if spent is not None and found is not None:
-            points.append(Point(cell.arm, spent.mean, found))
+            points.append(Point(cell.arm, spent.mean, found, cell.place))
     return points
 
 
@@ -95,7 +108,9 @@ def cost_picture(study: Study, key: str) -> Figure | None:
         _panel(axis, cost, points, looks)
     for axis in axes[len(panels) :]:
         axis.axis("off")
-    legend_below(figure, looks, {"Pareto front of the means": FRONT})
+    drawn = {point.arm for _, points in panels for point in points}
+    shown = {arm: look for arm, look in looks.items() if arm in drawn}
+    legend_below(figure, shown, {"Pareto front of the means": FRONT})
     return figure
 
 
@@ -105,25 +120,63 @@ def _panel(
     front = pareto_front(points, cost.more_is_better)
     xs, ys = [p.cost for p in front], [p.accuracy.mean for p in front]
     axis.plot(xs, ys, **FRONT, zorder=1, marker="o", markersize=6)
-    for arm in dict.fromkeys(point.arm for point in points):
-        mine = sorted((p for p in points if p.arm == arm), key=lambda p: p.cost)
-        look = {**looks[arm], "linewidth": 1, "markersize": 4.5, "capsize": 2, "elinewidth": 0.8}
-        if mine[-1].cost <= SAME * mine[0].cost:
+    lines = joined(points)
+    for line in lines:
+        look = {**looks[line[0].arm], "linewidth": 1, "markersize": 4.5, "capsize": 2}
+        if line[-1].cost <= SAME * line[0].cost:
             look["linestyle"] = "none"
         axis.errorbar(
-            [p.cost for p in mine],
-            [p.accuracy.mean for p in mine],
-            yerr=[p.accuracy.deviation or 0.0 for p in mine],
+            [p.cost for p in line],
+            [p.accuracy.mean for p in line],
+            yerr=[p.accuracy.deviation or 0.0 for p in line],
             zorder=2,
+            elinewidth=0.8,
             **look,
         )
     costs = [p.cost for p in points]
     if cost.more_is_better:
         spread_top(axis.xaxis, costs)
-    elif min(costs) > 0 and max(costs) > WIDE * min(costs):
-        axis.set_xscale("log")
+    else:
+        if min(costs) > 0 and max(costs) > WIDE * min(costs):
+            axis.set_xscale("log")
+        if max(costs) >= 1000:
+            thousands(axis.xaxis)
     spread_top(axis.yaxis, [_reach(p.accuracy, sign) for p in points for sign in (-1, 1)])
     dress(axis, cost.unit, "accuracy, %", cost.title)
+    several = [line for line in lines if len(line) > 1]
+    if len(several) <= MOST_LABELS:
+        ends = [_end(line, str(looks[line[0].arm]["color"])) for line in several]
+        label_ends(axis, [end for end in ends if end.name], size=7)
+
+
+def joined(points: Sequence[Point]) -> list[list[Point]]:
+    """Points that a line joins, cheapest first: of one arm, and apart in one axis alone.
+
+    The axis is the one along which the cost changes most.
+    """
+    axes = dict.fromkeys(axis for point in points for axis in point.place)
+    ways = [_along(points, axis) for axis in axes]
+    return max(ways, key=_spread, default=[[point] for point in points])
+
+
+def _along(points: Sequence[Point], axis: str) -> list[list[Point]]:
+    lines: dict[tuple[object, ...], list[Point]] = {}
+    for point in points:
+        rest = tuple((a, label) for a, label in point.place.items() if a != axis)
+        lines.setdefault((point.arm, axis in point.place, rest), []).append(point)
+    return [sorted(line, key=lambda p: p.cost) for line in lines.values()]
+
+
+def _end(line: Sequence[Point], color: str) -> End:
+    """The end of a line, called after what all its points share."""
+    shared = set.intersection(*(set(point.place.items()) for point in line))
+    name = ", ".join(f"{axis} {label}" for axis, label in sorted(shared))
+    return End(name, line[-1].cost, line[-1].accuracy.mean, color)
+
+
+def _spread(lines: Sequence[Sequence[Point]]) -> float:
+    """How far apart costs are along lines, of their mean."""
+    return sum((line[-1].cost - line[0].cost) / (line[-1].cost or 1) for line in lines)
 
 
 def _reach(found: Summary, sign: int) -> float:

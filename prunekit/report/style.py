@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from itertools import cycle
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,7 +23,7 @@ LINES = ("-", "--", ":", "-.")
 LONGEST = 44
 GAP = 0.055
 """Between names at the ends of lines, in heights of the panel."""
-TICKS = (0, 20, 40, 60, 70, 80, 90, 95, 97, 98, 98.5, 99, 99.5, 99.8, 99.9)
+TICKS = (0, 20, 40, 50, 60, 70, 80, 85, 90, 95, 97, 98, 98.5, 99, 99.5, 99.8, 99.9)
 FINEST = 0.02
 """Percent below 100 that are not told apart."""
 WIDE = 4
@@ -93,6 +94,16 @@ def spread_top(axis: XAxis | YAxis, values: Sequence[float]) -> None:
     (axis.axes.set_xlim if axis.axis_name == "x" else axis.axes.set_ylim)(*limits)
 
 
+def thousands(axis: XAxis | YAxis) -> None:
+    """Write large numbers as `200 k` and `1.5 G`."""
+    from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter
+
+    axis.set_major_formatter(EngFormatter())
+    if axis.get_scale() == "log":
+        axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axis.set_minor_formatter(NullFormatter())
+
+
 def legend_below(
     figure: Figure,
     looks: Mapping[str, Mapping[str, Any]],
@@ -140,33 +151,34 @@ def save(figure: Figure, folder: Path, name: str) -> list[Path]:
     return paths
 
 
-def label_ends(
-    axis: Axes,
-    lines: Mapping[str, tuple[Any, Any]],
-    looks: Mapping[str, Mapping[str, Any]],
-) -> None:
-    """Write the name of each line at its right end, pushed apart where they would overlap.
+@dataclass(frozen=True)
+class End:
+    """The right end of a line, in data coordinates."""
 
-    Args:
-        axis: with its scale set.
-        lines: name -> (x, y).
-        looks: name -> style, for the colour.
+    name: str
+    x: float
+    y: float
+    color: str
+
+
+def label_ends(axis: Axes, ends: Sequence[End], size: float = 8.5) -> None:
+    """Write the name of each line beside its end, pushed apart where names would overlap.
+
+    The scale of `axis` must be set.
     """
-    backwards = axis.xaxis_inverted()
-    ends = {}
-    for name, (x, y) in lines.items():
-        at = min(range(len(x)), key=lambda i: x[i]) if backwards else -1
-        point = axis.transData.transform((x[at], y[at]))
-        ends[name] = float(axis.transAxes.inverted().transform(point)[1])
+    inside = axis.transAxes.inverted()
+    heights = {
+        end: float(inside.transform(axis.transData.transform((end.x, end.y)))[1]) for end in ends
+    }
     height = None
-    for name, wanted in sorted(ends.items(), key=lambda item: item[1]):
-        height = wanted if height is None else max(wanted, height + GAP)
+    for end, wanted in sorted(heights.items(), key=lambda item: item[1]):
+        height = wanted if height is None else max(wanted, height + GAP * size / 8.5)
         axis.annotate(
-            literal(name),
+            literal(end.name),
             (1.01, height),
             xycoords="axes fraction",
             va="center",
-            fontsize=8.5,
-            color=looks[name]["color"],
+            fontsize=size,
+            color=end.color,
             annotation_clip=False,
         )

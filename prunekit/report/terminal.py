@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from rich.console import RenderableType
+from rich.console import Console, RenderableType
 from rich.table import Table as Grid
 from rich.text import Text
 
@@ -13,20 +13,35 @@ from prunekit.report.document import Document
 from prunekit.report.tables import Table
 
 MOST_MISSING = 10
+GAP = 2
+"""Spaces between columns."""
+WORDS = 24
+"""A column of words may be made as narrow as this."""
 
 
-def renderables(document: Document, files: list[Path]) -> Iterator[RenderableType]:
-    """What is printed, one after the other."""
+def print_document(document: Document, files: list[Path], screen: Console) -> None:
+    """Print a report: to a terminal as wide as it is, to a pipe in full width."""
+    for one in _texts(document, files, None if not screen.is_terminal else screen.width):
+        if isinstance(one, Grid) and not screen.is_terminal:
+            screen.print(one, width=10_000, crop=False, no_wrap=True)
+        else:
+            screen.print(one)
+
+
+def _texts(document: Document, files: list[Path], width: int | None) -> Iterator[RenderableType]:
     yield Text(document.title, style="bold")
     if document.conditions:
         yield Text(document.conditions, style="dim")
     for notice in document.notices:
         yield Text(f"! {notice}", style="yellow")
     for one in document.tables:
+        shown = len(one.columns) if width is None else fitting(one, width)
         yield Text()
-        yield grid(one)
+        yield grid(one, shown)
         if one.note:
             yield Text(one.note, style="dim")
+        if left_out := ", ".join(one.columns[shown:]):
+            yield Text(f"Too wide for this terminal: {left_out}.", style="yellow")
     if document.missing:
         yield Text()
         yield Text("Missing", style="bold")
@@ -39,18 +54,39 @@ def renderables(document: Document, files: list[Path]) -> Iterator[RenderableTyp
     yield Text(f"page: {page}" if page else "pictures and one page of it all: add --out DIR")
 
 
-def grid(one: Table) -> Grid:
-    """A table; words fold, numbers do not."""
-    made = Grid(title=Text(one.title), title_justify="left", box=None, pad_edge=False)
-    for i, name in enumerate(one.columns):
+def fitting(one: Table, width: int) -> int:
+    """How many columns, from the left, fit; the words always do."""
+    used = 0
+    for i in range(len(one.columns)):
+        used += _least(i, one) + (GAP if i else 0)
+        if used > width and i >= one.words:
+            return i
+    return len(one.columns)
+
+
+def _least(column: int, one: Table) -> int:
+    """The least width: a number is whole, a heading is broken between words."""
+    longest = max((len(row[column]) for row in one.rows), default=0)
+    heading = max(map(len, one.columns[column].split()))
+    return max(heading, min(longest, WORDS) if column < one.words else longest)
+
+
+def grid(one: Table, shown: int) -> Grid:
+    """The first columns of a table."""
+    made = Grid(
+        title=Text(one.title),
+        title_justify="left",
+        box=None,
+        pad_edge=False,
+        padding=(0, GAP, 0, 0),
+    )
+    for i, name in enumerate(one.columns[:shown]):
         words = i < one.words
-        made.add_column(
-            Text(name),
-            justify="left" if words else "right",
-            overflow="fold",
-            no_wrap=not words,
-            vertical="top",
-        )
+        least = _least(i, one)
+        if words:
+            made.add_column(Text(name), overflow="fold", min_width=least)
+        else:
+            made.add_column(Text(name), justify="right", width=least)
     for row in one.rows:
-        made.add_row(*map(Text, row))
+        made.add_row(*map(Text, row[:shown]))
     return made
