@@ -40,7 +40,7 @@ class PluginEnv:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            timeout=120,
+            timeout=300,
         )
         assert (done.returncode != 0) == fails, f"$ {script}\n{done.stdout}"
         return done.stdout

@@ -13,11 +13,19 @@ ROOT = Path(__file__).parent.parent
 PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md")])
 
 
+TUTORIAL = "<!-- tutorial -->"
+"""A page with this mark is followed from top to bottom by a test."""
+FILE = "<!-- file: "
+"""This line above a block names the file that the reader writes it to."""
+
+
 def blocks(language: str) -> list[tuple[str, str]]:
     found = []
     for page in PAGES:
-        for i, text in enumerate(re.findall(rf"```{language}\n(.*?)```", page.read_text(), re.S)):
-            found.append((f"{page.relative_to(ROOT)}:{i}", text))
+        pattern = rf"^(.*)\n```{language}\n((?:.*\n)*?)```"
+        parts = re.findall(pattern, page.read_text(), re.M)
+        alone = [text for above, text in parts if not above.startswith(FILE)]
+        found += [(f"{page.relative_to(ROOT)}:{i}", text) for i, text in enumerate(alone)]
     return found
 
 
@@ -28,6 +36,23 @@ def idfn(value: object) -> str:
 @pytest.mark.parametrize(("where", "code"), blocks("python"), ids=idfn)
 def test_python_blocks_run(where: str, code: str) -> None:
     exec(compile(code, where, "exec"), {"__name__": "example"})  # noqa: S102 - our own docs
+
+
+def tutorials() -> list[Path]:
+    return [page for page in PAGES if TUTORIAL in page.read_text()]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("page", tutorials(), ids=lambda page: page.stem)
+def test_a_tutorial_works_as_it_is_written(page: Path, plugin_env, tmp_path: Path) -> None:
+    """As a new user: in a fresh folder, each file is written and each shell block run, in order."""
+    pattern = r"(?:^<!-- file: (\S+) -->\n)?^```(\w+)\n((?:.*\n)*?)```"
+    for file, language, text in re.findall(pattern, page.read_text(), re.M):
+        if file:
+            (tmp_path / file).write_text(text)
+        elif language == "bash":
+            plugin_env.run(text, tmp_path)
 
 
 @pytest.mark.parametrize(("where", "text"), blocks("yaml"), ids=idfn)
