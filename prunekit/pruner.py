@@ -36,7 +36,7 @@ from prunekit.contract import check_count, check_update
 from prunekit.errors import PluginError, UsageError
 from prunekit.masks import MaskSet
 from prunekit.optim_rules import ParamRule
-from prunekit.probes.base import Probe, prepare_all
+from prunekit.probes.base import Probe, labels, prepare_all
 from prunekit.strategies.base import PruningStrategy, Update
 
 LossFunction = Callable[[Tensor, Tensor], Tensor]
@@ -307,9 +307,9 @@ class Pruner:
     def _observe(self) -> None:
         clock = self.timeline.clock(self.step, ending=False)
         self.observed = {}
-        for probe in self.probes:
+        for name, probe in zip(labels(self.probes), self.probes, strict=True):
             if probe.due(clock):
-                label = f"probe/{probe.config.name}"
+                label = f"probe/{name}"
                 seen = probe.observe(StepContext(self, label, tuple(self.params), clock, -1))
                 self.observed |= {f"{label}/{key}": value for key, value in seen.items()}
 

@@ -444,6 +444,15 @@ def test_probes_prepare_see_the_masks_that_there_are_and_go_on() -> None:
     assert again.observed["probe/remembers/looks"] == 2
 
 
+def test_probes_of_one_name_are_told_apart_by_their_place() -> None:
+    probes = [Remembers(Remembers.Config()), Remembers(Remembers.Config())]
+    pruner = Pruner(make_model(), [], total_steps=4, probes=probes)
+    probes[0].looks = 5
+    pruner.before_step()
+    assert pruner.observed["probe/remembers#0/looks"] == 6
+    assert pruner.observed["probe/remembers#1/looks"] == 1
+
+
 def test_ranks_whose_masks_differ_are_stopped() -> None:
     class Disagreeing:
         world = 2

@@ -50,6 +50,12 @@ class Probe(abc.ABC):
         """Take back what `state_dict` gave."""
 
 
+def labels(probes: Sequence[Probe]) -> list[str]:
+    """What each probe logs under: its name, with its place where several have that name."""
+    names = [probe.config.name for probe in probes]
+    return [f"{n}#{i}" if names.count(n) > 1 else n for i, n in enumerate(names)]
+
+
 def prepare_all(probes: Sequence[Probe], model: nn.Module) -> None:
     """Prepare the probes of a run.
 
