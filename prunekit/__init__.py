@@ -15,6 +15,7 @@ except PackageNotFoundError:  # run from a checkout that is not installed
     __version__ = "0+unknown"
 
 if TYPE_CHECKING:
+    from prunekit.cadence import Cadence
     from prunekit.clock import Clock, Timeline
     from prunekit.compressors.base import CompressorConfig, DataCompressor, TokenBatch
     from prunekit.compressors.ratio import RatioCompressor, RatioConfig
@@ -48,6 +49,7 @@ if TYPE_CHECKING:
     from prunekit.train.launch import run_recipe
 
 _HOMES = {
+    "prunekit.cadence": ["Cadence"],
     "prunekit.clock": ["Clock", "Timeline"],
     "prunekit.compressors.base": ["CompressorConfig", "DataCompressor", "TokenBatch"],
     "prunekit.compressors.ratio": ["RatioCompressor", "RatioConfig"],
@@ -83,6 +85,7 @@ _HOMES = {
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
 __all__ = [
+    "Cadence",
     "CheckpointError",
     "Clock",
     "CompressorConfig",
