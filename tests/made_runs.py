@@ -91,3 +91,50 @@ def make_comparison(root: Path, seeds: int = 3) -> Path:
                     lines=[{**line, "sparsity/achieved": sparsity} for line in lines],
                 )
     return root
+
+
+def make_sweep(root: Path) -> Path:
+    """Two arms x ratio x seed; dense has no ratio of its own; one cell failed, one is to come."""
+    folder = root / "sweep"
+    cells, states = [], {}
+    for arm, ratios in (("iterative", ["0", "0.4"]), ("dense", ["0"])):
+        for ratio in ratios:
+            for seed in ("0", "1"):
+                key = f"{arm}-{ratio}-{seed}"
+                also = [{"ratio": "0.4", "seed": seed}] if arm == "dense" else []
+                cells.append(
+                    {
+                        "id": f"{arm}/ratio={ratio},seed={seed}",
+                        "arm": arm,
+                        "key": key,
+                        "needs": {},
+                        "axes": {"ratio": ratio, "seed": seed},
+                        "also": also,
+                    }
+                )
+                states[key] = {"status": "done", "run": f"runs/{key}"}
+                make_run(
+                    folder / "runs" / key,
+                    seed=int(seed),
+                    strategies=magnitude(0.8) if arm == "iterative" else "[]",
+                    result=report(0.9 + float(ratio) / 100 + float(seed) / 10),
+                )
+    states["iterative-0.4-0"] = {
+        "status": "failed",
+        "run": None,
+        "error": "not finite",
+        "exit_code": 6,
+    }
+    del states["iterative-0.4-1"]
+    plan = {
+        "format": 1,
+        "name": "demo",
+        "arms": ["iterative", "dense"],
+        "cells": cells,
+        "axes": {"ratio": ["0", "0.4"], "seed": ["0", "1"]},
+    }
+    write_json(folder / "plan.json", plan)
+    (folder / "cells").mkdir()
+    for key, state in states.items():
+        write_json(folder / "cells" / f"{key}.json", state)
+    return folder

@@ -7,13 +7,13 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from made_runs import magnitude, make_comparison, make_run, report
+from made_runs import magnitude, make_comparison, make_run, make_sweep, report
 from matplotlib.image import imread
 
 from prunekit.errors import CheckpointError, UsageError
 from prunekit.report.compose import compare
 from prunekit.report.curves import curves
-from prunekit.report.front import Point, pareto_front
+from prunekit.report.front import COSTS, Point, joined, pareto_front, points_of
 from prunekit.report.grid import choose_axes, grids
 from prunekit.report.masks import compare_masks, mask_picture, mask_table, overlap
 from prunekit.report.pictures import Wanted, default_keys, pictures, plan_pictures
@@ -338,3 +338,23 @@ def test_masks_that_do_not_compare_are_one_line(tmp_path):
         compare_masks(a, masked(tmp_path / "c", {"fc1": [True]}))
     with pytest.raises(CheckpointError, match="has no masks"):
         compare_masks(a, make_run(tmp_path / "d", result=report(0.9)))
+
+
+def point(arm, cost, **place):
+    return Point(arm, cost, Summary(1, 90.0, None), place)
+
+
+def test_lines_join_what_differs_in_the_axis_of_the_cost():
+    points = [
+        point("a", 100.0 - s - r, sparsity=str(s), ratio=str(r)) for s in (20, 80) for r in (0, 5)
+    ]
+    lines = joined([*points, point("dense", 100.0)])
+    assert [[p.cost for p in line] for line in lines] == [[20.0, 80.0], [15.0, 75.0], [100.0]]
+    assert joined([point("a", 1.0), point("b", 2.0)]) == [[point("a", 1.0)], [point("b", 2.0)]]
+
+
+def test_cells_that_share_their_run_are_one_point(tmp_path):
+    made = make_sweep(tmp_path)
+    [dense] = [p for p in points_of(open_study([made]), COSTS[0], "test_top1") if p.arm == "dense"]
+    assert dense.place == {}
+    assert dense.accuracy.count == 2

@@ -6,7 +6,7 @@ import os
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from made_runs import magnitude, make_comparison, make_run, random, report
+from made_runs import magnitude, make_comparison, make_run, make_sweep, random, report
 
 from prunekit.errors import CheckpointError, UsageError
 from prunekit.report.comparison import Baseline, accuracy, baselines, differences
@@ -15,7 +15,6 @@ from prunekit.report.notices import notices, warnings
 from prunekit.report.recipes import arm_names, distinctions, short_keys, swept_numbers
 from prunekit.report.study import in_order, open_study
 from prunekit.report.tables import cell_table, difference_table
-from prunekit.runs import write_json
 
 
 @pytest.fixture
@@ -298,53 +297,6 @@ def test_labels_stand_in_the_order_of_their_size(labels):
     numbers = [float(label) for label in ordered if label not in "ab"]
     assert numbers == sorted(numbers)
     assert set(ordered) == set(labels)
-
-
-def make_sweep(root):
-    """Two arms x ratio x seed; dense has no ratio of its own; one cell failed, one is to come."""
-    folder = root / "sweep"
-    cells, states = [], {}
-    for arm, ratios in (("iterative", ["0", "0.4"]), ("dense", ["0"])):
-        for ratio in ratios:
-            for seed in ("0", "1"):
-                key = f"{arm}-{ratio}-{seed}"
-                also = [{"ratio": "0.4", "seed": seed}] if arm == "dense" else []
-                cells.append(
-                    {
-                        "id": f"{arm}/ratio={ratio},seed={seed}",
-                        "arm": arm,
-                        "key": key,
-                        "needs": {},
-                        "axes": {"ratio": ratio, "seed": seed},
-                        "also": also,
-                    }
-                )
-                states[key] = {"status": "done", "run": f"runs/{key}"}
-                make_run(
-                    folder / "runs" / key,
-                    seed=int(seed),
-                    strategies=magnitude(0.8) if arm == "iterative" else "[]",
-                    result=report(0.9 + float(ratio) / 100 + float(seed) / 10),
-                )
-    states["iterative-0.4-0"] = {
-        "status": "failed",
-        "run": None,
-        "error": "not finite",
-        "exit_code": 6,
-    }
-    del states["iterative-0.4-1"]
-    plan = {
-        "format": 1,
-        "name": "demo",
-        "arms": ["iterative", "dense"],
-        "cells": cells,
-        "axes": {"ratio": ["0", "0.4"], "seed": ["0", "1"]},
-    }
-    write_json(folder / "plan.json", plan)
-    (folder / "cells").mkdir()
-    for key, state in states.items():
-        write_json(folder / "cells" / f"{key}.json", state)
-    return folder
 
 
 def test_a_sweep_is_read_as_planned(tmp_path):

@@ -76,14 +76,19 @@ def pareto_front(points: Sequence[Point], more_is_better: bool) -> list[Point]:
 
 
 def points_of(study: Study, cost: Cost, key: str) -> list[Point]:
-    """A point for each cell that has the cost and an accuracy."""
-    points = []
+    """A point for each cell that has the cost and an accuracy; one where cells share runs."""
+    points: dict[tuple[str, ...], Point] = {}
     for cell in study.cells:
         spent = _spent(cell, cost)
         found = accuracy(cell, key)
-        if spent is not None and found is not None:
-            points.append(Point(cell.arm, spent.mean, found, cell.place))
-    return points
+        if spent is None or found is None:
+            continue
+        same = (cell.arm, *(str(run.path) for run in cell.runs.values()))
+        place = cell.place
+        if same in points:  # one run serves several places
+            place = dict(points[same].place.items() & place.items())
+        points[same] = Point(cell.arm, spent.mean, found, place)
+    return list(points.values())
 
 
 def _spent(cell: Cell, cost: Cost) -> Summary | None:
