@@ -140,8 +140,9 @@ class NNrelief(PruningStrategy):
             return torch.zeros_like(handed, dtype=torch.bool)
         if layer.partner is layer.end:
             return handed == 0
-        terms = torch.stack([channel_norms(activity[layer.partner]), handed], dim=1)
-        return ~keep_strongest(terms, self.config.alpha_conv)[:, 1]
+        terms = sorted((layer.end, layer.partner))  # of two equal ones both must see the same first
+        norms = torch.stack([channel_norms(activity[term]) for term in terms], dim=1)
+        return ~keep_strongest(norms, self.config.alpha_conv)[:, terms.index(layer.end)]
 
     def metrics(self) -> Mapping[str, float]:
         """Of the last update: see `summary`."""

@@ -128,6 +128,13 @@ def test_a_weak_projection_goes_and_a_weak_identity_cannot():
     assert rows(masks["conv2.weight"]) == [True, True]
 
 
+def test_of_two_equal_terms_one_stays():
+    model = Sum([1.0, 1.0], skip=[1.0, 1.0])
+    masks = run(model, torch.ones(2, 2, 1, 1), alpha_conv=0.5).masks()
+    kept = rows(masks["conv2.weight"]), rows(masks["skip.weight"])
+    assert sorted(kept) == [[False, False], [True, True]]
+
+
 def test_a_branch_without_any_signal_goes_even_beside_none():
     model = Sum([1.0, 1.0])
     x = torch.ones(2, 2, 1, 1) * torch.tensor([0.0, 1.0])[:, None, None]
