@@ -206,10 +206,10 @@ def test_the_plan_is_arms_by_axes_with_a_time_and_leaves_nothing(folder, capsys)
     assert "small: 5 runs" in printed
     assert "about " in printed
     assert "1000 x 1 threads share" in printed
-    rows = {line.split()[0]: line.split()[1:5] for line in printed.splitlines() if line}
-    assert rows["optimal"] == ["2", "1", "2", "0"]  # sparsities, seeds, runs, done
-    assert rows["iterative"] == ["2", "1", "2", "0"]
-    assert rows["dense"] == ["1", "for", "2", "1"]
+    rows = {line.split()[0]: line.split()[1:4] for line in printed.splitlines() if line.strip()}
+    assert rows["optimal"] == ["2", "1", "2"]  # sparsities, seeds, runs
+    assert rows["iterative"] == ["2", "1", "2"]
+    assert rows["dense"] == ["1", "for", "2"]
     assert not (folder / "out").exists()
 
 
@@ -219,6 +219,16 @@ def test_a_longer_run_of_the_same_shape_is_estimated_longer_without_timing_it_ag
     assert len({shape_of(cell) for cell in cells}) == 1
     short, long = estimate(cells, Inline()).seconds.values()
     assert long > 3 * short
+
+
+def test_a_probe_that_follows_another_run_is_timed_without_it(folder):
+    followed = SWEEP.replace(
+        "{strategies: [{name: optimal_subnetwork, source: iterative}]}",
+        "{probes: [{name: burden, support: iterative}]}",
+    )
+    with_files(folder, followed.replace("strategies.0.source", "probes.0.support"))
+    cells = Session(read_command_line(str(folder / "sweep.yaml")), folder / "out").left
+    assert not estimate(cells, Inline()).untimed
 
 
 # ---- what fails

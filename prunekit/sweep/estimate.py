@@ -40,9 +40,17 @@ def timed_recipe(cell: PlannedCell) -> Recipe:
         if part == "strategies" and rest:
             index = int(rest[0])
             tree["strategies"][index] = _stand_in(tree["strategies"][index])
-        elif path == "model.init":
-            tree["model"]["init"] = None
+        else:
+            _clear(tree, path)
     return recipe_from(tree)
+
+
+def _clear(tree: Any, path: str) -> None:
+    """Set a key to null: `model.init`, `probes.0.support`."""
+    *parents, last = path.split(".")
+    for key in parents:
+        tree = tree[int(key) if isinstance(tree, list) else key]
+    tree[last] = None
 
 
 def _stand_in(strategy: Mapping[str, Any]) -> dict[str, Any]:

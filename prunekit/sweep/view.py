@@ -72,25 +72,24 @@ def available_cores() -> int:
 def arms_view(plan: Plan, states: Mapping[str, State], estimate: Estimate | None) -> Table:
     """A row for each arm: the values of each axis, its runs, what it needs, the time of a run."""
     table = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=(0, 1))
-    table.add_column("arm")
+    table.add_column("arm", no_wrap=True)
     for axis in plan.axes:
-        table.add_column(axis, justify="right")
-    for column in ("runs", "done", "a run"):
+        table.add_column(axis, justify="right", overflow="fold")
+    for column in ("runs", *(["done"] if states else []), "a run"):
         table.add_column(column, justify="right", no_wrap=True)
-    table.add_column("needs")
+    table.add_column("needs", overflow="fold")
     for arm in plan.arms:
         cells = [cell for cell in plan.cells if cell.arm == arm]
         keys = {cell.key for cell in cells}
         done = sum(key in states and states[key].status == "done" for key in keys)
+        needs = sorted({id.partition("/")[0] for cell in cells for id in cell.needs.values()})
         table.add_row(
             arm,
             *(_values(axis, cells) for axis in plan.axes),
             str(len(keys)),
-            str(done),
+            *([str(done)] if states else []),
             _time_of(keys, estimate),
-            ", ".join(
-                sorted({other.partition("/")[0] for c in cells for other in c.needs.values()})
-            ),
+            ", ".join(needs),
         )
     return table
 
@@ -105,11 +104,9 @@ def _values(axis: str, cells: list[PlannedCell]) -> str:
 
 
 def _time_of(keys: Collection[str], estimate: Estimate | None) -> str:
+    """The mean over the runs that are timed."""
     seconds = [estimate.seconds[key] for key in keys if estimate and key in estimate.seconds]
-    if not seconds:
-        return ""
-    shortest, longest = duration(min(seconds)), duration(max(seconds))
-    return shortest if shortest == longest else f"{shortest} .. {longest}"
+    return duration(sum(seconds) / len(seconds)) if seconds else ""
 
 
 class Progress:
