@@ -29,6 +29,8 @@ class PluginEnv:
             (self.bin / name).chmod(0o755)
         self.run(f"pip wheel -q --no-deps -w {folder} {ROOT}", folder)
         self.run("pip install -q --no-deps --no-compile -I prunekit-*.whl", folder)
+        where = self.run("python -c 'import prunekit; print(prunekit.__file__)'", folder)
+        assert where.startswith(str(site)), "the wheel, not the checkout"
 
     def run(self, script: str, folder: Path, *, fails: bool = False) -> str:
         """Run shell lines in a folder -> what they printed; they end with 0 unless one `fails`."""
