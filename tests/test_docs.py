@@ -7,7 +7,11 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
+from prunekit.cli.shipped import find_recipe
+from prunekit.reading.files import read_text_document
 from prunekit.recipe import load_recipe, recipe_from_text
+from prunekit.sweep.design import read_design
+from prunekit.sweep.plan import make_plan
 
 ROOT = Path(__file__).parent.parent
 PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md")])
@@ -57,7 +61,10 @@ def test_a_tutorial_works_as_it_is_written(page: Path, plugin_env, tmp_path: Pat
 
 @pytest.mark.parametrize(("where", "text"), blocks("yaml"), ids=idfn)
 def test_yaml_blocks_are_valid(where: str, text: str) -> None:
-    """A whole recipe as it is; some keys of one on top of the quick start."""
+    """A whole recipe or sweep as it is; some keys of a recipe on top of the quick start."""
+    if re.search(r"^(axes|arms):", text, re.M):
+        make_plan(read_design(read_text_document(text, where), find_recipe))
+        return
     if text.startswith("name:"):
         recipe_from_text(text)
         return

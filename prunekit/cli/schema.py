@@ -1,4 +1,4 @@
-"""`prunekit schema`: the JSON Schema of recipes, for editors."""
+"""`prunekit schema`: the JSON Schema of recipes and of sweep files, for editors."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from prunekit.cli.command import ExampleCommand
 
 EXAMPLES = """
 prunekit schema > prunekit.schema.json
+prunekit schema --sweep > sweep.schema.json
 
 then make this the first line of a recipe (yaml-language-server reads it):
 # yaml-language-server: $schema=prunekit.schema.json
@@ -22,8 +23,15 @@ then make this the first line of a recipe (yaml-language-server reads it):
     examples=EXAMPLES,
     short_help="Print the JSON Schema of recipes, for editors.",
 )
-def command() -> None:
+@click.option("--sweep", is_flag=True, help="Of sweep files instead.")
+def command(sweep: bool) -> None:
     """Print the JSON Schema of recipes; an editor completes and checks with it."""
+    if sweep:
+        from prunekit.reading.schema import schema_of_sweep
+        from prunekit.sweep.file import SweepFile
+
+        click.echo(json.dumps(schema_of_sweep(SweepFile), indent=2))
+        return
     from prunekit.recipe import json_schema
 
     click.echo(json.dumps(json_schema(), indent=2))

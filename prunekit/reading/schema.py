@@ -48,6 +48,14 @@ def schema_of(recipe: type[BaseModel]) -> dict[str, Any]:
     return schema
 
 
+def schema_of_sweep(sweep: type[BaseModel]) -> dict[str, Any]:
+    """The schema of sweep files; the keys of recipes in them are not checked."""
+    whole = sweep.model_json_schema(ref_template="#/definitions/{model}")
+    definitions = whole.pop("$defs")
+    schema: dict[str, Any] = _draft_7({"$schema": DRAFT, **whole, "definitions": definitions})
+    return schema
+
+
 def _importable(registry: Registry[Any]) -> dict[str, type[ComponentConfig]]:
     found = {}
     for name in registry.names():

@@ -20,7 +20,9 @@ def _several(values: Any) -> Any:
     raise ValueError(f"must be a list or a range such as 0..4, not {kind_of(values)}")
 
 
-Values = Annotated[tuple[Any, ...], BeforeValidator(_several)]
+Values = Annotated[
+    tuple[Any, ...], BeforeValidator(_several, json_schema_input_type=tuple[Any, ...] | str)
+]
 """A list, or a range of whole numbers, `0..4`, both ends included."""
 Changes = dict[str, Any]
 """Dotted recipe key -> its value, such as `phases.0.length: 2ep`."""
@@ -70,7 +72,9 @@ def _recipe_only(value: Any) -> Any:
     return {"recipe": value} if isinstance(value, str) else value
 
 
-AnyArm = Annotated[ArmFile | None, BeforeValidator(_recipe_only)]
+AnyArm = Annotated[
+    ArmFile | None, BeforeValidator(_recipe_only, json_schema_input_type=ArmFile | str | None)
+]
 """An arm; one that is a recipe and no more may be written as its path or name."""
 
 
