@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from prunekit.cli import main
 from prunekit.errors import CheckpointError
@@ -20,9 +21,10 @@ from prunekit.runs import open_run
 from prunekit.sweep import open_sweep
 from prunekit.sweep.command_line import read_command_line
 from prunekit.sweep.directory import State, write_state
-from prunekit.sweep.estimate import estimate, shape_of
+from prunekit.sweep.estimate import Estimate, estimate, shape_of
 from prunekit.sweep.session import Session
 from prunekit.sweep.slurm import Jobs, _split, private
+from prunekit.sweep.view import Progress
 from prunekit.sweep.workers import Outcome, Task, Workers
 from prunekit.train.launch import run_recipe
 
@@ -403,6 +405,21 @@ def test_without_submitit_slurm_is_one_clear_line(folder, capsys, monkeypatch):
     assert not (folder / "out").exists()
 
 
+def test_where_no_slurm_is_nothing_is_written(folder, capsys, monkeypatch):
+    pytest.importorskip("submitit", reason="needs prunekit[slurm]")
+    monkeypatch.setenv("PATH", "")
+    assert command(folder, "--slurm", "--slurm-set", "gpus=1") == 2
+    assert (
+        capsys.readouterr().err
+        == "Error: --slurm: there is no srun here: run this where Slurm is\n"
+    )
+    assert command(folder, "--slurm", "--slurm-set", "gpus") == 2
+    assert "write key=value" in capsys.readouterr().err
+    assert command(folder, "--slurm", "--dry-run") == 0
+    assert "no time estimate" in capsys.readouterr().out
+    assert not (folder / "out").exists()
+
+
 def test_settings_of_slurm_are_its_own_or_sbatchs():
     submitit = pytest.importorskip("submitit", reason="needs prunekit[slurm]")
     known = submitit.SlurmExecutor._valid_parameters()
@@ -410,6 +427,31 @@ def test_settings_of_slurm_are_its_own_or_sbatchs():
         {"partition": "gpu", "time": 90, "cpus_per_task": 2},
         {"gpus": 1},
     )
+
+
+# ---- what a person sees
+
+
+def test_a_terminal_gets_a_line_for_each_run(whole, capsys):
+    screen = Console(force_terminal=True, color_system=None, width=80, height=20)
+    cells = [cell for cell in whole.cells if cell.arm == "iterative"]
+    progress = Progress(screen, whole.path, 2, Estimate({c.key: 10.0 for c in cells}, {}), 2)
+    for cell in cells:
+        progress.tell(cell, State("done", str(cell.run.path), seconds=20.0))
+    first, second = capsys.readouterr().out.splitlines()
+    accuracy = f"{cells[0].run.report()['accuracy']['test_top1']:.2%}"
+    assert first == f"[1/2] iterative/sparsity=0.5,seed=0  {accuracy}  20.0 s  20.0 s left"
+    assert second.startswith("[2/2] iterative/sparsity=0.75,seed=0")
+    assert "left" not in second
+
+
+def test_the_schema_knows_the_keys_of_a_sweep(capsys):
+    with pytest.raises(SystemExit):
+        main(["schema", "--sweep"])
+    schema = json.loads(capsys.readouterr().out)
+    assert set(schema["properties"]) == {"name", "recipe", "set", "axes", "arms"}
+    arm = schema["definitions"]["ArmFile"]["properties"]
+    assert set(arm) == {"recipe", "set", "without", "collapse", "needs"}
 
 
 # ---- imports

@@ -33,10 +33,9 @@ def slurm_executor(folder: Path, settings: Sequence[str]) -> Executor:
             "--slurm needs submitit: install it with pip install 'prunekit[slurm]'"
         ) from None
     own, others = _split(settings, SlurmExecutor._valid_parameters())
-    try:
-        executor = SlurmExecutor(folder=private(folder))
-    except RuntimeError as error:
-        raise UsageError(f"--slurm: {error}: run this where sbatch is") from None
+    if SlurmExecutor.affinity() < 0:
+        raise UsageError("--slurm: there is no srun here: run this where Slurm is")
+    executor = SlurmExecutor(folder=private(folder))
     executor.update_parameters(**own, additional_parameters=others)
     return executor
 
