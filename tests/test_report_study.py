@@ -324,3 +324,20 @@ def test_runs_of_a_sweep_may_also_be_read_without_its_plan(tmp_path):
     folder = make_sweep(tmp_path)
     os.remove(folder / "plan.json")
     assert open_study([folder]).arms == ("dense", "magnitude")
+
+
+def test_two_baselines_meet_once(runs):
+    pairs = [(d.cell.arm, d.baseline.name) for d in compare([runs]).differences]
+    assert ("random_subnetwork", "dense") in pairs
+    assert ("dense", "random_subnetwork") not in pairs
+    by_axis = compare([runs], ("random_subnetwork", "sparsity=0.8")).differences
+    assert ("random_subnetwork", "sparsity=0.8") in [(d.cell.arm, d.baseline.name) for d in by_axis]
+
+
+def test_a_sweep_names_the_arm_that_a_run_was_made_from(tmp_path):
+    folder = make_sweep(tmp_path)
+    text = f"[{{name: optimal_subnetwork, source: {folder / 'runs' / 'iterative-0-0'}}}]"
+    recipe = folder / "runs" / "dense-0-0" / "resolved.yaml"
+    recipe.write_text(recipe.read_text().replace("strategies: []", f"strategies: {text}"))
+    recipes = open_study([folder]).recipes
+    assert recipes["dense"]["strategies.0.source"] == "the run of iterative"

@@ -132,9 +132,11 @@ def _named(study: Study, name: str) -> Baseline:
 
 
 def differences(study: Study, against: list[Baseline], key: str) -> Iterator[Difference]:
-    """Every cell minus each of its baselines, by seed."""
+    """Every cell minus each of its baselines, by seed; two baselines meet once."""
+    order = [baseline.arm for baseline in against]
     for cell in study.cells:
-        for baseline in against:
+        before = against[: order.index(cell.arm)] if cell.arm in order else against
+        for baseline in [*before, *(b for b in against if b.axis and b not in before)]:
             reference = baseline.cell_for(cell, study)
             ours = accuracies(cell, key)
             if reference is None or not ours:

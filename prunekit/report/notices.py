@@ -54,5 +54,5 @@ def warnings(study: Study) -> list[tuple[str, int]]:
     """
     counts: Counter[str] = Counter()
     for run in study.runs:
-        counts.update({re.sub(r"\b\d[\d,.]*\b", "N", text) for text in run.warnings})
+        counts.update({re.sub(r"\b\d+([.,]\d+)*\b", "N", text) for text in run.warnings})
     return counts.most_common()

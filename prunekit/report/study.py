@@ -111,7 +111,7 @@ def study_of(found: Found, name: str) -> Study:
         arms=tuple(arms.values()),
         axes=labels,
         cells=tuple(table),
-        recipes={arms[print_]: _named(flat, arms) for print_, flat in by_print.items()},
+        recipes=with_named_sources({arms[print_]: flat for print_, flat in by_print.items()}),
         missing=(*found.unreadable, *unfinished, *absent_seeds(table)),
         repeated=repeated,
     )
@@ -158,10 +158,13 @@ def absent_seeds(cells: Sequence[Cell]) -> list[str]:
     return lines
 
 
-def _named(flat: Flat, arms: Mapping[str, str]) -> Flat:
-    """The settings, with the names of the arms for the runs that they were made from."""
-    names = {source_of(print_): f"the run of {arm}" for print_, arm in arms.items()}
-    return {k: names.get(v, v) if isinstance(v, str) else v for k, v in flat.items()}
+def with_named_sources(recipes: Mapping[str, Flat]) -> dict[str, Flat]:
+    """The settings of arms, with the names of arms for the runs that they were made from."""
+    names = {source_of(fingerprint(flat)): f"the run of {arm}" for arm, flat in recipes.items()}
+    return {
+        arm: {k: names.get(v, v) if isinstance(v, str) else v for k, v in flat.items()}
+        for arm, flat in recipes.items()
+    }
 
 
 def _rank(cell: Cell, arms: Sequence[str], axes: Mapping[str, Sequence[str]]) -> list[int]:

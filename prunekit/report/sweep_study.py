@@ -8,7 +8,7 @@ from pathlib import Path
 from prunekit.errors import CheckpointError
 from prunekit.report.facts import RunFacts, clean, read_facts
 from prunekit.report.recipes import settings
-from prunekit.report.study import Cell, Study, absent_seeds, unfinished_line
+from prunekit.report.study import Cell, Study, absent_seeds, unfinished_line, with_named_sources
 from prunekit.sweep.directory import Cell as Planned
 from prunekit.sweep.directory import Sweep, open_sweep
 
@@ -43,7 +43,7 @@ def sweep_study(path: Path) -> Study:
         arms=tuple(dict.fromkeys(cell.arm for cell in table)),
         axes=axes,
         cells=table,
-        recipes=_recipes(sweep, facts),
+        recipes=with_named_sources(_recipes(sweep, facts)),
         missing=tuple(missing) or tuple(absent_seeds(table)),
     )
 
