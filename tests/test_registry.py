@@ -72,8 +72,7 @@ def install(tmp_path, monkeypatch):
 
 def test_every_builtin_loads_and_its_config_has_its_name():
     for registry in REGISTRIES.values():
-        for name in registry.names():
-            assert registry.component(name).builtin
+        for name in (c.name for c in registry.components() if c.builtin):
             field = registry.config_class(name).model_fields["name"]
             assert field.annotation is str or name in field.annotation.__args__
 
@@ -156,7 +155,7 @@ def test_a_builtin_cannot_be_shadowed(install):
     entry = [("prunekit.probes", "gradient_norm = plug_two:Mine")]
     install("plug-two", entry, probe_source("gradient_norm"))
     assert PROBES.load("gradient_norm").__module__ == "prunekit.probes.gradient_norm"
-    assert PROBES.names() == ["gradient_norm", "plug-two:gradient_norm"]
+    assert {"gradient_norm", "plug-two:gradient_norm"} <= set(PROBES.names())
     assert PROBES.load("plug-two:gradient_norm").__module__ == "plug_two"
 
 
