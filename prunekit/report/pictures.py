@@ -70,11 +70,14 @@ def plan_pictures(study: Study, wanted: Wanted) -> Plan:
 
 
 def default_keys(logged: Sequence[str]) -> tuple[str, ...]:
-    """The burden pooled over layers, the training loss and the accuracy; as far as logged."""
+    """The burden of single steps, pooled over layers; the training loss, the accuracy."""
     burden = [
         key
         for key in logged
-        if key.startswith(BURDEN) and key.endswith("/pooled") and "_window/" not in key
+        if key.startswith(BURDEN)
+        and key.endswith("/pooled")
+        and "_window/" not in key
+        and "_running/" not in key
     ]
     return (*burden[:MOST_BURDENS], *(key for key in ALWAYS if key in logged))
 
