@@ -49,23 +49,14 @@ def conclude(trainer: Trainer) -> None:
 
 def _look_at(trainer: Trainer) -> Trained:
     pruner, model, shape = trainer.pruner, trainer.run.model, _input_shape(trainer)
-    targets = [(a.target, sum(pruner.params[n].numel() for n in a.scope)) for a in pruner.assigned]
     masks = {name: mask.cpu() for name, mask in pruner.masks().items()}
     return Trained(
         masks=masks,
         sparsity=measure_sparsity(model, masks),
         macs=count_macs(model, shape, masks),
         flops=train_flops(count_macs(model, shape, masks, training=True), trainer.images),
-        target=_pooled(targets),
+        target=pruner.target(),
     )
-
-
-def _pooled(targets: list[tuple[float | None, int]]) -> float | None:
-    """The target sparsity over all scopes; None where one emerges or there is no strategy."""
-    known = [(target, entries) for target, entries in targets if target is not None]
-    if not known or len(known) < len(targets):
-        return None
-    return sum(target * entries for target, entries in known) / sum(n for _, n in known)
 
 
 def _input_shape(trainer: Trainer) -> tuple[int, int, int]:
