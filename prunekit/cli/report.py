@@ -16,12 +16,12 @@ if TYPE_CHECKING:
     from prunekit.report.document import Document
 
 EXAMPLES = """
-prunekit report runs                                   every run below a folder
-prunekit report runs/a/latest runs/b/latest            two of them
-prunekit report runs/my_sweep --out report             and write report/index.html
-prunekit report runs --curve train/loss --out report   with this curve
-prunekit report runs --baseline dense --baseline ratio=0
-prunekit report --masks runs/a/latest runs/b/latest    how alike two masks are
+prunekit report runs                               every run below a folder
+prunekit report runs/a/latest runs/b/latest        two of them
+prunekit report sweeps/mine --out report           also write report/index.html
+prunekit report sweeps/mine --baseline ratio=0     other baselines
+prunekit report runs --curve train/loss --out report
+prunekit report --masks runs/a/latest runs/b/latest
 """
 
 
