@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 EXAMPLES = """
 prunekit report runs                               every run below a folder
 prunekit report runs/a/latest runs/b/latest        two of them
-prunekit report sweeps/mine --out report           also write report/index.html
+prunekit report sweeps/mine --out report           and report/index.html
 prunekit report sweeps/mine --baseline ratio=0     other baselines
 prunekit report runs --curve train/loss --out report
 prunekit report --masks runs/a/latest runs/b/latest
