@@ -30,6 +30,10 @@ from prunekit.train.logging import RunLog
 GOAL = 0.02
 STEPS = 50
 """Steps of one measurement, of which one is recorded."""
+TOTAL = 1_000_000
+"""More steps than any measurement takes: at its last step a run is recorded too."""
+FEW = 2
+"""Steps that show that it runs."""
 RECORDS = {"every": f"{STEPS}st"}
 ALONE = "the record alone"
 PROBES: dict[str, dict[str, Any]] = {
@@ -85,6 +89,7 @@ class _Loop:
     log: RunLog
     x: Tensor
     y: Tensor
+    count: int
 
     def backward(self) -> None:
         self.optimizer.zero_grad()
@@ -98,7 +103,7 @@ class _Loop:
 
     def steps(self) -> None:
         pruner = self.pruner
-        for _ in range(STEPS):
+        for _ in range(self.count):
             self.backward()
             pruner.before_step()
             self.optimizer.step()
@@ -115,19 +120,16 @@ def bench_probes(only: Sequence[str] = (), *, quick: bool = False) -> Iterator[S
 
 
 def _section(name: str, size: Size) -> Section:
-    task = TASKS[name]
+    task, steps = TASKS[name], STEPS if size.judged else FEW
     with ExitStack() as stack:
         settings = {"no probe": None, AGAIN: None, ALONE: RECORDS, **PROBES}
-        loops = {
-            what: _loop(task, chosen, (size.most + 2) * STEPS, stack)
-            for what, chosen in settings.items()
-        }
+        loops = {what: _loop(task, chosen, steps, stack) for what, chosen in settings.items()}
         variants = {what: timed(loop.steps) for what, loop in loops.items()}
         variants[ALONE] = partial(_alone, loops[ALONE])
         measured = in_turn(variants, size.least, size.most)
     return Section(
         name=name,
-        title=f"{STEPS} training steps, one of them recorded: {task.title}",
+        title=f"{steps} training steps, one of them recorded: {task.title}",
         baseline="the same steps without a probe",
         rows=Timed(measured, size.judged).rows({ALONE: GOAL}),
         rounds=measured.rounds,
@@ -144,15 +146,15 @@ def _alone(loop: _Loop) -> float:
     return timed(loop.record)()
 
 
-def _loop(task: Task, probe: dict[str, Any] | None, total: int, stack: ExitStack) -> _Loop:
+def _loop(task: Task, probe: dict[str, Any] | None, steps: int, stack: ExitStack) -> _Loop:
     model = task.build()
     fixed = {"schedule": "constant", "cadence": {"every": "once"}}
     chosen = strategy("magnitude", mode="ste", sparsity=0.9, **fixed)
     config = None if probe is None else Burden.Config.model_validate({"name": "burden", **probe})
     probes = [] if config is None else [Burden(config)]
-    pruner = Pruner(model, [chosen], total_steps=total, probes=probes)
+    pruner = Pruner(model, [chosen], total_steps=TOTAL, probes=probes)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
     pruner.attach(optimizer)
     log = RunLog(Path(stack.enter_context(TemporaryDirectory())))
     stack.callback(log.close)
-    return _Loop(pruner, optimizer, log, *task.images())
+    return _Loop(pruner, optimizer, log, *task.images(), steps)
