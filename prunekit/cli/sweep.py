@@ -10,12 +10,12 @@ from prunekit.cli.arguments import complete_sweep
 from prunekit.cli.command import ExampleCommand
 
 EXAMPLES = """
-prunekit sweep burden_mnist --dry-run          what it would run, and for how long
-prunekit sweep my_sweep.yaml --jobs 2          two runs at a time; the same command goes on
+prunekit sweep burden_mnist --dry-run          what it would run, and the time
+prunekit sweep my.yaml --jobs 2                the same command goes on later
 prunekit sweep quickstart strategies.0.sparsity=0.7,0.8,0.9 seed=0..4
-prunekit sweep quickstart --baselines seed=0..2     beside dense, random, match, one-shot
-prunekit sweep burden_mnist seed=0 data.root=photos     fewer values, other data
-prunekit sweep my_sweep.yaml --slurm --pack 8 --slurm-set partition=gpu --slurm-set gpus=1
+prunekit sweep quickstart seed=0..2 --baselines
+prunekit sweep burden_mnist seed=0 data.root=photos   fewer values, other data
+prunekit sweep my.yaml --slurm --pack 8 --slurm-set gpus=1
 """
 
 

@@ -12,7 +12,7 @@ from types import FrameType
 from typing import Protocol
 
 from prunekit.errors import CheckpointError, ResourceError, StopRequestedError
-from prunekit.files import lock, write_json
+from prunekit.files import cannot_write, lock, write_json
 from prunekit.recipe import dump_yaml
 from prunekit.sweep.cell import run_cell
 from prunekit.sweep.command_line import Asked
@@ -107,17 +107,25 @@ def prepared(plan: Plan, folder: Path, asked: Asked, *, retry_failed: bool) -> I
         for name in ("cells", "resolved", "logs", "runs"):
             (folder / name).mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise ResourceError(f"{folder}: cannot be written: {error.strerror}") from error
+        raise cannot_write(folder, error) from error
     with lock(folder):
-        (folder / "sweep.yaml").write_text(asked.text, encoding="utf-8")
-        for cell in plan.cells:
-            resolved_path(folder, cell.key).write_text(dump_yaml(cell.recipe), encoding="utf-8")
+        _write(folder / "sweep.yaml", asked.text)
+        for key, cell in unique_cells(plan).items():
+            _write(resolved_path(folder, key), dump_yaml(cell.recipe))
         write_json(folder / "plan.json", {**plan.document(), "words": list(asked.words)})
         if retry_failed:
             for key, state in states_of(plan, folder).items():
                 if state.status == "failed":
                     state_path(folder, key).unlink(missing_ok=True)
         yield
+
+
+def _write(path: Path, text: str) -> None:
+    """Write what the next call writes again, should this one be killed."""
+    try:
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise cannot_write(path, error) from error
 
 
 def run_plan(plan: Plan, folder: Path, executor: Executor, tell: Tell) -> Summary:
