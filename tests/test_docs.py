@@ -11,7 +11,7 @@ from prunekit.cli.shipped import find_recipe
 from prunekit.reading.files import read_text_document
 from prunekit.recipe import load_recipe, recipe_from_text
 from prunekit.sweep.design import read_design
-from prunekit.sweep.plan import make_plan
+from prunekit.sweep.planner import make_plan
 
 ROOT = Path(__file__).parent.parent
 PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md")])

@@ -22,10 +22,11 @@ from prunekit.sweep import open_sweep
 from prunekit.sweep.command_line import read_command_line
 from prunekit.sweep.directory import State, write_state
 from prunekit.sweep.estimate import Estimate, estimate, shape_of
+from prunekit.sweep.executor import Outcome, Task
 from prunekit.sweep.session import Session
 from prunekit.sweep.slurm import Jobs, _split, private
 from prunekit.sweep.view import Progress
-from prunekit.sweep.workers import Outcome, Task, Workers
+from prunekit.sweep.workers import Workers
 from prunekit.train.launch import run_recipe
 
 from training import result, same
@@ -170,6 +171,7 @@ def test_the_directory_tells_the_plan(whole, folder):
         open_sweep(folder)
 
 
+@pytest.mark.slow
 def test_two_jobs_give_what_one_process_gives(whole, folder, capsys):
     assert command(folder, "--jobs", "2") == 0
     assert equal(results(open_sweep(folder / "out" / "small")), results(whole))
@@ -323,6 +325,7 @@ def interrupted(folder, how):
     return process.returncode, printed, {p.name for p in folder.glob("out/small/runs/*/2*")}
 
 
+@pytest.mark.slow
 def test_a_sweep_that_was_killed_and_stopped_goes_on_to_the_same_table(folder, tmp_path_factory):
     with_files(folder, base=LONG)
     code, _, killed = interrupted(folder, signal.SIGKILL)
@@ -383,6 +386,7 @@ def test_a_cell_whose_process_died_has_failed(folder, capsys):
 # ---- Slurm
 
 
+@pytest.mark.slow
 def test_slurm_jobs_in_packs_give_the_same(whole, folder):
     submitit = pytest.importorskip("submitit", reason="needs prunekit[slurm]")
     jobs = private(folder / "out" / "small")

@@ -10,10 +10,9 @@ from typing import Any
 
 from prunekit.errors import ResourceError
 from prunekit.recipe import Recipe, dump_yaml, recipe_from
+from prunekit.sweep.executor import POLL_SECONDS, Executor, Outcome, Task
 from prunekit.sweep.plan import PlannedCell
-from prunekit.sweep.runner import POLL_SECONDS, Executor
 from prunekit.sweep.timing import Timing, time_recipe
-from prunekit.sweep.workers import Outcome, Task
 
 NOT_IN_SHAPE = ("name", "seed", "anchor", "phases", "evaluate", "checkpoint")
 """Recipe keys on which the time of a step does not depend."""

@@ -2,56 +2,18 @@
 
 from __future__ import annotations
 
-import signal
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import FrameType
-from typing import Protocol
 
 from prunekit.errors import CheckpointError, ResourceError, StopRequestedError
-from prunekit.files import cannot_write, lock, write_json
-from prunekit.recipe import dump_yaml
 from prunekit.sweep.cell import run_cell
-from prunekit.sweep.command_line import Asked
-from prunekit.sweep.directory import (
-    State,
-    log_path,
-    read_state,
-    resolved_path,
-    state_path,
-    write_state,
-)
+from prunekit.sweep.directory import State, log_path, read_state, write_state
+from prunekit.sweep.executor import POLL_SECONDS, Executor, Outcome, Task
 from prunekit.sweep.plan import Plan, PlannedCell
-from prunekit.sweep.workers import Outcome, Task
-
-POLL_SECONDS = 0.2
-SAME_REQUEST = 1.0
-"""Seconds in which signals are one request to stop."""
-
-
-class Executor(Protocol):
-    """Where tasks are done."""
-
-    @property
-    def room(self) -> int:
-        """Tasks that can begin now."""
-
-    @property
-    def busy(self) -> int:
-        """Tasks at work."""
-
-    def submit(self, task: Task) -> None:
-        """Begin a task."""
-
-    def finished(self, timeout: float) -> list[Outcome]:
-        """Wait until a task ends, or for `timeout` seconds."""
-
-    def stop(self) -> None:
-        """Ask the tasks at work to save and end."""
-
+from prunekit.sweep.prepare import states_of, unique_cells
+from prunekit.sweep.signals import Requests
 
 Tell = Callable[[PlannedCell, State], None]
 """Called for every cell that ends."""
@@ -75,59 +37,6 @@ class Summary:
         return next((state.exit_code for state in self.failed.values()), 0)
 
 
-def unique_cells(plan: Plan) -> dict[str, PlannedCell]:
-    """Key -> the first cell that has it: one run each."""
-    cells: dict[str, PlannedCell] = {}
-    for cell in plan.cells:
-        cells.setdefault(cell.key, cell)
-    return cells
-
-
-def states_of(plan: Plan, folder: Path) -> dict[str, State]:
-    """Key -> how it ended, of the cells that did.
-
-    A run that was deleted counts as never made.
-    """
-    states = {}
-    for key in unique_cells(plan):
-        state = read_state(folder, key)
-        if state is not None and (state.status == "failed" or (folder / str(state.run)).is_dir()):
-            states[key] = state
-    return states
-
-
-@contextmanager
-def prepared(plan: Plan, folder: Path, asked: Asked, *, retry_failed: bool) -> Iterator[None]:
-    """Hold a sweep directory with its plan written for as long as the block runs.
-
-    Raises:
-        ResourceError: another sweep holds it, or it cannot be written.
-    """
-    try:
-        for name in ("cells", "resolved", "logs", "runs"):
-            (folder / name).mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise cannot_write(folder, error) from error
-    with lock(folder):
-        _write(folder / "sweep.yaml", asked.text)
-        for key, cell in unique_cells(plan).items():
-            _write(resolved_path(folder, key), dump_yaml(cell.recipe))
-        write_json(folder / "plan.json", {**plan.document(), "words": list(asked.words)})
-        if retry_failed:
-            for key, state in states_of(plan, folder).items():
-                if state.status == "failed":
-                    state_path(folder, key).unlink(missing_ok=True)
-        yield
-
-
-def _write(path: Path, text: str) -> None:
-    """Write what the next call writes again, should this one be killed."""
-    try:
-        path.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise cannot_write(path, error) from error
-
-
 def run_plan(plan: Plan, folder: Path, executor: Executor, tell: Tell) -> Summary:
     """Run what is not done, in a directory that is `prepared`.
 
@@ -137,7 +46,7 @@ def run_plan(plan: Plan, folder: Path, executor: Executor, tell: Tell) -> Summar
     """
     began = time.monotonic()
     work = _Work(plan, folder, executor, tell)
-    with _Asked() as asked:
+    with Requests() as asked:
         while work.pending or executor.busy:
             if asked.times and not work.stopping:
                 work.stopping = True
@@ -227,25 +136,3 @@ class _Work:
         }
         done = len(self.cells) - len(failed)
         return Summary(done, failed, self.ran, wall)
-
-
-class _Asked:
-    """How often a signal asked for a stop while the block ran."""
-
-    SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-
-    def __init__(self) -> None:
-        self.times, self._last = 0, 0.0
-
-    def __enter__(self) -> _Asked:
-        self._before = {name: signal.signal(name, self._ask) for name in self.SIGNALS}
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for name, handler in self._before.items():
-            signal.signal(name, handler)
-
-    def _ask(self, signum: int, frame: FrameType | None) -> None:
-        now = time.monotonic()
-        if not self.times or now - self._last > SAME_REQUEST:
-            self.times, self._last = self.times + 1, now

@@ -8,8 +8,10 @@ from pathlib import Path
 from prunekit.console import console
 from prunekit.sweep.command_line import Asked
 from prunekit.sweep.estimate import Estimate, estimate
-from prunekit.sweep.plan import make_plan
-from prunekit.sweep.runner import Executor, prepared, run_plan, states_of, unique_cells
+from prunekit.sweep.executor import Executor
+from prunekit.sweep.planner import make_plan
+from prunekit.sweep.prepare import prepared, states_of, unique_cells
+from prunekit.sweep.runner import run_plan
 from prunekit.sweep.slurm import Jobs, slurm_executor
 from prunekit.sweep.view import Progress, plan_view, summary_view
 from prunekit.sweep.workers import Workers

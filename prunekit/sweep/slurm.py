@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from prunekit.errors import StopRequestedError, UsageError
 from prunekit.reading.scalars import scalar
-from prunekit.sweep.workers import Outcome, Task
+from prunekit.sweep.executor import Outcome, Task
 
 if TYPE_CHECKING:
     from submitit import Executor, Job
@@ -61,7 +61,7 @@ def _split(settings: Sequence[str], known: set[str]) -> tuple[dict[str, Any], di
 
 
 class Jobs:
-    """Tasks in packs, one pack a job; see `runner.Executor`."""
+    """Tasks in packs, one pack a job; an `Executor`."""
 
     def __init__(self, executor: Executor, pack: int = 1) -> None:
         self.executor, self.pack = executor, pack

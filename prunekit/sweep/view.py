@@ -17,7 +17,8 @@ from prunekit.runs import RunDir
 from prunekit.sweep.directory import State
 from prunekit.sweep.estimate import Estimate, wall_seconds
 from prunekit.sweep.plan import Plan, PlannedCell
-from prunekit.sweep.runner import Summary, unique_cells
+from prunekit.sweep.prepare import unique_cells
+from prunekit.sweep.runner import Summary
 
 
 def plan_view(

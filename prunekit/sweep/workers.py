@@ -6,7 +6,6 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
@@ -16,28 +15,7 @@ from types import FrameType
 from typing import Any
 
 from prunekit.errors import PrunekitError, StopRequestedError
-
-
-@dataclass(frozen=True, slots=True)
-class Task:
-    """A function of a module and its arguments."""
-
-    tag: str
-    call: Callable[..., Any]
-    arguments: tuple[Any, ...]
-    log: Path | None = None
-    """Takes what it prints; None = nowhere."""
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """What became of a task."""
-
-    task: Task
-    value: Any = None
-    error: Exception | None = None
-    died: str | None = None
-    """How the process ended, where it did."""
+from prunekit.sweep.executor import Outcome, Task
 
 
 @dataclass(slots=True)
@@ -48,7 +26,7 @@ class _Worker:
 
 
 class Workers:
-    """At most `count` processes, each started when there is a task for it.
+    """At most `count` processes, each started when there is a task for it; an `Executor`.
 
     A process imports torch once. One that dies (killed for its memory, a segmentation fault) takes
     its own task with it, and another takes its place. If this process is killed, they end as well.

@@ -1,0 +1,66 @@
+"""The directory of a sweep before anything runs in it: its plan, and what is done already."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from prunekit.files import cannot_write, lock, write_json
+from prunekit.recipe import dump_yaml
+from prunekit.sweep.command_line import Asked
+from prunekit.sweep.directory import State, read_state, resolved_path, state_path
+from prunekit.sweep.plan import Plan, PlannedCell
+
+
+def unique_cells(plan: Plan) -> dict[str, PlannedCell]:
+    """Key -> the first cell that has it: one run each."""
+    cells: dict[str, PlannedCell] = {}
+    for cell in plan.cells:
+        cells.setdefault(cell.key, cell)
+    return cells
+
+
+def states_of(plan: Plan, folder: Path) -> dict[str, State]:
+    """Key -> how it ended, of the cells that did.
+
+    A run that was deleted counts as never made.
+    """
+    states = {}
+    for key in unique_cells(plan):
+        state = read_state(folder, key)
+        if state is not None and (state.status == "failed" or (folder / str(state.run)).is_dir()):
+            states[key] = state
+    return states
+
+
+@contextmanager
+def prepared(plan: Plan, folder: Path, asked: Asked, *, retry_failed: bool) -> Iterator[None]:
+    """Hold a sweep directory with its plan written for as long as the block runs.
+
+    Raises:
+        ResourceError: another sweep holds it, or it cannot be written.
+    """
+    try:
+        for name in ("cells", "resolved", "logs", "runs"):
+            (folder / name).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise cannot_write(folder, error) from error
+    with lock(folder):
+        _write(folder / "sweep.yaml", asked.text)
+        for key, cell in unique_cells(plan).items():
+            _write(resolved_path(folder, key), dump_yaml(cell.recipe))
+        write_json(folder / "plan.json", {**plan.document(), "words": list(asked.words)})
+        if retry_failed:
+            for key, state in states_of(plan, folder).items():
+                if state.status == "failed":
+                    state_path(folder, key).unlink(missing_ok=True)
+        yield
+
+
+def _write(path: Path, text: str) -> None:
+    """Write what the next call writes again, should this one be killed."""
+    try:
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise cannot_write(path, error) from error
