@@ -15,6 +15,7 @@ from prunekit.report.notices import notices, warnings
 from prunekit.report.recipes import arm_names, distinctions, short_keys, swept_numbers
 from prunekit.report.study import in_order, open_study
 from prunekit.report.tables import cell_table, difference_table
+from prunekit.runs import write_json
 
 
 @pytest.fixture
@@ -341,3 +342,16 @@ def test_a_sweep_names_the_arm_that_a_run_was_made_from(tmp_path):
     recipe.write_text(recipe.read_text().replace("strategies: []", f"strategies: {text}"))
     recipes = open_study([folder]).recipes
     assert recipes["dense"]["strategies.0.source"] == "the run of iterative"
+
+
+def test_a_baseline_that_repeats_another_is_left_out(tmp_path):
+    """As a sweep may: one more dense arm, to be watched by other probes."""
+    folder = make_sweep(tmp_path)
+    plan = json.loads((folder / "plan.json").read_text())
+    cells = [cell for cell in plan["cells"] if cell["arm"] == "dense"]
+    again = [{**cell, "arm": "watched", "id": "watched" + cell["id"]} for cell in cells]
+    plan["cells"] += again
+    write_json(folder / "plan.json", {**plan, "arms": [*plan["arms"], "watched"]})
+    study = open_study([folder])
+    assert "watched" in study.arms
+    assert [b.name for b in baselines(study)] == ["dense", "ratio=0"]

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from prunekit.errors import UsageError
 from prunekit.report.facts import RunFacts
+from prunekit.report.recipes import fingerprint
 from prunekit.report.statistics import PairedDifference, Summary, paired_difference, summary
 from prunekit.report.study import Cell, Study, number_of
 from prunekit.suggestions import did_you_mean
@@ -110,6 +111,7 @@ def baselines(study: Study, names: tuple[str, ...] = ()) -> list[Baseline]:
     if any(is_compressed(run) for run in study.runs):
         whole = arms_where(study, lambda run: not is_compressed(run))
         arms += [arm for arm in whole if arm not in arms]
+    arms = _distinct(study, arms)
     found = [Baseline(arm, arm=arm) for arm in arms] if len(study.arms) > 1 else []
     for axis, labels in study.axes.items():
         zero = next((label for label in labels if number_of(label) == 0), None)
@@ -118,6 +120,14 @@ def baselines(study: Study, names: tuple[str, ...] = ()) -> list[Baseline]:
     if not found and len(study.arms) > 1:
         return [Baseline(study.arms[0], arm=study.arms[0])]
     return found
+
+
+def _distinct(study: Study, arms: list[str]) -> list[str]:
+    """Arms without those that repeat the recipe of one before, with other probes say."""
+    first: dict[str, str] = {}
+    for arm in arms:
+        first.setdefault(fingerprint(study.recipes[arm]), arm)
+    return list(first.values())
 
 
 def _named(study: Study, name: str) -> Baseline:

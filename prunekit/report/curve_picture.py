@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 MOST_PANELS = 12
+BURDEN = "probe/burden/"
 ACROSS = 3
 LABELLED = 7
 """Up to so many lines in a single panel bear their names."""
@@ -103,6 +104,8 @@ def _end(axis: Axes, curve: Curve, color: str) -> End:
 def _unit(key: str) -> str:
     if key.endswith("loss"):
         return f"{key}, nats"
+    if key.startswith(f"{BURDEN}gradient"):
+        return f"{key.removeprefix('probe/')}\nnats per unit of weight"
     return f"{key}, %" if PERCENT.match(key) else key
 
 

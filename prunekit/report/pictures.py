@@ -9,7 +9,7 @@ from pathlib import Path
 
 from prunekit.errors import UsageError
 from prunekit.report.compose import Comparison
-from prunekit.report.curve_picture import MOST_PANELS, curve_picture
+from prunekit.report.curve_picture import BURDEN, MOST_PANELS, curve_picture
 from prunekit.report.curves import curves, logged_keys
 from prunekit.report.document import Picture
 from prunekit.report.front import cost_picture
@@ -19,7 +19,6 @@ from prunekit.report.reference import Reference, read_reference
 from prunekit.report.study import Study
 from prunekit.suggestions import did_you_mean
 
-BURDEN = "probe/burden/"
 MOST_BURDENS = 24
 MOST_GRIDS = 8
 ALWAYS = ("train/loss", "eval/test_top1")
@@ -66,7 +65,8 @@ def plan_pictures(study: Study, wanted: Wanted) -> Plan:
         if grid is None:
             raise UsageError("--reference: these runs have no grid of two axes to stand beside")
         reference = read_reference(wanted.reference, list(study.axes), wanted.where)
-    return Plan(wanted.curves or default_keys(logged), grid, reference)
+    unasked = tuple(key for key in default_keys(logged) if key != wanted.against)
+    return Plan(wanted.curves or unasked, grid, reference)
 
 
 def default_keys(logged: Sequence[str]) -> tuple[str, ...]:
