@@ -16,7 +16,7 @@ prunekit bench masks                           all of it: several minutes
 prunekit bench masks --only threshold,update   two parts
 prunekit bench masks --quick                   does it run? no goal is judged
 prunekit bench masks --json                    for a program
-prunekit bench probes                          what the probe burden adds to training
+prunekit bench probes                          what the probe burden costs
 """
 
 PARTS = {
