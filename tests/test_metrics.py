@@ -237,6 +237,12 @@ def test_no_masks_is_no_sparsity():
     assert warn_empty(sparsity) == []
 
 
+def test_a_bias_without_entries_stops_no_signal():
+    layer = nn.Linear(3, 4)
+    masks = {"weight": torch.ones(4, 3, dtype=torch.bool), "bias": torch.zeros(4, dtype=torch.bool)}
+    assert warn_empty(measure_sparsity(layer, masks)) == []
+
+
 @with_steps
 @given(bits=st.lists(st.lists(st.booleans(), min_size=3, max_size=3), min_size=4, max_size=4))
 def test_empty_rows_and_layers_are_told(bits):

@@ -99,12 +99,12 @@ def warn_empty(sparsity: Sparsity) -> list[str]:
 
 
 def warn_empty_tensors(sparsity: Sparsity) -> list[str]:
-    """A sentence for each tensor of which nothing is kept."""
+    """A sentence for each tensor with rows of which nothing is kept; a bias may go whole."""
     return [
         f"{tensor.name} is empty: all {tensor.entries:,} entries are pruned, so no signal "
         "passes it; lower the sparsity, set min_keep, or take it out of the scope"
         for tensor in sparsity.tensors
-        if tensor.entries and not tensor.kept
+        if tensor.rows and not tensor.kept
     ]
 
 
