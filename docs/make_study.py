@@ -147,7 +147,7 @@ def burden_norms(study: Study) -> str:
         ("iterative", "active", "kept at the time"),
         ("iterative_75", "active", "kept at the time, ramp to 75 %"),
         ("iterative_traced", "support", "kept in the end"),
-        ("dense_traced", "support", "the same entries in a dense run"),
+        ("ranked_traced", "support", "the largest in the end of a dense run"),
         ("optimal", "active", "the same entries, alone from the start"),
         ("random", "active", "random entries"),
     )
@@ -166,7 +166,7 @@ def burden_norms(study: Study) -> str:
 
 def burden_accuracy(study: Study) -> str:
     """Test accuracy of every arm, and what it gives over random."""
-    arms = [arm for arm in study.arms if not arm.endswith("_traced")]
+    arms = [arm for arm in study.arms if not arm.endswith("_traced") and arm != "ranked"]
     rows = []
     for optimizer, sparsity in itertools.product(study.axes["optimizer"], study.axes["sparsity"]):
         here = {"sparsity": sparsity, "optimizer": optimizer}

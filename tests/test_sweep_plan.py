@@ -344,7 +344,7 @@ def test_baselines_that_cannot_be_planned_are_told(base, tmp_path):
 # ---- the sweeps that ship
 
 RUNS = {
-    "burden_mnist": 220,
+    "burden_mnist": 250,
     "compression_cpu": 27,
     "merging": 15,
     "paper_table1": 720,
