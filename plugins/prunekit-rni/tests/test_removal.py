@@ -97,6 +97,19 @@ def test_logits_stay(make, widths, name, sparsity, seed):
         assert norm.weight.all()
 
 
+def test_a_channel_that_gives_a_constant_is_not_closed():
+    """Scale 0 with a shift: its readers would miss the shift."""
+    torch.manual_seed(0)
+    model = lived_in(chain([4]), 0).eval()
+    model[1].weight.data[:2] = 0
+    model[1].bias.data[0] = 0
+    small = removal.without_closed_channels(model, free_layers(model)[0], (2, 4, 4))
+    assert small[0].out_channels == 3
+    x = torch.randn(2, 2, 4, 4)
+    torch.testing.assert_close(small(x), model(x))
+    assert model[0].out_channels == 4
+
+
 def test_without_remove_the_model_keeps_its_shapes():
     torch.manual_seed(0)
     before, after, small, *_ = finished(chain([6, 4]), "rni", sparsity=0.5, remove=False)
