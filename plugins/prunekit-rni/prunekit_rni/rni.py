@@ -27,7 +27,8 @@ class RNI(GlobalChannelStrategy):
 
     Differs from the authors' code: the count is exact, with ties by index, where a quantile and `>`
     prune all ties; every layer keeps `min_channels`, where theirs may keep one fewer; and the cut
-    is of the last weights of the training, not of those that did best on the test set.
+    is of the last weights of the training (with `keep: best` of the best on the validation split),
+    not of those that did best on the test set.
     """
 
     class Config(GlobalChannelStrategy.Config):
