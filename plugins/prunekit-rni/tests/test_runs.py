@@ -141,7 +141,6 @@ def test_a_cut_can_start_from_the_model_of_a_training(tmp_path, name):
     assert sizes[0] > sizes[1]
 
 
-@pytest.mark.ddp
 def test_two_ranks(tmp_path):
     small(tmp_path)
     done = subprocess.run(
