@@ -86,8 +86,7 @@ def burden_order(study: Study) -> str:
         row = [optimizer, f"`{statistic}`, {entries}"]
         for against in (None, "train/loss"):
             for sparsity in study.axes["sparsity"]:
-                low, middle, high = means(study, key, against, sparsity, optimizer)
-                row.append(shares(low, middle, high))
+                row.append(shares(means(study, key, against, sparsity, optimizer)))
         rows.append(row)
     columns = [f"{s}, {at}" for at in ("by step", "by loss") for s in study.axes["sparsity"]]
     return table(["optimizer", "indicator", *columns], rows)
@@ -96,21 +95,28 @@ def burden_order(study: Study) -> str:
 def means(
     study: Study, key: str, against: str | None, sparsity: str, optimizer: str
 ) -> list[np.ndarray]:
-    """Of each arm of `ORDER`, the mean over seeds at the same steps or the same losses."""
+    """Of each arm of `ORDER`, the mean over seeds at the same steps or the same losses.
+
+    Nothing where the runs have no loss in common.
+    """
     cells = [cell_at(study, arm, sparsity=sparsity, optimizer=optimizer) for arm in ORDER]
     if against is None:
         found = [curve(cell, key) for cell in cells]
         shared = sorted(set.intersection(*(set(c.x.tolist()) for c in found if c)))
         return [c.mean[np.isin(c.x, shared)] for c in found if c]
     runs = [run for cell in cells for run in cell.runs.values()]
-    lines = iter(at_levels(runs, key, against))
-    return [
-        np.mean([[value for _, value in next(lines)] for _ in cell.runs], axis=0) for cell in cells
-    ]
+    lines = at_levels(runs, key, against)
+    if len(lines) < len(runs):
+        return []
+    values = iter([[value for _, value in line] for line in lines])
+    return [np.mean([next(values) for _ in cell.runs], axis=0) for cell in cells]
 
 
-def shares(low: np.ndarray, middle: np.ndarray, high: np.ndarray) -> str:
+def shares(arms: Sequence[np.ndarray]) -> str:
     """How often iterative < optimal, and optimal < random."""
+    if len(arms) < len(ORDER):
+        return "no loss in common"
+    low, middle, high = arms
     return f"{percent(low < middle)}, {percent(middle < high)}"
 
 
