@@ -9,6 +9,7 @@ from torch import nn
 
 from prunekit.components.names import AmbiguousNameError, UnknownNameError
 from prunekit.errors import PluginError, RecipeError
+from prunekit.reading.places import under
 from prunekit.registry import STRATEGIES
 from prunekit.strategies.base import PruningStrategy
 
@@ -51,13 +52,11 @@ def assign(
                 f"strategies.{index}.mode: {config.name} does not work in mode {config.mode!r}: "
                 f"use {' or '.join(strategy.modes)}"
             )
-        try:
+        with under(f"strategies.{index}", config):
             scope = tuple(config.scope.select(model, strategy.default_scope))
-        except RecipeError as error:
-            raise RecipeError(f"strategies.{index}.{error}") from error
-        cover = tuple(strategy.cover(model, scope))
-        if check:
-            strategy.check_scope(model, scope)
+            cover = tuple(strategy.cover(model, scope))
+            if check:
+                strategy.check_scope(model, scope)
         for name in cover:
             if name in owner:
                 raise RecipeError(

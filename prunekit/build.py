@@ -13,6 +13,7 @@ from prunekit.data import DataSet, open_dataset
 from prunekit.errors import RecipeError
 from prunekit.models import attach, build_model
 from prunekit.pruner import Pruner
+from prunekit.reading.places import under
 from prunekit.recipe import Phase, Recipe
 from prunekit.registry import COMPRESSORS, PROBES, STRATEGIES
 from prunekit.seeding import seed_for
@@ -60,11 +61,8 @@ def build(
     start = {"init": None} if resuming else {}
     model = build_model(recipe.model.model_copy(update=start), data.spec)
     for index, compressor in enumerate(recipe.compressors):
-        try:
+        with under(f"compressors.{index}", compressor):
             attach(model, compressor.slot, COMPRESSORS.create(compressor))
-        except RecipeError as error:
-            what = str(error).removeprefix("compressors: ")
-            raise RecipeError(f"compressors.{index}: {what}") from error
     phases, timeline = lay_out(recipe, data.steps_per_epoch)
     pruner = Pruner(
         model,

@@ -37,6 +37,7 @@ from prunekit.errors import PluginError, UsageError
 from prunekit.masks import MaskSet
 from prunekit.optim_rules import ParamRule
 from prunekit.probes.base import Probe, labels, prepare_all
+from prunekit.reading.places import under
 from prunekit.strategies.base import PruningStrategy, Update
 
 LossFunction = Callable[[Tensor, Tensor], Tensor]
@@ -92,9 +93,10 @@ class Pruner:
         self.started, self._initialized = False, resuming
         self._anchor = anchor
         self._optimizer: Optimizer | None = None
-        for strategy in strategies:
-            strategy.check(self.timeline.clock(0, strategy.config.during, ending=False))
-            strategy.prepare(model)
+        for index, strategy in enumerate(strategies):
+            with under(f"strategies.{index}", strategy.config):
+                strategy.check(self.timeline.clock(0, strategy.config.during, ending=False))
+                strategy.prepare(model)
         self.params: dict[str, nn.Parameter] = dict(model.named_parameters())
         self.assigned = assign(model, strategies, check=not resuming)
         self.probes = list(probes)
@@ -112,8 +114,9 @@ class Pruner:
     def initialize(self) -> None:
         """Let the strategies load start weights; a run that is resumed does not."""
         self._initialized = True
-        for assigned in self.assigned:
-            assigned.strategy.initialize(self.model)
+        for index, assigned in enumerate(self.assigned):
+            with under(f"strategies.{index}", assigned.strategy.config):
+                assigned.strategy.initialize(self.model)
 
     def start(self) -> None:
         """The updates of t = 0: before the optimizer, on the model's device."""
@@ -350,11 +353,12 @@ class Pruner:
             raise PluginError(f"{assigned.origin}, step {self.step}: {error}") from error
 
     def _checked_update(self, assigned: Assigned, ctx: StepContext) -> Update:
-        with training_mode_kept(self.model):
-            update = assigned.strategy.update(ctx)
+        strategy, place = assigned.strategy, f"strategies.{ctx.index}"
+        with training_mode_kept(self.model), under(place, strategy.config):
+            update = strategy.update(ctx)
         check_update(assigned, update, self.params)
         assigned.flips = self.mask_set.apply(update, assigned.cover)
-        assigned.target = assigned.strategy.target(ctx.clock)
+        assigned.target = strategy.target(ctx.clock)
         new = {n: mask.to(self.params[n].device) for n, mask in update.masks.items()}
         masks = {n: new[n] if n in new else self.mask_set.mask(n) for n in assigned.scope}
         check_count(assigned, ctx.clock, self.model, masks)

@@ -54,6 +54,7 @@ __all__ = [
     "Phase",
     "Recipe",
     "SGDConfig",
+    "document_from_text",
     "dump_yaml",
     "json_schema",
     "load_recipe",
@@ -146,13 +147,24 @@ def load_recipe(path: str | FilePath, overrides: Sequence[str] = ()) -> Recipe:
 
 def recipe_from_text(text: str, overrides: Sequence[str] = (), source: str = "recipe") -> Recipe:
     """Read a recipe from YAML text; `source` stands for the file in errors. See `load_recipe`."""
+    return recipe_from_document(document_from_text(text, overrides, source))
+
+
+def document_from_text(
+    text: str, overrides: Sequence[str] = (), source: str = "recipe"
+) -> Document:
+    """Read the YAML text of a recipe as a mapping with places, nothing in it checked yet.
+
+    Raises:
+        RecipeError: it is no YAML, or no mapping.
+    """
     document = read_text_document(text, source)
     if not isinstance(document.root, dict):
         got = "empty" if document.root is None else kind_of(document.root)
         what = f"a recipe is a mapping of keys to values, this is {got}"
         raise RecipeError(as_lines([*document.faults, Fault(document.place(()), "", what)]))
     apply_overrides(document, overrides)
-    return recipe_from_document(document)
+    return document
 
 
 def recipe_from(tree: Mapping[str, Any]) -> Recipe:

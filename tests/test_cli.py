@@ -299,6 +299,16 @@ def test_each_error_is_one_line_and_its_exit_code(kind, call, failing):
     assert len(err.splitlines()) == 1
 
 
+def test_an_error_about_a_key_of_the_recipe_begins_with_its_place(call, failing, tmp_path):
+    mine = tmp_path / "mine.yaml"
+    mine.write_text(shipped.shipped_recipes()["quickstart"].read_text())
+    line = next(n for n, text in enumerate(mine.open(), start=1) if text.startswith("model:"))
+    failing(errors.RecipeError("model.name: does not fit"))
+    assert call("run", mine)[2].startswith(f"{mine}:{line}:")
+    change = "model={name: mlp}"
+    assert call("run", mine, change)[2] == f"override {change!r} model.name: does not fit\n"
+
+
 def test_exit_codes_are_the_documented_ones():
     codes = {kind.__name__: kind.exit_code for kind in errors.PrunekitError.__subclasses__()}
     assert codes == {

@@ -61,15 +61,19 @@ def command(recipe: str, overrides: tuple[str, ...], out: Path, nproc: int, dry_
     from prunekit.cli.plan_view import plan_view
     from prunekit.cli.summary import print_summary
     from prunekit.console import console
-    from prunekit.recipe import load_recipe
+    from prunekit.reading.files import read_text
+    from prunekit.reading.places import placed
+    from prunekit.recipe import document_from_text, recipe_from_document
 
-    loaded = load_recipe(path, overrides)
+    text = read_text(path)
+    document = document_from_text(text, overrides, source=str(path))
+    loaded = recipe_from_document(document)
 
     from prunekit.train import launch
 
-    if dry_run:
-        screen = console()
-        screen.print(plan_view(launch.dry_run(loaded), screen.width))
-        return
-    text = path.read_text("utf-8")
-    print_summary(launch.run_recipe(loaded, source_text=text, out=out, nproc=nproc))
+    with placed(document):
+        if dry_run:
+            screen = console()
+            screen.print(plan_view(launch.dry_run(loaded), screen.width))
+        else:
+            print_summary(launch.run_recipe(loaded, source_text=text, out=out, nproc=nproc))

@@ -100,13 +100,13 @@ def unknown_slot(model: nn.Module, slot: str) -> RecipeError:
     who = type(model).__name__
     known = ", ".join(slots(model))
     if not known:
-        return RecipeError(f"compressors: {who} has no slot for a compressor: take it out")
-    return RecipeError(f"compressors: {who} has no slot {slot!r}: its slots are {known}")
+        return RecipeError(f"slot: {who} has no slot for a compressor: take it out")
+    return RecipeError(f"slot: {who} has no slot {slot!r}: its slots are {known}")
 
 
 def taken_slot(slot: str) -> RecipeError:
     """The error for a second compressor in one slot."""
-    return RecipeError(f"compressors: slot {slot!r} holds a compressor already: give it only one")
+    return RecipeError(f"slot: {slot!r} holds a compressor already: give it only one")
 
 
 class SlotAdapter(nn.Module):
@@ -165,9 +165,8 @@ def _attach_stock(model: nn.Module, compressor: DataCompressor) -> None:
         raise taken_slot("tokens")
     if compressor.needs_size_bias:
         raise RecipeError(
-            f"compressors: {type(model).__name__} cannot give proportional attention: its "
-            "attention takes no bias on the logits; set proportional_attention: false or use the "
-            "model vit"
+            f"proportional_attention: {type(model).__name__} cannot give it: its attention takes "
+            "no bias on the logits; set it to false, or use the model vit"
         )
     adapter = SlotAdapter(place.module, compressor, place.protected)
     setattr(place.owner, place.attribute, adapter)

@@ -9,8 +9,8 @@ from typing import Any, ClassVar
 from torch import nn
 
 from prunekit.clock import Clock
-from prunekit.errors import RecipeError
 from prunekit.frozen import ComponentConfig
+from prunekit.reading.places import under
 from prunekit.strategies.base import Context
 
 
@@ -63,7 +63,5 @@ def prepare_all(probes: Sequence[Probe], model: nn.Module) -> None:
         RecipeError: settings that do not fit the model; names the probe by its place.
     """
     for index, probe in enumerate(probes):
-        try:
+        with under(f"probes.{index}", probe.config):
             probe.prepare(model)
-        except RecipeError as error:
-            raise RecipeError(f"probes.{index}.{error}") from error
