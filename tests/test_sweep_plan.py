@@ -221,6 +221,11 @@ HEAD = "name: s\nrecipe: base\n"
         ("arms: {a: {}, b: {collapse: [seed], needs: {model.init: a}}}\naxes: {seed: 0..1}",
          "s.yaml:3:18 arms.b.collapse: b needs a run for each value of 'seed'"),
         ("arms: {b: {set: {sed: 1}}}", "s.yaml:3:23 sed: unknown key. Did you mean 'seed'?"),
+        ("axes: {data.root: [here, there], seed: 0..2}\narms: {a: {}}",
+         "s.yaml:4:11 data.root: a/data.root=here,seed=0 and a/data.root=there,seed=0 differ in "
+         "the place of the data alone, which makes no other run"),
+        ("arms: {a: {set: {data.root: here}}, b: {set: {data.root: there}}}",
+         "s.yaml:3:40 data.root: a and b differ in the place of the data alone"),
     ],
 )  # fmt: skip
 def test_what_is_wrong_is_told_with_its_place(base, text, told):
@@ -288,6 +293,12 @@ def test_words_make_axes_of_a_recipe_and_settle_the_rest(base):
     assert {cell.recipe.optimizer.lr for cell in plan.cells} == {0.5}
     again = make_plan(read_design(read_text_document(asked.text, "s.yaml"), Path))
     assert again == plan  # the file that is kept is the sweep
+
+
+@pytest.mark.parametrize("words", [("seed=0..1", "seed=2"), ("seed=2", "seed=0..1"), ("name=a,b",)])
+def test_words_that_contradict_are_refused(base, words):
+    with pytest.raises(UsageError, match=r"given twice|give one"):
+        read_command_line(str(base), words)
 
 
 def test_words_narrow_the_axes_of_a_sweep_and_win_over_its_arms(tmp_path, base):

@@ -44,13 +44,15 @@ def read_command_line(
         with_baselines: add the baselines of a recipe.
 
     Raises:
-        UsageError: there is no such file; a word that means nothing; baselines for a sweep file.
+        UsageError: there is no such file; a word that means nothing or is there twice; baselines
+            for a sweep file.
         RecipeError: everything that is wrong with the file itself.
     """
     path = find_file(target)
     text = read_text(path)
     document = read_text_document(text, str(path))
     read = [read_word(word, i) for i, word in enumerate(words)]
+    _check_words(read)
     if isinstance(document.root, dict) and SWEEP_KEYS & document.root.keys():
         if with_baselines:
             raise UsageError(f"--baselines: {target} is a sweep: write them as its arms")
@@ -58,6 +60,14 @@ def read_command_line(
     if not isinstance(document.root, dict):
         recipe_from_text(text, source=str(path))  # says what is wrong
     return _of_recipe(path, document, read, with_baselines)
+
+
+def _check_words(words: Sequence[Word]) -> None:
+    for i, word in enumerate(words):
+        if word.key in [other.key for other in words[:i]]:
+            raise UsageError(f"{word.key} is given twice")
+        if word.key == "name" and len(word.values) > 1:
+            raise UsageError("name: give one: it is that of the sweep")
 
 
 def find_file(target: str) -> Path:
@@ -146,8 +156,6 @@ def _of_recipe(
     sweep = Document(root=tree)
     for word in words:
         if len(word.values) > 1:
-            if word.key in [axis["path"] for axis in tree["axes"].values()]:
-                raise UsageError(f"{word.key} is given twice")
             _add_axis(sweep, word)
         else:
             tree["set"][word.key] = word.values[0]

@@ -34,6 +34,7 @@ def make_plan(design: Design) -> Plan:
     planner = _Planner(design)
     for arm in ordered:
         planner.take(arm)
+    planner.check_places()
     if planner.problems:
         raise RecipeError("\n".join(planner.told()))
     axes = {axis.name: tuple(option.label for option in axis.options) for axis in design.axes}
@@ -69,6 +70,8 @@ class _Planner:
         """By arm and key."""
         self.index: dict[tuple[str, tuple[str, ...]], PlannedCell] = {}
         """By arm and the labels of its coordinates."""
+        self.planned: list[PlannedCell] = []
+        """Cells before those that come to the same recipe are one."""
         self.problems: dict[str, str] = {}
         """What is wrong -> the line that tells it, with the first place."""
 
@@ -83,11 +86,26 @@ class _Planner:
             except RecipeError as error:
                 self.note(str(error).splitlines())
                 continue
+            self.planned.append(cell)
             known = self.cells.get((arm.name, cell.key))
             if known is not None:
                 cell = replace(known, also=(*known.also, cell.axes, *cell.also))
             self.cells[arm.name, cell.key] = cell
             self.index[arm.name, tuple(option.label for option in chosen)] = cell
+
+    def check_places(self) -> None:
+        """Runs that differ in the place of the data alone would be taken for one."""
+        first: dict[str, PlannedCell] = {}
+        for cell in self.planned:
+            other = first.setdefault(cell.key, cell)
+            if other.recipe.data.root != cell.recipe.data.root:
+                what = (
+                    f"{other.id} and {cell.id} differ in the place of the data alone, which makes "
+                    "no other run: give all runs one place, or make a sweep of each"
+                )
+                arm = next(arm for arm in self.design.arms if arm.name == cell.arm)
+                self.problem(arm, "data.root", what)
+                return
 
     def place(self, arm: Arm) -> bool:
         """Find the coordinates of an arm; whether all that it needs has them too."""
