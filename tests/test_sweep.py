@@ -20,7 +20,7 @@ from prunekit.recipe import load_recipe
 from prunekit.runs import open_run
 from prunekit.sweep import open_sweep
 from prunekit.sweep.command_line import read_command_line
-from prunekit.sweep.directory import State, write_state
+from prunekit.sweep.directory import State, read_state, state_path, write_state
 from prunekit.sweep.estimate import Estimate, estimate, shape_of
 from prunekit.sweep.executor import Outcome, Task
 from prunekit.sweep.session import Session
@@ -289,7 +289,9 @@ def test_one_sweep_a_directory(whole, capsys):
     folder = whole.path.parent.parent
     with lock(whole.path):
         assert command(folder) == 8
-    assert "in use by process" in capsys.readouterr().err
+    told = capsys.readouterr()
+    assert "in use by process" in told.err
+    assert told.out == ""  # no step was timed for nothing
 
 
 # ---- killed and stopped
@@ -381,6 +383,25 @@ def test_a_cell_whose_process_died_has_failed(folder, capsys):
     (dense,) = (cell for cell in opened.cells if cell.arm == "dense")
     assert (dense.error, dense.run) == ("its process was ended by SIGKILL", None)
     assert "0 runs done, 5 failed" in capsys.readouterr().out
+
+
+def test_a_deleted_run_whose_repetition_dies_has_failed(folder):
+    opened = sweep(folder, "sparsity=0.5")
+    (dense,) = (cell for cell in opened.cells if cell.arm == "dense")
+    shutil.rmtree(dense.run.path)
+    again = sweep(folder, "sparsity=0.5", code=8, executor=Dying())
+    assert [cell.arm for cell in again.cells if cell.status == "failed"] == ["dense"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    ['{"status": "do', "[1]", "{}", '{"status": "x", "run": null}', '{"status": "done", "run": 1}'],
+)
+def test_a_corrupt_cell_says_what_to_do(tmp_path, text):
+    state_path(tmp_path, "a").parent.mkdir()
+    state_path(tmp_path, "a").write_text(text)
+    with pytest.raises(CheckpointError, match=r"corrupt.*: delete it to run the cell again"):
+        read_state(tmp_path, "a")
 
 
 # ---- Slurm

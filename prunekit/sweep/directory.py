@@ -109,9 +109,22 @@ def read_state(folder: Path, key: str) -> State | None:
     if not path.is_file():
         return None
     try:
-        return State(**read_json(path))
-    except TypeError as error:
-        raise CheckpointError(f"{path}: corrupt: delete it to run the cell again") from error
+        state = State(**read_json(path))
+    except CheckpointError as error:
+        raise CheckpointError(f"{error}: delete it to run the cell again") from error
+    except TypeError:
+        state = None
+    if state is None or not _is_sound(state):
+        raise CheckpointError(f"{path}: corrupt: delete it to run the cell again")
+    return state
+
+
+def _is_sound(state: State) -> bool:
+    return (
+        state.status in ("done", "failed")
+        and isinstance(state.run, str | None)
+        and isinstance(state.exit_code, int)
+    )
 
 
 def write_state(folder: Path, key: str, state: State) -> None:

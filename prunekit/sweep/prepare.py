@@ -22,16 +22,27 @@ def unique_cells(plan: Plan) -> dict[str, PlannedCell]:
 
 
 def states_of(plan: Plan, folder: Path) -> dict[str, State]:
-    """Key -> how it ended, of the cells that did.
+    """Key -> how it ended, of the cells that did."""
+    states = {key: state_of(folder, key) for key in unique_cells(plan)}
+    return {key: state for key, state in states.items() if state is not None}
 
-    A run that was deleted counts as never made.
+
+def state_of(folder: Path, key: str) -> State | None:
+    """How a cell ended, if it did; a run that was deleted counts as never made."""
+    state = read_state(folder, key)
+    lost = state is not None and state.status == "done" and not (folder / str(state.run)).is_dir()
+    return None if lost else state
+
+
+def check_free(folder: Path) -> None:
+    """Find out before steps are timed, not after.
+
+    Raises:
+        ResourceError: another sweep holds the directory, or it cannot be written.
     """
-    states = {}
-    for key in unique_cells(plan):
-        state = read_state(folder, key)
-        if state is not None and (state.status == "failed" or (folder / str(state.run)).is_dir()):
-            states[key] = state
-    return states
+    if folder.is_dir():
+        with lock(folder):
+            return
 
 
 @contextmanager

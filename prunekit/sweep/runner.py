@@ -9,10 +9,10 @@ from pathlib import Path
 
 from prunekit.errors import CheckpointError, ResourceError, StopRequestedError
 from prunekit.sweep.cell import run_cell
-from prunekit.sweep.directory import State, log_path, read_state, write_state
+from prunekit.sweep.directory import State, log_path, write_state
 from prunekit.sweep.executor import POLL_SECONDS, Executor, Outcome, Task
 from prunekit.sweep.plan import Plan, PlannedCell
-from prunekit.sweep.prepare import states_of, unique_cells
+from prunekit.sweep.prepare import state_of, states_of, unique_cells
 from prunekit.sweep.signals import Requests
 
 Tell = Callable[[PlannedCell, State], None]
@@ -116,7 +116,7 @@ class _Work:
     def _recorded(self, key: str) -> State | None:
         """The state that a process wrote before it died."""
         try:
-            return read_state(self.folder, key)
+            return state_of(self.folder, key)
         except CheckpointError:
             return None
 

@@ -10,7 +10,7 @@ from prunekit.sweep.command_line import Asked
 from prunekit.sweep.estimate import Estimate, estimate
 from prunekit.sweep.executor import Executor
 from prunekit.sweep.planner import make_plan
-from prunekit.sweep.prepare import prepared, states_of, unique_cells
+from prunekit.sweep.prepare import check_free, prepared, states_of, unique_cells
 from prunekit.sweep.runner import run_plan
 from prunekit.sweep.slurm import Jobs, slurm_executor
 from prunekit.sweep.view import Progress, plan_view, summary_view
@@ -38,6 +38,8 @@ class Session:
         Raises:
             PrunekitError: no run can begin, or a signal asked for a stop.
         """
+        if not dry_run:
+            check_free(self.folder)
         with Workers(jobs) as workers:
             times = estimate(self.left, workers) if self.left else None
             self.show(times, jobs)
