@@ -1,7 +1,4 @@
-"""The package stands on what `prunekit` and `prunekit.testing` export, and on nothing deeper.
-
-The same file serves each plugin: it looks at the package that its folder is named after.
-"""
+"""The package stands on what `prunekit` and `prunekit.testing` export, and on nothing deeper."""
 
 import ast
 from importlib.util import find_spec
@@ -14,7 +11,7 @@ import prunekit.testing
 
 PUBLIC = {"prunekit": set(prunekit.__all__), "prunekit.testing": set(prunekit.testing.__all__)}
 HERE = Path(__file__).parent
-PACKAGE = HERE.parent.name.replace("-", "_")
+PACKAGE = "prunekit_nnrelief"
 
 
 def sources():
