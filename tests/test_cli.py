@@ -302,7 +302,8 @@ def test_each_error_is_one_line_and_its_exit_code(kind, call, failing):
 def test_an_error_about_a_key_of_the_recipe_begins_with_its_place(call, failing, tmp_path):
     mine = tmp_path / "mine.yaml"
     mine.write_text(shipped.shipped_recipes()["quickstart"].read_text())
-    line = next(n for n, text in enumerate(mine.open(), start=1) if text.startswith("model:"))
+    lines = mine.read_text().splitlines()
+    line = next(n for n, text in enumerate(lines, start=1) if text.startswith("model:"))
     failing(errors.RecipeError("model.name: does not fit"))
     assert call("run", mine)[2].startswith(f"{mine}:{line}:")
     change = "model={name: mlp}"
