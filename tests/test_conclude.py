@@ -83,10 +83,27 @@ def test_its_masks_are_those_of_the_training(removed: Path, masked: Path) -> Non
     assert all(torch.equal(masks[name], others[name]) for name in masks)
 
 
-def test_a_model_that_no_config_builds_is_written_and_said_so(tmp_path: Path) -> None:
-    with STRATEGIES.temporarily("wrapping", Wrapping):
-        done = run(tmp_path, strategies=[{"name": "wrapping", "sparsity": 0.5}])
+class Emptying(Magnitude):
+    """Take all hidden units out: no config has a layer of none."""
+
+    class Config(Magnitude.Config):
+        name: Literal["emptying"]  # type: ignore[assignment]
+
+    def finish(self, model: nn.Module) -> nn.Module:
+        fc1, fc2 = model.get_submodule("fc1"), model.get_submodule("fc2")
+        fc1.weight, fc1.bias = (nn.Parameter(p.detach()[:0]) for p in (fc1.weight, fc1.bias))
+        fc2.weight = nn.Parameter(fc2.weight.detach()[:, :0])
+        return model
+
+
+@pytest.mark.parametrize(("name", "cls"), [("wrapping", Wrapping), ("emptying", Emptying)])
+@pytest.mark.filterwarnings("ignore:Initializing zero-element tensors")
+def test_a_model_that_no_config_builds_is_written_and_said_so(
+    name: str, cls: type[Magnitude], tmp_path: Path
+) -> None:
+    with STRATEGIES.temporarily(name, cls):
+        done = run(tmp_path, strategies=[{"name": name, "sparsity": 0.5}])
     (warning,) = open_run(done).report()["warnings"]
-    assert warning.startswith("model.safetensors: no config of 'mlp' builds what 'wrapping' left")
+    assert warning.startswith(f"model.safetensors: no config of 'mlp' builds what {name!r} left")
     with pytest.raises(CheckpointError, match="does not tell which model it holds"):
         load_model(done)

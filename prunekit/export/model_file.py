@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 CONFIG = "prunekit"
 """Metadata key: JSON of `{"model": ModelConfig, "data": DataSpec, "compressors": [...]}`."""
+NOT_BUILT = (RecipeError, ValueError, KeyError, TypeError, RuntimeError)
+"""What is raised where no model can be built, such as one with a layer without units."""
 
 
 def model_metadata(
@@ -46,10 +48,11 @@ def model_metadata(
         "compressors": [compressor.model_dump(mode="json") for compressor in compressors],
         "data": asdict(spec),
     }
-    again = _build(built)
-    if _shapes(again) != _shapes(model):
+    try:
+        again = _build(built)
+    except NOT_BUILT:
         return {}
-    return {CONFIG: json.dumps(built)}
+    return {CONFIG: json.dumps(built)} if _shapes(again) == _shapes(model) else {}
 
 
 def _shapes(model: nn.Module) -> dict[str, torch.Size]:
@@ -105,7 +108,7 @@ def load_model(source: str | Path) -> nn.Module:
     try:
         model = _build(json.loads(metadata[CONFIG]))
         model.load_state_dict(weights, strict=True)
-    except (RecipeError, ValueError, KeyError, TypeError, RuntimeError) as error:
+    except NOT_BUILT as error:
         reason = textwrap.shorten(str(error), 300)  # torch names every tensor, line by line
         raise CheckpointError(
             f"{path}: cannot be loaded by this version of prunekit: {reason}"

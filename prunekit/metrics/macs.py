@@ -161,7 +161,7 @@ class _PrunedMacs(TorchFunctionMode):
             weight = args[1] if len(args) > 1 else kwargs["weight"]
             # an entry is used once at each output position, or input position if transposed
             reached = source if func in TRANSPOSED else out
-            self.use(weight, reached.numel() // weight.shape[0])
+            self.use(weight, reached.numel() // max(1, len(weight)))  # a layer may be empty
         elif func is F.multi_head_attention_forward:
             self.use_attention(_ATTENTION.bind(*args, **kwargs).arguments)
         return out
