@@ -32,6 +32,7 @@ from prunekit.recipe import dump_yaml
 from prunekit.registry import STRATEGIES
 from prunekit.runs import lock, open_run
 from prunekit.selection import keep_count
+from prunekit.strategies.base import Context, Update
 from prunekit.strategies.magnitude import Magnitude
 from prunekit.train.checkpoint import checkpoints
 from prunekit.train.distributed import ProcessGroup
@@ -299,6 +300,35 @@ def test_ranks_compare_the_weights_that_strategies_loaded(tmp_path: Path) -> Non
     assert compared == loaded
     assert len(loaded) == 1
     assert not checkpoints(tmp_path)
+
+
+@pytest.mark.parametrize("when", ["weights", "gradients"])
+def test_ranks_share_their_buffers_before_masks_are_decided(tmp_path: Path, when: Any) -> None:
+    class Tells(Magnitude):
+        class Config(Magnitude.Config):
+            name: Literal["tells"]  # type: ignore[assignment]
+
+        reads = when
+
+        def update(self, ctx: Context) -> Update:
+            told.append("decide")
+            return super().update(ctx)
+
+    class Rank(ProcessGroup):
+        def share_buffers(self, model: nn.Module) -> None:
+            told.append("share")
+
+    told = list[str]()
+    with STRATEGIES.temporarily("tells", Tells):
+        parts = build(
+            recipe(strategies=[MAGNITUDE | {"name": "tells"}]), Rank(0, 1, torch.device("cpu"))
+        )
+        trainer = Trainer(parts, tmp_path, Observer(parts, tmp_path))
+        trainer.begin()
+        for _ in range(5):
+            trainer.advance()
+        trainer.observer.log_to.close()
+    assert told == ["decide", "share", "decide"]  # t = 0 and 3
 
 
 @pytest.mark.slow

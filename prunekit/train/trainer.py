@@ -142,17 +142,15 @@ class Trainer:
                 break
         self.observer.saw_batch(sums)
         self.images += self.data.rank_batch * self.group.world
-        update_due = self.pruner.update_due()
-        if update_due:
+        if self.pruner.update_due():
             self.precision.stop_if_bad(t)
+            self.group.share_buffers(model)  # each rank decides, on the same model
         take_step = self.pruner.before_step()  # 5 - 9
         if self.pruner.changes_gradients:
             self.precision.look(model, t)
         if self.clip_norm is not None:  # 10
             nn.utils.clip_grad_norm_(model.parameters(), self.clip_norm)
         self.precision.step(self.optimizer, take_step)  # 11
-        if update_due:
-            self.group.share_buffers(model)
         self.pruner.count_step()  # 12
         if not self._restores_best():
             self.pruner.update_masks()  # 13
