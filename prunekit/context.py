@@ -103,9 +103,9 @@ class StepContext:
         mask_set = self.pruner.mask_set
         return {n: mask_set.mask(n) for n in sorted(self.names) if n in mask_set.params}
 
-    @property
+    @cached_property
     def anchor(self) -> Mapping[str, Tensor]:
-        """Dense weights at the anchor step."""
+        """Dense weights at the anchor step; a run reads them from its checkpoint."""
         return self.pruner.anchor_weights(self.label)
 
     @cached_property

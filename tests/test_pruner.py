@@ -576,6 +576,22 @@ def test_the_anchor_is_asked_for_only_where_it_is_read() -> None:
         pruner.start()
 
 
+def test_the_anchor_is_fetched_once_an_update_however_often_it_is_read() -> None:
+    def reads_twice(ctx: Context) -> Update:
+        assert all(torch.equal(ctx.anchor[name], start[name]) for name in ctx.weights)
+        return Update()
+
+    def fetch() -> dict[str, torch.Tensor]:
+        fetched.append(1)
+        return start
+
+    fetched = list[int]()
+    model = make_model()
+    start = copy.deepcopy(model.state_dict())
+    loop(model, [Scripted(reads_twice)], steps=2, anchor=fetch)
+    assert len(fetched) == 3  # t = 0, 1, 2
+
+
 @pytest.mark.parametrize("mode", ["ste", "hard", "masked"])
 @pytest.mark.parametrize("late", [False, True], ids=["a mapping", "a function"])
 def test_the_anchor_is_as_it_was_given_and_never_the_models_own(mode: str, late: bool) -> None:
