@@ -14,7 +14,8 @@ model = pruner.finish()
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from itertools import chain
 from typing import Any
 
 import torch
@@ -23,7 +24,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from prunekit.assignment import Assigned, assign
-from prunekit.clock import Clock, Timeline
+from prunekit.clock import Timeline
 from prunekit.context import (
     Anchor,
     Calibration,
@@ -39,6 +40,7 @@ from prunekit.optim_rules import ParamRule
 from prunekit.probes.base import Probe, labels, prepare_all
 from prunekit.reading.places import under
 from prunekit.strategies.base import PruningStrategy, Update
+from prunekit.turns import Turn, Turns
 
 LossFunction = Callable[[Tensor, Tensor], Tensor]
 
@@ -99,6 +101,7 @@ class Pruner:
                 strategy.prepare(model)
         self.params: dict[str, nn.Parameter] = dict(model.named_parameters())
         self.assigned = assign(model, strategies, check=not resuming)
+        self.turns = Turns(self.timeline, self.assigned)
         self.probes = list(probes)
         prepare_all(self.probes, model)
         self.observed: dict[str, float] = {}
@@ -143,8 +146,8 @@ class Pruner:
         self._observe()
         if self.changes_gradients:
             self._add_penalties()
-            for assigned, ctx in self._contexts(ending=False):
-                assigned.strategy.adjust_gradients(ctx)
+            for turn in self.turns.active(self.step, inside=True):
+                turn.assigned.strategy.adjust_gradients(self._context(turn))
         take_step = self._update_all(inside=True)
         self.mask_set.mask_gradients()
         return take_step
@@ -174,12 +177,9 @@ class Pruner:
 
     def update_due(self) -> bool:
         """Whether masks are decided inside the step that is being taken, or right after it."""
-        return any(
-            assigned.strategy.due(ctx.clock)
-            for step, ending in ((self.step, False), (self.step + 1, True))
-            for assigned, ctx in self._contexts(step, ending=ending)
-            if _asked_inside(assigned, ctx.clock) != ending
-        )
+        inside = self.turns.due(self.step, inside=True)
+        after = self.turns.due(self.step + 1, inside=False)
+        return any(True for _ in chain(inside, after))
 
     def dense(self, name: str) -> Tensor:
         """Dense W of any parameter."""
@@ -283,30 +283,6 @@ class Pruner:
 
     # ---- inside
 
-    def _contexts(
-        self, step: int | None = None, *, ending: bool
-    ) -> Iterator[tuple[Assigned, StepContext]]:
-        """Of the strategies that are active at `step` (now)."""
-        step = self.step if step is None else step
-        for index, assigned in enumerate(self.assigned):
-            during = assigned.strategy.config.during
-            if self.timeline.is_active(step, during, ending=ending):
-                clock = self.timeline.clock(step, during, ending=ending)
-                if not ending and assigned.strategy.reads == "gradients":
-                    clock = self._last_inside(assigned, clock)
-                yield assigned, StepContext(self, assigned.label, assigned.scope, clock, index)
-
-    def _last_inside(self, assigned: Assigned, clock: Clock) -> Clock:
-        """The update of the window's end is not between steps for who reads gradients.
-
-        It is asked inside the last step, with the clock of the end.
-        """
-        if clock.active_step + 1 == clock.active_steps:
-            end = self.timeline.clock(clock.step + 1, assigned.strategy.config.during)
-            if assigned.strategy.due(end):
-                return end
-        return clock
-
     def _observe(self) -> None:
         clock = self.timeline.clock(self.step, ending=False)
         self.observed = {}
@@ -318,8 +294,8 @@ class Pruner:
 
     def _add_penalties(self) -> None:
         terms = []
-        for assigned, ctx in self._contexts(ending=False):
-            term = assigned.strategy.penalty(self.model, ctx.clock)
+        for turn in self.turns.active(self.step, inside=True):
+            term = turn.assigned.strategy.penalty(self.model, turn.clock)
             if term is not None:
                 terms.append(term)
         if not terms:
@@ -333,12 +309,14 @@ class Pruner:
     def _update_all(self, *, inside: bool) -> bool:
         """Ask the strategies whose turn it is, inside the step or between steps; see `reads`."""
         take_step = True
-        for assigned, ctx in self._contexts(ending=not inside):
-            strategy = assigned.strategy
-            if _asked_inside(assigned, ctx.clock) == inside and strategy.due(ctx.clock):
-                take_step &= not self._update(assigned, ctx).skip_step
-                assigned.updated_at = self.step + int(inside)
+        for turn in self.turns.due(self.step, inside=inside):
+            take_step &= not self._update(turn.assigned, self._context(turn)).skip_step
+            turn.assigned.updated_at = self.step + int(inside)
         return take_step
+
+    def _context(self, turn: Turn) -> StepContext:
+        assigned = turn.assigned
+        return StepContext(self, assigned.label, assigned.scope, turn.clock, turn.index)
 
     def _update(self, assigned: Assigned, ctx: StepContext) -> Update:
         """Ask, check and apply.
@@ -368,10 +346,6 @@ class Pruner:
                 "ctx.mean_over_ranks"
             )
         return update
-
-
-def _asked_inside(assigned: Assigned, clock: Clock) -> bool:
-    return assigned.strategy.reads == "gradients" and clock.active_step > 0
 
 
 def _changes_gradients(strategy: PruningStrategy) -> bool:
