@@ -2,7 +2,7 @@
 
 Tags: train/loss, train/accuracy, train/lr, train/images_per_second, sparsity/target,
 sparsity/achieved, density/<tensor>, flips/<strategy>, tokens/in, tokens/out, eval/<split>_top1,
-eval/<split>_loss, strategy/<name>/<key>.
+eval/<split>_loss, strategy/<name>/<key>, probe/<name>/<key>.
 """
 
 from __future__ import annotations
