@@ -55,16 +55,18 @@ class SigBN(nn.BatchNorm2d):
 
     @classmethod
     def standing_for(cls, norm: nn.BatchNorm2d, path: str) -> SigBN:
-        """A SigBN in the place of `norm`, with its statistics.
+        """A SigBN in the place of `norm`, with its statistics, on its device and of its dtype.
 
-        A fresh `norm` (scale 1, shift 0) gives gamma ~ N(0, 1). One that was folded from a SigBN
-        (scales in [0, 1], no shift) gives the gamma that it came from, so that a run can start from
-        the model of another.
+        A fresh `norm` gives gamma ~ N(0, 1). One that was folded from a SigBN (scales in [0, 1], no
+        shift) gives the gamma that it came from, so that a run can start from the model of another.
 
         Raises:
             RecipeError: the scales or shifts of `norm` are those of a trained ordinary BatchNorm.
         """
         new = cls(norm.num_features, norm.eps, norm.momentum, norm.track_running_stats)
+        like = norm.weight if norm.affine else norm.running_mean
+        if like is not None:
+            new.to(like.device, like.dtype)
         for name, value in norm.named_buffers():
             getattr(new, name).copy_(value)
         if not is_fresh(norm):
@@ -75,7 +77,7 @@ class SigBN(nn.BatchNorm2d):
                     "SigBN cannot have: set model.init to null, or to a run of rni"
                 )
             new.gamma.data.copy_(scale.logit(eps=1e-6))
-        return new
+        return new.train(norm.training)
 
     @torch.no_grad()
     def folded(self) -> nn.BatchNorm2d:
@@ -91,10 +93,14 @@ class SigBN(nn.BatchNorm2d):
 
 
 def is_fresh(norm: nn.BatchNorm2d) -> bool:
-    """Whether the scales are 1 and the shifts 0, as PyTorch initialises them, or there are none."""
+    """Whether all scales are 1, or all 0 as at the end of many a residual branch, without shifts.
+
+    So is a norm that has none.
+    """
     if not norm.affine:
         return True
-    return bool((norm.weight == 1).all()) and not bool(norm.bias.any())
+    start = norm.weight.eq(1).all() or norm.weight.eq(0).all()
+    return bool(start) and not bool(norm.bias.any())
 
 
 def put_sigbn(model: nn.Module) -> tuple[str, ...]:

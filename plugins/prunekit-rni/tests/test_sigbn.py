@@ -98,6 +98,24 @@ def test_a_folded_norm_comes_back():
     torch.testing.assert_close(model[1].running_mean, mean)
 
 
+def test_scales_that_begin_at_zero_are_fresh():
+    """At the end of a residual branch; as gammas of scale 0 they would hardly ever learn."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.BatchNorm2d(4000))
+    nn.init.zeros_(model[0].weight)
+    put_sigbn(model)
+    assert abs(float(model[0].gamma.detach().mean())) < 0.1
+
+
+@pytest.mark.parametrize("affine", [True, False])
+def test_it_is_of_the_dtype_and_in_the_mode_of_what_it_stands_for(affine):
+    model = nn.Sequential(nn.BatchNorm2d(2, affine=affine)).double().eval()
+    put_sigbn(model)
+    assert not model[0].training
+    assert {v.dtype for v in model.state_dict().values()} == {torch.float64, torch.int64}
+    assert model(images(0, 2).double()).dtype == torch.float64
+
+
 @pytest.mark.parametrize(("scale", "shift"), [(0.5, 0.1), (1.5, 0.0), (-0.5, 0.0)])
 def test_a_trained_ordinary_norm_is_refused(scale, shift):
     model = nn.Sequential(nn.BatchNorm2d(2))
