@@ -5,7 +5,7 @@ from __future__ import annotations
 import abc
 import logging
 from collections.abc import Collection, Mapping, Sequence
-from importlib.util import find_spec
+from importlib import import_module
 from typing import Any
 
 import torch
@@ -87,11 +87,18 @@ class ChannelStrategy(PruningStrategy):
                 f"{self.who()}: cut {self.config.cut} is step {cut}, after the "
                 f"{clock.active_steps} steps of its window: set an earlier cut"
             )
-        if self.config.remove and find_spec("torch_pruning") is None:
+        if self.config.remove:
+            self._check_library()
+
+    def _check_library(self) -> None:
+        """What the end of the run imports is imported now."""
+        try:
+            import_module("prunekit_rni.removal")
+        except Exception as error:  # not installed, or not made for this PyTorch
             raise RecipeError(
-                f"{self.who()}: remove: true needs Torch-Pruning: "
+                f"{self.who()}: remove: true needs Torch-Pruning ({error}): "
                 "pip install 'prunekit-rni[removal]', or set remove: false"
-            )
+            ) from error
 
     def prepare(self, model: nn.Module) -> None:
         """Follow the channels of the plain model."""

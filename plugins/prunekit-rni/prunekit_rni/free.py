@@ -17,7 +17,7 @@ NORMS = (nn.BatchNorm2d, SigBN)
 KEEP_ZERO = (
     nn.Identity, nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.ELU, nn.GELU, nn.SiLU, nn.Mish, nn.Hardswish,
     nn.Tanh, nn.Dropout, nn.Dropout2d, nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d,
-    nn.AdaptiveMaxPool2d, nn.Flatten,
+    nn.AdaptiveMaxPool2d,
 )  # fmt: skip
 """Modules that work channel by channel and turn a channel of zeros into zeros."""
 KEEP_ZERO_FUNCTIONS = {
@@ -97,6 +97,8 @@ def _free(conv: fx.Node, modules: Modules, graph: fx.Graph) -> FreeLayer:
             raise _BoundError(f"{node.target} is used more than once")
     for node, flat in _readers(norm, modules):
         _check_reader(node, flat, modules)
+        if called.count(node.target) > 1:
+            raise _BoundError(f"its channels enter {node.target}, which is used more than once")
     return FreeLayer(str(conv.target), str(norm.target))
 
 
@@ -126,13 +128,16 @@ def _operation(node: fx.Node, modules: Modules) -> str:
 def _keeps_zero(node: fx.Node, modules: Modules) -> bool:
     if node.op == "call_module":
         module = modules[str(node.target)]
-        return isinstance(module, KEEP_ZERO) and getattr(module, "start_dim", 1) == 1
+        if isinstance(module, nn.Flatten):
+            return (module.start_dim, module.end_dim) == (1, -1)
+        return isinstance(module, KEEP_ZERO)
     if node.op not in ("call_function", "call_method"):
         return False
     name = _operation(node, modules)
     argument: Any = node.args[1] if len(node.args) > 1 else None
     if name == "flatten":
-        return bool(node.kwargs.get("start_dim", argument) == 1)
+        end: Any = node.args[2] if len(node.args) > 2 else node.kwargs.get("end_dim", -1)
+        return bool(node.kwargs.get("start_dim", argument) == 1 and end == -1)
     if name == "mean":  # over height and width, or channels are mixed
         dims: Any = node.kwargs.get("dim", argument)
         return isinstance(dims, list | tuple) and {int(d) % 4 for d in dims} == {2, 3}

@@ -57,9 +57,9 @@ def without_closed_channels(
 
 def _remove(small: nn.Module, layers: Iterable[FreeLayer], input_shape: tuple[int, ...]) -> None:
     learning = {name: parameter.requires_grad for name, parameter in small.named_parameters()}
-    device = next(small.parameters()).device
+    like = next(small.parameters())
     with torch.enable_grad():
-        example = torch.zeros(1, *input_shape, device=device)
+        example = torch.zeros(1, *input_shape, device=like.device, dtype=like.dtype)
         graph = torch_pruning.DependencyGraph().build_dependency(small.eval(), example)
     for layer in layers:
         conv, norm = small.get_submodule(layer.conv), small.get_submodule(layer.norm)

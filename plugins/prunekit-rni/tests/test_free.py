@@ -51,6 +51,12 @@ BOUND = {
     "linear over the width": (lambda m, y, x: m.fc(y), "enter linear"),
     "mean over channels": (lambda m, y, x: m.fc(y.mean((1, 2))), "enter mean"),
     "flatten with the batch": (lambda m, y, x: m.fc(torch.flatten(y)), "enter flatten"),
+    "flatten but the width": (lambda m, y, x: m.fc(torch.flatten(y, 1, 2)), "enter flatten"),
+    "module that flattens but the width": (lambda m, y, x: m.fc(m.rows(y)), "enter flatten"),
+    "a reader of something else": (
+        lambda m, y, x: m.next(y) + m.next(x),
+        "enter next, which is used more than once",
+    ),
     "one of two readers adds": (lambda m, y, x: m.next(y) + y.sum(), "enter sum"),
 }
 
@@ -59,6 +65,7 @@ def layers():
     return {
         "other": nn.Conv2d(4, 5, 1), "act": nn.SiLU(), "pool": nn.MaxPool2d(2),
         "wide": nn.Linear(16, 2), "depth": nn.Conv2d(4, 4, 3, groups=4),
+        "rows": nn.Flatten(1, 2),
     }  # fmt: skip
 
 

@@ -1,7 +1,7 @@
 """The model without its pruned channels gives the same logits, or stays as it is."""
 
-import importlib.util
 import logging
+import sys
 
 import pytest
 import torch
@@ -67,6 +67,7 @@ def finished(model, name, **settings):
     pruner.start()
     masked = {n: m.clone() for n, m in pruner.masks().items()}
     x = torch.randn(5, 2, 4, 4, generator=torch.Generator().manual_seed(9))
+    x = x.to(next(model.parameters()).dtype)
     with torch.no_grad():
         before = model.eval()(x)
         small = pruner.finish()
@@ -95,6 +96,14 @@ def test_logits_stay(make, widths, name, sparsity, seed):
         assert len(norm.weight) == norm.num_features == kept
         assert type(norm) is nn.BatchNorm2d
         assert norm.weight.all()
+
+
+@pytest.mark.parametrize("name", ["rni", "l1_bn"])
+def test_a_model_of_doubles_becomes_smaller_too(name):
+    torch.manual_seed(0)
+    before, after, small, *_ = finished(chain([6, 4]).double(), name, sparsity=0.5)
+    torch.testing.assert_close(after, before)
+    assert small[0].out_channels + small[3].out_channels < 10
 
 
 def test_a_channel_that_gives_a_constant_is_not_closed():
@@ -164,10 +173,8 @@ def test_a_failing_library_does_not_lose_the_run(monkeypatch, caplog):
 
 
 def test_removal_without_the_extra_is_refused_before_the_run(monkeypatch):
-    find = importlib.util.find_spec
-    monkeypatch.setattr(
-        "prunekit_rni.channels.find_spec", lambda n: None if n == "torch_pruning" else find(n)
-    )
+    monkeypatch.setitem(sys.modules, "torch_pruning", None)
+    monkeypatch.delitem(sys.modules, "prunekit_rni.removal")
     with pytest.raises(prunekit.RecipeError, match=r"pip install 'prunekit-rni\[removal\]'"):
         finished(chain([6, 4]), "rni", sparsity=0.5)
     finished(chain([6, 4]), "rni", sparsity=0.5, remove=False)
