@@ -1,6 +1,7 @@
 """Curves, fronts, grids, reference values and masks: the numbers, and that they are drawn."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from prunekit.report.curves import curves
 from prunekit.report.front import COSTS, Point, joined, pareto_front, points_of
 from prunekit.report.grid import choose_axes, grids
 from prunekit.report.masks import compare_masks, mask_picture, mask_table, overlap
-from prunekit.report.pictures import Wanted, default_keys, pictures, plan_pictures
+from prunekit.report.pictures import Plan, Wanted, default_keys, pictures, plan_pictures
 from prunekit.report.reference import read_reference
 from prunekit.report.statistics import Summary
 from prunekit.report.study import open_study
@@ -358,3 +359,16 @@ def test_cells_that_share_their_run_are_one_point(tmp_path):
     [dense] = [p for p in points_of(open_study([made]), COSTS[0], "test_top1") if p.arm == "dense"]
     assert dense.place == {}
     assert dense.accuracy.count == 2
+
+
+def test_a_caption_counts_the_places_that_are_drawn(tmp_path):
+    for i in range(14):
+        logged = lines((), losses=[(1, 1.0), (2, 0.5)])
+        text = magnitude((i + 1) / 100)
+        make_run(tmp_path / str(i), strategies=text, result=report(0.9), lines=logged)
+    found = compare([tmp_path])
+    few = replace(found, study=replace(found.study, cells=found.study.cells[:12]))
+    plan = Plan(("train/loss",), None, None)
+    caption, short = ([*pictures(each, plan, None)][-1].caption for each in (found, few))
+    assert "The first 12 of 14 places are drawn." in caption
+    assert "places" not in short

@@ -2,6 +2,7 @@
 
 import json
 import os
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -9,12 +10,14 @@ from hypothesis import strategies as st
 from made_runs import magnitude, make_comparison, make_run, make_sweep, random, report
 
 from prunekit.errors import CheckpointError, UsageError
-from prunekit.report.comparison import Baseline, accuracy, baselines, differences
+from prunekit.report.comparison import Baseline, accuracy, baselines, differences, repeating
 from prunekit.report.compose import compare, document_of
+from prunekit.report.front import COSTS, points_of
 from prunekit.report.notices import notices, warnings
 from prunekit.report.recipes import arm_names, distinctions, short_keys, swept_numbers
+from prunekit.report.statistics import paired_difference
 from prunekit.report.study import in_order, open_study
-from prunekit.report.tables import cell_table, difference_table
+from prunekit.report.tables import cell_table, difference_row, difference_table
 from prunekit.runs import write_json
 
 
@@ -57,6 +60,11 @@ def test_differences_are_taken_by_seed_against_dense_and_random(runs):
         "0.33",
         "3",
     ) in (table.rows)  # -1.1 +- 4.303 * 0.1 / sqrt(3); 3.264 * 0.1
+
+
+def test_differences_that_all_agree_promise_nothing():
+    row = difference_row(paired_difference([100 * 0.87 - 100 * 0.86, 100 * 0.57 - 100 * 0.56]))
+    assert row == ("2", "+1.00", "no spread", "too few", "-", "-")
 
 
 def test_results_are_in_percent_with_their_deviation(runs):
@@ -344,14 +352,54 @@ def test_a_sweep_names_the_arm_that_a_run_was_made_from(tmp_path):
     assert recipes["dense"]["strategies.0.source"] == "the run of iterative"
 
 
-def test_a_baseline_that_repeats_another_is_left_out(tmp_path):
-    """As a sweep may: one more dense arm, to be watched by other probes."""
-    folder = make_sweep(tmp_path)
+def watched(folder):
+    """The sweep with one more dense arm, to be watched by other probes."""
     plan = json.loads((folder / "plan.json").read_text())
     cells = [cell for cell in plan["cells"] if cell["arm"] == "dense"]
     again = [{**cell, "arm": "watched", "id": "watched" + cell["id"]} for cell in cells]
     plan["cells"] += again
     write_json(folder / "plan.json", {**plan, "arms": [*plan["arms"], "watched"]})
-    study = open_study([folder])
+    return open_study([folder])
+
+
+def test_an_arm_that_repeats_another_is_compared_and_drawn_once(tmp_path):
+    study = watched(make_sweep(tmp_path))
     assert "watched" in study.arms
     assert [b.name for b in baselines(study)] == ["dense", "ratio=0"]
+    found = differences(study, [Baseline("iterative", arm="iterative")], "test_top1")
+    assert {one.cell.arm for one in found} == {"dense"}
+    assert {p.arm for p in points_of(study, COSTS[0], "test_top1")} == {"iterative", "dense"}
+    assert any("The runs of watched repeat" in text for text in notices(study))
+
+
+def test_an_arm_that_repeats_another_in_part_is_none(tmp_path):
+    """One reading of a ratio may share the run at 0 with another, and no more."""
+    study = watched(make_sweep(tmp_path))
+    (first, *others) = study.arm_cells("watched")
+    longer = {seed: replace(run, recipe=run.recipe | {"threads": 9}) for seed, run in
+              first.runs.items()}  # fmt: skip
+    kept = [cell for cell in study.cells if cell.arm != "watched"]
+    study = replace(study, cells=(*kept, replace(first, runs=longer), *others))
+    assert repeating(study, study.arms) == []
+
+
+def test_the_cells_of_a_sweep_stand_in_the_order_of_its_labels(tmp_path):
+    folder = make_sweep(tmp_path)
+    plan = json.loads((folder / "plan.json").read_text())
+    write_json(folder / "plan.json", {**plan, "cells": plan["cells"][::-1]})
+    labels = [cell.label for cell in open_study([folder]).cells]
+    assert labels == [
+        "iterative ratio=0",
+        "iterative ratio=0.4",
+        "dense ratio=0",
+        "dense ratio=0.4",
+    ]
+
+
+def test_a_run_of_other_data_is_no_repetition(tmp_path):
+    for name, data in (("a", "x"), ("b", "y"), ("c", "y")):
+        folder = make_run(tmp_path / name, result=report(0.9))
+        write_json(folder / "manifest.json", {"data": data})
+    told = [line for line in open_study([tmp_path]).missing if "other data" in line]
+    assert len(told) == 1
+    assert told[0].startswith(f"{tmp_path / 'a'}: left out")

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from prunekit.errors import UsageError
 from prunekit.report.facts import RunFacts
-from prunekit.report.recipes import fingerprint
+from prunekit.report.recipes import fingerprint, settings
 from prunekit.report.statistics import PairedDifference, Summary, paired_difference, summary
 from prunekit.report.study import Cell, Study, number_of
 from prunekit.suggestions import did_you_mean
@@ -111,7 +111,8 @@ def baselines(study: Study, names: tuple[str, ...] = ()) -> list[Baseline]:
     if any(is_compressed(run) for run in study.runs):
         whole = arms_where(study, lambda run: not is_compressed(run))
         arms += [arm for arm in whole if arm not in arms]
-    arms = _distinct(study, arms)
+    repeated = repeating(study, arms)
+    arms = [arm for arm in arms if arm not in repeated]
     found = [Baseline(arm, arm=arm) for arm in arms] if len(study.arms) > 1 else []
     for axis, labels in study.axes.items():
         zero = next((label for label in labels if number_of(label) == 0), None)
@@ -122,12 +123,20 @@ def baselines(study: Study, names: tuple[str, ...] = ()) -> list[Baseline]:
     return found
 
 
-def _distinct(study: Study, arms: list[str]) -> list[str]:
-    """Arms without those that repeat the recipe of one before, with other probes say."""
-    first: dict[str, str] = {}
+def repeating(study: Study, arms: Sequence[str]) -> list[str]:
+    """Of these arms those that repeat one before, run by run: with other probes, say."""
+    before: list[set[object]] = []
+    found = []
     for arm in arms:
-        first.setdefault(fingerprint(study.recipes[arm]), arm)
-    return list(first.values())
+        own: set[object] = {
+            (tuple(cell.place.items()), seed, fingerprint(settings(run.recipe)))
+            for cell in study.arm_cells(arm)
+            for seed, run in cell.runs.items()
+        }
+        if own and any(own <= other for other in before):
+            found.append(arm)
+        before.append(own)
+    return found
 
 
 def _named(study: Study, name: str) -> Baseline:
@@ -142,9 +151,15 @@ def _named(study: Study, name: str) -> Baseline:
 
 
 def differences(study: Study, against: list[Baseline], key: str) -> Iterator[Difference]:
-    """Every cell minus each of its baselines, by seed; two baselines meet once."""
+    """Every cell minus each of its baselines, by seed; two baselines meet once.
+
+    Arms that repeat another are left out.
+    """
     order = [baseline.arm for baseline in against]
+    repeated = repeating(study, study.arms)
     for cell in study.cells:
+        if cell.arm in repeated:
+            continue
         before = against[: order.index(cell.arm)] if cell.arm in order else against
         for baseline in [*before, *(b for b in against if b.axis and b not in before)]:
             reference = baseline.cell_for(cell, study)

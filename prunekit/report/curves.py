@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from prunekit.report.comparison import repeating
 from prunekit.report.facts import RunFacts
 from prunekit.report.study import Cell, Place, Study
 
@@ -35,15 +36,16 @@ class Curve:
 
 
 def curves(study: Study, key: str, against: str | None = None) -> list[Curve]:
-    """A curve for each cell that logged the scalar.
+    """A curve for each cell that logged the scalar; none of an arm that repeats another with one.
 
     Args:
         study: the runs.
         key: a key of `metrics.jsonl`.
         against: another; its levels take the place of the optimizer step.
     """
-    found = (curve(cell, key, against) for cell in study.cells)
-    return [one for one in found if one is not None]
+    found = [one for cell in study.cells if (one := curve(cell, key, against)) is not None]
+    repeated = repeating(study, list(dict.fromkeys(one.arm for one in found)))
+    return [one for one in found if one.arm not in repeated]
 
 
 def curve(cell: Cell, key: str, against: str | None = None) -> Curve | None:

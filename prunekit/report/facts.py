@@ -46,6 +46,14 @@ class RunFacts:
         """Whether there is something to compare."""
         return bool(self.report)
 
+    @cached_property
+    def data(self) -> str:
+        """The hash of the samples that were used; empty where it is not known."""
+        try:
+            return str(RunDir(self.path).manifest().get("data") or "")
+        except (CheckpointError, AttributeError):
+            return ""
+
     @property
     def warnings(self) -> tuple[str, ...]:
         """What the run warned of."""

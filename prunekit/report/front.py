@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from prunekit.report.comparison import accuracy
+from prunekit.report.comparison import accuracy, repeating
 from prunekit.report.statistics import Summary, summary
 from prunekit.report.study import Cell, Place, Study
 from prunekit.report.style import (
@@ -76,9 +76,15 @@ def pareto_front(points: Sequence[Point], more_is_better: bool) -> list[Point]:
 
 
 def points_of(study: Study, cost: Cost, key: str) -> list[Point]:
-    """A point for each cell that has the cost and an accuracy; one where cells share runs."""
+    """A point for each cell that has the cost and an accuracy; one where cells share runs.
+
+    Arms that repeat another are left out.
+    """
     points: dict[tuple[str, ...], Point] = {}
+    repeated = repeating(study, study.arms)
     for cell in study.cells:
+        if cell.arm in repeated:
+            continue
         spent = _spent(cell, cost)
         found = accuracy(cell, key)
         if spent is None or found is None:

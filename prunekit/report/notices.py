@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 
-from prunekit.report.comparison import is_dense, is_random
+from prunekit.report.comparison import is_dense, is_random, repeating
 from prunekit.report.facts import SEVERAL, common
 from prunekit.report.study import Study
 
@@ -23,6 +23,11 @@ def notices(study: Study) -> list[str]:
         found.append(
             f"{study.repeated} more runs repeat the recipe and the seed of one that is here: the "
             "newest that finished is taken."
+        )
+    if arms := repeating(study, study.arms):
+        found.append(
+            f"The runs of {', '.join(arms)} repeat those of another arm but for probes or logging: "
+            "they are not compared, and drawn only where they alone logged something."
         )
     if common(study.runs, "device_name") == SEVERAL:
         found.append("The runs are of several devices: times do not compare.")

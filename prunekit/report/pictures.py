@@ -9,7 +9,7 @@ from pathlib import Path
 
 from prunekit.errors import UsageError
 from prunekit.report.compose import Comparison
-from prunekit.report.curve_picture import BURDEN, MOST_PANELS, curve_picture
+from prunekit.report.curve_picture import BURDEN, MOST_PANELS, curve_picture, panel_places
 from prunekit.report.curves import curves, logged_keys
 from prunekit.report.document import Picture
 from prunekit.report.front import cost_picture
@@ -110,13 +110,14 @@ def _grids(found: Comparison, plan: Plan) -> Iterator[Picture]:
 
 def _curves(study: Study, keys: Sequence[str], against: str | None) -> Iterator[Picture]:
     for key in keys:
-        figure = curve_picture(study, curves(study, key, against), key, against)
+        found = curves(study, key, against)
+        figure = curve_picture(study, found, key, against)
         if figure is None:
             continue
         caption = "Line: mean over seeds; band: lowest to highest."
         if against:
             caption += f" Each run is read where its {against} first came to a level."
-        if len(study.cells) > MOST_PANELS:
-            caption += f" At most {MOST_PANELS} places are drawn."
+        if (places := len(panel_places(found))) > MOST_PANELS:
+            caption += f" The first {MOST_PANELS} of {places} places are drawn."
         title = f"{key} against {against}" if against else key
         yield Picture(re.sub(r"[^0-9A-Za-z]+", "-", f"curve-{title}"), title, caption, figure)

@@ -88,7 +88,7 @@ def open_study(paths: Sequence[Path]) -> Study:
 
 def study_of(found: Found, name: str) -> Study:
     """Sort runs by what differs in their recipes."""
-    runs, repeated = newest(found.runs)
+    runs, older = newest(found.runs)
     whole = {run.path: settings(run.recipe) for run in runs}
     keys = swept_numbers(list({fingerprint(flat): flat for flat in whole.values()}.values()))
     axes = short_keys(keys)
@@ -104,7 +104,7 @@ def study_of(found: Found, name: str) -> Study:
             at[run.seed] = run
     table = [Cell(arm, dict(place), dict(sorted(at.items()))) for (arm, place), at in cells.items()]
     labels = {axis: in_order(cell.place.get(axis) for cell in table) for axis in axes.values()}
-    table.sort(key=lambda cell: _rank(cell, tuple(arms.values()), labels))
+    table.sort(key=lambda cell: rank(cell, tuple(arms.values()), labels))
     unfinished = [unfinished_line(run) for run in runs if not run.finished]
     return Study(
         name=name,
@@ -112,20 +112,27 @@ def study_of(found: Found, name: str) -> Study:
         axes=labels,
         cells=tuple(table),
         recipes=with_named_sources({arms[print_]: flat for print_, flat in by_print.items()}),
-        missing=(*found.unreadable, *unfinished, *absent_seeds(table)),
-        repeated=repeated,
+        missing=(*found.unreadable, *unfinished, *_of_other_data(older), *absent_seeds(table)),
+        repeated=len(older),
     )
 
 
-def newest(runs: Iterable[RunFacts]) -> tuple[list[RunFacts], int]:
-    """Of runs with one recipe and seed the newest that finished, and how many were left out."""
-    best: dict[tuple[str, int], RunFacts] = {}
-    total = 0
+def newest(runs: Iterable[RunFacts]) -> tuple[list[RunFacts], list[tuple[RunFacts, RunFacts]]]:
+    """Of runs with one recipe and seed the newest that finished; and the others, each with it."""
+    same: dict[tuple[str, int], list[RunFacts]] = {}
     for run in sorted(runs, key=lambda run: (run.finished, run.path.name)):
-        total += 1
-        best[fingerprint(settings(run.recipe)), run.seed] = run
-    kept = sorted(best.values(), key=lambda run: str(run.path))
-    return kept, total - len(kept)
+        same.setdefault((fingerprint(settings(run.recipe)), run.seed), []).append(run)
+    kept = sorted((group[-1] for group in same.values()), key=lambda run: str(run.path))
+    return kept, [(run, group[-1]) for group in same.values() for run in group[:-1]]
+
+
+def _of_other_data(older: Iterable[tuple[RunFacts, RunFacts]]) -> list[str]:
+    """One line for each run that was left out though it is no repetition."""
+    return [
+        f"{run.path}: left out: the recipe and seed of {newer.path}, but other data"
+        for run, newer in older
+        if run.data and newer.data and run.data != newer.data
+    ]
 
 
 def in_order(labels: Iterable[str | None]) -> tuple[str, ...]:
@@ -167,7 +174,8 @@ def with_named_sources(recipes: Mapping[str, Flat]) -> dict[str, Flat]:
     }
 
 
-def _rank(cell: Cell, arms: Sequence[str], axes: Mapping[str, Sequence[str]]) -> list[int]:
+def rank(cell: Cell, arms: Sequence[str], axes: Mapping[str, Sequence[str]]) -> list[int]:
+    """Where a cell stands in a table: by its arm, then by its labels."""
     places = [
         labels.index(cell.place[axis]) if axis in cell.place else -1
         for axis, labels in axes.items()

@@ -8,7 +8,14 @@ from pathlib import Path
 from prunekit.errors import CheckpointError
 from prunekit.report.facts import RunFacts, clean, read_facts
 from prunekit.report.recipes import settings
-from prunekit.report.study import Cell, Study, absent_seeds, unfinished_line, with_named_sources
+from prunekit.report.study import (
+    Cell,
+    Study,
+    absent_seeds,
+    rank,
+    unfinished_line,
+    with_named_sources,
+)
 from prunekit.sweep.directory import Cell as Planned
 from prunekit.sweep.directory import Sweep, open_sweep
 
@@ -30,19 +37,19 @@ def sweep_study(path: Path) -> Study:
             if planned.id in facts:
                 run = facts[planned.id]
                 at[run.seed] = run
-    table = tuple(
-        Cell(arm, dict(place), dict(sorted(at.items()))) for (arm, place), at in cells.items()
-    )
+    table = [Cell(arm, dict(place), dict(sorted(at.items()))) for (arm, place), at in cells.items()]
     axes = {
         clean(axis): tuple(clean(label) for label in labels)
         for axis, labels in sweep.axes.items()
         if axis != seed_axis
     }
+    arms = tuple(dict.fromkeys(clean(arm) for arm in (*sweep.arms, *(cell.arm for cell in table))))
+    table.sort(key=lambda cell: rank(cell, arms, axes))
     return Study(
         name=clean(sweep.name),
-        arms=tuple(dict.fromkeys(cell.arm for cell in table)),
+        arms=arms,
         axes=axes,
-        cells=table,
+        cells=tuple(table),
         recipes=with_named_sources(_recipes(sweep, facts)),
         missing=tuple(missing) or tuple(absent_seeds(table)),
     )
