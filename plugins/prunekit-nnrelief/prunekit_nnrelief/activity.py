@@ -9,6 +9,9 @@ import torch
 from torch import Tensor, fx, nn
 from torch.func import functional_call
 
+from prunekit_nnrelief.graph import Layer
+from prunekit_nnrelief.operations import refusal
+
 
 class _Watched(fx.Interpreter):
     """Runs a traced model with masks, and adds up |x| over samples at `places`."""
@@ -64,3 +67,17 @@ def mean_activity(
         watched.run(x)
         samples += len(x)
     return {place: total / samples for place, total in watched.sums.items()}
+
+
+def check_dimensions(layer: Layer, activity: Mapping[fx.Node, Tensor]) -> None:
+    """See that a layer's units are channels: tracing knows no shapes.
+
+    Raises:
+        RecipeError: the layer reads more or fewer dimensions, or a sum repeats one of its terms.
+    """
+    read, wanted = activity[layer.source].ndim, 1 if isinstance(layer.module, nn.Linear) else 3
+    if read != wanted:
+        raise refusal(layer.node, f"reads samples of {read} dimensions in place of {wanted}")
+    own, other = (activity[term].shape[:1] for term in (layer.end, layer.partner))
+    if own != other:
+        raise refusal(layer.node, f"is added to {other.numel()} channels, and has {own.numel()}")

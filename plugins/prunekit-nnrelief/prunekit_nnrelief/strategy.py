@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from itertools import islice
 from typing import Any, Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor, fx, nn
 
-from prunekit import Clock, Context, PruningStrategy, RecipeError, StrategyConfig, Update
-from prunekit_nnrelief.activity import mean_activity
+from prunekit import (
+    Clock,
+    Context,
+    PluginError,
+    PruningStrategy,
+    RecipeError,
+    StrategyConfig,
+    Update,
+)
+from prunekit_nnrelief.activity import check_dimensions, mean_activity
 from prunekit_nnrelief.graph import Graph, Layer, trace
 from prunekit_nnrelief.masks import all_kept, masks_of, summary
 from prunekit_nnrelief.rule import keep_strongest
@@ -82,19 +91,19 @@ class NNrelief(PruningStrategy):
         return [*names, *along]
 
     def due(self, clock: Clock) -> bool:
-        """At the end of each phase of the window; at its first step to see that data suffice."""
+        """At the end of each phase of the window; at its first step only to see that it can."""
         during = self.config.during
         ends = clock.phase_step == clock.phase_steps and (not during or clock.phase in during)
         return ends or clock.active_step == 0
 
     def update(self, ctx: Context) -> Update:
         """Prune by mass, then sweep."""
-        if ctx.clock.active_step == 0:
-            ctx.calibration(self.config.samples)  # too few samples are told before the training
-            return Update()
         ctx.model.eval()
         graph = trace(ctx.model)
         layers = _in_scope(graph, ctx.weights)
+        if ctx.clock.active_step == 0:
+            self._look(ctx, graph, layers)
+            return Update()
         kept = {node: all_kept(layer) for node, layer in graph.layers.items()}
         closed: Rows = {}
         for stage in self._stages(layers):
@@ -105,6 +114,13 @@ class NNrelief(PruningStrategy):
             masks |= masks_of(layer, kept[layer.node], live[layer.node])
         self._metrics = summary(layers, masks)
         return Update(masks)
+
+    def _look(self, ctx: Context, graph: Graph, layers: Sequence[Layer]) -> None:
+        """Too few samples, and what their shapes do not fit, are told before the training."""
+        batch = islice(ctx.calibration(self.config.samples), 1)
+        activity = mean_activity(graph.traced, batch, {}, _places(layers))
+        for layer in layers:
+            check_dimensions(layer, activity)
 
     def _stages(self, layers: Sequence[Layer]) -> Iterator[Sequence[Layer]]:
         """The layers that one pass over the samples is enough for, in the order of execution."""
@@ -122,12 +138,13 @@ class NNrelief(PruningStrategy):
         masks: dict[str, Tensor] = {}
         for node, gone in closed.items():
             masks |= masks_of(graph.layers[node], kept[node], ~gone)
-        places = {place for layer in stage for place in (layer.source, layer.end, layer.partner)}
         samples = ctx.calibration(self.config.samples)
-        activity = mean_activity(graph.traced, samples, masks, places)
+        activity = mean_activity(graph.traced, samples, masks, _places(stage))
         activity = {place: ctx.mean_over_ranks(mean) for place, mean in activity.items()}
         for layer in stage:
             mass = connection_mass(layer.module, activity[layer.source], self.config.reduction)
+            if not mass.isfinite().all():
+                raise PluginError(f"{layer.weight}: the mass of its connections is not finite")
             linear = isinstance(layer.module, nn.Linear)
             alpha = self.config.alpha_fc if linear else self.config.alpha_conv
             kept[layer.node] = keep_strongest(mass, alpha)
@@ -155,6 +172,10 @@ class NNrelief(PruningStrategy):
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """See `state_dict`."""
         self._metrics = dict(state["metrics"])
+
+
+def _places(layers: Iterable[Layer]) -> set[fx.Node]:
+    return {place for layer in layers for place in (layer.source, layer.end, layer.partner)}
 
 
 def _in_scope(graph: Graph, names: Collection[str]) -> list[Layer]:

@@ -7,7 +7,7 @@ from prunekit_nnrelief.strategy import NNrelief
 from pydantic import ValidationError
 from torch import nn
 
-from prunekit import Clock, Pruner, RecipeError, strategy
+from prunekit import Clock, PluginError, Pruner, RecipeError, strategy
 from prunekit.testing import SmallModel, check_strategy
 
 SMALL = {
@@ -215,6 +215,49 @@ def test_it_is_due_where_its_phases_end():
     assert one.due(clock("iteration", 0, 0))  # to look at the data, not to prune
     assert strategy("nnrelief").due(clock("any", 4, 8))
     assert one.target(clock("iteration", 4, 4)) is None
+
+
+class Rows(nn.Module):
+    """A linear layer along the rows of an image."""
+
+    def __init__(self):
+        super().__init__()
+        self.rows, self.head = nn.Linear(4, 3), nn.Linear(24, 2)
+
+    def forward(self, x):
+        return self.head(torch.relu(self.rows(x)).flatten(1))
+
+
+class Repeated(nn.Module):
+    """A sum of four channels and the one of the input."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.head = nn.Conv2d(1, 4, 1), nn.Conv2d(4, 2, 1)
+
+    def forward(self, x):
+        return self.head(self.conv(x) + x)
+
+
+@pytest.mark.parametrize(
+    ("model", "channels", "reason"),
+    [
+        (Rows(), 2, "rows reads samples of 3 dimensions in place of 1"),
+        (Repeated(), 1, "conv is added to 1 channels, and has 4"),
+    ],
+)
+def test_shapes_that_do_not_fit_are_told_before_the_training(model, channels, reason):
+    data = Fixed(torch.randn(8, channels, 4, 4))
+    pruner = Pruner(model, [strategy("nnrelief", samples=8)], total_steps=2, data=data)
+    with pytest.raises(RecipeError, match=reason):
+        pruner.start()
+
+
+def test_a_model_that_has_diverged_is_not_pruned():
+    model = sequence([[1, 0], [0, 1]])
+    model[0].weight.data[0, 0] = float("inf")
+    with pytest.raises(PluginError, match=r"0\.weight: the mass of its connections is not finite"):
+        run(model, torch.ones(2, 2))
 
 
 def test_nothing_is_pruned_at_the_start():
