@@ -8,9 +8,10 @@ import prunekit_rni
 import pytest
 
 import prunekit
+import prunekit.testing
 
 PACKAGE = Path(prunekit_rni.__file__).parent
-ALLOWED = {"prunekit", "prunekit.testing"}
+PUBLIC = {"prunekit": prunekit.__all__, "prunekit.testing": prunekit.testing.__all__}
 
 
 def imported(source):
@@ -19,13 +20,15 @@ def imported(source):
             yield from ((alias.name, None) for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             yield from ((node.module, alias.name) for alias in node.names)
+        elif isinstance(node, ast.Attribute) and ast.unparse(node.value) == "prunekit":
+            yield ("prunekit", node.attr)
 
 
 def too_deep(source):
     for module, name in imported(source):
         if module.split(".")[0] == "prunekit" and (
-            module not in ALLOWED
-            or (module == "prunekit" and name is not None and name not in prunekit.__all__)
+            module not in PUBLIC
+            or (name is not None and name not in {*PUBLIC[module], "testing", "__all__"})
         ):
             yield module, name
 
@@ -39,7 +42,13 @@ def test_only_exported_names_are_imported(path):
 
 @pytest.mark.parametrize(
     "line",
-    ["from prunekit.masks import MaskSet", "import prunekit.pruner", "from prunekit import x"],
+    [
+        "from prunekit.masks import MaskSet",
+        "import prunekit.pruner",
+        "from prunekit import x",
+        "from prunekit.testing import x",
+        "import prunekit\nprunekit.masks",
+    ],
 )
 def test_deeper_imports_are_seen(line):
     assert list(too_deep(line))

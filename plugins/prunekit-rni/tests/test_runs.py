@@ -95,6 +95,15 @@ def test_the_finished_model_is_plain(tmp_path):
     assert sum(norm.num_features for norm in norms) == 23  # half of 4 + 7 * 6
 
 
+def test_the_learning_rate_of_gamma_is_its_own(tmp_path):
+    """The rule reaches the modules that `prepare` put in: at next to no rate, gamma stays."""
+    still = ("strategies.0.lr_scale=1e-9", "strategies.0.sparsity=0")
+    run_dir = run(small(tmp_path, *still), tmp_path)
+    start, end = prunekit.open_run(run_dir).initial_weights(), prunekit.load_model(run_dir)
+    torch.testing.assert_close(end.bn1.weight.detach(), start["bn1.gamma"].sigmoid())
+    assert (end.conv1.weight.detach() - start["conv1.weight"]).abs().max() > 1e-3
+
+
 def test_a_run_that_is_stopped_after_the_cut_goes_on(tmp_path, monkeypatch):
     whole = run(small(tmp_path), tmp_path)
     penalty = RNI.penalty
