@@ -96,6 +96,16 @@ class Emptying(Magnitude):
         return model
 
 
+def test_zeros_of_another_strategy_count_in_what_is_left(tmp_path: Path) -> None:
+    other = {"name": "magnitude", "sparsity": 0.5, "scope": {"include": ["fc2.weight"]}}
+    with STRATEGIES.temporarily("removing", Removing):
+        done = run(tmp_path, strategies=[{"name": "removing", **CHANNELS}, other])
+    report = open_run(done).report()
+    nonzero = sum(int((p != 0).sum()) for p in load_model(done).parameters())
+    assert report["parameters"]["nonzero"] == nonzero < report["parameters"]["stored"]
+    assert report["macs"]["theoretical"] < report["macs"]["executed"]
+
+
 @pytest.mark.parametrize(("name", "cls"), [("wrapping", Wrapping), ("emptying", Emptying)])
 @pytest.mark.filterwarnings("ignore:Initializing zero-element tensors")
 def test_a_model_that_no_config_builds_is_written_and_said_so(

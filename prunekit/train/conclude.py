@@ -41,8 +41,7 @@ def conclude(trainer: Trainer) -> None:
     trainer.use_model(model)
     scores = _evaluate(trainer)
     if trainer.group.is_main:
-        shapes = {name: param.shape for name, param in model.named_parameters()}
-        left = {n: m for n, m in trained.masks.items() if shapes.get(n) == m.shape}
+        left = _left(model, trained.masks)
         _write(trainer, model, trained, left)
         write_json(trainer.run_dir / "report.json", _report(trainer, model, trained, left, scores))
 
@@ -81,6 +80,16 @@ def _evaluate(trainer: Trainer) -> dict[str, Score]:
                 "was written: lower optimizer.lr, or use precision fp32"
             )
     return scores
+
+
+def _left(model: nn.Module, masks: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The masks of the parameters that are still there; of a smaller one, where it is not zero."""
+    params = dict(model.named_parameters(remove_duplicate=False))
+    return {
+        name: mask if params[name].shape == mask.shape else (params[name].detach() != 0).cpu()
+        for name, mask in masks.items()
+        if name in params
+    }
 
 
 def _write(
