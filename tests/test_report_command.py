@@ -3,15 +3,20 @@
 import json
 import subprocess
 import sys
+from io import StringIO
 
 import pytest
 import torch
 from click.testing import CliRunner
 from made_runs import magnitude, make_comparison, make_run, report
+from rich.console import Console
 
 from prunekit.cli.app import cli
 from prunekit.cli.command import Options
 from prunekit.errors import CheckpointError, PrunekitError, UsageError
+from prunekit.report.document import Document
+from prunekit.report.tables import Table
+from prunekit.report.terminal import print_document
 from prunekit.runs import write_masks
 
 
@@ -38,6 +43,15 @@ def test_the_terminal_has_the_tables(runs, tmp_path):
     ):
         assert text in done.output
     assert sorted(path.name for path in tmp_path.iterdir()) == ["runs"]  # nothing is written
+
+
+@pytest.mark.parametrize(("terminal", "whole"), [(False, True), (True, False)])
+def test_a_pipe_gets_names_in_one_piece(terminal, whole):
+    name = "blocks.0.attention.projection.weight"
+    table = Table("Masks", ("layer", *"abcdef"), ((name, *["1234567890"] * 6),))
+    screen = Console(file=StringIO(), width=90, force_terminal=terminal)
+    print_document(Document("a", tables=(table,)), [], screen)
+    assert (name in screen.file.getvalue()) == whole
 
 
 def test_out_has_the_page_and_all_files(runs, tmp_path):

@@ -33,6 +33,9 @@ EVIL = [
 ]
 
 
+LONG = "probe/burden/gradient_mean_abs/support/pooled"
+
+
 def write(root, out):
     found = compare([root])
     document = document_of(found)
@@ -55,7 +58,7 @@ def evil(tmp_path_factory):
                 seed=seed,
                 strategies=f"[{{name: {json.dumps(text)}, sparsity: 0.{i}}}]",
                 result=result,
-                lines=[{"step": s, "train/loss": 1 / s, text: 1.0} for s in (1, 2, 3)],
+                lines=[{"step": s, "train/loss": 1 / s, text: 1.0, LONG: 1 / s} for s in (1, 2, 3)],
             )
     make_run(root / "bad", lr="0.1", status={"status": EVIL[0], "message": EVIL[1]})
     out = tmp_path_factory.mktemp("report")

@@ -12,6 +12,7 @@ from made_runs import magnitude, make_comparison, make_run, make_sweep, random, 
 from prunekit.errors import CheckpointError, UsageError
 from prunekit.report.comparison import Baseline, accuracy, baselines, differences, repeating
 from prunekit.report.compose import compare, document_of
+from prunekit.report.facts import read_recipe
 from prunekit.report.front import COSTS, points_of
 from prunekit.report.notices import notices, warnings
 from prunekit.report.recipes import arm_names, distinctions, short_keys, swept_numbers
@@ -163,6 +164,16 @@ def test_missing_baselines_are_told(tmp_path, strategies, dense, random):
     assert any("No dense baseline" in text for text in told) is dense
     assert any("No random baseline" in text for text in told) is random
     assert "One seed: a difference between single runs may be chance alone." in told
+
+
+def test_arms_of_several_models_are_told(tmp_path):
+    make_run(tmp_path / "a", result=report(0.9))
+    folder = make_run(tmp_path / "b", strategies=magnitude(0.8), result=report(0.9))
+    assert not any("several" in text for text in notices(open_study([tmp_path])))
+    recipe = folder / "resolved.yaml"
+    recipe.write_text(recipe.read_text().replace("name: mlp", "name: resnet"))
+    read_recipe.cache_clear()
+    assert any("of several models" in text for text in notices(open_study([tmp_path])))
 
 
 def test_warnings_that_differ_in_a_count_alone_are_one(tmp_path):

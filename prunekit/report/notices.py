@@ -16,6 +16,11 @@ def notices(study: Study) -> list[str]:
     counts = {len(cell.runs) for cell in study.cells if cell.runs}
     if counts == {1}:
         found.append("One seed: a difference between single runs may be chance alone.")
+    for key, what in (("data.name", "data sets"), ("model.name", "models")):
+        if len({flat.get(key) for flat in study.recipes.values()}) > 1:
+            found.append(
+                f"The arms are of several {what}: what sets them apart is not pruning alone."
+            )
     if study.missing:
         n = len(study.missing)
         found.append(f"{n} {'thing is' if n == 1 else 'things are'} missing: see the list below.")

@@ -37,7 +37,7 @@ def _texts(document: Document, files: list[Path], width: int | None) -> Iterator
     for one in document.tables:
         shown = len(one.columns) if width is None else fitting(one, width)
         yield Text()
-        yield grid(one, shown)
+        yield grid(one, shown, WORDS if width else None)
         if one.note:
             yield Text(one.note, style="dim")
         if left_out := ", ".join(one.columns[shown:]):
@@ -58,21 +58,21 @@ def fitting(one: Table, width: int) -> int:
     """How many columns, from the left, fit; the words always do."""
     used = 0
     for i in range(len(one.columns)):
-        used += _least(i, one) + (GAP if i else 0)
+        used += _least(i, one, WORDS) + (GAP if i else 0)
         if used > width and i >= one.words:
             return i
     return len(one.columns)
 
 
-def _least(column: int, one: Table) -> int:
+def _least(column: int, one: Table, words: int | None) -> int:
     """The least width: a number is whole, a heading is broken between words."""
     longest = max((len(row[column]) for row in one.rows), default=0)
     heading = max(map(len, one.columns[column].split()))
-    return max(heading, min(longest, WORDS) if column < one.words else longest)
+    return max(heading, min(longest, words or longest) if column < one.words else longest)
 
 
-def grid(one: Table, shown: int) -> Grid:
-    """The first columns of a table."""
+def grid(one: Table, shown: int, words: int | None) -> Grid:
+    """The first columns of a table; those of words no narrower than `words`, None = whole."""
     made = Grid(
         title=Text(one.title),
         title_justify="left",
@@ -81,9 +81,8 @@ def grid(one: Table, shown: int) -> Grid:
         padding=(0, GAP, 0, 0),
     )
     for i, name in enumerate(one.columns[:shown]):
-        words = i < one.words
-        least = _least(i, one)
-        if words:
+        least = _least(i, one, words)
+        if i < one.words:
             made.add_column(Text(name), overflow="fold", min_width=least)
         else:
             made.add_column(Text(name), justify="right", width=least)
