@@ -104,7 +104,7 @@ def warn_empty_tensors(sparsity: Sparsity) -> list[str]:
         f"{tensor.name} is empty: all {tensor.entries:,} entries are pruned, so no signal "
         "passes it; lower the sparsity, set min_keep, or take it out of the scope"
         for tensor in sparsity.tensors
-        if tensor.rows and not tensor.kept
+        if tensor.rows and tensor.entries and not tensor.kept
     ]
 
 
