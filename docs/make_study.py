@@ -45,11 +45,10 @@ def table(head: Sequence[str], rows: Rows) -> str:
 
 def cell_at(study: Study, arm: str, **place: str) -> Cell:
     """The cell of an arm at a place; labels of axes that it does not have are passed over."""
-    return next(
-        cell
-        for cell in study.arm_cells(arm)
-        if all(cell.place.get(axis, label) == label for axis, label in place.items())
-    )
+    for cell in study.arm_cells(arm):
+        if all(cell.place.get(axis, label) == label for axis, label in place.items()):
+            return cell
+    raise SystemExit(f"{study.name}: no arm {arm!r} at {place}: made by another sweep file?")
 
 
 def made_by(study: Study, command: str) -> str:
@@ -123,6 +122,30 @@ def shares(arms: Sequence[np.ndarray]) -> str:
 def percent(truths: np.ndarray) -> str:
     """Share of true entries."""
     return f"{100 * truths.mean():.0f} %"
+
+
+def burden_levels(study: Study) -> str:
+    """Which losses the arms have in common, and how sparse iterative was when it came there."""
+    rows = []
+    for optimizer, sparsity in itertools.product(study.axes["optimizer"], study.axes["sparsity"]):
+        cells = [cell_at(study, arm, sparsity=sparsity, optimizer=optimizer) for arm in ORDER]
+        runs = [run for cell in cells for run in cell.runs.values()]
+        lines = at_levels(runs, "sparsity/achieved", "train/loss")[: len(cells[0].runs)]
+        if not lines:
+            rows.append([optimizer, sparsity, "none", ""])
+            continue
+        losses = [loss for loss, _ in lines[0]]
+        reached = [100 * value for line in lines for _, value in line]
+        rows.append(
+            [
+                optimizer,
+                sparsity,
+                f"{max(losses):.3g} to {min(losses):.3g}",
+                f"{min(reached):.0f} % to {max(reached):.0f} %",
+            ]
+        )
+    head = ["optimizer", "sparsity", "training loss, nats", "sparsity of iterative there"]
+    return table(head, rows)
 
 
 def burden_seeds(study: Study) -> str:
@@ -283,6 +306,8 @@ def verdict(result: PairedDifference | None) -> list[str]:
     if result.interval is None:
         return [f"{result.mean:+.2f}", "one seed", "", ""]
     low, high = result.interval
+    if not result.deviation:
+        return [f"{result.mean:+.2f}", "no spread", "", ""]
     return [
         f"{result.mean:+.2f}",
         f"{low:+.2f} to {high:+.2f}",
@@ -319,6 +344,7 @@ def draw(study: Study, key: str, against: str | None, name: str) -> None:
 
 TABLES: dict[str, tuple[str, Callable[[Study], str]]] = {
     "burden_order": ("burden_mnist", burden_order),
+    "burden_levels": ("burden_mnist", burden_levels),
     "burden_seeds": ("burden_mnist", burden_seeds),
     "burden_norms": ("burden_mnist", burden_norms),
     "burden_accuracy": ("burden_mnist", burden_accuracy),
