@@ -1,4 +1,4 @@
-"""What an `Update` must be: checked at each one, whoever wrote the strategy."""
+"""What the hooks of a strategy must give: checked at each call, whoever wrote the strategy."""
 
 from __future__ import annotations
 
@@ -19,6 +19,8 @@ def check_update(assigned: Assigned, update: Update, params: Mapping[str, Tensor
     Raises:
         PluginError: the parameter, what was expected and what came.
     """
+    if not isinstance(update, Update):
+        raise PluginError(f"update returned {type(update).__name__}, not an Update")
     for name, mask in update.masks.items():
         if name not in assigned.cover:
             raise PluginError(f"{name}: a mask for a parameter outside of the scope")
@@ -31,6 +33,30 @@ def check_update(assigned: Assigned, update: Update, params: Mapping[str, Tensor
     for name, values in update.values.items():
         if name not in assigned.cover or values.shape != params[name].shape:
             raise PluginError(f"{name}: values of shape {tuple(values.shape)} that fit no mask")
+
+
+def check_penalty(assigned: Assigned, term: Tensor) -> None:
+    """A penalty must be a scalar that autograd can follow to the parameters.
+
+    Raises:
+        PluginError: it is something else; None, for no penalty, is not asked.
+    """
+    if not isinstance(term, Tensor) or term.numel() != 1 or not term.requires_grad:
+        raise PluginError(
+            f"{assigned.origin}: penalty returned no scalar tensor with a gradient, and not None"
+        )
+
+
+def check_finish(assigned: Assigned, model: nn.Module) -> None:
+    """The finished model must be a module.
+
+    Raises:
+        PluginError: it is not.
+    """
+    if not isinstance(model, nn.Module):
+        raise PluginError(
+            f"{assigned.origin}: finish returned {type(model).__name__}, not the model"
+        )
 
 
 def check_count(assigned: Assigned, clock: Clock, model: nn.Module, masks: Masks) -> None:

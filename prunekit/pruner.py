@@ -33,7 +33,7 @@ from prunekit.context import (
     StepContext,
     training_mode_kept,
 )
-from prunekit.contract import check_count, check_update
+from prunekit.contract import check_count, check_finish, check_penalty, check_update
 from prunekit.errors import PluginError, UsageError
 from prunekit.masks import MaskSet
 from prunekit.optim_rules import ParamRule
@@ -171,6 +171,7 @@ class Pruner:
         model = self.model
         for assigned in self.assigned:
             model = assigned.strategy.finish(model)
+            check_finish(assigned, model)
         return model
 
     # ---- what the trainer reads
@@ -297,6 +298,7 @@ class Pruner:
         for turn in self.turns.active(self.step, inside=True):
             term = turn.assigned.strategy.penalty(self.model, turn.clock)
             if term is not None:
+                check_penalty(turn.assigned, term)
                 terms.append(term)
         if not terms:
             return

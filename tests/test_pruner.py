@@ -263,6 +263,51 @@ def test_an_update_that_breaks_the_contract_is_refused(
         pruner.start()
 
 
+@pytest.mark.parametrize("answer", [None, {}])
+def test_what_is_no_update_is_refused(answer: Any) -> None:
+    pruner = Pruner(make_model(), [Scripted(lambda ctx: answer)], total_steps=1)
+    with pytest.raises(PluginError, match=f"'scripted'.* returned {type(answer).__name__}, not an"):
+        pruner.start()
+
+
+@pytest.mark.parametrize("term", [0.5, torch.ones(()), torch.ones(2, requires_grad=True)])
+def test_a_penalty_that_autograd_cannot_follow_is_refused(term: Any) -> None:
+    class Penalises(Scripted):
+        def penalty(self, model: nn.Module, clock: Clock) -> Any:
+            return term
+
+    pruner = Pruner(make_model(), [Penalises(keep_all)], total_steps=1)
+    pruner.start()
+    with pytest.raises(PluginError, match=r"'scripted'.* penalty returned no scalar tensor"):
+        pruner.before_step()
+
+
+def test_a_finish_without_a_model_is_refused() -> None:
+    class Forgets(Scripted):
+        def finish(self, model: nn.Module) -> Any:
+            return None
+
+    pruner = Pruner(make_model(), [Forgets(keep_all)], total_steps=1)
+    pruner.start()
+    with pytest.raises(PluginError, match=r"'scripted'.* finish returned NoneType, not the model"):
+        pruner.finish()
+
+
+@pytest.mark.parametrize(
+    ("score", "what"), [(None, "NoneType"), (torch.ones(8, 6).bool(), "torch.bool")]
+)
+def test_a_score_that_ranks_nothing_is_refused(score: Any, what: str) -> None:
+    ranking = magnitude()
+
+    class Odd(type(ranking)):  # type: ignore[misc]
+        def score(self, name: str, ctx: Context) -> Any:
+            return score
+
+    pruner = Pruner(make_model(), [Odd(ranking.config)], total_steps=1)
+    with pytest.raises(PluginError, match=f"weight: the score is no .* tensor, but {what}"):
+        pruner.start()
+
+
 def test_a_promised_count_that_is_missed_is_refused() -> None:
     class Promises(Scripted):
         def target(self, clock: Clock) -> float:

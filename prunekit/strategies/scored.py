@@ -108,7 +108,7 @@ class ScoredStrategy(PruningStrategy):
         """The score of one tensor.
 
         Raises:
-            PluginError: the score has another shape or is not finite.
+            PluginError: the score has another type or shape, or is not finite.
         """
         return self.checked(name, self.score(name, ctx), ctx)
 
@@ -116,9 +116,12 @@ class ScoredStrategy(PruningStrategy):
         """`score`, if it can be one of the tensor `name`.
 
         Raises:
-            PluginError: it has another shape or is not finite.
+            PluginError: it has another type or shape, or is not finite.
         """
         shape = ctx.weights[name].shape
+        if not isinstance(score, Tensor) or not score.is_floating_point():
+            what = score.dtype if isinstance(score, Tensor) else type(score).__name__
+            raise PluginError(f"{name}: the score is no floating-point tensor, but {what}")
         if score.shape != shape:
             raise PluginError(f"{name}: score has shape {tuple(score.shape)}, not {tuple(shape)}")
         if not all_finite(score):
