@@ -87,9 +87,10 @@ def call(capsys, tmp_path, monkeypatch):
 def in_this_process(monkeypatch):
     """Components are tried here: a process for each would cost seconds."""
 
-    def reason_to_fail(kind, name):
+    def reason_to_fail(kind, *names):
         try:
-            import_check.load_component(kind, name)
+            for name in names:
+                import_check.load_component(kind, name)
         except PluginError as error:
             return str(error)
 
@@ -120,6 +121,22 @@ def test_each_failure_has_its_distribution_and_reason_and_the_others_work(
 def test_the_reason_comes_back_from_the_process_apart(install, call):
     install("plug-misnamed", "misnamed", BROKEN["misnamed"][0])
     assert import_check.reason_to_fail("probes", "misnamed") == BROKEN["misnamed"][1]
+
+
+def test_components_of_prunekit_share_a_process_until_one_of_them_fails(monkeypatch):
+    entries = [{"kind": "probes", "name": name, "builtin": True} for name in ("burden", "bad")]
+    entries.append({"kind": "probes", "name": "plug", "builtin": False})
+    calls = []
+
+    def reason_to_fail(kind, *names):
+        calls.append(names)
+        return "boom" if "bad" in names else None
+
+    monkeypatch.setattr(import_check, "reason_to_fail", reason_to_fail)
+    monkeypatch.setattr(import_check, "refused_claim", lambda kind, name: None)
+    import_check.check_entries(entries)
+    assert sorted(calls) == [("bad",), ("burden",), ("burden", "bad"), ("plug",)]
+    assert [entry["check"]["reason"] for entry in entries] == [None, "boom", None]
 
 
 def test_a_taken_name_fails_for_each_that_does_not_own_it(install, call, in_this_process):

@@ -1,4 +1,4 @@
-"""Try everything that is installed, each in a process of its own: a failure stops no other."""
+"""Try everything that is installed in processes apart: a failure stops no other."""
 
 from __future__ import annotations
 
@@ -22,12 +22,39 @@ DONE = 42  # not 0: a module that ends the process while it is imported must not
 
 
 def check_entries(entries: Sequence[dict[str, Any]]) -> None:
-    """Give each component or recipe its `check`: {"ok": bool, "reason": str | None}."""
+    """Give each component or recipe its `check`: {"ok": bool, "reason": str | None}.
+
+    Each of a plugin has a process of its own. Those of prunekit share one a kind, as most of the
+    time goes into importing torch; where that fails, each is tried again alone for its reason.
+    """
+    reasons: dict[tuple[str, str], str | None] = {}
+    pending = groups(entries)
     with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
-        reasons = pool.map(lambda e: reason_to_fail(e["kind"], e["name"]), entries)
-        for entry, reason in zip(entries, reasons, strict=True):
-            refused = reason or refused_claim(entry["kind"], entry["name"])
-            entry["check"] = {"ok": refused is None, "reason": refused}
+        while pending:
+            tried = list(zip(pending, pool.map(lambda g: reason_to_fail(*g), pending), strict=True))
+            pending = []
+            for (kind, *names), reason in tried:
+                if reason and len(names) > 1:
+                    pending += [(kind, name) for name in names]
+                else:
+                    reasons.update({(kind, name): reason for name in names})
+    for entry in entries:
+        kind, name = entry["kind"], entry["name"]
+        refused = reasons[kind, name] or refused_claim(kind, name)
+        entry["check"] = {"ok": refused is None, "reason": refused}
+
+
+def groups(entries: Sequence[dict[str, Any]]) -> list[tuple[str, ...]]:
+    """(kind, names ...) of what one process tries."""
+    own: dict[str, tuple[str, ...]] = {}
+    others: list[tuple[str, ...]] = []
+    for entry in entries:
+        kind, name = entry["kind"], entry["name"]
+        if entry.get("builtin"):
+            own[kind] = (*own.get(kind, (kind,)), name)
+        else:
+            others.append((kind, name))
+    return [*own.values(), *others]
 
 
 def refused_claim(kind: str, name: str) -> str | None:
@@ -39,9 +66,9 @@ def refused_claim(kind: str, name: str) -> str | None:
     return claim_refused(registry.component(name), registry.components())
 
 
-def reason_to_fail(kind: str, name: str) -> str | None:
-    """None when the component can be imported, or the recipe be read; else one line."""
-    command = [sys.executable, "-P", "-m", "prunekit.cli.import_check", kind, name]
+def reason_to_fail(kind: str, *names: str) -> str | None:
+    """None when the components can be imported, or the recipes be read; else one line."""
+    command = [sys.executable, "-P", "-m", "prunekit.cli.import_check", kind, *names]
     path = os.pathsep.join(filter(None, sys.path))
     try:
         child = subprocess.run(
@@ -69,13 +96,14 @@ def ended(code: int) -> str:
     return f"the import ended the process with code {code}"
 
 
-def main(kind: str, name: str) -> int:
-    """Import one component or read one recipe; the child's side of `reason_to_fail`."""
+def main(kind: str, *names: str) -> int:
+    """Import components or read recipes of a kind; the child's side of `reason_to_fail`."""
     try:
-        if kind == "recipes":
-            read_recipe(name)
-        else:
-            load_component(kind, name)
+        for name in names:
+            if kind == "recipes":
+                read_recipe(name)
+            else:
+                load_component(kind, name)
     except PrunekitError as error:
         sys.stderr.write("\n" + " ".join(str(error).split()) + "\n")
         return 1

@@ -34,7 +34,7 @@ prunekit list strategies --json     for a program
     metavar="[strategies|compressors|models|data|probes]",
     shell_complete=complete_kind,
 )
-@click.option("--check", is_flag=True, help="Import each in a process apart; show what fails.")
+@click.option("--check", is_flag=True, help="Import each in processes apart; show what fails.")
 @json_option
 @click.pass_context
 def command(ctx: click.Context, kind: str | None, check: bool, as_json: bool) -> None:
@@ -55,6 +55,7 @@ def command(ctx: click.Context, kind: str | None, check: bool, as_json: bool) ->
     if check:
         from prunekit.cli.import_check import check_entries
 
+        click.echo(f"Trying {len(everything)} components and recipes ...", err=True)
         check_entries(everything)
     if as_json:
         print_json(found)
