@@ -22,6 +22,7 @@ from prunekit.cli.app import COMMANDS
 from prunekit.cli.arguments import split_overrides
 from prunekit.cli.list_view import failures_view
 from prunekit.cli.plan_view import plan_view, shortened
+from prunekit.cli.summary import short
 from prunekit.dry_run import DryRun, TensorPlan
 
 ROOT = Path(prunekit.__file__).parents[1]
@@ -271,6 +272,7 @@ def test_run_refuses_what_is_neither_recipe_nor_override(call, launched, tmp_pat
     assert code == 2
     assert "'seed' is no override: write key=value" in err
     assert "is a folder" in call("run", tmp_path)[2]
+    assert call("run", "zzz")[2].endswith("a name that `prunekit init --list` shows\n")
     assert launched == []
 
 
@@ -551,6 +553,12 @@ def test_show_json(call):
     assert fields["min_keep"]["default"] == 0
 
 
+@pytest.mark.parametrize(("name", "modes"), [("rigl", "hard"), ("snip", "hard | masked")])
+def test_show_tells_the_modes_that_a_strategy_takes(call, name, modes):
+    fields = json.loads(call("show", name, "--json")[1])["fields"]
+    assert next(field["type"] for field in fields if field["name"] == "mode") == modes
+
+
 def test_show_can_show_everything_that_list_lists(call):
     _, out, _ = call("list", "--json")
     for component in json.loads(out)["components"]:
@@ -565,7 +573,15 @@ def test_show_suggests_the_nearest_name(call):
     assert code == 2
     assert "Did you mean 'magnitude'?" in err
     assert "Did you mean 'magnitude'?" in call("show", "strategy", "magntude")[2]
+    assert "is a recipe: `prunekit init quickstart` copies it" in call("show", "quickstart")[2]
     assert call("show", "a", "b", "c")[0] == 2
+
+
+def test_a_run_is_shown_from_the_working_directory(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert short(tmp_path / "runs" / "a") == Path("runs/a")
+    assert short(Path("runs/a")) == Path("runs/a")
+    assert short(tmp_path.parent) == tmp_path.parent
 
 
 # ---- init, schema

@@ -80,7 +80,9 @@ def find_recipe(text: str) -> Path:
     problem = "is a folder" if path.is_dir() else "does not exist"
     if near := did_you_mean(path.name.removesuffix(path.suffix), known):
         raise UsageError(f"{text}: {problem}.{near} (a recipe by its name)")
-    raise UsageError(f"{text}: {problem}. Give a recipe file, or a name: {', '.join(known)}")
+    raise UsageError(
+        f"{text}: {problem}: give a recipe file, or a name that `prunekit init --list` shows"
+    )
 
 
 def headline(path: Path) -> str:

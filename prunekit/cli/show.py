@@ -10,6 +10,7 @@ from prunekit.cli import list as listing
 from prunekit.cli.command import ExampleCommand, json_option
 from prunekit.cli.kinds import KINDS, complete_component, kind_named, registry_of
 from prunekit.cli.output import print_json
+from prunekit.cli.shipped import named_recipes
 from prunekit.components.names import AmbiguousNameError, UnknownNameError
 from prunekit.errors import UsageError
 from prunekit.suggestions import did_you_mean
@@ -59,6 +60,8 @@ def kind_of(name: str) -> str:
         return kinds[0]
     if kinds:
         raise UsageError(f"{name!r} is in {' and '.join(kinds)}: put the kind before the name")
+    if name in named_recipes():
+        raise UsageError(f"{name!r} is a recipe: `prunekit init {name}` copies it")
     near = did_you_mean(name, [known for kind in KINDS for known in registry_of(kind).names()])
     raise UsageError(f"no component is called {name!r}.{near} `prunekit list` shows them all")
 
@@ -85,6 +88,10 @@ def describe(kind: str, name: str) -> dict[str, Any]:
 
     try:
         document = listing.describe(kind, name)
-        return {**document, "fields": describe_fields(registry_of(kind).config_class(name))}
+        fields = describe_fields(registry_of(kind).config_class(name))
+        if kind == "strategies":
+            modes = registry_of(kind).load(name).modes
+            fields = [f | {"type": " | ".join(modes)} if f["name"] == "mode" else f for f in fields]
+        return {**document, "fields": fields}
     except (UnknownNameError, AmbiguousNameError) as error:
         raise UsageError(str(error)) from error

@@ -14,6 +14,7 @@ def print_summary(run_dir: Path) -> None:
 
     if not is_main_rank():
         return
+    run_dir = short(run_dir)
     screen = console()
     try:
         picture(run_dir)
@@ -22,3 +23,9 @@ def print_summary(run_dir: Path) -> None:
     for part in summarise(run_dir):
         screen.print()
         screen.print(part)
+
+
+def short(path: Path) -> Path:
+    """As a person would write it: from the working directory, where it is below that."""
+    here = Path.cwd()
+    return path.relative_to(here) if path.is_relative_to(here) else path
