@@ -88,6 +88,9 @@ def write_model(
 def load_model(source: str | Path) -> nn.Module:
     """Build the model of a finished run, with its compressors, and load its weights.
 
+    It takes what it was trained on: float images [B, C, H, W] of `data.image_size`, pixel values
+    less the mean and over the standard deviation of their channel in the training split.
+
     Args:
         source: a run directory, `runs/<recipe>/latest`, or a `model.safetensors`.
 
