@@ -99,6 +99,14 @@ def test_table_says_what_the_run_gave(run_dir):
     assert "speed" not in printed(run_dir)
 
 
+def test_the_caution_about_masks_is_for_models_that_multiply_zeros(run_dir):
+    write_json(run_dir / "report.json", REPORT)
+    assert "Masks alone save no time" in printed(run_dir)
+    removed = {**REPORT["macs"], "executed": REPORT["macs"]["theoretical"]}
+    write_json(run_dir / "report.json", {**REPORT, "macs": removed})
+    assert "Masks alone save no time" not in printed(run_dir)
+
+
 def test_target_that_emerges_is_no_number(run_dir):
     emerging = {**REPORT["sparsity"], "target": None}
     write_json(run_dir / "report.json", {**REPORT, "sparsity": emerging})

@@ -32,11 +32,7 @@ def summarise(run_dir: Path) -> list[RenderableType]:
     parts: list[RenderableType] = [
         _table(str(report.get("recipe") or run.path.parent.name), _results(report)),
         _table("One image", _cost(report)),
-        Text(
-            "Masks alone save no time: stock kernels multiply the zeros. Only the executed count "
-            "and the measured time are what runs here.",
-            style="dim",
-        ),
+        *_caution(report.get("macs", {})),
         _table("Training", _training(report)),
         *(Text(f"warning: {sentence}", style="yellow") for sentence in report.get("warnings", ())),
         _table("Files", _files(run, run_dir)),
@@ -51,6 +47,19 @@ def _table(title: str, rows: list[Row]) -> Table:
     for name, value in rows:
         table.add_row(Text(name), Text(value))
     return table
+
+
+def _caution(macs: Mapping[str, Any]) -> list[RenderableType]:
+    """Only where zeros are multiplied: not of a dense model, nor of one that lost its channels."""
+    if macs.get("theoretical") == macs.get("executed"):
+        return []
+    return [
+        Text(
+            "Masks alone save no time: stock kernels multiply the zeros. Only the executed count "
+            "and the measured time are what runs here.",
+            style="dim",
+        )
+    ]
 
 
 def _unfinished(run: RunDir, run_dir: Path) -> Table:
