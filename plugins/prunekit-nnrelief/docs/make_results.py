@@ -49,7 +49,7 @@ class Network:
 
 NETWORKS = {
     "lenet300": Network("lenet300", "LeNet-300-100", "nnrelief_lenet300_mnist", 10),
-    "lenet5": Network("lenet5", "LeNet-5", "nnrelief_lenet5_mnist", 2),
+    "lenet5": Network("lenet5", "LeNet-5", "nnrelief_lenet5_mnist", 1),
 }
 
 

@@ -306,13 +306,15 @@ def main() -> None:
     parser.add_argument("root")
     parser.add_argument("--out", type=Path, default=Path("runs"))
     parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--models", nargs="+", choices=MODELS, default=[*MODELS])
     parser.add_argument("--table", action="store_true")
     parser.add_argument("--choose", action="store_true")
     options = parser.parse_args()
     torch.set_num_threads(1)
     out = options.out.absolute()
     if not options.table:
-        for cell in choices() if options.choose else cells(options.seeds):
+        wanted = choices() if options.choose else cells(options.seeds)
+        for cell in (cell for cell in wanted if cell.model in options.models):
             print(f"{cell.name} {run_cell(cell, options.root, out):.0f} s", flush=True)
     if options.choose:
         print(chosen(out))
