@@ -1,4 +1,4 @@
-"""What the hooks of a strategy must give: checked at each call, whoever wrote the strategy."""
+"""What the hooks of strategies and probes must give: checked at each call, whoever wrote them."""
 
 from __future__ import annotations
 
@@ -45,6 +45,24 @@ def check_penalty(assigned: Assigned, term: Tensor) -> None:
         raise PluginError(
             f"{assigned.origin}: penalty returned no scalar tensor with a gradient, and not None"
         )
+
+
+def check_scalars(hook: str, values: Mapping[str, float]) -> None:
+    """What is logged must be numbers by name.
+
+    Args:
+        hook: whose, for the message.
+        values: what it gave.
+
+    Raises:
+        PluginError: the name and what came.
+    """
+    if not isinstance(values, Mapping):
+        raise PluginError(f"{hook} returned {type(values).__name__}, not numbers by name")
+    for key, value in values.items():
+        if not isinstance(value, int | float):
+            kind = type(value).__name__
+            raise PluginError(f"{hook} gave {key!r} as {kind}, not as an int or a float")
 
 
 def check_finish(assigned: Assigned, model: nn.Module) -> None:

@@ -51,6 +51,10 @@ class ResourceError(PrunekitError):
     exit_code = 8
 
 
+class WriteError(ResourceError):
+    """The disk is full or a folder may not be written: what else writes there fails too."""
+
+
 class StopRequestedError(PrunekitError):
     """The run was asked to stop; it is saved and can be resumed (EX_TEMPFAIL)."""
 

@@ -12,7 +12,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from prunekit.errors import CheckpointError, ResourceError
+from prunekit.errors import CheckpointError, ResourceError, WriteError
 
 
 @contextmanager
@@ -20,7 +20,7 @@ def replacing(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; on success it is flushed and takes the name of `path`.
 
     Raises:
-        ResourceError: the disk is full or the folder cannot be written; `path` is as it was.
+        WriteError: the disk is full or the folder cannot be written; `path` is as it was.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
@@ -44,14 +44,14 @@ def flush(path: Path) -> None:
         os.close(handle)
 
 
-def cannot_write(path: Path, error: OSError) -> ResourceError:
+def cannot_write(path: Path, error: OSError) -> WriteError:
     """The error for a path that could not be written, with the free space of its disk."""
     free = ""
     with suppress(OSError):
         folder = next(parent for parent in path.absolute().parents if parent.is_dir())
         free = f" ({shutil.disk_usage(folder).free / 1e6:.0f} MB free)"
     reason = error.strerror or str(error)
-    return ResourceError(
+    return WriteError(
         f"{path}: cannot be written: {reason}{free}: free some space or choose a folder that you "
         "may write"
     )
@@ -67,7 +67,7 @@ def write_json(path: Path, value: Any) -> None:
     """Write a JSON document in one piece.
 
     Raises:
-        ResourceError: the disk is full or the folder cannot be written; `path` is as it was.
+        WriteError: the disk is full or the folder cannot be written; `path` is as it was.
         ValueError: `value` holds NaN or infinity, which JSON does not have.
     """
     text = json.dumps(value, indent=2, allow_nan=False, ensure_ascii=False)

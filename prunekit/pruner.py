@@ -33,7 +33,13 @@ from prunekit.context import (
     StepContext,
     training_mode_kept,
 )
-from prunekit.contract import check_count, check_finish, check_penalty, check_update
+from prunekit.contract import (
+    check_count,
+    check_finish,
+    check_penalty,
+    check_scalars,
+    check_update,
+)
 from prunekit.errors import PluginError, UsageError
 from prunekit.masks import MaskSet
 from prunekit.optim_rules import ParamRule
@@ -251,12 +257,17 @@ class Pruner:
         return [assigned for assigned in self.assigned if assigned.updated_at == self.step]
 
     def strategy_metrics(self) -> dict[str, float]:
-        """What the strategies want logged, under `strategy/<label>/<key>`."""
-        return {
-            f"strategy/{a.label}/{key}": value
-            for a in self.assigned
-            for key, value in a.strategy.metrics().items()
-        }
+        """What the strategies want logged, under `strategy/<label>/<key>`.
+
+        Raises:
+            PluginError: one of them gives something else than numbers.
+        """
+        found: dict[str, float] = {}
+        for assigned in self.assigned:
+            own = assigned.strategy.metrics()
+            check_scalars(f"{assigned.origin}: metrics", own)
+            found |= {f"strategy/{assigned.label}/{key}": value for key, value in own.items()}
+        return found
 
     def state_dict(self) -> dict[str, Any]:
         """Masks and strategy state; dense weights are saved by the caller (`dense`)."""
@@ -291,6 +302,7 @@ class Pruner:
             if probe.due(clock):
                 label = f"probe/{name}"
                 seen = probe.observe(StepContext(self, label, tuple(self.params), clock, -1))
+                check_scalars(f"probe {probe.config.name!r}: observe", seen)
                 self.observed |= {f"{label}/{key}": value for key, value in seen.items()}
 
     def _add_penalties(self) -> None:

@@ -155,7 +155,7 @@ def new_run_dir(out: Path, name: str, hash8: str) -> Path:
         hash8: the first digits of the recipe's hash.
 
     Raises:
-        ResourceError: it cannot be made; folders made on the way are removed again.
+        WriteError: it cannot be made; folders made on the way are removed again.
     """
     parent = out / name
     missing = [folder for folder in (parent, *parent.parents) if not folder.exists()]
@@ -185,7 +185,7 @@ def point_latest(run_dir: Path) -> None:
     """Point the relative link `latest` beside `run_dir` at it, in one step.
 
     Raises:
-        ResourceError: `latest` is something else than a link, or cannot be written.
+        WriteError: `latest` is something else than a link, or cannot be written.
     """
     latest = run_dir.parent / "latest"
     temporary = run_dir.parent / f".latest.{os.getpid()}.part"
@@ -207,7 +207,7 @@ def write_masks(path: Path, masks: Mapping[str, Tensor]) -> None:
         masks: parameter name -> bool tensor of any shape.
 
     Raises:
-        ResourceError: the disk is full or the folder cannot be written; `path` is as it was.
+        WriteError: the disk is full or the folder cannot be written; `path` is as it was.
     """
     import numpy as np
     import torch

@@ -297,7 +297,7 @@ def test_each_error_is_one_line_and_its_exit_code(kind, call, failing):
     code, out, err = call("run", "quickstart")
     assert code == kind.exit_code
     assert out == ""
-    assert err.endswith("what is wrong: the remedy\n")
+    assert err.lower().endswith("what is wrong: the remedy\n")
     assert len(err.splitlines()) == 1
 
 
@@ -345,6 +345,11 @@ def test_traceback_is_shown_on_request(args, call, failing):
     assert code == 4
     assert "Traceback (most recent call last)" in err
     assert err.endswith("Error: no such folder\n")
+
+
+def test_a_stop_that_was_asked_for_is_not_called_an_error(call, failing):
+    failing(errors.StopRequestedError("stopped at step 3 of 9 and saved"))
+    assert call("run", "quickstart")[::2] == (75, "Stopped at step 3 of 9 and saved\n")
 
 
 def test_interrupt_exits_with_130(call, failing):

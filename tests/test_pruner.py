@@ -294,6 +294,20 @@ def test_a_finish_without_a_model_is_refused() -> None:
 
 
 @pytest.mark.parametrize(
+    ("given", "what"),
+    [({"norm": torch.ones(2)}, "gave 'norm' as Tensor"), (3.0, "returned float, not numbers")],
+)
+def test_metrics_that_are_no_numbers_are_refused(given: Any, what: str) -> None:
+    class Logs(Scripted):
+        def metrics(self) -> Any:
+            return given
+
+    pruner = Pruner(make_model(), [Logs(keep_all)], total_steps=1)
+    with pytest.raises(PluginError, match=f"'scripted'.* metrics {what}"):
+        pruner.strategy_metrics()
+
+
+@pytest.mark.parametrize(
     ("score", "what"), [(None, "NoneType"), (torch.ones(8, 6).bool(), "torch.bool")]
 )
 def test_a_score_that_ranks_nothing_is_refused(score: Any, what: str) -> None:

@@ -340,6 +340,16 @@ def test_a_sweep_is_read_as_planned(tmp_path):
     assert len(study.runs) == 4
 
 
+def test_a_corrupt_cell_of_a_sweep_does_not_hide_the_others(tmp_path):
+    folder = make_sweep(tmp_path)
+    (folder / "cells" / "dense-0-0.json").write_text("{broken")
+    study = open_study([folder])
+    (line,) = (line for line in study.missing if "dense-0-0.json" in line)
+    assert line.startswith("dense/ratio=0,seed=0: failed: ")
+    assert "delete it to run the cell again" in line
+    assert sum(len(cell.runs) for cell in study.cells) == 4  # two of iterative, one dense twice
+
+
 def test_runs_of_a_sweep_may_also_be_read_without_its_plan(tmp_path):
     folder = make_sweep(tmp_path)
     os.remove(folder / "plan.json")

@@ -13,7 +13,7 @@ import pytest
 from rich.console import Console
 
 from prunekit.cli import main
-from prunekit.errors import CheckpointError
+from prunekit.errors import CheckpointError, WriteError
 from prunekit.files import lock
 from prunekit.reading.files import read_text
 from prunekit.recipe import load_recipe
@@ -391,6 +391,37 @@ def test_a_deleted_run_whose_repetition_dies_has_failed(folder):
     shutil.rmtree(dense.run.path)
     again = sweep(folder, "sparsity=0.5", code=8, executor=Dying())
     assert [cell.arm for cell in again.cells if cell.status == "failed"] == ["dense"]
+
+
+class Full(Inline):
+    """An executor on a disk that is full after one cell."""
+
+    def submit(self, task):
+        if any((task.arguments[0] / "cells").iterdir()):
+            full = WriteError("out: cannot be written: No space left on device")
+            self.ended.append(Outcome(task, error=full))
+        else:
+            super().submit(task)
+
+
+def test_a_full_disk_ends_the_sweep_and_counts_nothing_as_failed(folder):
+    with pytest.raises(WriteError, match="No space left"):
+        sweep(folder, "sparsity=0.5", executor=Full())
+    left = open_sweep(folder / "out" / "small")
+    assert sorted(cell.status for cell in left.cells) == ["done", "pending", "pending"]
+    assert {cell.status for cell in sweep(folder, "sparsity=0.5").cells} == {"done"}
+
+
+def test_a_run_that_lacked_space_goes_on_where_it_was(folder):
+    opened = sweep(folder, "sparsity=0.5")
+    (dense,) = (cell for cell in opened.cells if cell.arm == "dense")
+    state_path(opened.path, dense.key).unlink()
+    status = json.loads((dense.run.path / "status.json").read_text())
+    status |= {"status": "failed", "exit_code": WriteError.exit_code}
+    (dense.run.path / "status.json").write_text(json.dumps(status))
+    again = sweep(folder, "sparsity=0.5")
+    (resumed,) = (cell for cell in again.cells if cell.arm == "dense")
+    assert resumed.run.path == dense.run.path
 
 
 @pytest.mark.parametrize(

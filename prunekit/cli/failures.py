@@ -41,6 +41,8 @@ def message(error: Exception) -> str:
     """One line for a person; the errors of a recipe begin with their place, for editors."""
     if isinstance(error, RecipeError):
         return str(error)
+    if isinstance(error, StopRequestedError):  # as asked, so no error
+        return str(error)[:1].upper() + str(error)[1:]
     if isinstance(error, PrunekitError):
         return f"Error: {error}"
     cause = " ".join(str(error).split()) or "no message"

@@ -16,6 +16,7 @@ from prunekit.report.tables import (
     recipe_table,
     warning_table,
 )
+from prunekit.report.units import counted
 
 
 @dataclass(frozen=True)
@@ -71,6 +72,7 @@ def conditions(study: Study) -> str:
     )
     seeds = sorted({run.seed for run in runs})
     return (
-        f"{len(runs)} finished runs in {len(study.cells)} cells (arms: {len(study.arms)}); seeds: "
+        f"{counted(len(runs), 'finished run')} in {counted(len(study.cells), 'cell')} (arms: "
+        f"{len(study.arms)}); seeds: "
         f"{', '.join(map(str, seeds)) or 'none'}; device: {started}; {versions}."
     )

@@ -17,7 +17,7 @@ def write_document(document: Document, folder: Path) -> list[Path]:
     """Write the pictures, `report.md` and `index.html`, each in one piece.
 
     Raises:
-        ResourceError: the folder cannot be written.
+        WriteError: the folder cannot be written.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -35,7 +35,7 @@ def write_numbers(found: Comparison, folder: Path) -> list[Path]:
     """Write `runs.csv`, `cells.csv` and, where cells are compared, `differences.csv`.
 
     Raises:
-        ResourceError: the folder cannot be written.
+        WriteError: the folder cannot be written.
     """
     tables = {
         "runs.csv": run_rows(found.study),

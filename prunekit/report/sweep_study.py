@@ -24,7 +24,7 @@ def sweep_study(path: Path) -> Study:
     """Read a sweep, finished or not.
 
     Raises:
-        CheckpointError: its plan or the state of a cell is corrupt.
+        CheckpointError: its plan is corrupt.
     """
     sweep = open_sweep(path)
     facts, missing = _read(sweep)

@@ -10,14 +10,21 @@ import time
 import traceback
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Literal
 
-from prunekit.errors import CheckpointError, PrunekitError, ResourceError, StopRequestedError
+from prunekit.errors import (
+    CheckpointError,
+    PrunekitError,
+    ResourceError,
+    StopRequestedError,
+    WriteError,
+)
 from prunekit.recipe import Recipe, dump_yaml, load_recipe, recipe_hash
 from prunekit.runs import RunDir
 from prunekit.sweep.directory import State, read_state, resolved_path, write_state
 
 UNFINISHED = ("running", "stopped")
-"""Of these a killed or stopped run is; one that failed is made anew."""
+"""Of these a killed or stopped run is."""
 
 
 def run_cell(folder: Path, key: str, sources: Mapping[str, str]) -> State | None:
@@ -27,6 +34,9 @@ def run_cell(folder: Path, key: str, sources: Mapping[str, str]) -> State | None
         folder: the sweep directory.
         key: the cell.
         sources: recipe key -> the cell whose run it takes, which is done.
+
+    Raises:
+        WriteError: the disk is full or may not be written; nothing is recorded.
     """
     began, recipe = time.monotonic(), None
     try:
@@ -35,6 +45,8 @@ def run_cell(folder: Path, key: str, sources: Mapping[str, str]) -> State | None
         state = State("done", _relative(run, folder))
     except (StopRequestedError, KeyboardInterrupt):
         return None
+    except WriteError:  # not the fault of this cell
+        raise
     except PrunekitError as error:
         state = _failed(folder, recipe, str(error), error.exit_code)
     except MemoryError:
@@ -65,22 +77,31 @@ def with_sources(folder: Path, key: str, sources: Mapping[str, str]) -> Recipe:
 
 
 def _finished_run(runs: Path, recipe: Recipe) -> Path:
-    from prunekit.train.checkpoint import newest_checkpoint
     from prunekit.train.launch import resume_run, run_recipe
 
     run = _newest_run(runs, recipe)
-    if run is None:
-        return run_recipe(recipe, out=runs)
+    if run is not None:
+        left = _left_to_do(run)
+        if left != "all":
+            return run.path if left == "nothing" else resume_run(run.path)
+    return run_recipe(recipe, out=runs)
+
+
+def _left_to_do(run: RunDir) -> Literal["nothing", "rest", "all"]:
+    """A run that only lacked time, space or memory goes on; one that failed is made anew."""
+    from prunekit.train.checkpoint import newest_checkpoint
+
     try:
-        status = run.status()["status"]
-        if status in UNFINISHED:
-            newest_checkpoint(run.path)
+        status = run.status()
+        if status["status"] == "done":
+            return "nothing"
+        if status["status"] not in UNFINISHED and status["exit_code"] != ResourceError.exit_code:
+            return "all"
+        newest_checkpoint(run.path)
     except (CheckpointError, KeyError):  # it was killed before anything was whole
         shutil.rmtree(run.path)
-        status = "failed"
-    if status == "done":
-        return run.path
-    return resume_run(run.path) if status in UNFINISHED else run_recipe(recipe, out=runs)
+        return "all"
+    return "rest"
 
 
 def _newest_run(runs: Path, recipe: Recipe) -> RunDir | None:

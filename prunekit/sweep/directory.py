@@ -131,7 +131,7 @@ def write_state(folder: Path, key: str, state: State) -> None:
     """Record how a cell ended, in one piece.
 
     Raises:
-        ResourceError: the disk is full or the folder cannot be written.
+        WriteError: the disk is full or the folder cannot be written.
     """
     document = {name: getattr(state, name) for name in State.__slots__}
     write_json(state_path(folder, key), document)
@@ -153,7 +153,10 @@ def log_path(folder: Path, key: str) -> Path:
 
 
 def _cell(folder: Path, entry: dict[str, Any]) -> Cell:
-    state = read_state(folder, entry["key"])
+    try:
+        state = read_state(folder, entry["key"])
+    except CheckpointError as error:  # the others can be read
+        state = State("failed", None, str(error))
     run = state.run if state else None
     return Cell(
         id=entry["id"],

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from prunekit.errors import CheckpointError, ResourceError, StopRequestedError
+from prunekit.errors import CheckpointError, ResourceError, StopRequestedError, WriteError
 from prunekit.sweep.cell import run_cell
 from prunekit.sweep.directory import State, log_path, write_state
 from prunekit.sweep.executor import POLL_SECONDS, Executor, Outcome, Task
@@ -43,14 +43,14 @@ def run_plan(plan: Plan, folder: Path, executor: Executor, tell: Tell) -> Summar
     Raises:
         StopRequestedError: SIGINT, SIGTERM or SIGHUP; what was at work is saved.
         KeyboardInterrupt: a second one: what was at work goes on from its last checkpoint.
+        WriteError: the disk is full: what was at work is asked to save; nothing counts as failed.
     """
     began = time.monotonic()
     work = _Work(plan, folder, executor, tell)
     with Requests() as asked:
         while work.pending or executor.busy:
             if asked.times and not work.stopping:
-                work.stopping = True
-                executor.stop()
+                work.stop()
             if asked.times > 1:
                 raise KeyboardInterrupt
             if not work.stopping:
@@ -58,6 +58,8 @@ def run_plan(plan: Plan, folder: Path, executor: Executor, tell: Tell) -> Summar
             if work.stopping and not executor.busy:
                 break
             work.take(executor.finished(POLL_SECONDS))
+    if work.lost is not None:
+        raise work.lost
     if work.stopping and len(work.states) < len(work.cells):
         raise StopRequestedError(
             f"stopped: {len(work.states)} of {len(work.cells)} runs have ended; the same command "
@@ -74,6 +76,12 @@ class _Work:
         self.pending = {key: cell for key, cell in self.cells.items() if key not in self.states}
         self.ran: dict[str, float] = {}
         self.stopping = False
+        self.lost: WriteError | None = None
+
+    def stop(self) -> None:
+        """Begin nothing more, and let what is at work save."""
+        self.stopping = True
+        self.executor.stop()
 
     def begin_what_can(self) -> None:
         """Submit cells whose needs are met; those whose needs failed fail."""
@@ -109,6 +117,9 @@ class _Work:
                 self.states[cell.key] = state
                 self.ran[cell.key] = state.seconds
                 self.tell(cell, state)
+            elif isinstance(outcome.error, WriteError):
+                self.lost = outcome.error
+                self.stop()
             elif not self.stopping:
                 what = outcome.died or str(outcome.error or "it was stopped from outside")
                 self.end(cell, State("failed", None, what, ResourceError.exit_code))

@@ -22,7 +22,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from prunekit.errors import CheckpointError, ResourceError
+from prunekit.errors import CheckpointError, WriteError
 from prunekit.files import flush, sha256
 
 WEIGHTS, STATE, DIGESTS = "weights.safetensors", "state.pt", "sha256.json"
@@ -43,7 +43,7 @@ def save_checkpoint(run_dir: Path, step: int, weights: Mapping[str, Tensor], sta
     """Write `checkpoints/step-<step>` in one piece.
 
     Raises:
-        ResourceError: no space or no permission; earlier checkpoints stay as they are.
+        WriteError: no space or no permission; earlier checkpoints stay as they are.
     """
     final = run_dir / "checkpoints" / f"step-{step}"
     part = final.with_name(f".{final.name}.part")
@@ -64,7 +64,7 @@ def save_checkpoint(run_dir: Path, step: int, weights: Mapping[str, Tensor], sta
         # torch reports a full disk as a RuntimeError of its zip writer
         shutil.rmtree(part, ignore_errors=True)
         free = shutil.disk_usage(run_dir).free / 1e6
-        raise ResourceError(
+        raise WriteError(
             f"{final}: the checkpoint could not be written ({error.__class__.__name__}, "
             f"{free:.0f} MB free): earlier checkpoints are whole; free some space, then "
             f"`prunekit resume {run_dir}`"

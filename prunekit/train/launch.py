@@ -15,7 +15,7 @@ from torch import Tensor
 
 from prunekit.build import Run, build
 from prunekit.dry_run import DryRun
-from prunekit.errors import CheckpointError, PrunekitError, ResourceError
+from prunekit.errors import CheckpointError, PrunekitError, ResourceError, WriteError
 from prunekit.recipe import Recipe, dump_yaml, recipe_hash
 from prunekit.runs import lock, new_run_dir, open_run, point_latest, write_json
 from prunekit.train.checkpoint import load_checkpoint, newest_checkpoint
@@ -185,7 +185,7 @@ def _check_writable(out: Path) -> None:
         folder for folder in (out.absolute(), *out.absolute().parents) if folder.exists()
     )
     if not existing.is_dir() or not os.access(existing, os.W_OK):
-        raise ResourceError(f"{existing}: cannot be written: give another folder with --out")
+        raise WriteError(f"{existing}: cannot be written: give another folder with --out")
 
 
 @contextmanager
