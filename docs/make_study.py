@@ -246,24 +246,48 @@ def compression(study: Study) -> str:
 
 
 def speed(study: Study) -> str:
-    """Images a second in training at each ratio, over those without compression, seed by seed."""
+    """Each ratio over the first, no compression, at the same sparsity and seed."""
+    arm, (first, *ratios) = study.arms[0], study.axes["ratio"]
     rows = []
-    first = study.axes["ratio"][0]
-    for ratio in study.axes["ratio"]:
-        ratios, macs = [], []
-        for sparsity in study.axes["sparsity"]:
-            cell = cell_at(study, study.arms[0], sparsity=sparsity, ratio=ratio)
-            base = cell_at(study, study.arms[0], sparsity=sparsity, ratio=first)
-            mine, theirs = (c.values("train", "images_per_second") for c in (cell, base))
-            ratios += [mine[seed] / theirs[seed] for seed in mine.keys() & theirs.keys()]
-            executed = cell.values("macs", "executed").values()
-            macs += [
-                e / d
-                for e, d in zip(executed, base.values("macs", "executed").values(), strict=False)
+    for ratio in ratios:
+        pairs = [
+            (
+                cell_at(study, arm, sparsity=sparsity, ratio=ratio),
+                cell_at(study, arm, sparsity=sparsity, ratio=first),
+            )
+            for sparsity in study.axes["sparsity"]
+        ]
+        points = [result.mean for pair in pairs if (result := paired(*pair))]
+        rows.append(
+            [
+                ratio,
+                tokens_of(pairs[0][0]),
+                *(
+                    middle_and_range(quotients(pairs, *keys))
+                    for keys in (
+                        ("macs", "executed"),
+                        ("train", "images_per_second"),
+                        ("train", "wall_seconds"),
+                    )
+                ),
+                f"{min(points):+.2f} to {max(points):+.2f}" if points else "no pair",
             ]
-        low, middle, high = min(ratios), statistics.median(ratios), max(ratios)
-        rows.append([ratio, f"{100 * macs[0]:.0f} %", f"{middle:.2f} ({low:.2f} to {high:.2f})"])
-    return table(["ratio", "multiply-adds executed", "images a second, over ratio 0"], rows)
+        )
+    head = ["ratio", "tokens", "multiply-adds", "images a second", "wall time", "points"]
+    return table(head, rows)
+
+
+def quotients(pairs: Iterable[tuple[Cell, Cell]], *keys: str) -> list[float]:
+    """A number of the report over that of the run beside it, for each pair of cells and seed."""
+    found = [(cell.values(*keys), base.values(*keys)) for cell, base in pairs]
+    return [mine[seed] / theirs[seed] for mine, theirs in found for seed in mine if seed in theirs]
+
+
+def middle_and_range(values: Sequence[float]) -> str:
+    """Median, least and largest."""
+    if not values:
+        return "no pair"
+    return f"{statistics.median(values):.2f} ({min(values):.2f} to {max(values):.2f})"
 
 
 def merging(study: Study) -> str:
