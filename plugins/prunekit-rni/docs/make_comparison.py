@@ -271,8 +271,8 @@ Seed 0 alone so far, so a point or two say nothing; larger differences are those
 - **L1 is ahead at 90 %**, by 5 points on VGG-11 and 2 on ResNet-20 over `ucs`, at more multiply-adds: it keeps more of
   the early layers, where channels are dear.
 - Cut at 50 % and fine-tuned, a network beats its own training or comes near it: the training was not at its end.
-- **Time falls more slowly than multiply-adds.** At 90 % VGG-11 does 2 to 11 % of the multiply-adds in a quarter to a half
-  of the time, ResNet-20 14 to 18 % in half of the time (timed while other work ran).
+- **Time falls more slowly than multiply-adds.** At 90 % VGG-11 does 2 to 11 % of the multiply-adds in a fifth to two
+  fifths of the time, ResNet-20 14 to 18 % in half of the time.
 
 ## The weights of the penalties
 
