@@ -22,6 +22,7 @@ from prunekit.reading.faults import faults_in
 from prunekit.reading.files import as_lines, read_text, read_text_document
 from prunekit.reading.overrides import apply_overrides
 from prunekit.reading.scalars import kind_of
+from prunekit.recipe_names import find_recipe
 from prunekit.recipe_parts import (
     AdamWConfig,
     CheckpointConfig,
@@ -131,18 +132,20 @@ class Recipe(Frozen):
 
 
 def load_recipe(path: str | FilePath, overrides: Sequence[str] = ()) -> Recipe:
-    """Read a recipe file.
+    """Read a recipe.
 
     Args:
-        path: a YAML file.
+        path: a YAML file; a str may also be the name of a recipe of prunekit or of a plugin.
         overrides: `key.path=value`, such as `strategies.0.sparsity=0.8`, applied in this order
             before anything is checked.
 
     Raises:
         RecipeError: everything that is wrong, one a line: `file:line:column path: what`.
         PluginError: a component that it names cannot be imported.
+        UsageError: a str is neither a file nor the name of a recipe.
     """
-    return recipe_from_text(read_text(FilePath(path)), overrides, source=str(path))
+    file = find_recipe(path) if isinstance(path, str) else path
+    return recipe_from_text(read_text(file), overrides, source=str(file))
 
 
 def recipe_from_text(text: str, overrides: Sequence[str] = (), source: str = "recipe") -> Recipe:

@@ -7,7 +7,6 @@ from hypothesis import strategies as st
 from test_tome import oracle_round
 from torch.testing import assert_close
 
-from prunekit.cli.shipped import shipped_recipes
 from prunekit.compressors.average_pool import AveragePool
 from prunekit.compressors.random_drop import RandomDrop
 from prunekit.compressors.tome import Tome
@@ -17,6 +16,7 @@ from prunekit.models import attach, build_model, token_counts
 from prunekit.models.base import DataSpec
 from prunekit.models.vit import ViTConfig
 from prunekit.recipe import load_recipe
+from prunekit.recipe_names import shipped_recipes
 from prunekit.registry import COMPRESSORS
 
 DIGITS = DataSpec(channels=1, height=8, width=8, classes=10)

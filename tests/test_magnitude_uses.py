@@ -8,11 +8,11 @@ import torch
 from torch import Tensor, nn
 
 from prunekit.build import lay_out
-from prunekit.cli.shipped import shipped_recipes
 from prunekit.models import build_model
 from prunekit.models.base import DataSpec
 from prunekit.pruner import Pruner
 from prunekit.recipe import load_recipe
+from prunekit.recipe_names import shipped_recipes
 from prunekit.selection import keep_count
 from prunekit.strategies import strategy
 from prunekit.strategies.base import Context, PruningStrategy, Update

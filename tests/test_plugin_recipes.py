@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from prunekit.cli import main
-from prunekit.cli.shipped import find_recipe, named_recipes, shipped_recipes
 from prunekit.errors import UsageError
+from prunekit.recipe_names import find_recipe, named_recipes, shipped_recipes
 
 QUICKSTART = shipped_recipes()["quickstart"].read_text()
 

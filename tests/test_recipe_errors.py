@@ -3,6 +3,7 @@
 import os
 import re
 import string
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from test_recipe import SMALLEST, WHOLE
 
-from prunekit.errors import RecipeError
+from prunekit.errors import RecipeError, UsageError
 from prunekit.reading.document import Place
 from prunekit.reading.keys import config_at
 from prunekit.reading.yaml import read_document
@@ -146,6 +147,14 @@ def test_a_file_that_cannot_be_read(tmp_path):
     with pytest.raises(RecipeError, match="Is a directory"):
         load_recipe(tmp_path)
     with pytest.raises(RecipeError, match="give the path"):
+        load_recipe(Path("a\0b"))
+
+
+def test_a_recipe_is_found_by_its_name():
+    assert load_recipe("quickstart", ["seed=3"]).seed == 3
+    with pytest.raises(UsageError, match=r"quickstrat: does not exist\. Did you mean 'quickstart'"):
+        load_recipe("quickstrat")
+    with pytest.raises(UsageError, match="give a recipe file"):
         load_recipe("a\0b")
 
 

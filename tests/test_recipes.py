@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from prunekit.cli import main
-from prunekit.cli.shipped import shipped_recipes
 from prunekit.recipe import load_recipe
+from prunekit.recipe_names import shipped_recipes
 from prunekit.runs import open_run
 
 DIGITS = [

@@ -196,6 +196,8 @@ def test_what_is_done_is_not_run_again_and_a_grown_sweep_runs_only_what_is_new(
     assert len(list((grown.path / "runs").glob("*/2*"))) == 5
     assert "2 runs took" in capsys.readouterr().out
     assert equal(results(grown), results(whole))
+    assert command(folder, "sparsity=0.5", "--dry-run") == 0
+    assert "2 runs of an earlier plan are not in this one" in capsys.readouterr().out
 
 
 def test_the_plan_is_arms_by_axes_with_a_time_and_leaves_nothing(folder, capsys):

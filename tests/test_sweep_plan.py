@@ -7,11 +7,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from prunekit.cli.shipped import find_recipe, shipped_sweeps
 from prunekit.errors import RecipeError, UsageError
 from prunekit.reading.document import Document
 from prunekit.reading.files import read_text_document
 from prunekit.recipe import recipe_from, recipe_from_text
+from prunekit.recipe_names import find_recipe, shipped_sweeps
 from prunekit.sweep.command_line import read_command_line
 from prunekit.sweep.design import read_design
 from prunekit.sweep.estimate import wall_seconds

@@ -8,8 +8,8 @@ from pathlib import Path
 import click
 from click.shell_completion import CompletionItem
 
-from prunekit.cli.shipped import named_recipes, shipped_sweeps
 from prunekit.errors import UsageError
+from prunekit.recipe_names import named_recipes, shipped_sweeps
 
 
 def split_overrides(arguments: Sequence[str]) -> tuple[list[str], list[str]]:

@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from prunekit.cli.kinds import registry_of
-from prunekit.cli.shipped import named_recipes
 from prunekit.components.installed import reason
 from prunekit.components.names import claim_refused
 from prunekit.errors import PluginError, PrunekitError
+from prunekit.recipe_names import named_recipes
 
 TIMEOUT_SECONDS = 120
 DONE = 42  # not 0: a module that ends the process while it is imported must not pass

@@ -10,10 +10,10 @@ from click.shell_completion import CompletionItem
 
 from prunekit.cli.command import ExampleCommand
 from prunekit.cli.failures import printable
-from prunekit.cli.shipped import headline, named_recipes, recipe_named
 from prunekit.components.names import AmbiguousNameError, UnknownNameError
 from prunekit.errors import UsageError
 from prunekit.files import replacing
+from prunekit.recipe_names import headline, named_recipes, recipe_named
 from prunekit.suggestions import did_you_mean
 
 EXAMPLES = """

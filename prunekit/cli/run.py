@@ -8,7 +8,7 @@ import click
 
 from prunekit.cli.arguments import check_overrides, complete_recipe
 from prunekit.cli.command import ExampleCommand
-from prunekit.cli.shipped import find_recipe
+from prunekit.recipe_names import find_recipe
 
 EXAMPLES = """
 prunekit run quickstart                        a recipe, by its name

@@ -10,9 +10,9 @@ from prunekit.cli import list as listing
 from prunekit.cli.command import ExampleCommand, json_option
 from prunekit.cli.kinds import KINDS, complete_component, kind_named, registry_of
 from prunekit.cli.output import print_json
-from prunekit.cli.shipped import named_recipes
 from prunekit.components.names import AmbiguousNameError, UnknownNameError
 from prunekit.errors import UsageError
+from prunekit.recipe_names import named_recipes
 from prunekit.suggestions import did_you_mean
 
 EXAMPLES = """

@@ -11,8 +11,8 @@ from prunekit.cli.arguments import complete_recipe, split_overrides
 from prunekit.cli.command import ExampleCommand, json_option
 from prunekit.cli.failures import printable
 from prunekit.cli.output import print_json
-from prunekit.cli.shipped import find_recipe
 from prunekit.errors import PrunekitError
+from prunekit.recipe_names import find_recipe
 
 EXAMPLES = """
 prunekit validate my.yaml

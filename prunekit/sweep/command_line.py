@@ -76,7 +76,7 @@ def find_file(target: str) -> Path:
     Raises:
         UsageError: none of these.
     """
-    from prunekit.cli.shipped import find_recipe, shipped_sweeps
+    from prunekit.recipe_names import find_recipe, shipped_sweeps
 
     return (
         Path(target)
@@ -88,7 +88,7 @@ def find_file(target: str) -> Path:
 def _of_sweep(
     path: Path, text: str, document: Document, words: Sequence[Word], given: tuple[str, ...]
 ) -> Asked:
-    from prunekit.cli.shipped import find_recipe
+    from prunekit.recipe_names import find_recipe
 
     def find(recipe: str) -> Path:
         beside = path.parent / recipe

@@ -27,6 +27,12 @@ def states_of(plan: Plan, folder: Path) -> dict[str, State]:
     return {key: state for key, state in states.items() if state is not None}
 
 
+def left_out(plan: Plan, folder: Path) -> int:
+    """Cells of an earlier, larger plan that ended: their runs stay, but no report shows them."""
+    known = unique_cells(plan)
+    return sum(path.stem not in known for path in (folder / "cells").glob("*.json"))
+
+
 def state_of(folder: Path, key: str) -> State | None:
     """How a cell ended, if it did; a run that was deleted counts as never made."""
     state = read_state(folder, key)

@@ -10,7 +10,7 @@ from prunekit.sweep.command_line import Asked
 from prunekit.sweep.estimate import Estimate, estimate
 from prunekit.sweep.executor import Executor
 from prunekit.sweep.planner import make_plan
-from prunekit.sweep.prepare import check_free, prepared, states_of, unique_cells
+from prunekit.sweep.prepare import check_free, left_out, prepared, states_of, unique_cells
 from prunekit.sweep.runner import run_plan
 from prunekit.sweep.slurm import Jobs, slurm_executor
 from prunekit.sweep.view import Progress, plan_view, summary_view
@@ -58,6 +58,8 @@ class Session:
     def show(self, times: Estimate | None, jobs: int, *notes: str) -> None:
         """Print the plan."""
         notes = (*self.asked.notes, *notes)
+        if count := left_out(self.plan, self.folder):
+            notes = (*notes, f"{count} runs of an earlier plan are not in this one: they are kept")
         self.screen.print(plan_view(self.plan, self.states, times, jobs, notes))
 
     def run(self, executor: Executor, times: Estimate | None, jobs: int) -> int:

@@ -10,7 +10,7 @@ from prunekit.components.recipes import installed_recipes
 from prunekit.errors import UsageError
 from prunekit.suggestions import did_you_mean
 
-PACKAGE = Path(__file__).resolve().parent.parent
+PACKAGE = Path(__file__).resolve().parent
 
 
 def shipped_recipes() -> dict[str, Path]:
