@@ -1,0 +1,57 @@
+"""What the tables of the study have in common: Markdown, cells by their place, verdicts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from prunekit.report.comparison import accuracies
+from prunekit.report.statistics import PairedDifference, paired_difference, summary
+from prunekit.report.study import Cell, Study
+
+TOP1 = "test_top1"
+VERDICT = ("points", "95 % interval", "detectable", "seeds for 0.5")
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Markdown."""
+    lines = ["| " + " | ".join(row) + " |" for row in (head, ["---"] * len(head), *rows)]
+    return "\n".join(lines) + "\n"
+
+
+def cell_at(study: Study, arm: str, **place: str) -> Cell:
+    """The cell of an arm at a place; labels of axes that it does not have are passed over."""
+    for cell in study.arm_cells(arm):
+        if all(cell.place.get(axis, label) == label for axis, label in place.items()):
+            return cell
+    raise SystemExit(f"{study.name}: no arm {arm!r} at {place}: made by another sweep file?")
+
+
+def paired(cell: Cell, base: Cell) -> PairedDifference | None:
+    """The difference of two cells, in points, by seed."""
+    mine, theirs = accuracies(cell, TOP1), accuracies(base, TOP1)
+    return paired_difference([mine[s] - theirs[s] for s in sorted(mine.keys() & theirs.keys())])
+
+
+def verdict(result: PairedDifference | None) -> list[str]:
+    """Difference, interval, what could have been seen, seeds that would show half a point."""
+    if result is None:
+        return ["no pair", "", "", ""]
+    if result.interval is None:
+        return [f"{result.mean:+.2f}", "one seed", "", ""]
+    low, high = result.interval
+    if not result.deviation:
+        return [f"{result.mean:+.2f}", "no spread", "", ""]
+    return [
+        f"{result.mean:+.2f}",
+        f"{low:+.2f} to {high:+.2f}",
+        f"{result.detectable:.2f}",
+        str(result.seeds_for_target),
+    ]
+
+
+def mean_and_deviation(cell: Cell) -> str:
+    """Accuracy in percent over the seeds."""
+    found = summary(list(accuracies(cell, TOP1).values()))
+    if found is None:
+        return "missing"
+    return f"{found.mean:.2f}" + (f" ± {found.deviation:.2f}" if found.deviation else "")
