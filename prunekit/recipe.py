@@ -95,9 +95,9 @@ class Recipe(Frozen):
     """CPU threads a process; another number gives other last bits."""
     ema: EMAConfig | None = None
     """A moving average of the weights that is evaluated in their place; null = none."""
-    data: AnyDataset
+    data: AnyDataset = Field(examples=[{"name": "digits"}])
     """What is learned from, and how batches are made of it."""
-    model: AnyModel
+    model: AnyModel = Field(examples=[{"name": "vit", "patch_size": 2}])
     """What is trained; it takes channels, classes and image size from the data."""
     compressors: tuple[AnyCompressor, ...] = ()
     """What shortens the token sequence, one a slot."""
@@ -105,11 +105,13 @@ class Recipe(Frozen):
     """What prunes the weights, each in a scope of its own; none = the dense baseline."""
     probes: tuple[AnyProbe, ...] = ()
     """What watches gradients and changes nothing."""
-    optimizer: OptimizerConfig
+    optimizer: OptimizerConfig = Field(examples=[{"name": "adamw", "lr": 1e-3}])
     """What moves the weights."""
     anchor: Duration = duration("0st")
     """The step to whose weights a phase with `start: anchor` rewinds; `%` of the whole run."""
-    phases: tuple[Phase, ...] = Field(min_length=1)
+    phases: tuple[Phase, ...] = Field(
+        min_length=1, examples=[[{"name": "train", "length": "10ep"}]]
+    )
     """The stretches of training, one after the other."""
     evaluate: EvaluateConfig = EvaluateConfig()
     """When accuracy is measured."""

@@ -101,7 +101,7 @@ class Phase(Frozen):
 
     name: Name
     """What a strategy's `during` calls it."""
-    length: Annotated[Interval, AfterValidator(_not_percent)]
+    length: Annotated[Interval, AfterValidator(_not_percent)] = Field(examples=["10ep"])
     """How long, in `ep` or `st`."""
     lr_schedule: AnyLrSchedule = Constant()
     """How the learning rate moves."""

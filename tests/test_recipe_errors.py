@@ -63,7 +63,7 @@ r.yaml:16:34 strategies.0.distribution.normalise: unknown key of 'global'. Did y
 r.yaml:17:5 strategies.1.name: missing: it has no default
 r.yaml:18:5 strategies.2: must be a mapping with the `name` of a strategy
 r.yaml:19:19 optimizer.name: must be 'adamw' or 'sgd', not 'adam'. Did you mean 'adamw'?
-r.yaml:21:5 phases.0.length: missing: it has no default
+r.yaml:21:5 phases.0.length: missing: it has no default, such as length: 10ep
 r.yaml:21:19 phases.0.lenght: unknown key. Did you mean 'length'?
 r.yaml:21:61 phases.0.lr_schedule.warm: unknown key of 'cosine'. Did you mean 'warmup'?
 r.yaml:22:11 evaluate: must be a mapping, not the number 3
@@ -121,8 +121,20 @@ def test_a_file_that_is_no_mapping(text):
 
 
 def test_a_tree_from_python_has_paths_but_no_places():
-    with pytest.raises(RecipeError, match=r"^data: missing: it has no default\nmodel: missing"):
+    with pytest.raises(RecipeError) as error:
         recipe_from({"name": "x"})
+    assert str(error.value).splitlines() == [
+        "data: missing: it has no default, such as data: {name: digits}",
+        "model: missing: it has no default, such as model: {name: vit, patch_size: 2}",
+        "optimizer: missing: it has no default, such as optimizer: {name: adamw, lr: 0.001}",
+        "phases: missing: it has no default, such as phases: [{name: train, length: 10ep}]",
+    ]
+
+
+def test_the_examples_of_missing_keys_make_a_recipe():
+    fields = Recipe.model_fields.items()
+    examples = {name: field.examples[0] for name, field in fields if field.examples}
+    assert recipe_from({"name": "x", **examples}).phases[0].name == "train"
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from pydantic_core import ErrorDetails
 
 from prunekit.reading.document import Document, Fault, Path, dotted
 from prunekit.reading.keys import config_at, is_chosen_by_name
-from prunekit.reading.scalars import kind_of, shown
+from prunekit.reading.scalars import flow, kind_of, shown
 from prunekit.suggestions import did_you_mean
 
 WANTED = {
@@ -86,7 +86,7 @@ def _fault(details: ErrorDetails, path: Path, document: Document, recipe: type[B
     if kind == "extra_forbidden":
         what = _unknown_key(path, document, recipe)
     elif kind in ("missing", "union_tag_not_found"):
-        what = "missing: it has no default"
+        what = "missing: it has no default" + _example(path, document, recipe)
     elif kind == "union_tag_invalid":
         name = (*path, "name") if isinstance(document.at(path), dict) else path
         place, path = document.place(name), name
@@ -94,6 +94,12 @@ def _fault(details: ErrorDetails, path: Path, document: Document, recipe: type[B
     else:
         what = _wrong_value(details, document.at(path))
     return Fault(place, dotted(path), what)
+
+
+def _example(path: Path, document: Document, recipe: type[BaseModel]) -> str:
+    config = config_at(recipe, document.root, path[:-1])
+    field = config.model_fields.get(str(path[-1])) if config else None
+    return f", such as {path[-1]}: {flow(field.examples[0])}" if field and field.examples else ""
 
 
 def _unknown_key(path: Path, document: Document, recipe: type[BaseModel]) -> str:

@@ -71,3 +71,12 @@ def shown(value: Any, *, bare: bool = False) -> str:
         return value
     text = ascii(value) if not str(value).isprintable() else repr(value)
     return text if len(text) <= LONGEST_SHOWN else f"{text[: LONGEST_SHOWN - 3]}..."
+
+
+def flow(value: Any) -> str:
+    """Plain values that need no quotes, as YAML on one line."""
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{key}: {flow(part)}" for key, part in value.items()) + "}"
+    if isinstance(value, list):
+        return "[" + ", ".join(map(flow, value)) + "]"
+    return str(value)
