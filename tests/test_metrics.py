@@ -265,6 +265,15 @@ def test_empty_filters_of_a_convolution_and_pruned_biases():
     assert [w.split(":")[0] for w in warn_empty(measure_sparsity(model, masks))] == ["weight"]
 
 
+def test_empty_rows_of_many_tensors_are_one_sentence():
+    model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 4))
+    masks = {f"{i}.weight": kept((4, 4), 4 * i) for i in range(3)}
+    (told,) = warn_empty(measure_sparsity(model, masks))
+    assert told.startswith(
+        "2.weight: 2 of 4 rows are empty, the largest share of 2 tensors with 3 "
+    )
+
+
 def test_latency_is_measured_with_what_it_depends_on():
     model = nn.Sequential(nn.Flatten(), nn.Linear(12, 3)).train()
     model[0].eval()

@@ -94,7 +94,7 @@ def _count(name: str, mask: Tensor) -> TensorSparsity:
 
 
 def warn_empty(sparsity: Sparsity) -> list[str]:
-    """A sentence for each tensor that is empty, then for each that has empty rows."""
+    """A sentence for each tensor that is empty, and one for all empty rows of the others."""
     return [*warn_empty_tensors(sparsity), *warn_empty_rows(sparsity)]
 
 
@@ -109,10 +109,13 @@ def warn_empty_tensors(sparsity: Sparsity) -> list[str]:
 
 
 def warn_empty_rows(sparsity: Sparsity) -> list[str]:
-    """A sentence for each tensor that has empty rows, and others."""
-    return [
-        f"{tensor.name}: {tensor.empty_rows:,} of {tensor.rows:,} rows are empty: those "
-        "units give a constant whatever the input"
-        for tensor in sparsity.tensors
-        if tensor.kept and tensor.empty_rows
-    ]
+    """At most one sentence, on the tensors that have empty rows, and others."""
+    found = [tensor for tensor in sparsity.tensors if tensor.kept and tensor.empty_rows]
+    if not found:
+        return []
+    worst = max(found, key=lambda tensor: tensor.empty_rows / tensor.rows)
+    share = f"{worst.empty_rows:,} of {worst.rows:,} rows are empty"
+    if len(found) > 1:
+        rows = sum(tensor.empty_rows for tensor in found)
+        share += f", the largest share of {len(found)} tensors with {rows:,} empty rows"
+    return [f"{worst.name}: {share}: those units give a constant whatever the input"]
