@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 import prunekit
-from prunekit import errors
-from prunekit.cli import cli, main, shipped
+from prunekit import errors, recipe_names
+from prunekit.cli import cli, main
 from prunekit.cli.app import COMMANDS
 from prunekit.cli.arguments import split_overrides
 from prunekit.cli.list_view import failures_view
@@ -234,7 +234,7 @@ def failing(monkeypatch):
 
 
 def test_run_hands_everything_to_the_trainer(call, launched, tmp_path):
-    text = shipped.shipped_recipes()["quickstart"].read_text()
+    text = recipe_names.shipped_recipes()["quickstart"].read_text()
     mine = tmp_path / "mine.yaml"
     mine.write_text(text)
     code, _, err = call(
@@ -257,7 +257,7 @@ def test_run_takes_the_name_of_a_shipped_recipe(call, launched, tmp_path, monkey
 
 def test_a_file_wins_over_a_shipped_recipe_of_that_name(call, launched, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    Path("quickstart").write_text(shipped.shipped_recipes()["mlp_mnist_random"].read_text())
+    Path("quickstart").write_text(recipe_names.shipped_recipes()["mlp_mnist_random"].read_text())
     assert call("run", "quickstart")[0] == 0
     assert launched[0][0][0].name == "mlp_mnist_random"
 
@@ -303,7 +303,7 @@ def test_each_error_is_one_line_and_its_exit_code(kind, call, failing):
 
 def test_an_error_about_a_key_of_the_recipe_begins_with_its_place(call, failing, tmp_path):
     mine = tmp_path / "mine.yaml"
-    mine.write_text(shipped.shipped_recipes()["quickstart"].read_text())
+    mine.write_text(recipe_names.shipped_recipes()["quickstart"].read_text())
     lines = mine.read_text().splitlines()
     line = next(n for n, text in enumerate(lines, start=1) if text.startswith("model:"))
     failing(errors.RecipeError("model.name: does not fit"))
@@ -380,7 +380,7 @@ def test_control_characters_in_a_message_are_made_visible(call, failing):
 
 def write_recipe(path, **changes):
     """The quickstart with some text replaced."""
-    text = shipped.shipped_recipes()["quickstart"].read_text()
+    text = recipe_names.shipped_recipes()["quickstart"].read_text()
     for old, new in changes.items():
         assert old in text
         text = text.replace(old, new)
@@ -542,7 +542,7 @@ def test_show_tells_fields_defaults_and_bounds(call):
     assert code == 0
     assert re.search(r"^sparsity: required\n    float, >= 0, < 1\n    Fraction", out, re.M)
     assert re.search(r"^cadence: \{every: 100st, stop: 100%\}$", out, re.M)
-    assert re.search(r"^schedule: cubic\n    .*one_shot", out, re.M)
+    assert re.search(r"^schedule: cubic\n    .*one_shot {start}", out, re.M)
     assert "arXiv:" in out
     assert max(map(len, out.splitlines())) <= 80
 
@@ -595,7 +595,7 @@ def test_a_run_is_shown_from_the_working_directory(tmp_path, monkeypatch):
 def test_init_lists_what_it_can_copy(call):
     _, out, _ = call("init")
     listed = [line.split()[0] for line in out.splitlines() if re.match("[a-z]", line)]
-    assert listed == list(shipped.named_recipes())
+    assert listed == list(recipe_names.named_recipes())
     assert set(RECIPES) <= set(listed)
     assert call("init", "--list")[1] == out
     assert max(map(len, out.splitlines())) <= 80
@@ -606,7 +606,7 @@ def test_init_copies_a_recipe_and_refuses_to_overwrite(call, tmp_path, monkeypat
     code, out, _ = call("init", "quickstart")
     assert code == 0
     assert "prunekit run quickstart.yaml" in out
-    original = shipped.shipped_recipes()["quickstart"].read_text()
+    original = recipe_names.shipped_recipes()["quickstart"].read_text()
     assert Path("quickstart.yaml").read_text() == original
 
     Path("quickstart.yaml").write_text("mine")
@@ -637,22 +637,22 @@ def test_init_suggests_the_nearest_name(call, tmp_path, monkeypatch):
 
 
 def test_recipes_inside_the_package_come_first(tmp_path, monkeypatch):
-    monkeypatch.setattr(shipped, "PACKAGE", tmp_path / "prunekit")
+    monkeypatch.setattr(recipe_names, "PACKAGE", tmp_path / "prunekit")
     for folder in (tmp_path / "recipes", tmp_path / "prunekit" / "recipes"):
         folder.mkdir(parents=True)
     (tmp_path / "recipes" / "outer.yaml").touch()
     (tmp_path / "prunekit" / "recipes" / "inner.yaml").touch()
-    assert list(shipped.shipped_recipes()) == ["inner"]
+    assert list(recipe_names.shipped_recipes()) == ["inner"]
     (tmp_path / "prunekit" / "recipes" / "inner.yaml").unlink()
     (tmp_path / "prunekit" / "recipes").rmdir()
-    assert list(shipped.shipped_recipes()) == ["outer"]
+    assert list(recipe_names.shipped_recipes()) == ["outer"]
 
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_each_recipe_says_what_it_shows_and_gave_and_checkpoints_several_times(name):
     from prunekit.recipe import load_recipe
 
-    path = shipped.shipped_recipes()[name]
+    path = recipe_names.shipped_recipes()[name]
     head = [line for line in path.read_text().splitlines() if line.startswith("# ")]
     assert head[0].endswith(".")
     assert any(line.startswith("# last gave: ") for line in head)

@@ -74,11 +74,22 @@ def class_text(annotation: Any) -> str:
     if annotation is Duration:
         return "duration"
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        names = annotation.model_fields.get("name")
-        if names is not None and get_origin(names.annotation) is typing.Literal:
-            return type_text(names.annotation)
-        return f"{{{', '.join(annotation.model_fields)}}}"
+        return group_text(annotation)
     return getattr(annotation, "__name__", str(annotation))
+
+
+def group_text(config: type[BaseModel]) -> str:
+    """`{every, stop}`, or with the names it may have `cosine {start, stop}`."""
+    keys = dict(config.model_fields)
+    name = keys.pop("name") if is_named(config) else None
+    shown = [type_text(name.annotation)] if name else []
+    return " ".join([*shown, *([f"{{{', '.join(keys)}}}"] if keys else [])])
+
+
+def is_named(config: type[BaseModel]) -> bool:
+    """Whether its `name` says which of several it is."""
+    name = config.model_fields.get("name")
+    return name is not None and get_origin(name.annotation) is typing.Literal
 
 
 def bounds_text(metadata: Sequence[Any]) -> str:
@@ -107,14 +118,3 @@ def plain(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: plain(item) for key, item in value.items()}
     return value
-
-
-def flow(value: Any) -> str:
-    """Plain values as a recipe writes them on one line."""
-    if isinstance(value, dict):
-        return "{" + ", ".join(f"{key}: {flow(item)}" for key, item in value.items()) + "}"
-    if isinstance(value, list):
-        return "[" + ", ".join(flow(item) for item in value) + "]"
-    if value is None or isinstance(value, bool):
-        return {None: "null", True: "true", False: "false"}[value]
-    return str(value)

@@ -8,9 +8,9 @@ from rich.console import Group, RenderableType
 from rich.padding import Padding
 from rich.text import Text
 
-from prunekit.cli.fields import flow
 from prunekit.cli.kinds import KINDS
 from prunekit.cli.list_view import origin
+from prunekit.reading.scalars import flow
 
 
 def show_view(document: dict[str, Any]) -> RenderableType:

@@ -74,9 +74,11 @@ def shown(value: Any, *, bare: bool = False) -> str:
 
 
 def flow(value: Any) -> str:
-    """Plain values that need no quotes, as YAML on one line."""
+    """Plain values as a recipe writes them on one line; texts that need quotes have none."""
     if isinstance(value, dict):
-        return "{" + ", ".join(f"{key}: {flow(part)}" for key, part in value.items()) + "}"
+        return "{" + ", ".join(f"{key}: {flow(item)}" for key, item in value.items()) + "}"
     if isinstance(value, list):
-        return "[" + ", ".join(map(flow, value)) + "]"
+        return "[" + ", ".join(flow(item) for item in value) + "]"
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
     return str(value)
