@@ -1,6 +1,7 @@
 """What the README and the docs show works."""
 
 import re
+import runpy
 import shlex
 from pathlib import Path
 
@@ -100,6 +101,13 @@ def test_links_lead_somewhere() -> None:
     for page in PAGES:
         for target in re.findall(r"\]\((?!http)([^)#]+)", page.read_text()):
             assert (page.parent / target).exists(), f"{page}: {target}"
+
+
+def test_the_page_of_values_is_that_of_the_code() -> None:
+    script = runpy.run_path(str(ROOT / "docs" / "make_values.py"))
+    assert (ROOT / "docs" / "values.md").read_text("utf-8") == script["page"](), (
+        "python docs/make_values.py writes it anew"
+    )
 
 
 def test_the_set_up_lines_are_two() -> None:

@@ -1,0 +1,73 @@
+"""Write `docs/values.md` from the settings classes: `python docs/make_values.py`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, get_args
+
+from pydantic import BaseModel
+
+from prunekit.cli.fields import describe_fields, group_text
+from prunekit.reading.scalars import flow
+from prunekit.recipe import Recipe
+from prunekit.recipe_parts import AdamWConfig, Phase
+from prunekit.registry import STRATEGIES
+
+PAGE = Path(__file__).parent / "values.md"
+HEAD = """# Values in a recipe
+
+What the keys of a [recipe](recipe.md) with several forms take, written by `python docs/make_values.py` from the code.
+A name alone, as `schedule: cubic`, stands for `{name: cubic}`. `prunekit show NAME` tells the rest of a strategy,
+compressor, probe, model or data set. In a schedule `u` is the way from `start` to `stop`, from 0 to 1.
+"""
+GROUPS: tuple[tuple[str, type[BaseModel], str], ...] = (
+    ("strategies.N.schedule", STRATEGIES.config_class("magnitude"), "schedule"),
+    ("strategies.N.cadence", STRATEGIES.config_class("magnitude"), "cadence"),
+    ("strategies.N.distribution", STRATEGIES.config_class("magnitude"), "distribution"),
+    ("strategies.N.structure", STRATEGIES.config_class("magnitude"), "structure"),
+    ("strategies.N.scope", STRATEGIES.config_class("magnitude"), "scope"),
+    ("phases.N.lr_schedule", Phase, "lr_schedule"),
+    ("optimizer", Recipe, "optimizer"),
+    ("optimizer.rules.N", AdamWConfig, "rules"),
+    ("ema", Recipe, "ema"),
+)
+
+
+def page() -> str:
+    """The whole page."""
+    return HEAD + "".join(f"\n## `{title}`\n\n{group(*at)}" for title, *at in GROUPS)
+
+
+def group(owner: type[BaseModel], key: str) -> str:
+    """What one key takes: a form a paragraph, with its keys below."""
+    info = owner.model_fields[key]
+    lines = []
+    for form in dict.fromkeys(forms(info.annotation)):
+        summary = " ".join((form.__doc__ or "").split("\n\n")[0].split())
+        lines.append(f"**`{group_text(form)}`**: {summary}\n")
+        lines += [
+            f"- `{field['name']}`{facts(field)}: {field['description']}"
+            for field in describe_fields(form)
+        ]
+        lines += [""] if len(form.model_fields) > ("name" in form.model_fields) else []
+    return "\n".join(lines).rstrip("\n") + "\n"
+
+
+def facts(field: dict[str, Any]) -> str:
+    """Its default, type and bounds."""
+    told = "required" if field["required"] else f"default `{flow(field['default'])}`"
+    return " (" + ", ".join(filter(None, (told, field["type"], field["bounds"]))) + ")"
+
+
+def forms(annotation: Any) -> Iterator[type[BaseModel]]:
+    """The classes that a value may become."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    else:
+        for member in get_args(annotation):
+            yield from forms(member)
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page(), encoding="utf-8")
