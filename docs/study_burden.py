@@ -75,12 +75,13 @@ def burden_levels(study: Study) -> str:
     for optimizer, sparsity in itertools.product(study.axes["optimizer"], study.axes["sparsity"]):
         cells = [cell_at(study, arm, sparsity=sparsity, optimizer=optimizer) for arm in ORDER]
         runs = [run for cell in cells for run in cell.runs.values()]
-        lines = at_levels(runs, "sparsity/achieved", "train/loss")[: len(cells[0].runs)]
-        if not lines:
+        lines = at_levels(runs, "probe/burden/gradient_l2/active/pooled", "train/loss")
+        if len(lines) < len(runs):
             rows.append([optimizer, sparsity, "none", ""])
             continue
         losses = [loss for loss, _ in lines[0]]
-        reached = [100 * value for line in lines for _, value in line]
+        iterative = cells[0].runs.values()
+        reached = [100 * sparsity_at(run, loss) for run in iterative for loss in losses]
         rows.append(
             [
                 optimizer,
@@ -93,6 +94,12 @@ def burden_levels(study: Study) -> str:
     return table(head, rows)
 
 
+def sparsity_at(run: RunFacts, loss: float) -> float:
+    """What was pruned when the training loss first came down to `loss`; nothing before a record."""
+    step = next(step for step, value in run.series("train/loss") if value <= loss)
+    return next((s for at, s in reversed(run.series("sparsity/achieved")) if at <= step), 0.0)
+
+
 def burden_seeds(study: Study) -> str:
     """In how many seeds the mean gradient over the run stands in the paper's order."""
     rows = []
@@ -103,6 +110,9 @@ def burden_seeds(study: Study) -> str:
             cells = [cell_at(study, arm, sparsity=sparsity, optimizer=optimizer) for arm in ORDER]
             over_run = [{s: level(run, key) for s, run in cell.runs.items()} for cell in cells]
             seeds = sorted(set.intersection(*(set(found) for found in over_run)))
+            if not seeds:
+                row.append("no seed of all three")
+                continue
             held = sum(over_run[0][s] < over_run[1][s] < over_run[2][s] for s in seeds)
             ratios = [statistics.fmean(f[s] / over_run[1][s] for s in seeds) for f in over_run]
             row.append(f"{held} of {len(seeds)} ({ratios[0]:.2f} : 1 : {ratios[2]:.2f})")

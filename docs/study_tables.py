@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from prunekit.report.comparison import accuracies
 from prunekit.report.statistics import PairedDifference, paired_difference, summary
 from prunekit.report.study import Cell, Study
+from prunekit.report.tables import difference_row
 
 TOP1 = "test_top1"
 VERDICT = ("points", "95 % interval", "detectable", "seeds for 0.5")
@@ -34,19 +35,8 @@ def paired(cell: Cell, base: Cell) -> PairedDifference | None:
 
 def verdict(result: PairedDifference | None) -> list[str]:
     """Difference, interval, what could have been seen, seeds that would show half a point."""
-    if result is None:
-        return ["no pair", "", "", ""]
-    if result.interval is None:
-        return [f"{result.mean:+.2f}", "one seed", "", ""]
-    low, high = result.interval
-    if not result.deviation:
-        return [f"{result.mean:+.2f}", "no spread", "", ""]
-    return [
-        f"{result.mean:+.2f}",
-        f"{low:+.2f} to {high:+.2f}",
-        f"{result.detectable:.2f}",
-        str(result.seeds_for_target),
-    ]
+    _, points, interval, _, detectable, seeds = difference_row(result)
+    return [points, interval, detectable, seeds]
 
 
 def mean_and_deviation(cell: Cell) -> str:

@@ -51,6 +51,18 @@ def test_a_curve_against_the_loss_is_read_where_the_loss_first_came_to_a_level(t
     assert np.interp(3.0, curve.x, curve.mean) == pytest.approx(15, abs=0.5)
 
 
+def test_a_loss_falls_also_where_it_ends_higher_than_it_began(tmp_path):
+    """Seed 0: 2.4, 1.5, 0.5; seed 1 ends at 2.6 after 2.2, 1.0: both are read on their way down."""
+    for seed, losses in enumerate([[2.4, 1.5, 0.5, 0.5], [2.2, 1.6, 1.0, 2.6]]):
+        logged = lines([(s, 10.0 * s) for s in range(4)], losses=list(enumerate(losses)))
+        make_run(tmp_path / str(seed), seed=seed, result=report(0.9), lines=logged)
+    [curve] = curves(open_study([tmp_path]), "probe/x", "train/loss")
+    assert (curve.x.min(), curve.x.max()) == (pytest.approx(1.0), pytest.approx(2.2))
+    assert curve.seeds == 2
+    assert (np.diff(curve.low) < 0).all()  # a lower loss comes later
+    assert curve.low[-1] == 0  # seed 1 begins at 2.2
+
+
 def test_runs_at_one_speed_agree_at_matched_loss(tmp_path):
     """Seed 1 is twice as slow: its curve over steps differs, that over the loss does not."""
     for seed, slow in enumerate((1, 2)):

@@ -5,7 +5,7 @@ import re
 import shutil
 import sys
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import numpy as np
 import pytest
@@ -43,6 +43,16 @@ def test_shares_count_the_records_in_the_papers_order(script: ModuleType) -> Non
     shares = sys.modules[script.burden_order.__module__].shares
     assert shares([low, middle, high]) == "75 %, 50 %"
     assert shares([]) == "no loss in common"
+
+
+def test_the_sparsity_at_a_loss_is_that_of_the_last_update_before(script: ModuleType) -> None:
+    logged = {
+        "train/loss": [(1, 2.0), (2, 1.0), (3, 1.5), (4, 0.5)],
+        "sparsity/achieved": [(2, 0.3), (4, 0.6)],
+    }
+    run = SimpleNamespace(series=logged.__getitem__)
+    sparsity_at = sys.modules[script.burden_levels.__module__].sparsity_at
+    assert [sparsity_at(run, loss) for loss in (2.0, 1.0, 0.7)] == [0.0, 0.3, 0.6]
 
 
 SHORT = ["phases.0.length=40st",

@@ -71,10 +71,11 @@ def at_levels(runs: Sequence[RunFacts], key: str, against: str) -> list[Points]:
     The levels are those that all runs passed between two records of `key`, evenly apart in the
     logarithm where they are positive. Runs that logged too little are left out.
     """
-    tracks = [track for run in runs if (track := _track(run, key, against)) is not None]
+    falls = _falls(runs, against)
+    found_tracks = (_track(run, key, against, falls=falls) for run in runs)
+    tracks = [track for track in found_tracks if track is not None]
     if not tracks:
         return []
-    falls = tracks[0][0][0] > tracks[0][0][-1]
     low = max(float(min(levels)) for levels, _ in tracks)
     high = min(float(max(levels)) for levels, _ in tracks)
     if low >= high:
@@ -88,13 +89,22 @@ def at_levels(runs: Sequence[RunFacts], key: str, against: str) -> list[Points]:
     return found
 
 
-def _track(run: RunFacts, key: str, against: str) -> tuple[np.ndarray, np.ndarray] | None:
+def _falls(runs: Sequence[RunFacts], key: str) -> bool:
+    """Whether lower is further on: of a loss always, of another scalar by what most runs did."""
+    series = [run.series(key) for run in runs]
+    fell = sum(one[-1][1] < one[0][1] for one in series if one)
+    return "loss" in key or 2 * fell > len(series)
+
+
+def _track(
+    run: RunFacts, key: str, against: str, *, falls: bool
+) -> tuple[np.ndarray, np.ndarray] | None:
     """(best level of `against` so far, value) at each step where a new best level was reached."""
     measured, level = run.series(key), run.series(against)
     if len(level) < 2 or len(measured) < 2:
         return None
     steps, heights = np.array(level, dtype=float).T
-    best = np.minimum if heights[-1] < heights[0] else np.maximum
+    best = np.minimum if falls else np.maximum
     inside = [(step, value) for step, value in measured if steps[0] <= step <= steps[-1]]
     if len(inside) < 2:
         return None

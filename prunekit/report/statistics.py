@@ -42,6 +42,10 @@ def summary(values: Sequence[float]) -> Summary | None:
     return Summary(len(values), statistics.fmean(values), deviation)
 
 
+NO_SPREAD = 1e-9
+"""A deviation below it is rounding."""
+
+
 @dataclass(frozen=True, slots=True)
 class PairedDifference:
     """Of pairs that share a seed: what the difference is and what could have been seen."""
@@ -49,9 +53,10 @@ class PairedDifference:
     count: int
     mean: float
     deviation: float | None
-    """Standard deviation (n - 1) of the differences; None for one pair, as all below."""
+    """Standard deviation (n - 1) of the differences; None for one pair."""
     interval: tuple[float, float] | None
-    """Student's t interval of the mean at `LEVEL`."""
+    """Student's t interval of the mean at `LEVEL`; None, as the next two, for one pair and where
+    all pairs agree, from which nothing follows."""
     detectable: float | None
     """Smallest true difference that a t test of so many pairs finds with `POWER`, were the true
     deviation the one observed."""
@@ -74,9 +79,9 @@ def paired_difference(differences: Sequence[float], target: float = 0.5) -> Pair
     found = summary(differences)
     if found is None:
         return None
-    if found.deviation is None:
-        return PairedDifference(1, found.mean, None, None, None, None, None)
-    n, sd = found.count, found.deviation
+    n, sd, sign = found.count, found.deviation, sign_test(differences)
+    if sd is None or sd < NO_SPREAD:
+        return PairedDifference(n, found.mean, sd, None, None, None, sign)
     half = t_quantile((1 + LEVEL) / 2, n - 1) * sd / math.sqrt(n)
     return PairedDifference(
         count=n,
@@ -84,8 +89,8 @@ def paired_difference(differences: Sequence[float], target: float = 0.5) -> Pair
         deviation=sd,
         interval=(found.mean - half, found.mean + half),
         detectable=detectable_shift(n) * sd / math.sqrt(n),
-        seeds_for_target=pairs_needed(target / sd) if sd > 0 else 2,
-        sign_p=sign_test(differences),
+        seeds_for_target=pairs_needed(target / sd),
+        sign_p=sign,
     )
 
 

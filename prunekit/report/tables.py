@@ -12,8 +12,6 @@ from prunekit.report.study import Cell, Study
 from prunekit.report.units import percent, si
 
 NONE = "-"
-NO_SPREAD = 1e-9
-"""Points: a deviation below it is rounding; that all differences agree says nothing of others."""
 
 
 @dataclass(frozen=True)
@@ -83,9 +81,8 @@ def difference_row(result: PairedDifference | None) -> tuple[str, ...]:
         return ("0", "no common seed", NONE, NONE, NONE, NONE)
     sign = "too few" if result.sign_p is None else f"p = {result.sign_p:.3f}"
     if result.interval is None:
-        return ("1", f"{result.mean:+.2f}", "one seed", sign, NONE, NONE)
-    if (result.deviation or 0.0) < NO_SPREAD:
-        return (str(result.count), f"{result.mean:+.2f}", "no spread", sign, NONE, NONE)
+        why = "one seed" if result.count == 1 else "no spread"
+        return (str(result.count), f"{result.mean:+.2f}", why, sign, NONE, NONE)
     low, high = result.interval
     needed = result.seeds_for_target or 0
     return (
