@@ -133,6 +133,15 @@ def test_of_equal_runs_the_newest_that_finished_counts(tmp_path):
     assert any("2 more runs repeat" in text for text in notices(study))
 
 
+def test_runs_on_other_data_are_told(tmp_path):
+    for number, kind in enumerate((magnitude(0.8), random(0.8), "[]")):
+        folder = make_run(tmp_path / str(number), strategies=kind, result=report(0.9))
+        write_json(folder / "manifest.json", {"data": "one" if number else "other"})
+    assert any("read different data" in text for text in notices(open_study([tmp_path])))
+    write_json(folder.parent / "0" / "manifest.json", {"data": "one"})
+    assert not any("read different data" in text for text in notices(open_study([tmp_path])))
+
+
 def test_missing_seeds_and_unfinished_runs_are_listed(tmp_path):
     for seed in (0, 1):
         make_run(tmp_path / f"a{seed}", seed=seed, result=report(0.9))

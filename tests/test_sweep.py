@@ -266,6 +266,15 @@ def test_failed_cells_are_tried_again_when_asked(folder):
     assert sweep(folder, "sparsity=0.5", retry_failed=True).cells == opened.cells
 
 
+def test_finished_runs_do_not_stand_for_other_data(whole, folder, capsys):
+    out = folder / "out"
+    shutil.copytree(whole.path.parent, out)
+    assert command(folder, "data.root=elsewhere") == 2
+    told = capsys.readouterr().err
+    assert "its finished runs have data.root null, this sweep has elsewhere" in told
+    assert len(told.splitlines()) == 1
+
+
 def test_a_run_that_was_deleted_is_made_again(folder):
     opened = sweep(folder, "sparsity=0.5")
     (cell,) = (cell for cell in opened.cells if cell.arm == "dense")

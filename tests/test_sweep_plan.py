@@ -2,6 +2,7 @@
 
 import itertools
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given, settings
@@ -12,6 +13,7 @@ from prunekit.reading.document import Document
 from prunekit.reading.files import read_text_document
 from prunekit.recipe import recipe_from, recipe_from_text
 from prunekit.recipe_names import find_recipe, shipped_sweeps
+from prunekit.sweep.baselines import baselines
 from prunekit.sweep.command_line import read_command_line
 from prunekit.sweep.design import read_design
 from prunekit.sweep.estimate import wall_seconds
@@ -336,6 +338,13 @@ def test_baselines_share_sparsity_seed_and_steps(base):
         assert all(str(c.recipe.strategies[0].sparsity) == c.axes["sparsity"] for c in runs[arm])
     assert all(not cell.recipe.strategies for cell in runs["dense"])
     assert runs["one_shot"][0].recipe.strategies[0].schedule.name == "one_shot"
+
+
+def test_single_weights_are_no_baseline_of_units_of_its_own():
+    own = SimpleNamespace(model_dump=lambda mode: {"name": "own", "sparsity": 0.5})
+    arms, notes = baselines(SimpleNamespace(name="r", strategies=[own], phases=[]), {})
+    assert list(arms) == ["r", "dense"]
+    assert "own prunes units of its own" in notes[0]
 
 
 def test_baselines_that_cannot_be_planned_are_told(base, tmp_path):

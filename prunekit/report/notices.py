@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from collections.abc import Mapping
 
+from prunekit.recipe import NOT_HASHED_DATA
 from prunekit.report.comparison import is_dense, is_random, repeating
 from prunekit.report.facts import SEVERAL, common
 from prunekit.report.study import Study
+
+NO_CHOICE = {*NOT_HASHED_DATA, "batch_size", "micro_batch", "augment"}
+"""Keys of `data` that do not say which samples there are."""
 
 
 def notices(study: Study) -> list[str]:
@@ -21,6 +26,11 @@ def notices(study: Study) -> list[str]:
             found.append(
                 f"The arms are of several {what}: what sets them apart is not pruning alone."
             )
+    if _several_data(study):
+        found.append(
+            "Runs with the same data settings have read different data: what sets them apart is "
+            "not pruning alone."
+        )
     if study.missing:
         n = len(study.missing)
         found.append(f"{n} {'thing is' if n == 1 else 'things are'} missing: see the list below.")
@@ -55,6 +65,16 @@ def _baselines(study: Study) -> list[str]:
             "with `random_subnetwork` at the same sparsity."
         )
     return found
+
+
+def _several_data(study: Study) -> bool:
+    seen: dict[str, set[str]] = {}
+    for run in study.runs:
+        data = run.recipe.get("data")
+        if run.data and isinstance(data, Mapping):
+            chosen = {key: str(data[key]) for key in sorted(data.keys() - NO_CHOICE)}
+            seen.setdefault(str(chosen), set()).add(run.data)
+    return any(len(digests) > 1 for digests in seen.values())
 
 
 def warnings(study: Study) -> list[tuple[str, int]]:

@@ -54,6 +54,11 @@ def baselines(recipe: Recipe, axes: Mapping[str, str]) -> tuple[dict[str, Tree],
             f"no random, match and one-shot baseline: the sparsity of {emerging[0]} emerges, so it "
             "cannot be planned"
         ]
+    if own_units := [each["name"] for each in strategies if "distribution" not in each]:
+        return arms, [
+            f"no random, match and one-shot baseline: {own_units[0]} prunes units of its own, "
+            "which they would not"
+        ]
     arms["random"] = {
         "set": {**changes, "strategies": [_random(each) for each in strategies]},
         "collapse": method,

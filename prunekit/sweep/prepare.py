@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
+from prunekit.errors import UsageError
 from prunekit.files import cannot_write, lock, write_json
+from prunekit.reading.files import read_text, read_text_document
+from prunekit.reading.scalars import flow
 from prunekit.recipe import dump_yaml
 from prunekit.sweep.command_line import Asked
 from prunekit.sweep.directory import State, read_state, resolved_path, state_path
@@ -38,6 +41,24 @@ def state_of(folder: Path, key: str) -> State | None:
     state = read_state(folder, key)
     lost = state is not None and state.status == "done" and not (folder / str(state.run)).is_dir()
     return None if lost else state
+
+
+def check_data(plan: Plan, folder: Path, states: Mapping[str, State]) -> None:
+    """A finished run stands for a cell wherever its data lies, so it must lie where it lay.
+
+    Raises:
+        UsageError: the recipes of what is done have another `data.root`.
+    """
+    done = next((cell for cell in plan.cells if cell.key in states), None)
+    if done is None or not (path := resolved_path(folder, done.key)).is_file():
+        return
+    before = read_text_document(read_text(path), str(path)).at(("data", "root"))
+    now = done.recipe.data.root
+    if before != now:
+        raise UsageError(
+            f"{folder}: its finished runs have data.root {flow(before)}, this sweep has "
+            f"{flow(now)}: give another --out for other data, or the old data.root (a link will do)"
+        )
 
 
 def check_free(folder: Path) -> None:

@@ -10,7 +10,14 @@ from prunekit.sweep.command_line import Asked
 from prunekit.sweep.estimate import Estimate, estimate
 from prunekit.sweep.executor import Executor
 from prunekit.sweep.planner import make_plan
-from prunekit.sweep.prepare import check_free, left_out, prepared, states_of, unique_cells
+from prunekit.sweep.prepare import (
+    check_data,
+    check_free,
+    left_out,
+    prepared,
+    states_of,
+    unique_cells,
+)
 from prunekit.sweep.runner import run_plan
 from prunekit.sweep.slurm import Jobs, slurm_executor
 from prunekit.sweep.view import Progress, plan_view, summary_view
@@ -27,6 +34,7 @@ class Session:
         self.plan = make_plan(asked.design)
         self.folder = (out / self.plan.name).resolve()
         self.states = states_of(self.plan, self.folder)
+        check_data(self.plan, self.folder, self.states)
         if retry_failed:
             self.states = {k: state for k, state in self.states.items() if state.status == "done"}
         self.left = [c for key, c in unique_cells(self.plan).items() if key not in self.states]
