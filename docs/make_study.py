@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import re
+from collections import Counter
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -23,6 +24,7 @@ from study_burden import (
     burden_norms,
     burden_order,
     burden_pictures,
+    burden_ramp,
     burden_seeds,
 )
 from study_compression import compression, merging, speed
@@ -32,6 +34,8 @@ from prunekit.report.study import Study
 from prunekit.report.sweep_study import sweep_study
 
 PAGE = Path(__file__).parent / "study.md"
+NO_COMMIT = "no commit"
+"""A run that was started outside of a checkout records none."""
 BLOCK = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 TABLES: dict[str, tuple[str, Callable[[Study], str]]] = {
@@ -39,6 +43,7 @@ TABLES: dict[str, tuple[str, Callable[[Study], str]]] = {
     "burden_levels": ("burden_mnist", burden_levels),
     "burden_seeds": ("burden_mnist", burden_seeds),
     "burden_norms": ("burden_mnist", burden_norms),
+    "burden_ramp": ("burden_mnist", burden_ramp),
     "burden_accuracy": ("burden_mnist", burden_accuracy),
     "burden_differences": ("burden_mnist", burden_differences),
     "compression": ("compression_cpu", compression),
@@ -50,14 +55,17 @@ TABLES: dict[str, tuple[str, Callable[[Study], str]]] = {
 def made_by(study: Study, command: str) -> str:
     """What stands below a table: the command, where and when the runs were made."""
     runs = study.runs
-    commits = sorted({str(_manifest(run, "git", "commit"))[:7] for run in runs})
+    commits = Counter(
+        str(_manifest(run, "git", "commit") or NO_COMMIT)[: len(NO_COMMIT)] for run in runs
+    )
+    told = ", ".join(f"{commit} ({count})" for commit, count in sorted(commits.items()))
     days = sorted({run.path.name[:8] for run in runs})
     day = f"{days[-1][:4]}-{days[-1][4:6]}-{days[-1][6:]}"
     torch, device = common(runs, "versions", "torch"), common(runs, "device_name")
     missing = f"; {len(study.missing)} runs are missing" if study.missing else ""
     return (
         f"\n({len(runs)} runs of `{command}`; {device}, torch {torch}, prunekit at "
-        f"{', '.join(commits)}, {day}{missing}.)\n"
+        f"{told}, {day}{missing}.)\n"
     )
 
 

@@ -6,6 +6,7 @@ import itertools
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from prunekit.report.study import Cell, Study
 from prunekit.report.style import save
 
 PICTURES = Path(__file__).parent / "study"
+BURDEN = "probe/burden"
 ORDER = ("iterative", "optimal", "random")
 INDICATORS = tuple(itertools.product(("l2", "mean_abs", "rms"), ("active", "dense")))
 
@@ -26,7 +28,7 @@ def burden_order(study: Study) -> str:
     """At what share of the records the mean gradients stand in the paper's order."""
     rows = []
     for optimizer, (statistic, entries) in itertools.product(study.axes["optimizer"], INDICATORS):
-        key = f"probe/burden/gradient_{statistic}/{entries}/pooled"
+        key = f"{BURDEN}/gradient_{statistic}/{entries}/pooled"
         row = [optimizer, f"`{statistic}`, {entries}"]
         for against in (None, "train/loss"):
             for sparsity in study.axes["sparsity"]:
@@ -75,7 +77,7 @@ def burden_levels(study: Study) -> str:
     for optimizer, sparsity in itertools.product(study.axes["optimizer"], study.axes["sparsity"]):
         cells = [cell_at(study, arm, sparsity=sparsity, optimizer=optimizer) for arm in ORDER]
         runs = [run for cell in cells for run in cell.runs.values()]
-        lines = at_levels(runs, "probe/burden/gradient_l2/active/pooled", "train/loss")
+        lines = at_levels(runs, f"{BURDEN}/gradient_l2/active/pooled", "train/loss")
         if len(lines) < len(runs):
             rows.append([optimizer, sparsity, "none", ""])
             continue
@@ -104,7 +106,7 @@ def burden_seeds(study: Study) -> str:
     """In how many seeds the mean gradient over the run stands in the paper's order."""
     rows = []
     for optimizer, (statistic, entries) in itertools.product(study.axes["optimizer"], INDICATORS):
-        key = f"probe/burden/gradient_{statistic}/{entries}/pooled"
+        key = f"{BURDEN}/gradient_{statistic}/{entries}/pooled"
         row = [optimizer, f"`{statistic}`, {entries}"]
         for sparsity in study.axes["sparsity"]:
             cells = [cell_at(study, arm, sparsity=sparsity, optimizer=optimizer) for arm in ORDER]
@@ -125,6 +127,18 @@ def level(run: RunFacts, key: str) -> float:
     return statistics.fmean(value for _, value in run.series(key))
 
 
+def final(run: RunFacts, key: str) -> float:
+    """The last record of a run."""
+    return run.series(key)[-1][1]
+
+
+def mean_and_range(values: Sequence[float]) -> str:
+    """Mean, least and largest."""
+    if not values:
+        return "no pair"
+    return f"{statistics.fmean(values):.2f} ({min(values):.2f} to {max(values):.2f})"
+
+
 def burden_norms(study: Study) -> str:
     """The RMS of weights at a quarter, half, three quarters and the end of the run."""
     lines = (
@@ -139,13 +153,48 @@ def burden_norms(study: Study) -> str:
     for optimizer, sparsity in itertools.product(study.axes["optimizer"], study.axes["sparsity"]):
         for arm, entries, words in lines:
             cell = cell_at(study, arm, sparsity=sparsity, optimizer=optimizer)
-            found = curve(cell, f"probe/burden/weight_rms/{entries}/pooled")
+            found = curve(cell, f"{BURDEN}/weight_rms/{entries}/pooled")
             if found is None:
                 continue
             places = [0, *(int(q * (len(found.x) - 1) / 4) for q in (1, 2, 3, 4))]
             values = [f"{found.mean[i]:.4f}" for i in places]
             rows.append([optimizer, sparsity, f"{words} (`{arm}`)", *values])
     return table(["optimizer", "sparsity", "entries", "start", "25 %", "50 %", "75 %", "end"], rows)
+
+
+def burden_ramp(study: Study) -> str:
+    """What a ramp that ends at 75 % of the run changes: over the one to its end, by seed."""
+    rows = []
+    for optimizer, sparsity in itertools.product(study.axes["optimizer"], study.axes["sparsity"]):
+        here = {"sparsity": sparsity, "optimizer": optimizer}
+        cells = [cell_at(study, arm, **here) for arm in ("iterative_75", "iterative")]
+        pairs = [
+            (run, cells[1].runs[seed])
+            for seed, run in cells[0].runs.items()
+            if seed in cells[1].runs
+        ]
+        rows.append(
+            [
+                optimizer,
+                sparsity,
+                *(
+                    mean_and_range([read(a) / read(b) for a, b in pairs])
+                    for read in (
+                        partial(level, key=f"{BURDEN}/gradient_mean_abs/active/pooled"),
+                        partial(level, key=f"{BURDEN}/gradient_l2/active/pooled"),
+                        partial(final, key=f"{BURDEN}/weight_rms/active/pooled"),
+                    )
+                ),
+            ]
+        )
+    head = [
+        "optimizer",
+        "sparsity",
+        "gradient, `mean_abs`",
+        "gradient, `l2`",
+        "weights in the end, `rms`",
+    ]
+    return table(head, rows)
 
 
 def burden_accuracy(study: Study) -> str:
@@ -178,9 +227,9 @@ def burden_pictures(study: Study) -> None:
     highest = study.axes["sparsity"][-1]
     shown = narrowed(study, arms, lambda cell: cell.place.get("sparsity", highest) == highest)
     for name, key, against in (
-        ("burden_gradient_by_step", "probe/burden/gradient_mean_abs/active/pooled", None),
-        ("burden_gradient_by_loss", "probe/burden/gradient_mean_abs/active/pooled", "train/loss"),
-        ("burden_weight", "probe/burden/weight_rms/active/pooled", None),
+        ("burden_gradient_by_step", f"{BURDEN}/gradient_mean_abs/active/pooled", None),
+        ("burden_gradient_by_loss", f"{BURDEN}/gradient_mean_abs/active/pooled", "train/loss"),
+        ("burden_weight", f"{BURDEN}/weight_rms/active/pooled", None),
     ):
         draw(shown, key, against, name)
 
