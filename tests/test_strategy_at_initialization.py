@@ -352,6 +352,24 @@ def test_synflow_brings_no_weight_back_when_nothing_flows_any_more():
     assert {n: int(mask.sum()) for n, mask in masks.items()} == {"0.weight": 0, "2.weight": 1}
 
 
+@pytest.mark.parametrize("regrow", [False, True])
+def test_a_second_update_of_synflow_brings_back_only_what_it_may(regrow):
+    """After the first the pruned weights are made the largest; `masked` keeps them on the shelf."""
+    model = positive((6, 8, 3))
+    schedule = {"name": "multi_step", "table": [["0%", 0.5], ["50%", 1.0]]}
+    settings = {"mode": "masked", "regrow": regrow, "schedule": schedule, "sparsity": 0.8}
+    pruner = Pruner(model, [strategy("synflow", **settings)], total_steps=2, input_shape=(6,))
+    pruner.start()
+    first = {name: mask.clone() for name, mask in pruner.masks().items()}
+    for name, mask in first.items():
+        pruner.set_dense(name, torch.where(mask, pruner.dense(name), 100.0))
+    pruner.after_step()
+    second = pruner.masks()
+    assert sum(int(mask.sum()) for mask in second.values()) == 72 - round(0.8 * 72)
+    back = sum(int((second[name] & ~first[name]).sum()) for name in first)
+    assert (back > 0) is regrow
+
+
 class Centred(nn.Module):
     def forward(self, x):
         return x - x.mean(-1, keepdim=True)

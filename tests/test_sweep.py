@@ -13,7 +13,7 @@ import pytest
 from rich.console import Console
 
 from prunekit.cli import main
-from prunekit.errors import CheckpointError, WriteError
+from prunekit.errors import CheckpointError, StopRequestedError, WriteError
 from prunekit.files import lock
 from prunekit.reading.files import read_text
 from prunekit.recipe import load_recipe
@@ -24,7 +24,7 @@ from prunekit.sweep.directory import State, read_state, state_path, write_state
 from prunekit.sweep.estimate import Estimate, estimate, shape_of
 from prunekit.sweep.executor import Outcome, Task
 from prunekit.sweep.session import Session
-from prunekit.sweep.slurm import Jobs, _split, private
+from prunekit.sweep.slurm import Jobs, _split, private, run_pack
 from prunekit.sweep.view import Progress
 from prunekit.sweep.workers import Workers
 from prunekit.train.launch import run_recipe
@@ -433,6 +433,7 @@ def test_a_run_that_lacked_space_goes_on_where_it_was(folder):
     again = sweep(folder, "sparsity=0.5")
     (resumed,) = (cell for cell in again.cells if cell.arm == "dense")
     assert resumed.run.path == dense.run.path
+    assert [read_state(again.path, cell.key).resumed for cell in again.cells].count(True) == 1
 
 
 @pytest.mark.parametrize(
@@ -447,6 +448,40 @@ def test_a_corrupt_cell_says_what_to_do(tmp_path, text):
 
 
 # ---- Slurm
+
+
+def test_the_warning_of_a_time_limit_stops_a_run_as_sigterm_does():
+    def stop(signum, frame):
+        raise StopRequestedError("saved")
+
+    kinds = (signal.SIGTERM, signal.SIGUSR2)
+    before = [signal.signal(kind, stop) for kind in kinds]
+    try:
+        calls = [(sum, ((1, 2),)), (signal.raise_signal, (signal.SIGUSR2,)), (sum, ((3, 4),))]
+        assert run_pack(calls) == [3]
+    finally:
+        for kind, handler in zip(kinds, before, strict=True):
+            signal.signal(kind, handler)
+
+
+class Interrupting(Inline):
+    """An executor whose every task is stopped once before it gets anywhere."""
+
+    def __init__(self):
+        super().__init__()
+        self.stopped = set()
+
+    def submit(self, task):
+        if task.tag in self.stopped:
+            super().submit(task)
+        else:
+            self.stopped.add(task.tag)
+            self.ended.append(Outcome(task))
+
+
+def test_what_was_stopped_from_outside_goes_on(folder):
+    opened = sweep(folder, "sparsity=0.5", executor=Interrupting())
+    assert {cell.status for cell in opened.cells} == {"done"}
 
 
 @pytest.mark.slow

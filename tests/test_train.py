@@ -392,6 +392,15 @@ def test_a_damaged_checkpoint_is_passed_over(
     assert any("step-23" in warning for warning in warnings)
 
 
+def test_a_warning_outlives_a_second_resume(finished: Path, tmp_path: Path) -> None:
+    broken = rewound(finished, 23, tmp_path / "broken")
+    damage(broken / "checkpoints/step-23/state.pt", "flip")
+    once = resume_run(broken)
+    newest = max(int(path.name.removeprefix("step-")) for path in (once / "checkpoints").iterdir())
+    again = resume_run(rewound(once, newest, tmp_path / "again"))
+    assert any("step-23" in warning for warning in open_run(again).report()["warnings"])
+
+
 def test_without_a_whole_checkpoint_there_is_nothing_to_resume(
     finished: Path, tmp_path: Path
 ) -> None:

@@ -28,9 +28,10 @@ class SynFlow(AtInitialization):
 
     R is the sum of the outputs for an input of ones, with |w| in place of every parameter; the
     score (dR/d|w|) * |w| >= 0 is the part of R that flows through w. Round k of n prunes to density
-    (1 - sparsity)^(k/n) what the rounds before it kept, and scores again. Without biases, and with
-    ReLUs, each layer's scores sum to R: a layer that gets thin scores high, and none is emptied
-    while there is room for a full path.
+    (1 - sparsity)^(k/n) what the rounds before it kept, and scores again; where a second update may
+    bring nothing back (`regrow: false`), its rounds begin at the density of the first. Without
+    biases, and with ReLUs, each layer's scores sum to R: a layer that gets thin scores high, and
+    none is emptied while there is room for a full path.
 
     No data is read. As in the public code the model is in evaluation mode and in float64. Not as
     there: masks are exact in ties; |.| is taken of parameters only, BatchNorm's running mean and
@@ -63,17 +64,19 @@ class SynFlow(AtInitialization):
 
     def update(self, ctx: Context) -> Update:
         """Score and prune, `iterations` times."""
-        config, final = self.config, self.target(ctx.clock)
-        masks: dict[str, Tensor] = {}
-        for k in range(1, config.iterations + 1):
+        config, final, rounds = self.config, self.target(ctx.clock), self.config.iterations
+        masks: dict[str, Tensor] = {} if config.regrow else dict(ctx.masks)
+        kept, total = self.count_units(ctx.model, ctx.masks)
+        start = max(kept, 1) / total if masks else 1.0
+        for k in range(1, rounds + 1):
             self.take_scores(ctx, self.passes(ctx, masks))
             scores = {name: self.checked_score(name, ctx) for name in ctx.weights}
+            if k == 1 and start == 1.0:
+                _check_flow(scores, ctx.weights)
             if masks:
                 scores = {n: s.masked_fill(~masks[n], -torch.inf) for n, s in scores.items()}
-            else:
-                _check_flow(scores, ctx.weights)
-            last = k == config.iterations
-            sparsity = final if last else 1 - (1 - final) ** (k / config.iterations)
+            last = k == rounds
+            sparsity = final if last else 1 - start * ((1 - final) / start) ** (k / rounds)
             masks = config.structure.select(
                 ctx.model, scores, sparsity, config.distribution, config.min_keep
             )

@@ -9,6 +9,7 @@ import sys
 import time
 import traceback
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -23,6 +24,7 @@ from prunekit.recipe import Recipe, dump_yaml, load_recipe, recipe_hash
 from prunekit.runs import RunDir
 from prunekit.sweep.directory import State, read_state, resolved_path, write_state
 
+Left = Literal["nothing", "rest", "all"]
 UNFINISHED = ("running", "stopped")
 """Of these a killed or stopped run is."""
 
@@ -38,11 +40,12 @@ def run_cell(folder: Path, key: str, sources: Mapping[str, str]) -> State | None
     Raises:
         WriteError: the disk is full or may not be written; nothing is recorded.
     """
-    began, recipe = time.monotonic(), None
+    began, recipe, resumed = time.monotonic(), None, False
     try:
         recipe = with_sources(folder, key, sources)
-        run = _finished_run(folder / "runs", recipe)
-        state = State("done", _relative(run, folder))
+        run, left = _begun(folder / "runs", recipe)
+        resumed = left != "all"
+        state = State("done", _relative(_finished(folder / "runs", recipe, run, left), folder))
     except (StopRequestedError, KeyboardInterrupt):
         return None
     except WriteError:  # not the fault of this cell
@@ -56,7 +59,7 @@ def run_cell(folder: Path, key: str, sources: Mapping[str, str]) -> State | None
         state = _failed(folder, recipe, f"{type(error).__name__}: {error}", 1)
     finally:
         _free_memory()
-    state = State(state.status, state.run, state.error, state.exit_code, time.monotonic() - began)
+    state = replace(state, seconds=time.monotonic() - began, resumed=resumed)
     write_state(folder, key, state)
     return state
 
@@ -76,18 +79,21 @@ def with_sources(folder: Path, key: str, sources: Mapping[str, str]) -> Recipe:
     return load_recipe(resolved_path(folder, key), overrides)
 
 
-def _finished_run(runs: Path, recipe: Recipe) -> Path:
+def _begun(runs: Path, recipe: Recipe) -> tuple[RunDir | None, Left]:
+    """The run of this recipe that an earlier call began, if one did, and what is left of it."""
+    run = _newest_run(runs, recipe)
+    return run, _left_to_do(run) if run else "all"
+
+
+def _finished(runs: Path, recipe: Recipe, run: RunDir | None, left: Left) -> Path:
     from prunekit.train.launch import resume_run, run_recipe
 
-    run = _newest_run(runs, recipe)
-    if run is not None:
-        left = _left_to_do(run)
-        if left != "all":
-            return run.path if left == "nothing" else resume_run(run.path)
-    return run_recipe(recipe, out=runs)
+    if run is None or left == "all":
+        return run_recipe(recipe, out=runs)
+    return run.path if left == "nothing" else resume_run(run.path)
 
 
-def _left_to_do(run: RunDir) -> Literal["nothing", "rest", "all"]:
+def _left_to_do(run: RunDir) -> Left:
     """A run that only lacked time, space or memory goes on; one that failed is made anew."""
     from prunekit.train.checkpoint import newest_checkpoint
 

@@ -30,7 +30,9 @@ class State:
     exit_code: int = 0
     """That of the run."""
     seconds: float = 0.0
-    """Wall time of the cell."""
+    """Wall time of the cell in the call that ended it."""
+    resumed: bool = False
+    """Whether an earlier call had begun it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,6 +30,8 @@ class Summary:
     ran: dict[str, float] = field(default_factory=dict)
     """Key -> seconds, of the cells that this call brought to their end."""
     wall_seconds: float = 0.0
+    whole: bool = True
+    """Whether this call did all of each of them: none failed, none had been begun before."""
 
     @property
     def exit_code(self) -> int:
@@ -75,6 +77,7 @@ class _Work:
         self.states = states_of(plan, folder)
         self.pending = {key: cell for key, cell in self.cells.items() if key not in self.states}
         self.ran: dict[str, float] = {}
+        self.whole = True
         self.stopping = False
         self.lost: WriteError | None = None
 
@@ -116,12 +119,15 @@ class _Work:
             if state is not None:
                 self.states[cell.key] = state
                 self.ran[cell.key] = state.seconds
+                self.whole &= state.status == "done" and not state.resumed
                 self.tell(cell, state)
             elif isinstance(outcome.error, WriteError):
                 self.lost = outcome.error
                 self.stop()
+            elif outcome.died is None and outcome.error is None:
+                self.pending[cell.key] = cell  # stopped from outside, or never begun: it goes on
             elif not self.stopping:
-                what = outcome.died or str(outcome.error or "it was stopped from outside")
+                what = outcome.died or str(outcome.error)
                 self.end(cell, State("failed", None, what, ResourceError.exit_code))
 
     def _recorded(self, key: str) -> State | None:
@@ -146,4 +152,4 @@ class _Work:
             if states[key].status == "failed"
         }
         done = len(self.cells) - len(failed)
-        return Summary(done, failed, self.ran, wall)
+        return Summary(done, failed, self.ran, wall, self.whole)

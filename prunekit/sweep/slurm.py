@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import signal
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from prunekit.errors import StopRequestedError, UsageError
@@ -100,7 +102,8 @@ class Jobs:
 
 
 def run_pack(calls: Sequence[tuple[Any, Sequence[Any]]]) -> list[Any]:
-    """In the job: one call after the other, until one was stopped."""
+    """In the job: one call after the other, until one was stopped, as by the end of its time."""
+    signal.signal(signal.SIGUSR2, _warned)  # submitit's warning of the limit: its own gives up
     values = []
     for call, arguments in calls:
         try:
@@ -110,6 +113,10 @@ def run_pack(calls: Sequence[tuple[Any, Sequence[Any]]]) -> list[Any]:
         if values[-1] is None:
             break
     return values
+
+
+def _warned(signum: int, frame: FrameType | None) -> None:
+    signal.raise_signal(signal.SIGTERM)  # the run saves and ends
 
 
 def _outcomes(job: Job[Any], tasks: Sequence[Task]) -> list[Outcome]:

@@ -160,8 +160,7 @@ def summary_view(folder: Path, summary: Summary, estimate: Estimate | None, jobs
         lines.append(Text("  the same command with --retry-failed tries them again"))
     if summary.ran:
         line = f"{len(summary.ran)} runs took {duration(summary.wall_seconds)}"
-        whole = not summary.failed  # a run that failed took a part of its time
-        if estimate and whole and all(key in estimate.seconds for key in summary.ran):
+        if estimate and summary.whole and all(key in estimate.seconds for key in summary.ran):
             promised = wall_seconds([estimate.seconds[key] for key in summary.ran], jobs)
             ratio = summary.wall_seconds / promised
             line += f"; the estimate was {duration(promised)} (measured / estimated {ratio:.2f})"

@@ -145,6 +145,9 @@ def _train(trainer: Trainer, start: Any) -> None:
         message = "out of memory: set data.micro_batch, or lower data.batch_size"
         status.write("failed", ResourceError.exit_code, message)
         raise ResourceError(message) from error
+    except MemoryError as error:
+        status.write("failed", ResourceError.exit_code, "out of memory")
+        raise ResourceError("out of memory: lower data.batch_size or data.train_limit") from error
     except Exception as error:
         status.write("failed", 1, f"{type(error).__name__}: {error}")
         raise

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import torch
 from torch import Tensor
@@ -67,14 +67,15 @@ class Observer:
             self.screen.show(trainer.pruner.step, tokens)
         self.saw_update(trainer)
 
-    def state_dict(self) -> dict[str, Tensor]:
-        """Sums since the last log, over all ranks: each rank must call it."""
-        return {"sums": self.run.group.total(self._sums).cpu()}
+    def state_dict(self) -> dict[str, Any]:
+        """Sums since the last log, over all ranks: each rank must call it. And what was warned."""
+        return {"sums": self.run.group.total(self._sums).cpu(), "warnings": [*self.warnings]}
 
-    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on adding; the main rank holds what all had."""
         if self.run.group.is_main:
             self._sums.copy_(state["sums"])
+            self.warnings = list(dict.fromkeys([*state["warnings"], *self.warnings]))
 
     def saw_batch(self, sums: Tensor) -> None:
         """A batch was trained on: its share of the mean loss, hits and samples, [3]."""
