@@ -255,7 +255,12 @@ def main() -> None:
     """Run what is missing, then write the page."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("root")
-    parser.add_argument("--out", type=Path, default=Path("runs"))
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=Path("runs"),
+        help="runs there count as done: one folder a setting",
+    )
     parser.add_argument("--epochs", type=int, default=5)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--jobs", type=int, default=1)

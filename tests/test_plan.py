@@ -45,6 +45,14 @@ def test_a_plan_rewinds_and_reads_the_anchor_where_the_run_would() -> None:
     assert dry_run(recipe(phases=phases)).steps == 6
 
 
+def test_tokens_and_multiply_adds_are_those_of_evaluation() -> None:
+    tome = {"name": "tome", "slot": "tokens", "ratio": 0.5, "eval_ratio": 0.0}
+    model = {"name": "vit", "patch_size": 2, "depth": 1, "embed_dim": 8, "heads": 2}
+    planned = dry_run(recipe(model=model, strategies=[], compressors=[tome]))
+    assert (planned.tokens_before, planned.tokens_after) == (16, 16)
+    assert planned.macs_executed == planned.macs_dense
+
+
 def test_a_plan_leaves_the_modes_of_modules_as_they_were() -> None:
     class Careless(PruningStrategy):
         class Config(StrategyConfig):

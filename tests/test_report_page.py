@@ -7,6 +7,7 @@ import json
 import re
 import shutil
 import subprocess
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import pytest
@@ -39,7 +40,8 @@ LONG = "probe/burden/gradient_mean_abs/support/pooled"
 def write(root, out):
     found = compare([root])
     document = document_of(found)
-    document.pictures.extend(pictures(found, plan_pictures(found.study, Wanted()), None))
+    drawn = tuple(pictures(found, plan_pictures(found.study, Wanted()), None))
+    document = replace(document, pictures=drawn)
     write_document(document, out)
     write_numbers(found, out)
     return (out / "index.html").read_text()

@@ -110,6 +110,8 @@ def test_step_zero_is_kept_for_good_and_old_checkpoints_are_not(finished: Path) 
 def test_tensorboard_holds_the_course_of_the_run(finished: Path) -> None:
     events = EventAccumulator(str(finished / "tb"))
     events.Reload()
+    [told] = events.Tensors("recipe/text_summary")
+    assert b"name: magnitude" in told.tensor_proto.string_val[0]
     tags = set(events.Tags()["scalars"])
     assert tags >= {
         *("train/loss", "train/accuracy", "train/lr", "train/images_per_second"),

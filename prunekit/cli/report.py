@@ -81,6 +81,8 @@ def command(
     as_json: bool,
 ) -> None:
     """Compare runs, folders of runs, or a sweep; runs that differ in the seed alone are one."""
+    from dataclasses import replace
+
     from prunekit.report.compose import compare, document_of
     from prunekit.report.document import Document
     from prunekit.report.pictures import Wanted, pictures, plan_pictures
@@ -93,7 +95,7 @@ def command(
         wanted = Wanted(curves, against, grid, reference, _pairs(where))
         plan = plan_pictures(found.study, wanted)
         if out is not None:
-            document.pictures.extend(pictures(found, plan, against))
+            document = replace(document, pictures=tuple(pictures(found, plan, against)))
     if masks is not None:
         document = _with_masks(document, masks, draw=out is not None)
     files = _write(document, found, out) if out is not None else []
@@ -118,10 +120,12 @@ def _with_masks(document: Document, runs: tuple[Path, Path], draw: bool) -> Docu
 
     found = compare_masks(*runs)
     table = mask_table(found, *runs)
-    if draw:
-        figure = mask_picture(found)
-        document.pictures.append(Picture("masks", "Masks of two runs", table.note, figure))
-    return replace(document, tables=(*document.tables, table))
+    drawn = [Picture("masks", "Masks of two runs", table.note, mask_picture(found))] if draw else []
+    return replace(
+        document,
+        tables=(*document.tables, table),
+        pictures=(*document.pictures, *drawn),
+    )
 
 
 def _write(document: Document, found: Comparison | None, out: Path) -> list[Path]:

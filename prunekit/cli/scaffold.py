@@ -20,7 +20,6 @@ from prunekit.files import cannot_write
 from prunekit.recipe_names import named_recipes
 
 TEMPLATES = Path(__file__).with_name("templates")
-KINDS_WRITTEN = ("strategy", "compressor")
 DISTRIBUTION = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?")
 """A name that a package index takes (PEP 508)."""
 IMPORTED = {"Literal", "Tensor", "Field", "Path", *prunekit.__all__}

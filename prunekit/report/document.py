@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from prunekit.report.tables import Table
@@ -34,4 +34,4 @@ class Document:
     tables: tuple[Table, ...] = ()
     missing: tuple[str, ...] = ()
     """One line for each run that is not there or not whole."""
-    pictures: list[Picture] = field(default_factory=list)
+    pictures: tuple[Picture, ...] = ()

@@ -130,7 +130,7 @@ def _sparsity(axis: Axes, lines: Lines) -> None:
     _curve(axis, lines, "sparsity/achieved", "achieved", 100, color=BLUE, linewidth=3, **held)
     _curve(axis, lines, "sparsity/target", "target", 100, color=ORANGE, linestyle="--", **held)
     axis.set_ylim(0, 100)
-    _finish(axis, "Sparsity", "pruned, % of the units in scope")
+    _finish(axis, "Sparsity", "pruned, %")
 
 
 def _density(axis: Axes, densities: Mapping[str, float]) -> None:

@@ -17,7 +17,7 @@ from prunekit.strategies.scored import ScoredStrategy
 class RandomSubnetwork(ScoredStrategy):
     """Prune at random before training, and keep that mask: the baseline of every comparison.
 
-    Scores are uniform in [0, 1) from a generator of (seed, strategy). `uniform` prunes the same
+    Scores are uniform in [0, 1) from a generator of (seed, place, step). `uniform` prunes the same
     share of each tensor, `global` draws from one pool, `match` takes the number kept in each tensor
     from another run's mask, so that only *which* weights are kept differs.
     """

@@ -14,6 +14,7 @@ from prunekit.build import Run
 from prunekit.console import console
 from prunekit.metrics.sparsity import measure_sparsity, warn_empty_tensors
 from prunekit.models import token_counts
+from prunekit.recipe import dump_yaml
 from prunekit.train.display import Display, NullDisplay, Screen
 from prunekit.train.logging import Log, NullLog, RunLog
 
@@ -60,6 +61,8 @@ class Observer:
         """The state before the first step."""
         self._since = (time.perf_counter(), trainer.images)
         self.run.model.train()
+        if trainer.pruner.step == 0:
+            self.log_to.text(0, "recipe", f"```yaml\n{dump_yaml(self.run.recipe)}```")
         if counts := token_counts(self.run.model):
             tokens = {"tokens/in": counts.before, "tokens/out": counts.after}
             if trainer.pruner.step == 0:

@@ -35,7 +35,7 @@ def plan(run: Run) -> DryRun:
     scope = sum(pruner.params[n].numel() for a in pruner.assigned for n in a.scope)
     masks = trial_masks(run)
     macs = count_macs(model, shape, masks)
-    counts = token_counts(model.train())
+    counts = token_counts(model.eval())
     sparsity = measure_sparsity(model, masks)
     step_seconds, memory = _three_steps(run)
     state = OPTIMIZER_BYTES[run.recipe.optimizer.name] + (4 if run.recipe.ema else 0)

@@ -312,7 +312,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("root")
     parser.add_argument("networks", nargs="*", default=list(NETWORKS), metavar="NETWORK")
-    parser.add_argument("--out", type=Path, default=Path("runs"))
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=Path("runs"),
+        help="runs there count as done: one folder a setting",
+    )
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--page", action="store_true", help="run nothing, write the page")
     options = parser.parse_args()

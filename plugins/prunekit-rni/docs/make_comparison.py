@@ -305,7 +305,12 @@ def main() -> None:
     """Run what is missing, then write the page."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("root")
-    parser.add_argument("--out", type=Path, default=Path("runs"))
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=Path("runs"),
+        help="runs there count as done: one folder a setting",
+    )
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--models", nargs="+", choices=MODELS, default=[*MODELS])
     parser.add_argument("--table", action="store_true")
