@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import functools
-import logging
 from collections.abc import Iterable, Mapping
 from fractions import Fraction
 
@@ -11,10 +9,9 @@ import torch
 from torch import Tensor
 
 from prunekit.pools import count_true, pool_of
+from prunekit.said import warn_once
 from prunekit.scores import Cut, Scores, sizes_of
 from prunekit.threshold import search
-
-log = logging.getLogger("prunekit")
 
 NEAR_RANK = 0.0025
 """Share of the entries by which a count may differ so that its threshold is still a hint: at 90 %
@@ -80,12 +77,7 @@ def top_masks_global(
 def warn_held(names: Iterable[str]) -> None:
     """Say which tensors `min_keep` holds above what the distribution gives them."""
     if line := ", ".join(sorted(names)):
-        _warn_once(line)
-
-
-@functools.lru_cache(maxsize=256)
-def _warn_once(names: str) -> None:
-    log.warning("min_keep holds, else these would keep fewer units: %s", names)
+        warn_once(f"min_keep holds, else these would keep fewer units: {line}")
 
 
 def _pooled(scores: Scores, keep: int) -> dict[str, Tensor]:

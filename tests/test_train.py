@@ -1,6 +1,7 @@
 """The trainer on real digits: what comes out, resume, faults, precision, phases."""
 
 import json
+import logging
 import os
 import shutil
 import signal
@@ -392,6 +393,17 @@ def test_a_damaged_checkpoint_is_passed_over(
     assert same(result(resumed), result(finished))
     warnings = open_run(resumed).report()["warnings"]
     assert any("step-23" in warning for warning in warnings)
+
+
+def test_what_is_warned_through_logging_is_in_every_report(tmp_path: Path) -> None:
+    """Also in that of a second run in the same process."""
+    floor = MAGNITUDE | {"sparsity": 0.9, "min_keep": 140}
+    for seed in (0, 1):
+        done = run(tmp_path, strategies=[floor], seed=seed)
+        told = [text for text in open_run(done).report()["warnings"] if "min_keep holds" in text]
+        assert len(told) == 1
+        assert "fc2.weight" in told[0]
+    assert logging.getLogger("prunekit").handlers == []
 
 
 def test_a_warning_outlives_a_second_resume(finished: Path, tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from prunekit.console import console
 from prunekit.metrics.sparsity import measure_sparsity, warn_empty_tensors
 from prunekit.models import token_counts
 from prunekit.recipe import dump_yaml
+from prunekit.said import Listener
 from prunekit.train.display import Display, NullDisplay, Screen
 from prunekit.train.logging import Log, NullLog, RunLog
 
@@ -40,14 +41,17 @@ class Observer:
         self.histograms = logging.histograms and max(1, logging.histograms.steps(total, epoch))
         self._sums = torch.zeros(3, dtype=torch.float64, device=run.group.device)
         self._since = (time.perf_counter(), 0)
+        self._listener = Listener(self.warn)
 
     def __enter__(self) -> Self:
         """Begin to show."""
         self.screen.__enter__()
+        self._listener.listen()
         return self
 
     def __exit__(self, *reason: object) -> None:
         """Leave the last numbers on the screen, and close the log."""
+        self._listener.stop()
         self.screen.__exit__(*reason)
         self.log_to.close()
 

@@ -1,0 +1,42 @@
+"""Warnings from places that know no run: said once in a run, on the screen and in its report."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+LOG = logging.getLogger("prunekit")
+"""What it and its children (`prunekit.<plugin>`) warn of lands in the report of a run."""
+_said: set[str] = set()
+
+
+def warn_once(text: str) -> None:
+    """Warn, unless the same was said since the run began."""
+    if text not in _said:
+        _said.add(text)
+        LOG.warning(text)
+
+
+class Listener(logging.Handler):
+    """Hands warnings on for as long as a run takes.
+
+    Args:
+        tell: called with each text.
+    """
+
+    def __init__(self, tell: Callable[[str], None]) -> None:
+        super().__init__(logging.WARNING)
+        self.tell = tell
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Tell one."""
+        self.tell(record.getMessage())
+
+    def listen(self) -> None:
+        """Begin, with nothing said so far."""
+        _said.clear()
+        LOG.addHandler(self)
+
+    def stop(self) -> None:
+        """End."""
+        LOG.removeHandler(self)
