@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Protocol
@@ -58,17 +57,6 @@ class Calibration(Protocol):
 
     def calibration(self, samples: int, balanced: bool) -> Iterator[tuple[Tensor, Tensor]]:
         """Batches of fixed, un-augmented training samples, the same on all ranks."""
-
-
-@contextmanager
-def training_mode_kept(model: nn.Module) -> Iterator[None]:
-    """Switch modules to eval inside as you like: after it, each is in the mode it was in."""
-    modes = {module: module.training for module in model.modules()}
-    try:
-        yield
-    finally:
-        for module, training in modes.items():
-            module.training = training
 
 
 @dataclass

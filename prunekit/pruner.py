@@ -31,7 +31,6 @@ from prunekit.context import (
     OneProcess,
     Ranks,
     StepContext,
-    training_mode_kept,
 )
 from prunekit.contract import (
     check_count,
@@ -42,6 +41,7 @@ from prunekit.contract import (
 )
 from prunekit.errors import PluginError, UsageError
 from prunekit.masks import MaskSet
+from prunekit.modes import training_mode_kept
 from prunekit.optim_rules import ParamRule
 from prunekit.probes.base import Probe, labels, prepare_all
 from prunekit.reading.places import under

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from prunekit.modes import evaluating
+
 WARM_UP = 3
 REPEATS = 20
 
@@ -42,14 +44,8 @@ def measure_latency(
     dtype = next((p.dtype for p in model.parameters()), torch.float32)
     noise = torch.Generator().manual_seed(0)
     images = torch.randn(batch, *input_shape, generator=noise).to(device, dtype)
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
-        with torch.inference_mode():
-            times = [_time(model, images) for _ in range(WARM_UP + REPEATS)][WARM_UP:]
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
+    with evaluating(model), torch.inference_mode():
+        times = [_time(model, images) for _ in range(WARM_UP + REPEATS)][WARM_UP:]
     first, median, third = statistics.quantiles(times, n=4)
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
     return Latency(

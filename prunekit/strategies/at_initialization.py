@@ -12,6 +12,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from prunekit.cadence import Cadence
 from prunekit.errors import RecipeError
+from prunekit.modes import evaluating
 from prunekit.schedules import AnySchedule, Constant
 from prunekit.strategies.base import Context, Update
 from prunekit.strategies.scored import ScoredStrategy
@@ -93,18 +94,6 @@ def total_gradient(losses: Iterable[Tensor], params: Sequence[Tensor]) -> list[T
         for total, grad in zip(totals, grads, strict=True):
             total += grad
     return totals
-
-
-@contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode for a while: dropout is off, so no random number is drawn."""
-    training = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, was in training:
-            module.training = was
 
 
 @contextmanager

@@ -8,12 +8,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from prunekit.errors import CheckpointError, ResourceError, StopRequestedError, WriteError
+from prunekit.requests import Requests
 from prunekit.sweep.cell import run_cell
 from prunekit.sweep.directory import State, log_path, write_state
 from prunekit.sweep.executor import POLL_SECONDS, Executor, Outcome, Task
 from prunekit.sweep.plan import Plan, PlannedCell
 from prunekit.sweep.prepare import state_of, states_of, unique_cells
-from prunekit.sweep.signals import Requests
 
 Tell = Callable[[PlannedCell, State], None]
 """Called for every cell that ends."""

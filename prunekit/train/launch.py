@@ -131,7 +131,7 @@ def _train(trainer: Trainer, start: Any) -> None:
     status = _Status(trainer.run_dir, trainer)
     status.write("running", 0, "")
     try:
-        with trainer.stopping.on_signals(), trainer.observer:
+        with trainer.stopping.requests, trainer.observer:
             start()
             trainer.fit()
             conclude(trainer)
