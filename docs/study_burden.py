@@ -222,7 +222,7 @@ def burden_differences(study: Study) -> str:
 
 
 def burden_pictures(study: Study) -> None:
-    """The curves of the four arms at the highest sparsity."""
+    """The curves of the arms at the highest sparsity; those of followed entries at each."""
     arms = ("iterative", "optimal", "match", "random", "dense")
     highest = study.axes["sparsity"][-1]
     shown = narrowed(study, arms, lambda cell: cell.place.get("sparsity", highest) == highest)
@@ -232,6 +232,8 @@ def burden_pictures(study: Study) -> None:
         ("burden_weight", f"{BURDEN}/weight_rms/active/pooled", None),
     ):
         draw(shown, key, against, name)
+    traced = narrowed(study, ("iterative_traced", "ranked_traced"), lambda _: True)
+    draw(traced, f"{BURDEN}/weight_rms/support/pooled", None, "burden_support")
 
 
 def narrowed(study: Study, arms: Sequence[str], keep: Callable[[Cell], bool]) -> Study:

@@ -101,7 +101,7 @@ def test_the_page_is_filled_from_its_sweep(
     assert float(followed[0]) > float(active[0])  # of all entries, the largest
     pictures = {path.name for path in (Path(script.__file__).parent / "study").iterdir()}
     assert pictures == {
-        f"burden_{n}.png" for n in ("gradient_by_step", "gradient_by_loss", "weight")
+        f"burden_{n}.png" for n in ("gradient_by_step", "gradient_by_loss", "weight", "support")
     }
 
 
