@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -21,7 +22,7 @@ from prunekit.report.pictures import Plan, Wanted, default_keys, pictures, plan_
 from prunekit.report.reference import read_reference
 from prunekit.report.statistics import Summary
 from prunekit.report.study import open_study
-from prunekit.report.style import LINES, MARKERS, PALETTE, literal, save, styles
+from prunekit.report.style import LINES, MARKERS, PALETTE, apart, literal, save, styles
 from prunekit.runs import write_masks
 
 
@@ -61,6 +62,16 @@ def test_a_loss_falls_also_where_it_ends_higher_than_it_began(tmp_path):
     assert curve.seeds == 2
     assert (np.diff(curve.low) < 0).all()  # a lower loss comes later
     assert curve.low[-1] == 0  # seed 1 begins at 2.2
+
+
+@given(st.lists(st.floats(0, 1), max_size=12), st.floats(0.01, 0.08))
+def test_labels_are_moved_apart_and_stay_below_the_top(heights, gap):
+    heights = sorted(heights)
+    places = apart(heights, gap)
+    assert all(high - low >= gap - 1e-9 for low, high in pairwise(places))
+    assert all(place <= 1 for place in places)
+    if all(high - low >= gap for low, high in pairwise(heights)):
+        assert places == pytest.approx(heights)  # nothing to do
 
 
 def test_runs_at_one_speed_agree_at_matched_loss(tmp_path):

@@ -170,9 +170,9 @@ def label_ends(axis: Axes, ends: Sequence[End], size: float = 8.5) -> None:
     heights = {
         end: float(inside.transform(axis.transData.transform((end.x, end.y)))[1]) for end in ends
     }
-    height = None
-    for end, wanted in sorted(heights.items(), key=lambda item: item[1]):
-        height = wanted if height is None else max(wanted, height + GAP * size / 8.5)
+    in_order = sorted(heights, key=heights.__getitem__)
+    places = apart([heights[end] for end in in_order], GAP * size / 8.5)
+    for end, height in zip(in_order, places, strict=True):
         axis.annotate(
             literal(end.name),
             (1.01, height),
@@ -182,3 +182,18 @@ def label_ends(axis: Axes, ends: Sequence[End], size: float = 8.5) -> None:
             color=end.color,
             annotation_clip=False,
         )
+
+
+def apart(heights: Sequence[float], gap: float) -> list[float]:
+    """Move rising heights so that each is `gap` above the last, and none above 1.
+
+    They move up first, then down from 1; where they do not fit in [0, 1], below 0.
+    """
+    places: list[float] = []
+    for height in heights:
+        places.append(max(height, places[-1] + gap) if places else height)
+    ceiling = 1.0
+    for i in reversed(range(len(places))):
+        places[i] = min(places[i], ceiling)
+        ceiling = places[i] - gap
+    return places
