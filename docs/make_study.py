@@ -19,6 +19,7 @@ from pathlib import Path
 
 from study_burden import (
     burden_accuracy,
+    burden_dense,
     burden_differences,
     burden_levels,
     burden_norms,
@@ -40,6 +41,7 @@ BLOCK = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 TABLES: dict[str, tuple[str, Callable[[Study], str]]] = {
     "burden_order": ("burden_mnist", burden_order),
+    "burden_dense": ("burden_mnist", burden_dense),
     "burden_levels": ("burden_mnist", burden_levels),
     "burden_seeds": ("burden_mnist", burden_seeds),
     "burden_norms": ("burden_mnist", burden_norms),

@@ -39,13 +39,18 @@ def burden_order(study: Study) -> str:
 
 
 def means(
-    study: Study, key: str, against: str | None, sparsity: str, optimizer: str
+    study: Study,
+    key: str,
+    against: str | None,
+    sparsity: str,
+    optimizer: str,
+    arms: Sequence[str] = ORDER,
 ) -> list[np.ndarray]:
-    """Of each arm of `ORDER`, the mean over seeds at the same steps or the same losses.
+    """Of each arm, the mean over seeds at the same steps or the same losses.
 
     Nothing where the runs have no loss in common.
     """
-    cells = [cell_at(study, arm, sparsity=sparsity, optimizer=optimizer) for arm in ORDER]
+    cells = [cell_at(study, arm, sparsity=sparsity, optimizer=optimizer) for arm in arms]
     if against is None:
         found = [curve(cell, key) for cell in cells]
         shared = sorted(set.intersection(*(set(c.x.tolist()) for c in found if c)))
@@ -94,6 +99,24 @@ def burden_levels(study: Study) -> str:
         )
     head = ["optimizer", "sparsity", "training loss, nats", "sparsity of iterative there"]
     return table(head, rows)
+
+
+def burden_dense(study: Study) -> str:
+    """The gradient of an active weight at equal training loss, over that of the unpruned network."""
+    rows = []
+    for optimizer, sparsity in itertools.product(study.axes["optimizer"], study.axes["sparsity"]):
+        key, arms = f"{BURDEN}/gradient_mean_abs/active/pooled", ("iterative", "optimal", "dense")
+        found = means(study, key, "train/loss", sparsity, optimizer, arms)
+        if not found:
+            rows.append([optimizer, sparsity, *["no loss in common"] * 4])
+            continue
+        late = len(found[0]) // 3  # losses rise along the levels
+        over = [one / found[2] for one in found[:2]]
+        shown = [np.median(part) for one in over for part in (one, one[:late])]
+        rows.append([optimizer, sparsity, *(f"{value:.2f}" for value in shown)])
+    arms = ("iterative / dense", "optimal / dense")
+    columns = [f"{arm}, {part}" for arm in arms for part in ("all", "lowest third")]
+    return table(["optimizer", "sparsity", *columns], rows)
 
 
 def sparsity_at(run: RunFacts, loss: float) -> float:
