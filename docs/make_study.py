@@ -28,7 +28,7 @@ from study_burden import (
     burden_ramp,
     burden_seeds,
 )
-from study_compression import compression, merging, speed
+from study_compression import compression, interaction, merging, speed
 
 from prunekit.report.facts import RunFacts, common
 from prunekit.report.study import Study
@@ -49,6 +49,7 @@ TABLES: dict[str, tuple[str, Callable[[Study], str]]] = {
     "burden_accuracy": ("burden_mnist", burden_accuracy),
     "burden_differences": ("burden_mnist", burden_differences),
     "compression": ("compression_cpu", compression),
+    "interaction": ("compression_cpu", interaction),
     "speed": ("compression_cpu", speed),
     "merging": ("merging", merging),
 }

@@ -6,8 +6,9 @@ import itertools
 import statistics
 from collections.abc import Iterable, Iterator, Sequence
 
-from study_tables import VERDICT, cell_at, mean_and_deviation, paired, table, verdict
+from study_tables import VERDICT, cell_at, differences, mean_and_deviation, paired, table, verdict
 
+from prunekit.report.statistics import paired_difference
 from prunekit.report.study import Cell, Study
 
 
@@ -21,6 +22,24 @@ def compression(study: Study) -> str:
         judged = verdict(paired(cell, base)) if cell is not base else [""] * len(VERDICT)
         rows.append([sparsity, ratio, tokens, mean_and_deviation(cell), *judged])
     return table(["sparsity", "ratio", "tokens", "accuracy", *VERDICT], rows)
+
+
+def interaction(study: Study) -> str:
+    """What a ratio costs at the highest sparsity less what it costs at the lowest, by seed."""
+    first, *ratios = study.axes["ratio"]
+    lowest, *_, highest = study.axes["sparsity"]
+    rows = []
+    for ratio in ratios:
+        low, high = (
+            differences(
+                cell_at(study, study.arms[0], sparsity=sparsity, ratio=ratio),
+                cell_at(study, study.arms[0], sparsity=sparsity, ratio=first),
+            )
+            for sparsity in (lowest, highest)
+        )
+        both = sorted(low.keys() & high.keys())
+        rows.append([ratio, *verdict(paired_difference([high[s] - low[s] for s in both]))])
+    return table([f"ratio, sparsity {highest} less {lowest}", *VERDICT], rows)
 
 
 def speed(study: Study) -> str:

@@ -28,9 +28,14 @@ def cell_at(study: Study, arm: str, **place: str) -> Cell:
 
 
 def paired(cell: Cell, base: Cell) -> PairedDifference | None:
-    """The difference of two cells, in points, by seed."""
+    """The difference of two cells, in points, judged over the seeds that both have."""
+    return paired_difference(list(differences(cell, base).values()))
+
+
+def differences(cell: Cell, base: Cell) -> dict[int, float]:
+    """Seed -> accuracy of a cell less that of another, in points."""
     mine, theirs = accuracies(cell, TOP1), accuracies(base, TOP1)
-    return paired_difference([mine[s] - theirs[s] for s in sorted(mine.keys() & theirs.keys())])
+    return {seed: mine[seed] - theirs[seed] for seed in sorted(mine.keys() & theirs.keys())}
 
 
 def verdict(result: PairedDifference | None) -> list[str]:

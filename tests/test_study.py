@@ -118,6 +118,8 @@ def test_ratios_are_set_against_none_at_the_same_sparsity_and_seed(
     assert tokens == "3"
     assert 0 < least <= middle <= largest < 1  # multiply-adds: fewer tokens, fewer of them
     each = [columns(tables["compression"], s, "0.8")[2] for s in ("0.75", "0.95")]
+    cost_less = columns(tables["interaction"], "0.8")[0]
+    assert float(cost_less) == pytest.approx(float(each[1]) - float(each[0]), abs=0.011)
     assert points == " to ".join(sorted(each, key=float))
 
 
