@@ -14,7 +14,7 @@ prunekit sweep burden_mnist --dry-run          what it would run, and the time
 prunekit sweep my.yaml --jobs 2                the same command goes on later
 prunekit sweep quickstart strategies.0.sparsity=0.7,0.8,0.9 seed=0..4
 prunekit sweep quickstart seed=0..2 --baselines
-prunekit sweep burden_mnist seed=0 data.root=mnist    fewer values, data elsewhere
+prunekit sweep burden_mnist seed=0 data.root=mnist   fewer values
 prunekit sweep my.yaml --slurm --pack 8 --slurm-set gpus=1
 """
 
