@@ -28,7 +28,7 @@ from study_burden import (
     burden_ramp,
     burden_seeds,
 )
-from study_compression import compression, interaction, merging, speed
+from study_compression import compression, interaction, merging, merging_pairs, speed
 
 from prunekit.report.facts import RunFacts, common
 from prunekit.report.study import Study
@@ -52,6 +52,7 @@ TABLES: dict[str, tuple[str, Callable[[Study], str]]] = {
     "interaction": ("compression_cpu", interaction),
     "speed": ("compression_cpu", speed),
     "merging": ("merging", merging),
+    "merging_pairs": ("merging", merging_pairs),
 }
 
 

@@ -98,6 +98,22 @@ def merging(study: Study) -> str:
     return table(["compressor", *study.axes, "tokens", "accuracy", *VERDICT], rows)
 
 
+def merging_pairs(study: Study) -> str:
+    """The compressors against each other, at equal token counts."""
+    arms = (
+        ("tome_dot", "random_drop"),
+        ("tome_cosine", "random_drop"),
+        ("average_pool", "tome_dot"),
+        ("average_pool", "tome_cosine"),
+        ("tome_cosine", "tome_dot"),
+    )
+    rows = [
+        [f"{arm} - {other}", *verdict(paired(cell_at(study, arm), cell_at(study, other)))]
+        for arm, other in arms
+    ]
+    return table(["difference", *VERDICT], rows)
+
+
 def tokens_of(cell: Cell) -> str:
     """Tokens that are left of an image."""
     return ", ".join(sorted({f"{n:.0f}" for n in cell.values("tokens", "after").values()}))

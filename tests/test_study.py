@@ -127,7 +127,11 @@ def test_ratios_are_set_against_none_at_the_same_sparsity_and_seed(
 def test_ways_to_merge_are_set_against_none(
     script: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    table = filled(script, "merging", SMALL, tmp_path, monkeypatch)["merging"]
+    tables = filled(script, "merging", SMALL, tmp_path, monkeypatch)
+    table = tables["merging"]
     tokens = {arm: columns(table, arm)[0] for arm in MERGING}
     assert tokens == {arm: "16" if arm == "none" else "3" for arm in MERGING}
     assert columns(table, "none")[2:] == [""] * 4
+    ahead = float(columns(tables["merging_pairs"], "average_pool - tome_dot")[0])
+    from_none = [float(columns(table, arm)[2]) for arm in ("average_pool", "tome_dot")]
+    assert ahead == pytest.approx(from_none[0] - from_none[1], abs=0.011)
