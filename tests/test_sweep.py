@@ -279,7 +279,9 @@ def test_a_run_that_was_deleted_is_made_again(folder):
     opened = sweep(folder, "sparsity=0.5")
     (cell,) = (cell for cell in opened.cells if cell.arm == "dense")
     shutil.rmtree(cell.run.path)
-    assert sweep(folder, "sparsity=0.5").cells != opened.cells
+    again = sweep(folder, "sparsity=0.5")
+    (made,) = (cell for cell in again.cells if cell.arm == "dense")
+    assert (made.run.path / "report.json").is_file()
     assert len(list((opened.path / "runs" / "dense").glob("2*"))) == 1
 
 
