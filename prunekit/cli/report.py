@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -81,8 +82,6 @@ def command(
     as_json: bool,
 ) -> None:
     """Compare runs, folders of runs, or a sweep; runs that differ in the seed alone are one."""
-    from dataclasses import replace
-
     from prunekit.report.compose import compare, document_of
     from prunekit.report.document import Document
     from prunekit.report.pictures import Wanted, pictures, plan_pictures
@@ -113,8 +112,6 @@ def _pairs(where: tuple[str, ...]) -> dict[str, str]:
 
 
 def _with_masks(document: Document, runs: tuple[Path, Path], draw: bool) -> Document:
-    from dataclasses import replace
-
     from prunekit.report.document import Picture
     from prunekit.report.masks import compare_masks, mask_picture, mask_table
 

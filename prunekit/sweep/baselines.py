@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from prunekit.errors import UsageError
@@ -49,16 +49,8 @@ def baselines(recipe: Recipe, axes: Mapping[str, str]) -> tuple[dict[str, Tree],
     }
     dense = {"set": {**changes, "strategies": []}, "collapse": [*method, *shared]}
     arms: dict[str, Tree] = {base_name(recipe): {}, "dense": dense}
-    if emerging := [each["name"] for each in strategies if "sparsity" not in each]:
-        return arms, [
-            f"no random, match and one-shot baseline: the sparsity of {emerging[0]} emerges, so it "
-            "cannot be planned"
-        ]
-    if own_units := [each["name"] for each in strategies if "distribution" not in each]:
-        return arms, [
-            f"no random, match and one-shot baseline: {own_units[0]} prunes units of its own, "
-            "which they would not"
-        ]
+    if reason := _nothing_comparable(strategies):
+        return arms, [f"no random, match and one-shot baseline: {reason}"]
     arms["random"] = {
         "set": {**changes, "strategies": [_random(each) for each in strategies]},
         "collapse": method,
@@ -81,6 +73,16 @@ def baselines(recipe: Recipe, axes: Mapping[str, str]) -> tuple[dict[str, Tree],
         },
     }
     return arms, []
+
+
+def _nothing_comparable(strategies: Sequence[Tree]) -> str | None:
+    """Why single weights at the same sparsity are no baseline; None where they are."""
+    for strategy in strategies:
+        if "sparsity" not in strategy:
+            return f"the sparsity of {strategy['name']} emerges, so it cannot be planned"
+        if "distribution" not in strategy:
+            return f"{strategy['name']} prunes units of its own, which they would not"
+    return None
 
 
 def _split_axes(axes: Mapping[str, str], count: int) -> tuple[list[str], list[str]]:

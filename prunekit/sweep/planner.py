@@ -130,6 +130,11 @@ class _Planner:
             self.problems.setdefault(PLACE.sub("", line), line)
 
     def cell(self, arm: Arm, chosen: Mapping[str, Option]) -> PlannedCell:
+        """The run of an arm at one option of each of its axes.
+
+        Raises:
+            RecipeError: its recipe is not valid.
+        """
         sources = {key: self.needed(other, chosen) for key, other in arm.needs.items()}
         changes = [*arm.changes]
         for axis, option in chosen.items():
