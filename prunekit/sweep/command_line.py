@@ -13,6 +13,7 @@ from prunekit.reading.document import Document
 from prunekit.reading.files import read_text, read_text_document
 from prunekit.reading.overrides import apply_change
 from prunekit.recipe import Recipe, recipe_from_document, recipe_from_text, yaml_text
+from prunekit.recipe_names import find_recipe, shipped_sweeps
 from prunekit.sweep.baselines import base_name, baselines
 from prunekit.sweep.design import Change, Design, read_design
 from prunekit.sweep.values import Word, label, read_word
@@ -76,8 +77,6 @@ def find_file(target: str) -> Path:
     Raises:
         UsageError: none of these.
     """
-    from prunekit.recipe_names import find_recipe, shipped_sweeps
-
     return (
         Path(target)
         if Path(target).is_file()
@@ -88,8 +87,6 @@ def find_file(target: str) -> Path:
 def _of_sweep(
     path: Path, text: str, document: Document, words: Sequence[Word], given: tuple[str, ...]
 ) -> Asked:
-    from prunekit.recipe_names import find_recipe
-
     def find(recipe: str) -> Path:
         beside = path.parent / recipe
         return beside if beside.is_file() else find_recipe(recipe)
