@@ -9,7 +9,7 @@ from torch import nn
 
 from prunekit.components.names import AmbiguousNameError, UnknownNameError
 from prunekit.errors import PluginError, RecipeError
-from prunekit.reading.places import under
+from prunekit.foundation.values import about_key
 from prunekit.registry import STRATEGIES
 from prunekit.strategies.base import PruningStrategy
 
@@ -52,7 +52,7 @@ def assign(
                 f"strategies.{index}.mode: {config.name} does not work in mode {config.mode!r}: "
                 f"use {' or '.join(strategy.modes)}"
             )
-        with under(f"strategies.{index}", config):
+        with about_key(f"strategies.{index}", config):
             scope = tuple(config.scope.select(model, strategy.default_scope))
             cover = tuple(strategy.cover(model, scope))
             if check:

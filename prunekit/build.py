@@ -7,16 +7,16 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from prunekit.clock import Stretch, Timeline
 from prunekit.context import Anchor
 from prunekit.data import DataSet, open_dataset
 from prunekit.errors import RecipeError
+from prunekit.foundation.seeding import seed_for
+from prunekit.foundation.timeline import PhaseSpan, Timeline
+from prunekit.foundation.values import about_key
 from prunekit.models import attach, build_model
 from prunekit.pruner import Pruner
-from prunekit.reading.places import under
 from prunekit.recipe import Phase, Recipe
 from prunekit.registry import COMPRESSORS, PROBES, STRATEGIES
-from prunekit.seeding import seed_for
 from prunekit.train.distributed import ProcessGroup
 from prunekit.train.optim import check_rules
 
@@ -61,7 +61,7 @@ def build(
     start = {"init": None} if resuming else {}
     model = build_model(recipe.model.model_copy(update=start), data.spec)
     for index, compressor in enumerate(recipe.compressors):
-        with under(f"compressors.{index}", compressor):
+        with about_key(f"compressors.{index}", compressor):
             attach(model, compressor.slot, COMPRESSORS.create(compressor))
     phases, timeline = lay_out(recipe, data.steps_per_epoch)
     pruner = Pruner(
@@ -88,13 +88,13 @@ def lay_out(recipe: Recipe, steps_per_epoch: int) -> tuple[tuple[Phase, ...], Ti
         RecipeError: a phase without a step, or one that rewinds to a step not reached yet.
     """
     written = tuple(phase for phase in recipe.phases for _ in range(phase.repeat))
-    stretches = tuple(
-        Stretch(phase.name, phase.length.steps(0, steps_per_epoch)) for phase in written
+    spans = tuple(
+        PhaseSpan(phase.name, phase.length.steps(0, steps_per_epoch)) for phase in written
     )
-    for stretch in stretches:
-        if stretch.steps < 1:
-            raise RecipeError(f"phases: {stretch.phase!r} has no step: give it at least 1st")
-    timeline = Timeline(stretches, steps_per_epoch)
+    for span in spans:
+        if span.steps < 1:
+            raise RecipeError(f"phases: {span.phase!r} has no step: give it at least 1st")
+    timeline = Timeline(spans, steps_per_epoch)
     anchor = recipe.anchor.steps(timeline.total_steps, steps_per_epoch)
     for index, phase in enumerate(written):
         begins = timeline.begins(index)

@@ -6,10 +6,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Tag, field_validator
 
-from prunekit.clock import Clock
-from prunekit.duration import Duration, duration
 from prunekit.errors import RecipeError
-from prunekit.frozen import Frozen
+from prunekit.foundation.timeline import Clock, Duration, duration
+from prunekit.foundation.values import Frozen
 
 
 def _kind(value: Any) -> str:

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from prunekit.clock import Clock
 from prunekit.errors import UsageError
-from prunekit.seeding import seed_for
+from prunekit.foundation.seeding import seed_for
+from prunekit.foundation.timeline import Clock
 from prunekit.strategies.base import Masks
 
 if TYPE_CHECKING:

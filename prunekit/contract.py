@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from prunekit.assignment import Assigned
-from prunekit.clock import Clock
 from prunekit.errors import PluginError
+from prunekit.foundation.timeline import Clock
 from prunekit.strategies.base import Masks, Update
 
 

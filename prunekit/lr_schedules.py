@@ -8,8 +8,8 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field
 
-from prunekit.duration import Duration, duration
-from prunekit.frozen import Frozen, name_only
+from prunekit.foundation.timeline import Duration, duration
+from prunekit.foundation.values import Frozen, name_only
 
 
 class LrSchedule(Frozen, abc.ABC):

@@ -24,7 +24,6 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from prunekit.assignment import Assigned, assign
-from prunekit.clock import Timeline
 from prunekit.context import (
     Anchor,
     Calibration,
@@ -40,11 +39,12 @@ from prunekit.contract import (
     check_update,
 )
 from prunekit.errors import PluginError, UsageError
+from prunekit.foundation.modules import training_mode_kept
+from prunekit.foundation.parameters import ParamRule
+from prunekit.foundation.timeline import Timeline
+from prunekit.foundation.values import about_key
 from prunekit.masks import MaskSet
-from prunekit.modes import training_mode_kept
-from prunekit.optim_rules import ParamRule
 from prunekit.probes.base import Probe, labels, prepare_all
-from prunekit.reading.places import under
 from prunekit.strategies.base import PruningStrategy, Update
 from prunekit.turns import Turn, Turns
 
@@ -102,7 +102,7 @@ class Pruner:
         self._anchor = anchor
         self._optimizer: Optimizer | None = None
         for index, strategy in enumerate(strategies):
-            with under(f"strategies.{index}", strategy.config):
+            with about_key(f"strategies.{index}", strategy.config):
                 strategy.check(self.timeline.clock(0, strategy.config.during, ending=False))
                 strategy.prepare(model)
         self.params: dict[str, nn.Parameter] = dict(model.named_parameters())
@@ -124,7 +124,7 @@ class Pruner:
         """Let the strategies load start weights; a run that is resumed does not."""
         self._initialized = True
         for index, assigned in enumerate(self.assigned):
-            with under(f"strategies.{index}", assigned.strategy.config):
+            with about_key(f"strategies.{index}", assigned.strategy.config):
                 assigned.strategy.initialize(self.model)
 
     def start(self) -> None:
@@ -346,7 +346,7 @@ class Pruner:
 
     def _checked_update(self, assigned: Assigned, ctx: StepContext) -> Update:
         strategy, place = assigned.strategy, f"strategies.{ctx.index}"
-        with training_mode_kept(self.model), under(place, strategy.config):
+        with training_mode_kept(self.model), about_key(place, strategy.config):
             update = strategy.update(ctx)
         check_update(assigned, update, self.params)
         assigned.flips = self.mask_set.apply(update, assigned.cover)

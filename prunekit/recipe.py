@@ -13,9 +13,9 @@ from pydantic import BeforeValidator, Field, SerializeAsAny, ValidationError, mo
 from pydantic_core import InitErrorDetails, PydanticCustomError
 from ruamel.yaml import YAML
 
-from prunekit.duration import Duration, duration
 from prunekit.errors import PluginError, RecipeError
-from prunekit.frozen import ComponentConfig, Frozen, as_values
+from prunekit.foundation.timeline import Duration, duration
+from prunekit.foundation.values import ComponentConfig, Frozen, as_values
 from prunekit.reading.conflicts import conflicts
 from prunekit.reading.document import Document, Fault, dotted
 from prunekit.reading.faults import faults_in
@@ -112,7 +112,7 @@ class Recipe(Frozen):
     phases: tuple[Phase, ...] = Field(
         min_length=1, examples=[[{"name": "train", "length": "10ep"}]]
     )
-    """The stretches of training, one after the other."""
+    """The spans of training, one after the other."""
     evaluate: EvaluateConfig = EvaluateConfig()
     """When accuracy is measured."""
     checkpoint: CheckpointConfig = CheckpointConfig()

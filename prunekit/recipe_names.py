@@ -8,7 +8,7 @@ from prunekit.components.installed import Component, own_version
 from prunekit.components.names import AmbiguousNameError, UnknownNameError, resolve, usable_names
 from prunekit.components.recipes import installed_recipes
 from prunekit.errors import UsageError
-from prunekit.suggestions import did_you_mean
+from prunekit.foundation.suggestions import did_you_mean
 
 PACKAGE = Path(__file__).resolve().parent
 

@@ -7,10 +7,10 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
-from prunekit.duration import Duration, duration
-from prunekit.frozen import Frozen, name_only
+from prunekit.foundation.parameters import ParamRule
+from prunekit.foundation.timeline import Duration, duration
+from prunekit.foundation.values import Frozen, name_only
 from prunekit.lr_schedules import AnyLrSchedule, Constant
-from prunekit.optim_rules import ParamRule
 from prunekit.reading.scalars import shown
 
 NAME_PATTERN = r"^[A-Za-z0-9_-][A-Za-z0-9._-]{0,63}$"

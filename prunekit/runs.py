@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from prunekit.errors import CheckpointError, RecipeError
-from prunekit.files import cannot_write, lock, read_json, read_lines, sha256, write_json
+from prunekit.foundation.files import cannot_write, lock, read_json, read_lines, sha256, write_json
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -10,10 +10,9 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from prunekit.clock import Clock
-from prunekit.duration import Duration, duration
 from prunekit.errors import RecipeError
-from prunekit.frozen import Frozen, name_only
+from prunekit.foundation.timeline import Clock, Duration, duration
+from prunekit.foundation.values import Frozen, name_only
 
 Progress = float | Fraction
 """Part of a ramp that is done, in [0, 1]."""

@@ -8,8 +8,8 @@ from fractions import Fraction
 import torch
 from torch import Tensor
 
+from prunekit.foundation.warn import warn_once
 from prunekit.pools import count_true, pool_of
-from prunekit.said import warn_once
 from prunekit.scores import Cut, Scores, sizes_of
 from prunekit.threshold import search
 

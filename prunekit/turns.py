@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from prunekit.assignment import Assigned
-from prunekit.clock import Clock, Timeline
+from prunekit.foundation.timeline import Clock, Timeline
 
 
 @dataclass(frozen=True, slots=True)

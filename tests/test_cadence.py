@@ -6,8 +6,8 @@ from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 
 from prunekit.cadence import Cadence
-from prunekit.clock import Stretch, Timeline
 from prunekit.errors import RecipeError
+from prunekit.foundation.timeline import PhaseSpan, Timeline
 from prunekit.schedules import Polynomial
 
 
@@ -50,13 +50,13 @@ def test_the_target_is_hit_exactly_where_the_interval_does_not_divide(every, ste
 
 
 def test_phase_fires_at_the_end_of_each_phase_and_repeat():
-    timeline = Timeline((Stretch("a", 3), Stretch("b", 4), Stretch("b", 4)), 10)
+    timeline = Timeline((PhaseSpan("a", 3), PhaseSpan("b", 4), PhaseSpan("b", 4)), 10)
     cadence = Cadence(every="phase")
     assert [t for t in range(12) if cadence.fires(timeline.clock(t))] == [3, 7, 11]
 
 
 def test_steps_are_those_of_the_strategys_window():
-    timeline = Timeline((Stretch("dense", 5), Stretch("prune", 6)), 10)
+    timeline = Timeline((PhaseSpan("dense", 5), PhaseSpan("prune", 6)), 10)
     clocks = [timeline.clock(step, ("prune",)) for step in range(5, 12)]
     assert [c.step for c in clocks if Cadence(every="4st").fires(c)] == [5, 9, 11]
 

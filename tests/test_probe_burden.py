@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from prunekit.errors import RecipeError
-from prunekit.frozen import as_values
+from prunekit.foundation.values import as_values
 from prunekit.probes.burden import Burden
 from prunekit.pruner import Pruner
 from prunekit.runs import RunDir, open_run

@@ -13,13 +13,12 @@ from torch import Tensor, nn
 from torch.nn.utils import prune
 
 from prunekit.cadence import Cadence
-from prunekit.clock import Clock, Stretch, Timeline
-from prunekit.duration import duration
 from prunekit.errors import PluginError, RecipeError, UsageError
+from prunekit.foundation.parameters import Scope
+from prunekit.foundation.timeline import Clock, PhaseSpan, Timeline, duration
 from prunekit.probes.base import Probe, ProbeConfig
 from prunekit.probes.gradient_norm import GradientNorm
 from prunekit.pruner import Pruner
-from prunekit.scopes import Scope
 from prunekit.selection import keep_count
 from prunekit.strategies import strategy
 from prunekit.strategies.base import Context, PruningStrategy, StrategyConfig, Update
@@ -342,7 +341,7 @@ def test_a_score_that_is_not_finite_is_refused() -> None:
 
 
 def test_a_strategy_works_in_its_phases_only() -> None:
-    timeline = Timeline((Stretch("dense", 3), Stretch("prune", 4), Stretch("rest", 2)), 1)
+    timeline = Timeline((PhaseSpan("dense", 3), PhaseSpan("prune", 4), PhaseSpan("rest", 2)), 1)
     chosen = Scripted(keep_all, during=("prune",))
     model = make_model()
     pruner = Pruner(model, [chosen], timeline=timeline)
@@ -410,7 +409,7 @@ def test_a_strategy_that_reads_gradients_has_its_first_masks_before_the_first_st
     class Reader(Scripted):
         reads = "gradients"
 
-    timeline = Timeline((Stretch("dense", 3), Stretch("prune", 4), Stretch("rest", 2)), 1)
+    timeline = Timeline((PhaseSpan("dense", 3), PhaseSpan("prune", 4), PhaseSpan("rest", 2)), 1)
     asked: list[tuple[int, str]] = []
     where = "between"
     chosen = Reader(

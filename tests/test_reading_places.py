@@ -5,7 +5,8 @@ from typing import Any
 import pytest
 
 from prunekit.errors import DataError, RecipeError
-from prunekit.reading.places import placed, under
+from prunekit.foundation.values import about_key
+from prunekit.reading.places import with_source_position
 from prunekit.recipe import document_from_text, load_recipe
 from prunekit.strategies.magnitude import Magnitude
 from prunekit.train.launch import dry_run
@@ -28,7 +29,7 @@ TOME = "compressors=[{name: tome, slot: tokens, ratio: 0.5}]"
 
 def told(error: Exception, *overrides: str) -> str:
     document = document_from_text(TEXT, overrides, "r.yaml")
-    with pytest.raises(type(error)) as raised, placed(document):
+    with pytest.raises(type(error)) as raised, with_source_position(document):
         raise error
     return str(raised.value)
 
@@ -62,7 +63,7 @@ def test_an_error_about_an_override_is_told_of_it() -> None:
         RecipeError("anchor: not written in this recipe"),
         RecipeError("cadence: no key of a recipe"),
         RecipeError("strategy x: no key at all"),
-        RecipeError("r.yaml:3:1 model.name: placed already"),
+        RecipeError("r.yaml:3:1 model.name: with_source_position already"),
         RecipeError(""),
         DataError("data.root: not of the recipe alone"),
         ValueError("model: a bug"),
@@ -70,7 +71,7 @@ def test_an_error_about_an_override_is_told_of_it() -> None:
     ids=str,
 )
 def test_any_other_error_stays_as_it_is(error: Exception) -> None:
-    with pytest.raises(type(error)) as raised, placed(document_from_text(TEXT)):
+    with pytest.raises(type(error)) as raised, with_source_position(document_from_text(TEXT)):
         raise error
     assert raised.value is error
 
@@ -86,7 +87,7 @@ def test_any_other_error_stays_as_it_is(error: Exception) -> None:
 )
 def test_a_component_puts_its_place_before_its_own_keys(message: str, joined: str) -> None:
     config = Magnitude.Config(name="magnitude", sparsity=0.5)
-    with pytest.raises(RecipeError) as raised, under("strategies.3", config):
+    with pytest.raises(RecipeError) as raised, about_key("strategies.3", config):
         raise RecipeError(message)
     assert str(raised.value) == joined
 
@@ -113,5 +114,5 @@ def test_what_does_not_fit_the_model_has_its_place(
     monkeypatch.chdir(tmp_path)
     (tmp_path / "r.yaml").write_text(TEXT)
     document = document_from_text(TEXT, overrides, "r.yaml")
-    with pytest.raises(RecipeError, match=f"^{begin}"), placed(document):
+    with pytest.raises(RecipeError, match=f"^{begin}"), with_source_position(document):
         dry_run(load_recipe("r.yaml", overrides))

@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from prunekit.duration import duration
 from prunekit.errors import PluginError, RecipeError
+from prunekit.foundation.timeline import duration
 from prunekit.probes.base import Probe
 from prunekit.recipe import (
     AdamWConfig,

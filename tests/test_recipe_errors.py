@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 from test_recipe import SMALLEST, WHOLE
 
 from prunekit.errors import RecipeError, UsageError
+from prunekit.foundation.suggestions import edit_distance
 from prunekit.reading.document import Place
 from prunekit.reading.keys import config_at
 from prunekit.reading.yaml import read_document
 from prunekit.recipe import Recipe, dump_yaml, load_recipe, recipe_from, recipe_from_text
-from prunekit.suggestions import edit_distance
 
 BROKEN = """\
 nmae: x

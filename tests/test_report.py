@@ -9,8 +9,8 @@ from matplotlib.image import imread
 from rich.console import Console
 
 from prunekit.errors import CheckpointError
+from prunekit.foundation.units import count, percent, seconds_text, si
 from prunekit.report import picture, summarise
-from prunekit.report.units import count, duration, percent, si
 from prunekit.runs import new_run_dir, write_json
 
 REPORT = {
@@ -173,7 +173,7 @@ def test_numbers_as_a_person_reads_them():
         "1.00 M",
         "999 E",
     ]
-    assert [duration(x) for x in (2.34, 59.96, 65, 3599.6, 3725, 90_000)] == [
+    assert [seconds_text(x) for x in (2.34, 59.96, 65, 3599.6, 3725, 90_000)] == [
         "2.3 s",
         "1 min 0 s",
         "1 min 5 s",

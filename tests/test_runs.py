@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from safetensors.torch import save_file
 
-from prunekit import files, runs
+from prunekit import runs
 from prunekit.errors import CheckpointError, ResourceError
 from prunekit.export.tensors import read_tensors, write_tensors
+from prunekit.foundation import files
 
 BITS = arrays.arrays(bool, arrays.array_shapes(min_dims=0, max_dims=4, min_side=0, max_side=7))
 

@@ -9,10 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 
-from prunekit.clock import Clock
-from prunekit.duration import duration
 from prunekit.errors import RecipeError
-from prunekit.frozen import as_values
+from prunekit.foundation.timeline import Clock, duration
+from prunekit.foundation.values import as_values
 from prunekit.schedules import (
     AnySchedule,
     Constant,

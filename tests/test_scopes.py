@@ -8,7 +8,7 @@ from pydantic import ValidationError
 from torch import nn
 
 from prunekit.errors import RecipeError
-from prunekit.scopes import Scope
+from prunekit.foundation.parameters import Scope
 
 
 class Encoder(nn.Module):
@@ -187,7 +187,8 @@ def test_the_reason_agrees_with_the_choice():
 
 def test_the_values_import_no_torch():
     code = (
-        "import sys, prunekit.scopes, prunekit.schedules, prunekit.cadence, prunekit.apportion\n"
+        "import sys, prunekit.foundation.parameters\n"
+        "import prunekit.schedules, prunekit.cadence, prunekit.apportion\n"
         "sys.exit('torch' in sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -11,8 +11,8 @@ from pydantic import ValidationError
 from scored import kept_by_decimals, slow_masks
 from torch import Tensor, nn
 
-from prunekit.clock import Timeline
 from prunekit.errors import RecipeError
+from prunekit.foundation.timeline import Timeline
 from prunekit.pruner import Pruner
 from prunekit.strategies import strategy
 from prunekit.strategies.base import PruningStrategy

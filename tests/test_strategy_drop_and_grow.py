@@ -16,12 +16,12 @@ from pydantic import ValidationError
 from scored import FINITE, kept_by_decimals, tensors
 from torch import Tensor, nn
 
-from prunekit.clock import Clock, Stretch, Timeline
 from prunekit.errors import RecipeError
+from prunekit.foundation.seeding import seed_for
+from prunekit.foundation.timeline import Clock, PhaseSpan, Timeline
 from prunekit.pruner import Pruner
 from prunekit.recipe import dump_yaml
 from prunekit.runs import open_run
-from prunekit.seeding import seed_for
 from prunekit.strategies import strategy
 from prunekit.strategies.base import PruningStrategy
 from prunekit.strategies.drop_and_grow import drop_and_grow
@@ -284,7 +284,7 @@ def test_weights_move_at_the_interval_and_never_from_the_stop_on(
 
 def test_set_may_move_weights_at_the_ends_of_phases() -> None:
     made = chosen("set", cadence={"every": "phase"})
-    timeline = Timeline((Stretch("a", 3), Stretch("b", 3)), 1)
+    timeline = Timeline((PhaseSpan("a", 3), PhaseSpan("b", 3)), 1)
     assert [t for t in range(7) if made.due(timeline.clock(t))] == [0, 3]
 
 

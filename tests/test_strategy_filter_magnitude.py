@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from prunekit.clock import Stretch, Timeline
+from prunekit.foundation.timeline import PhaseSpan, Timeline
 from prunekit.pruner import Pruner
 from prunekit.selection import keep_count
 from prunekit.strategies import strategy
@@ -104,7 +104,7 @@ def test_the_count_is_exact_in_filters(
 def test_a_pruned_filter_is_exactly_zero_behind_its_norm_through_fine_tuning() -> None:
     model = make_model()
     chosen = strategy("filter_magnitude", sparsity=0.5, scope=CLASSIFIER, during=["fine_tune"])
-    timeline = Timeline((Stretch("dense", 4), Stretch("fine_tune", 6)), 1)
+    timeline = Timeline((PhaseSpan("dense", 4), PhaseSpan("fine_tune", 6)), 1)
     pruner = Pruner(model, [chosen], timeline=timeline)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2, weight_decay=0.1)
     pruner.attach(optimizer)

@@ -13,8 +13,8 @@ from pydantic import ValidationError
 from scored import kept_by_decimals
 from torch import Tensor, nn
 
-from prunekit.clock import Clock, Stretch, Timeline
 from prunekit.errors import RecipeError
+from prunekit.foundation.timeline import Clock, PhaseSpan, Timeline
 from prunekit.probes.base import Probe, ProbeConfig
 from prunekit.pruner import Pruner
 from prunekit.registry import PROBES
@@ -47,7 +47,7 @@ def rounds_of(
     """Weights at the end of each round, and the masks made of them; rewound by hand."""
     model = small_model()
     start = {n: p.detach().clone() for n, p in model.named_parameters()}
-    timeline = Timeline((Stretch("round", length),) * rounds, 1)
+    timeline = Timeline((PhaseSpan("round", length),) * rounds, 1)
     pruner = Pruner(model, [chosen(rounds, mode=mode, **settings)], timeline=timeline)
     ends = []
     for _ in range(rounds):
@@ -100,7 +100,7 @@ def test_every_round_prunes_the_same_part_of_the_rest(rounds: int, percent: int)
     """With s = 1 - (1-p)^k, k rounds of 3 steps: (1-p)^j of N is kept after round j."""
     part = Fraction(percent, 100)
     made = chosen(rounds, float(part), sparsity=float(1 - (1 - part) ** rounds))
-    timeline = Timeline((Stretch("round", 3),) * rounds, 1)
+    timeline = Timeline((PhaseSpan("round", 3),) * rounds, 1)
     for j in range(rounds + 1):
         kept = made.promised_keep(timeline.clock(3 * j), 10**6)
         assert kept is not None
@@ -221,8 +221,8 @@ def test_a_run_goes_on_exactly_at_the_end_of_a_round_that_keeps_its_best(tmp_pat
 # ---- what is refused
 
 
-def built(made: PruningStrategy, *stretches: Stretch) -> Pruner:
-    return Pruner(small_model(), [made], timeline=Timeline(stretches, 1))
+def built(made: PruningStrategy, *spans: PhaseSpan) -> Pruner:
+    return Pruner(small_model(), [made], timeline=Timeline(spans, 1))
 
 
 @pytest.mark.parametrize("lengths", [(12,), (8, 4), (6, 6)])
@@ -230,11 +230,11 @@ def test_rounds_that_do_not_end_with_phases_are_refused(lengths: tuple[int, ...]
     with pytest.raises(
         RecipeError, match=r"3 rounds end at steps 4, 8, 12 of its window.*repeat: 3"
     ):
-        built(chosen(3), *(Stretch(f"p{i}", n) for i, n in enumerate(lengths)))
+        built(chosen(3), *(PhaseSpan(f"p{i}", n) for i, n in enumerate(lengths)))
 
 
 def test_nothing_is_pruned_within_a_phase() -> None:
-    timeline = Timeline((Stretch("first", 4), Stretch("second", 8)), 1)
+    timeline = Timeline((PhaseSpan("first", 4), PhaseSpan("second", 8)), 1)
     made = chosen(3, cadence={"every": "1st"})
     assert [t for t in range(13) if made.due(timeline.clock(t))] == [0, 4, 12]
     assert made.target(timeline.clock(12)) == 0.7
@@ -242,9 +242,9 @@ def test_nothing_is_pruned_within_a_phase() -> None:
 
 def test_rounds_may_stop_before_the_last_phase_or_have_a_window_of_their_own() -> None:
     stop = {"name": "geometric", "rounds": 3, "stop": "75%"}
-    built(chosen(schedule=stop), *[Stretch("round", 4)] * 4)
-    built(chosen(3, during=["round"]), *[Stretch("round", 4)] * 3, Stretch("ticket", 7))
-    built(chosen(3, during=["round"]), Stretch("dense", 7), *[Stretch("round", 4)] * 3)
+    built(chosen(schedule=stop), *[PhaseSpan("round", 4)] * 4)
+    built(chosen(3, during=["round"]), *[PhaseSpan("round", 4)] * 3, PhaseSpan("ticket", 7))
+    built(chosen(3, during=["round"]), PhaseSpan("dense", 7), *[PhaseSpan("round", 4)] * 3)
 
 
 @pytest.mark.parametrize(

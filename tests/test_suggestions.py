@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prunekit.suggestions import did_you_mean, edit_distance, nearest
+from prunekit.foundation.suggestions import did_you_mean, edit_distance, nearest
 
 WORDS = st.text("abc_", max_size=7)
 

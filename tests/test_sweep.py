@@ -14,7 +14,7 @@ from rich.console import Console
 
 from prunekit.cli import main
 from prunekit.errors import CheckpointError, StopRequestedError, WriteError
-from prunekit.files import lock
+from prunekit.foundation.files import lock
 from prunekit.reading.files import read_text
 from prunekit.recipe import load_recipe
 from prunekit.runs import open_run

@@ -29,6 +29,7 @@ from prunekit.errors import (
     ResourceError,
 )
 from prunekit.export import load_model
+from prunekit.foundation.modules import weights_digest
 from prunekit.recipe import dump_yaml
 from prunekit.registry import STRATEGIES
 from prunekit.runs import lock, open_run
@@ -41,7 +42,6 @@ from prunekit.train.launch import resume_run, run_recipe
 from prunekit.train.observer import Observer
 from prunekit.train.precision import PATIENCE, Precision
 from prunekit.train.trainer import Trainer
-from prunekit.weights import digest
 
 from training import MAGNITUDE, curve, recipe, result, rewound, run, same
 
@@ -285,7 +285,7 @@ def test_ranks_compare_the_weights_that_strategies_loaded(tmp_path: Path) -> Non
         @torch.no_grad()
         def initialize(self, model: nn.Module) -> None:
             next(model.parameters()).add_(1.0)
-            loaded.append(digest(model))
+            loaded.append(weights_digest(model))
 
     class Rank(ProcessGroup):
         def all_equal(self, digest: bytes) -> bool:
@@ -443,7 +443,7 @@ def test_a_checkpoint_that_would_run_code_is_refused(finished: Path, tmp_path: P
 
 
 def sha256_of(path: Path) -> str:
-    from prunekit.files import sha256
+    from prunekit.foundation.files import sha256
 
     return sha256(path)
 

@@ -10,8 +10,8 @@ from torch import nn
 
 from prunekit.cadence import Cadence
 from prunekit.compressors.base import CompressorConfig, DataCompressor, TokenBatch
-from prunekit.duration import duration
 from prunekit.errors import RecipeError
+from prunekit.foundation.timeline import duration
 from prunekit.probes.base import Probe, ProbeConfig
 from prunekit.schedules import AnySchedule, Constant
 from prunekit.strategies.base import PruningStrategy, StrategyConfig, Update

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torch.nn.utils import prune
 
 from prunekit.bench.sizes import Size
+from prunekit.foundation.parameters import Scope
 from prunekit.pruner import Pruner
-from prunekit.scopes import Scope
 from prunekit.strategies import strategy
 
 SPARSITY = 0.9

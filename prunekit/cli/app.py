@@ -11,7 +11,7 @@ import click
 from prunekit.cli.command import Options, examples_section, traceback_option
 from prunekit.cli.failures import INTERRUPTED, report_failure
 from prunekit.cli.output import quiet_stdout
-from prunekit.suggestions import did_you_mean
+from prunekit.foundation.suggestions import did_you_mean
 
 COMMANDS = (
     "run",

@@ -9,7 +9,7 @@ import click
 from prunekit.cli.command import ExampleCommand, json_option
 from prunekit.cli.output import print_json
 from prunekit.errors import UsageError
-from prunekit.suggestions import did_you_mean
+from prunekit.foundation.suggestions import did_you_mean
 
 EXAMPLES = """
 prunekit bench masks                           all of it: several minutes
@@ -53,7 +53,7 @@ def command(subject: str, only: str | None, quick: bool, as_json: bool) -> None:
     from prunekit.bench.masks import bench_masks
     from prunekit.bench.probes import bench_probes
     from prunekit.cli.bench_view import head_view, section_view
-    from prunekit.console import console
+    from prunekit.foundation.console import console
 
     machine = about()
     measure = {"masks": bench_masks, "probes": bench_probes}[subject]

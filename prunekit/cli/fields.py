@@ -11,7 +11,7 @@ import annotated_types
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from prunekit.duration import Duration
+from prunekit.foundation.timeline import Duration
 
 
 def describe_fields(config: type[BaseModel]) -> list[dict[str, Any]]:

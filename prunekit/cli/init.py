@@ -12,9 +12,9 @@ from prunekit.cli.command import ExampleCommand
 from prunekit.cli.failures import printable
 from prunekit.components.names import AmbiguousNameError, UnknownNameError
 from prunekit.errors import UsageError
-from prunekit.files import replacing
+from prunekit.foundation.files import replacing
+from prunekit.foundation.suggestions import did_you_mean
 from prunekit.recipe_names import headline, named_recipes, recipe_named
-from prunekit.suggestions import did_you_mean
 
 EXAMPLES = """
 prunekit init                               list the recipes that have a name

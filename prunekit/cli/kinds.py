@@ -8,7 +8,7 @@ import click
 from click.shell_completion import CompletionItem
 
 from prunekit.errors import UsageError
-from prunekit.suggestions import did_you_mean
+from prunekit.foundation.suggestions import did_you_mean
 
 if TYPE_CHECKING:
     from prunekit.registry import Registry

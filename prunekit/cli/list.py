@@ -68,7 +68,7 @@ def command(ctx: click.Context, kind: str | None, check: bool, as_json: bool) ->
 def print_lists(kinds: Sequence[str], components: Sequence[dict[str, Any]]) -> None:
     """Kind by kind, for a person."""
     from prunekit.cli.list_view import list_view
-    from prunekit.console import console
+    from prunekit.foundation.console import console
 
     for kind in kinds:
         console().print(list_view(kind, [e for e in components if e["kind"] == kind]))
@@ -77,7 +77,7 @@ def print_lists(kinds: Sequence[str], components: Sequence[dict[str, Any]]) -> N
 def tell_failures(ctx: click.Context, checked: Sequence[dict[str, Any]], *, quiet: bool) -> None:
     """Say what failed, and end with 7 where something did."""
     from prunekit.cli.list_view import failures_view
-    from prunekit.console import console
+    from prunekit.foundation.console import console
 
     if not quiet:
         console().print(failures_view(checked))

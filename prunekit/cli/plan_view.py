@@ -8,7 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from prunekit.dry_run import DryRun, TensorPlan
-from prunekit.report.units import duration, si
+from prunekit.foundation.units import seconds_text, si
 
 OTHER_COLUMNS = 48  # what shape, density and reason need beside the name at 80 columns
 
@@ -68,7 +68,7 @@ def costs_view(plan: DryRun) -> Table:
         f"{si(plan.macs_theoretical)} without the masked weights",
         "memory": f"{si(plan.memory_bytes)}B",
         "disk": f"{si(plan.disk_bytes)}B",
-        "time": f"{duration(plan.total_seconds)} at {plan.step_seconds:.3g} s a step "
+        "time": f"{seconds_text(plan.total_seconds)} at {plan.step_seconds:.3g} s a step "
         "(three steps timed)",
     }
     for name, value in rows.items():

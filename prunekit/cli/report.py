@@ -158,7 +158,7 @@ def _plain(document: Document, found: Comparison | None, files: list[Path]) -> d
 
 
 def _show(document: Document, files: list[Path]) -> None:
-    from prunekit.console import console
+    from prunekit.foundation.console import console
     from prunekit.report.terminal import print_document
 
     print_document(document, files, console())

@@ -60,9 +60,9 @@ def command(recipe: str, overrides: tuple[str, ...], out: Path, nproc: int, dry_
 
     from prunekit.cli.plan_view import plan_view
     from prunekit.cli.summary import print_summary
-    from prunekit.console import console
+    from prunekit.foundation.console import console
     from prunekit.reading.files import read_text
-    from prunekit.reading.places import placed
+    from prunekit.reading.places import with_source_position
     from prunekit.recipe import document_from_text, recipe_from_document
 
     text = read_text(path)
@@ -71,7 +71,7 @@ def command(recipe: str, overrides: tuple[str, ...], out: Path, nproc: int, dry_
 
     from prunekit.train import launch
 
-    with placed(document):
+    with with_source_position(document):
         if dry_run:
             screen = console()
             screen.print(plan_view(launch.dry_run(loaded), screen.width))

@@ -16,7 +16,7 @@ import prunekit
 from prunekit.cli.kinds import KINDS, registry_of
 from prunekit.components.source import find_spec
 from prunekit.errors import UsageError
-from prunekit.files import cannot_write
+from prunekit.foundation.files import cannot_write
 from prunekit.recipe_names import named_recipes
 
 TEMPLATES = Path(__file__).with_name("templates")

@@ -12,8 +12,8 @@ from prunekit.cli.kinds import KINDS, complete_component, kind_named, registry_o
 from prunekit.cli.output import print_json
 from prunekit.components.names import AmbiguousNameError, UnknownNameError
 from prunekit.errors import UsageError
+from prunekit.foundation.suggestions import did_you_mean
 from prunekit.recipe_names import named_recipes
-from prunekit.suggestions import did_you_mean
 
 EXAMPLES = """
 prunekit show magnitude              fields, defaults, bounds, paper
@@ -44,7 +44,7 @@ def command(ctx: click.Context, words: tuple[str, ...], as_json: bool) -> None:
         print_json(document)
         return
     from prunekit.cli.show_view import show_view
-    from prunekit.console import console
+    from prunekit.foundation.console import console
 
     console().print(show_view(document))
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from prunekit.console import console, is_main_rank
 from prunekit.errors import PrunekitError
+from prunekit.foundation.console import console, is_main_rank
 
 
 def print_summary(run_dir: Path) -> None:

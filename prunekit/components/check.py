@@ -6,7 +6,7 @@ from typing import Any, Literal, get_args, get_origin
 
 from prunekit.components.installed import Component, import_object
 from prunekit.errors import PluginError
-from prunekit.frozen import ComponentConfig
+from prunekit.foundation.values import ComponentConfig
 
 
 def checked_config(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 
 from prunekit.components.installed import Component
-from prunekit.suggestions import did_you_mean
+from prunekit.foundation.suggestions import did_you_mean
 
 
 class UnknownNameError(ValueError):

@@ -28,7 +28,7 @@ from prunekit.components.names import (
 )
 from prunekit.components.source import Description, describe_class, describe_source
 from prunekit.errors import PluginError, PrunekitError
-from prunekit.frozen import ComponentConfig, as_values, name_only
+from prunekit.foundation.values import ComponentConfig, as_values, name_only
 
 T = TypeVar("T")
 

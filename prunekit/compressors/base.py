@@ -7,7 +7,7 @@ from typing import ClassVar, NamedTuple
 
 from torch import Tensor, nn
 
-from prunekit.frozen import ComponentConfig
+from prunekit.foundation.values import ComponentConfig
 
 
 class TokenBatch(NamedTuple):

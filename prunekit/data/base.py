@@ -9,7 +9,7 @@ from typing import ClassVar, Literal
 from pydantic import Field
 from torch import Tensor
 
-from prunekit.frozen import ComponentConfig
+from prunekit.foundation.values import ComponentConfig
 
 Split = Literal["train", "test"]
 Augmentation = Literal["flip", "crop"]

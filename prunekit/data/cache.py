@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 
 from prunekit.data.base import Samples
 from prunekit.errors import ResourceError
-from prunekit.files import replacing
+from prunekit.foundation.files import replacing
 
 
 def cache_folder() -> Path:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from prunekit.seeding import seed_for
+from prunekit.foundation.seeding import seed_for
 
 
 def generator(*where: int | str) -> torch.Generator:

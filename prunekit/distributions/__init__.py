@@ -11,7 +11,7 @@ from prunekit.distributions.global_pool import Global
 from prunekit.distributions.match import Match
 from prunekit.distributions.per_pattern import PerPattern
 from prunekit.distributions.proportional import ERK, ErdosRenyi, Uniform
-from prunekit.frozen import name_only
+from prunekit.foundation.values import name_only
 
 AnyDistribution = Annotated[
     Annotated[

@@ -9,7 +9,7 @@ from fractions import Fraction
 from torch import Tensor
 
 from prunekit.apportion import apportion
-from prunekit.frozen import Frozen
+from prunekit.foundation.values import Frozen
 from prunekit.selection import keep_count, top_mask, warn_held
 
 Shapes = Mapping[str, tuple[int, ...]]

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from prunekit.distributions.base import Distribution, Shapes, split
 from prunekit.errors import RecipeError
-from prunekit.run_path import RunPath
+from prunekit.foundation.values import RunPath
 from prunekit.scores import sizes_of
 from prunekit.selection import keep_count
 

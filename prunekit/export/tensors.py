@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from prunekit.errors import CheckpointError
-from prunekit.files import replacing
+from prunekit.foundation.files import replacing
 
 METADATA = "prunekit-metadata"
 """One key for all: several are written in no fixed order, and equal runs make equal files."""

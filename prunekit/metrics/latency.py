@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from prunekit.modes import evaluating
+from prunekit.foundation.modules import evaluating
 
 WARM_UP = 3
 REPEATS = 20

@@ -10,8 +10,7 @@ from typing import ClassVar, Protocol, Self, runtime_checkable
 from torch import nn
 
 from prunekit.compressors.base import DataCompressor
-from prunekit.frozen import ComponentConfig
-from prunekit.run_path import RunPath
+from prunekit.foundation.values import ComponentConfig, RunPath
 
 
 @dataclass(frozen=True, slots=True)

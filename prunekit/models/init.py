@@ -8,7 +8,7 @@ from typing import Annotated
 from pydantic import AfterValidator
 from torch import nn
 
-from prunekit.run_path import RunPath
+from prunekit.foundation.values import RunPath
 
 PRETRAINED = "pretrained"
 """The `init` that asks for the weights a stock model was published with."""
@@ -39,8 +39,8 @@ def load_initial(model: nn.Module, init: str) -> None:
             was.
     """
     from prunekit.export.tensors import read_tensors
+    from prunekit.foundation.modules import copy_into
     from prunekit.runs import open_run
-    from prunekit.weights import copy_into
 
     if init.endswith(".safetensors"):
         weights, _ = read_tensors(Path(init))

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from prunekit.errors import RecipeError
+from prunekit.foundation.suggestions import did_you_mean
 from prunekit.models.base import DataSpec
-from prunekit.suggestions import did_you_mean
 
 
 def variant_of(name: str, known: Iterable[str], source: str) -> str:

@@ -8,9 +8,8 @@ from typing import Any, ClassVar
 
 from torch import nn
 
-from prunekit.clock import Clock
-from prunekit.frozen import ComponentConfig
-from prunekit.reading.places import under
+from prunekit.foundation.timeline import Clock
+from prunekit.foundation.values import ComponentConfig, about_key
 from prunekit.strategies.base import Context
 
 
@@ -63,5 +62,5 @@ def prepare_all(probes: Sequence[Probe], model: nn.Module) -> None:
         RecipeError: settings that do not fit the model; names the probe by its place.
     """
     for index, probe in enumerate(probes):
-        with under(f"probes.{index}", probe.config):
+        with about_key(f"probes.{index}", probe.config):
             probe.prepare(model)

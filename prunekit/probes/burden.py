@@ -9,15 +9,14 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from prunekit.clock import Clock
-from prunekit.duration import Duration, duration
 from prunekit.errors import RecipeError
+from prunekit.foundation.parameters import Scope
+from prunekit.foundation.timeline import Clock, Duration, duration
+from prunekit.foundation.values import RunPath
 from prunekit.probes.base import Probe, ProbeConfig
 from prunekit.probes.means import Means
 from prunekit.probes.sums import Sums
-from prunekit.run_path import RunPath
 from prunekit.runs import open_run
-from prunekit.scopes import Scope
 from prunekit.strategies.base import Context
 
 QUANTITIES = ("gradient", "weight")

@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 
 from prunekit.cadence import Cadence
-from prunekit.clock import Clock
+from prunekit.foundation.timeline import Clock
 from prunekit.probes.base import Probe, ProbeConfig
 from prunekit.strategies.base import Context
 

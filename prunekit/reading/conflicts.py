@@ -13,9 +13,9 @@ from pydantic import BaseModel
 
 from prunekit.components.names import AmbiguousNameError, UnknownNameError
 from prunekit.errors import PluginError
+from prunekit.foundation.suggestions import did_you_mean
 from prunekit.reading.document import Path
 from prunekit.registry import COMPRESSORS, DATASETS, Registry
-from prunekit.suggestions import did_you_mean
 
 Conflict = tuple[Path, str]
 """Where, and what is wrong."""

@@ -9,10 +9,10 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
+from prunekit.foundation.suggestions import did_you_mean
 from prunekit.reading.document import Document, Fault, Path, dotted
 from prunekit.reading.keys import config_at, is_chosen_by_name
 from prunekit.reading.scalars import flow, kind_of, shown
-from prunekit.suggestions import did_you_mean
 
 WANTED = {
     "string_type": "text",

@@ -10,7 +10,7 @@ from pydantic import BaseModel, BeforeValidator
 from prunekit.components.names import AmbiguousNameError, UnknownNameError
 from prunekit.components.registry import Registry
 from prunekit.errors import PluginError
-from prunekit.frozen import ComponentConfig
+from prunekit.foundation.values import ComponentConfig
 from prunekit.reading.document import Path
 
 

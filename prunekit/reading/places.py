@@ -6,36 +6,16 @@ found wherever the error was raised, in another process too.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from prunekit.errors import RecipeError
-from prunekit.frozen import ComponentConfig
+from prunekit.foundation.values import KEY
 from prunekit.reading.document import Document, Fault, Path, Place
 
-KEY = re.compile(r"(\w+(?:\.\w+)*): ")
-
 
 @contextmanager
-def under(key: str, settings: ComponentConfig) -> Iterator[None]:
-    """Say of a RecipeError which component of the recipe it is about.
-
-    Args:
-        key: of the component, such as `strategies.0`.
-        settings: of the component; a message may begin with one of its keys.
-    """
-    try:
-        yield
-    except RecipeError as error:
-        found = KEY.match(str(error))
-        own = found and found[1].partition(".")[0] in type(settings).model_fields
-        joint = "." if own else ": "
-        raise RecipeError(f"{key}{joint}{error}") from error
-
-
-@contextmanager
-def placed(document: Document) -> Iterator[None]:
+def with_source_position(document: Document) -> Iterator[None]:
     """Begin a RecipeError about a key of `document` with its `file:line:column`, or its override.
 
     Any other error stays as it is.

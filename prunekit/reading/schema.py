@@ -9,7 +9,7 @@ from pydantic.errors import PydanticUserError
 from pydantic.json_schema import models_json_schema
 
 from prunekit.errors import PluginError
-from prunekit.frozen import ComponentConfig
+from prunekit.foundation.values import ComponentConfig
 from prunekit.registry import COMPRESSORS, DATASETS, MODELS, PROBES, STRATEGIES, Registry
 
 DRAFT = "http://json-schema.org/draft-07/schema#"

@@ -6,11 +6,11 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from prunekit.errors import UsageError
+from prunekit.foundation.suggestions import did_you_mean
 from prunekit.report.facts import RunFacts
 from prunekit.report.recipes import fingerprint, settings
 from prunekit.report.statistics import PairedDifference, Summary, paired_difference, summary
 from prunekit.report.study import Cell, Study, number_of
-from prunekit.suggestions import did_you_mean
 
 POINTS = 0.5
 """The difference of accuracy, in points, whose price in seeds is told."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from prunekit.foundation.units import counted
 from prunekit.report.comparison import Difference, accuracy_key, baselines, differences
 from prunekit.report.document import Document
 from prunekit.report.facts import clean, common
@@ -16,7 +17,6 @@ from prunekit.report.tables import (
     recipe_table,
     warning_table,
 )
-from prunekit.report.units import counted
 
 
 @dataclass(frozen=True)

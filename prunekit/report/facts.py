@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from prunekit.errors import CheckpointError, RecipeError
-from prunekit.files import read_lines
+from prunekit.foundation.files import read_lines
 from prunekit.reading.document import Place
 from prunekit.reading.yaml import read_document
 from prunekit.runs import RunDir

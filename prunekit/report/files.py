@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from prunekit.files import cannot_write, replacing
+from prunekit.foundation.files import cannot_write, replacing
 from prunekit.report.compose import Comparison
 from prunekit.report.document import Document
 from prunekit.report.markdown import markdown

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from prunekit.errors import UsageError
+from prunekit.foundation.units import percent
 from prunekit.report.facts import clean
 from prunekit.report.style import PALETTE, dress, literal, new_figure
 from prunekit.report.tables import Table
-from prunekit.report.units import percent
 from prunekit.runs import open_run
 
 if TYPE_CHECKING:

@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from prunekit.files import replacing
-from prunekit.report.units import percent, si
+from prunekit.foundation.files import replacing
+from prunekit.foundation.units import percent, si
 from prunekit.runs import RunDir, open_run
 
 if TYPE_CHECKING:

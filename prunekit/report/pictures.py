@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from prunekit.errors import UsageError
+from prunekit.foundation.suggestions import did_you_mean
 from prunekit.report.compose import Comparison
 from prunekit.report.curve_picture import BURDEN, MOST_PANELS, curve_picture, panel_places
 from prunekit.report.curves import curves, logged_keys
@@ -17,7 +18,6 @@ from prunekit.report.grid import choose_axes, grids
 from prunekit.report.grid_picture import grid_picture
 from prunekit.report.reference import Reference, read_reference
 from prunekit.report.study import Study
-from prunekit.suggestions import did_you_mean
 
 MOST_BURDENS = 24
 MOST_GRIDS = 8

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from prunekit.errors import UsageError
+from prunekit.foundation.suggestions import did_you_mean
 from prunekit.report.facts import clean
 from prunekit.report.study import Place, number_of
-from prunekit.suggestions import did_you_mean
 
 MAX_BYTES = 10_000_000
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from prunekit.files import replacing
+from prunekit.foundation.files import replacing
 from prunekit.report.comparison import Difference, accuracies
 from prunekit.report.statistics import summary
 from prunekit.report.study import Cell, Study

@@ -9,7 +9,7 @@ from itertools import cycle
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from prunekit.files import replacing
+from prunekit.foundation.files import replacing
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -10,7 +10,7 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from prunekit.report.units import count, duration, percent, si
+from prunekit.foundation.units import count, percent, seconds_text, si
 from prunekit.runs import RunDir, open_run
 
 Row = tuple[str, str]
@@ -127,7 +127,7 @@ def _training(report: Mapping[str, Any]) -> list[Row]:
     if train.get("images_per_second") is not None:
         rows.append(("images/s", f"{train['images_per_second']:,.0f}"))
     if seconds is not None:
-        rows.append(("time", duration(seconds)))
+        rows.append(("time", seconds_text(seconds)))
     if flops is not None:
         rate = f" ({si(flops / seconds)}FLOP/s)" if seconds else ""
         rows.append(("computed", f"{si(flops)}FLOP{rate}"))

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from prunekit.foundation.units import percent, si
 from prunekit.report.comparison import POINTS, Difference, accuracy
 from prunekit.report.recipes import distinctions, short_keys
 from prunekit.report.statistics import MANY, PairedDifference, Summary, summary
 from prunekit.report.study import Cell, Study
-from prunekit.report.units import percent, si
 
 NONE = "-"
 

@@ -9,10 +9,9 @@ from typing import Literal
 import torch
 from pydantic import Field, field_validator
 
-from prunekit.clock import Clock
 from prunekit.distributions import AnyDistribution, Global
-from prunekit.duration import Duration, duration
 from prunekit.errors import RecipeError
+from prunekit.foundation.timeline import Clock, Duration, duration
 from prunekit.strategies.base import Context, PruningStrategy, StrategyConfig, Update
 
 

@@ -12,7 +12,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from prunekit.cadence import Cadence
 from prunekit.errors import RecipeError
-from prunekit.modes import evaluating
+from prunekit.foundation.modules import evaluating
 from prunekit.schedules import AnySchedule, Constant
 from prunekit.strategies.base import Context, Update
 from prunekit.strategies.scored import ScoredStrategy

@@ -10,10 +10,9 @@ from typing import Any, ClassVar, Literal, Protocol
 import torch
 from torch import Tensor, nn
 
-from prunekit.clock import Clock
-from prunekit.frozen import ComponentConfig
-from prunekit.optim_rules import ParamRule
-from prunekit.scopes import Scope
+from prunekit.foundation.parameters import ParamRule, Scope
+from prunekit.foundation.timeline import Clock
+from prunekit.foundation.values import ComponentConfig
 from prunekit.selection import keep_count
 
 Masks = Mapping[str, Tensor]

@@ -11,10 +11,9 @@ from pydantic import BeforeValidator, Field
 from torch import Tensor
 
 from prunekit.cadence import Cadence
-from prunekit.clock import Clock
 from prunekit.distributions import ERK, ErdosRenyi, Match, PerPattern, Uniform
-from prunekit.duration import Duration, duration
-from prunekit.frozen import name_only
+from prunekit.foundation.timeline import Clock, Duration, duration
+from prunekit.foundation.values import name_only
 from prunekit.selection import top_mask
 from prunekit.strategies.base import Context, PruningStrategy, StrategyConfig, Update
 

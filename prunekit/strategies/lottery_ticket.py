@@ -7,8 +7,8 @@ from typing import Literal
 from torch import Tensor
 
 from prunekit.cadence import Cadence
-from prunekit.clock import Clock
 from prunekit.errors import RecipeError
+from prunekit.foundation.timeline import Clock
 from prunekit.schedules import Geometric
 from prunekit.strategies.base import Context
 from prunekit.strategies.scored import ScoredStrategy

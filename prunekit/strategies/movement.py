@@ -9,9 +9,8 @@ import torch
 from torch import Tensor
 
 from prunekit.cadence import Cadence
-from prunekit.clock import Clock
 from prunekit.distributions import AnyDistribution, Uniform
-from prunekit.duration import duration
+from prunekit.foundation.timeline import Clock, duration
 from prunekit.schedules import AnySchedule, Polynomial
 from prunekit.strategies.base import Context, Mode, PruningStrategy, StrategyConfig
 from prunekit.strategies.scored import ScoredStrategy

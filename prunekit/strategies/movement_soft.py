@@ -8,7 +8,7 @@ import torch
 from pydantic import Field
 
 from prunekit.cadence import Cadence
-from prunekit.clock import Clock
+from prunekit.foundation.timeline import Clock
 from prunekit.schedules import AnySchedule
 from prunekit.strategies.base import Context, Mode, StrategyConfig, Update
 from prunekit.strategies.movement import EVERY_STEP, FROM_10_TO_80, MovingScores

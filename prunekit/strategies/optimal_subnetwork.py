@@ -7,12 +7,12 @@ from typing import Literal
 
 from torch import nn
 
-from prunekit.clock import Clock
 from prunekit.errors import RecipeError
-from prunekit.run_path import RunPath
+from prunekit.foundation.modules import check_fit, copy_into
+from prunekit.foundation.timeline import Clock
+from prunekit.foundation.values import RunPath
 from prunekit.runs import open_run
 from prunekit.strategies.base import Context, PruningStrategy, StrategyConfig, Update
-from prunekit.weights import check_fit, copy_into
 
 
 class OptimalSubnetwork(PruningStrategy):

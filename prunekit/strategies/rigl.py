@@ -9,7 +9,7 @@ from typing import Literal
 from pydantic import field_validator
 from torch import Tensor
 
-from prunekit.clock import Clock
+from prunekit.foundation.timeline import Clock
 from prunekit.strategies.base import Context, Update
 from prunekit.strategies.drop_and_grow import DropAndGrow, EarlyCadence
 

@@ -10,9 +10,9 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from prunekit.cadence import Cadence
-from prunekit.clock import Clock
 from prunekit.distributions import AnyDistribution, Global
 from prunekit.errors import PluginError
+from prunekit.foundation.timeline import Clock
 from prunekit.schedules import AnySchedule, Polynomial
 from prunekit.scores import Cut, Scores, all_finite
 from prunekit.strategies.base import Context, Masks, PruningStrategy, StrategyConfig, Update

@@ -6,7 +6,7 @@ from typing import Literal
 
 from torch import Tensor
 
-from prunekit.clock import Clock
+from prunekit.foundation.timeline import Clock
 from prunekit.strategies.base import Context
 from prunekit.strategies.drop_and_grow import DropAndGrow, noise
 

@@ -8,7 +8,7 @@ from pydantic import Field
 from torch import Tensor
 
 from prunekit.cadence import Cadence
-from prunekit.duration import duration
+from prunekit.foundation.timeline import duration
 from prunekit.schedules import AnySchedule, Constant
 from prunekit.strategies.base import Context, Mode
 from prunekit.strategies.scored import ScoredStrategy

@@ -13,7 +13,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.instancenorm import _InstanceNorm
 
 from prunekit.errors import RecipeError
-from prunekit.modes import evaluating
+from prunekit.foundation.modules import evaluating
 from prunekit.strategies.at_initialization import AtInitialization
 from prunekit.strategies.base import Context, Masks, Update
 

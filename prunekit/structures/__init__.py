@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import BeforeValidator, Field
 
-from prunekit.frozen import name_only
+from prunekit.foundation.values import name_only
 from prunekit.structures.base import Structure
 from prunekit.structures.block import Block
 from prunekit.structures.channel import Channel

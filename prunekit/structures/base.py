@@ -9,7 +9,7 @@ from typing import Literal
 from torch import Tensor, nn
 
 from prunekit.distributions import Distribution
-from prunekit.frozen import Frozen
+from prunekit.foundation.values import Frozen
 from prunekit.structures.units import Units
 
 

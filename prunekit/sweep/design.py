@@ -10,12 +10,12 @@ from typing import Any
 from pydantic import ValidationError
 
 from prunekit.errors import PrunekitError, RecipeError
-from prunekit.frozen import as_values
+from prunekit.foundation.suggestions import did_you_mean
+from prunekit.foundation.values import as_values
 from prunekit.reading.document import Document, Fault, Place, dotted
 from prunekit.reading.document import Path as Keys
 from prunekit.reading.faults import faults_in
 from prunekit.reading.files import as_lines, read_text, read_text_document
-from prunekit.suggestions import did_you_mean
 from prunekit.sweep.file import ArmFile, SweepFile
 from prunekit.sweep.values import expanded, label
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from prunekit.errors import CheckpointError
-from prunekit.files import read_json, write_json
+from prunekit.foundation.files import read_json, write_json
 from prunekit.runs import RunDir
 
 FORMAT = 1

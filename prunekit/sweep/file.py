@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Discriminator, Field, Tag
 
-from prunekit.frozen import Frozen
+from prunekit.foundation.values import Frozen
 from prunekit.reading.scalars import kind_of
 from prunekit.recipe_parts import Name
 from prunekit.sweep.values import RANGE

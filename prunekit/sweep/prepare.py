@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from prunekit.errors import UsageError
-from prunekit.files import cannot_write, lock, write_json
+from prunekit.foundation.files import cannot_write, lock, write_json
 from prunekit.reading.files import read_text, read_text_document
 from prunekit.reading.scalars import flow
 from prunekit.recipe import dump_yaml

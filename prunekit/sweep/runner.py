@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from prunekit.errors import CheckpointError, ResourceError, StopRequestedError, WriteError
-from prunekit.requests import Requests
+from prunekit.foundation.signals import StopSignals
 from prunekit.sweep.cell import run_cell
 from prunekit.sweep.directory import State, log_path, write_state
 from prunekit.sweep.executor import POLL_SECONDS, Executor, Outcome, Task
@@ -49,7 +49,7 @@ def run_plan(plan: Plan, folder: Path, executor: Executor, tell: Tell) -> Summar
     """
     began = time.monotonic()
     work = _Work(plan, folder, executor, tell)
-    with Requests() as asked:
+    with StopSignals() as asked:
         while work.pending or executor.busy:
             if asked.times and not work.stopping:
                 work.stop()

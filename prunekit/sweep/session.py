@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from prunekit.console import console
+from prunekit.foundation.console import console
 from prunekit.sweep.command_line import Asked
 from prunekit.sweep.estimate import Estimate, estimate
 from prunekit.sweep.executor import Executor

@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from prunekit.errors import CheckpointError
-from prunekit.report.units import duration
+from prunekit.foundation.units import seconds_text
 from prunekit.runs import RunDir
 from prunekit.sweep.directory import State
 from prunekit.sweep.estimate import Estimate, wall_seconds
@@ -46,7 +46,7 @@ def plan_view(
     lines: list[RenderableType] = [Text(head), arms_view(plan, states, estimate)]
     if estimate is not None and left:
         seconds = [estimate.seconds[key] for key in left if key in estimate.seconds]
-        total = duration(wall_seconds(seconds, jobs))
+        total = seconds_text(wall_seconds(seconds, jobs))
         lines.append(Text(f"about {total} with {_jobs(jobs)}, from steps timed {_beside(jobs)}"))
         threads = max(cell.recipe.threads for cell in plan.cells)
         if jobs * threads > (cores := available_cores()):
@@ -107,7 +107,7 @@ def _values(axis: str, cells: list[PlannedCell]) -> str:
 def _time_of(keys: Collection[str], estimate: Estimate | None) -> str:
     """The mean over the runs that are timed."""
     seconds = [estimate.seconds[key] for key in keys if estimate and key in estimate.seconds]
-    return duration(sum(seconds) / len(seconds)) if seconds else ""
+    return seconds_text(sum(seconds) / len(seconds)) if seconds else ""
 
 
 class Progress:
@@ -132,14 +132,16 @@ class Progress:
             self.screen.print(Text(f"{count} {cell.id}: failed: {state.error}"), soft_wrap=True)
         elif self.screen.is_terminal:
             accuracy = accuracy_of(self.folder / str(state.run))
-            line = f"{count} {cell.id}  {accuracy}  {duration(state.seconds)}{self._time_left()}"
+            line = (
+                f"{count} {cell.id}  {accuracy}  {seconds_text(state.seconds)}{self._time_left()}"
+            )
             self.screen.print(Text(line), soft_wrap=True)
 
     def _time_left(self) -> str:
         if not self.left or not self.promised:
             return ""
         pace = self.took / self.promised
-        return f"  {duration(wall_seconds(list(self.waiting.values()), self.jobs) * pace)} left"
+        return f"  {seconds_text(wall_seconds(list(self.waiting.values()), self.jobs) * pace)} left"
 
 
 def accuracy_of(run: Path) -> str:
@@ -159,11 +161,13 @@ def summary_view(folder: Path, summary: Summary, estimate: Estimate | None, jobs
     if summary.failed:
         lines.append(Text("  the same command with --retry-failed tries them again"))
     if summary.ran:
-        line = f"{len(summary.ran)} runs took {duration(summary.wall_seconds)}"
+        line = f"{len(summary.ran)} runs took {seconds_text(summary.wall_seconds)}"
         if estimate and summary.whole and all(key in estimate.seconds for key in summary.ran):
             promised = wall_seconds([estimate.seconds[key] for key in summary.ran], jobs)
             ratio = summary.wall_seconds / promised
-            line += f"; the estimate was {duration(promised)} (measured / estimated {ratio:.2f})"
+            line += (
+                f"; the estimate was {seconds_text(promised)} (measured / estimated {ratio:.2f})"
+            )
         lines.append(Text(line))
     lines.append(Text(str(folder)))
     return Group(*lines)

@@ -9,7 +9,7 @@ import torch
 from pydantic import ValidationError
 
 from prunekit.compressors.base import CompressorConfig, DataCompressor, TokenBatch
-from prunekit.frozen import as_values
+from prunekit.foundation.values import as_values
 from prunekit.testing.fault import ConformanceError, RefusedError, faults_of
 from prunekit.testing.noise import global_noise, switches
 from prunekit.testing.snapshot import bits, difference, leaves, through_a_file

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from prunekit.seeding import seed_for
+from prunekit.foundation.seeding import seed_for
 from prunekit.testing.models import SmallModel
 
 BATCH = 8

@@ -11,7 +11,7 @@ from threading import BrokenBarrierError
 from typing import Any
 
 from prunekit.errors import PluginError, PrunekitError
-from prunekit.frozen import ComponentConfig
+from prunekit.foundation.values import ComponentConfig
 
 
 class ConformanceError(AssertionError):

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 import numpy as np
 import torch
 
-from prunekit.seeding import seed_for
+from prunekit.foundation.seeding import seed_for
 
 RANDOM = "the global random state of"
 

@@ -8,7 +8,7 @@ from typing import Any, get_args
 
 from pydantic import ValidationError
 
-from prunekit.frozen import ComponentConfig, as_values
+from prunekit.foundation.values import ComponentConfig, as_values
 from prunekit.testing.fault import ConformanceError
 
 

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from prunekit.assignment import Assigned
-from prunekit.clock import Stretch, Timeline
+from prunekit.foundation.modules import buffers, copy_into
+from prunekit.foundation.timeline import PhaseSpan, Timeline
 from prunekit.probes.base import Probe
 from prunekit.pruner import Pruner
 from prunekit.recipe import AdamWConfig, OptimizerConfig, SGDConfig
@@ -24,7 +25,6 @@ from prunekit.testing.ranks import ThreadRank
 from prunekit.testing.snapshot import leaves
 from prunekit.testing.trial import Trial
 from prunekit.train.optim import build_optimizer, set_lr
-from prunekit.weights import buffers, copy_into
 
 STEPS_PER_EPOCH = 2
 OPTIMIZERS: dict[str, OptimizerConfig] = {
@@ -51,7 +51,7 @@ class Training:
         during = strategies[0].config.during if strategies else ()
         named = {0: ("first", "second"), 1: ("before", *during)}
         names = named.get(len(during), during)
-        stretches = tuple(map(Stretch, names, trial.phases))
+        spans = tuple(map(PhaseSpan, names, trial.phases))
         self.anchor = dict(anchor or {})
         """Copies of the weights at the start."""
         self.updates = 0
@@ -62,7 +62,7 @@ class Training:
                 self.pruner = Pruner(
                     self.model,
                     strategies,
-                    timeline=Timeline(stretches, STEPS_PER_EPOCH),
+                    timeline=Timeline(spans, STEPS_PER_EPOCH),
                     probes=probes,
                     seed=trial.seed,
                     data=Samples(trial.seed, small),

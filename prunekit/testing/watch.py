@@ -6,7 +6,7 @@ import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from prunekit.clock import Clock
+from prunekit.foundation.timeline import Clock
 from prunekit.testing.fault import ConformanceError, faults_of
 from prunekit.testing.noise import RANDOM
 from prunekit.testing.snapshot import difference, leaves, take

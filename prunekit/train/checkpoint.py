@@ -23,7 +23,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from prunekit.errors import CheckpointError, WriteError
-from prunekit.files import flush, sha256
+from prunekit.foundation.files import flush, sha256
 
 WEIGHTS, STATE, DIGESTS = "weights.safetensors", "state.pt", "sha256.json"
 

@@ -18,7 +18,7 @@ from typing import Any, Protocol
 from torch import Tensor
 
 from prunekit.errors import ResourceError
-from prunekit.files import read_lines, replacing
+from prunekit.foundation.files import read_lines, replacing
 
 logger = logging.getLogger("prunekit")
 

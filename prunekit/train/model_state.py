@@ -8,8 +8,8 @@ from typing import Any
 from torch import Tensor
 
 from prunekit.build import Run
+from prunekit.foundation.modules import tensors
 from prunekit.train.ema import EMA
-from prunekit.weights import tensors
 
 
 class ModelState:

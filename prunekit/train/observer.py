@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 
 from prunekit.build import Run
-from prunekit.console import console
+from prunekit.foundation.console import console
+from prunekit.foundation.warn import WarningRelay
 from prunekit.metrics.sparsity import measure_sparsity, warn_empty_tensors
 from prunekit.models import token_counts
 from prunekit.recipe import dump_yaml
-from prunekit.said import Listener
 from prunekit.train.display import Display, NullDisplay, Screen
 from prunekit.train.logging import Log, NullLog, RunLog
 
@@ -41,7 +41,7 @@ class Observer:
         self.histograms = logging.histograms and max(1, logging.histograms.steps(total, epoch))
         self._sums = torch.zeros(3, dtype=torch.float64, device=run.group.device)
         self._since = (time.perf_counter(), 0)
-        self._listener = Listener(self.warn)
+        self._listener = WarningRelay(self.warn)
 
     def __enter__(self) -> Self:
         """Begin to show."""

@@ -9,10 +9,9 @@ from torch import nn
 from torch.optim import Optimizer
 
 from prunekit.errors import RecipeError
-from prunekit.optim_rules import ParamRule
-from prunekit.patterns import matches
+from prunekit.foundation.parameters import ParamRule, matches
+from prunekit.foundation.suggestions import did_you_mean
 from prunekit.recipe import AdamWConfig, OptimizerConfig, SGDConfig
-from prunekit.suggestions import did_you_mean
 
 
 def check_rules(rules: Sequence[ParamRule], names: Iterable[str]) -> None:

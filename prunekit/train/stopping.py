@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NoReturn
 
-from prunekit.requests import Requests
+from prunekit.foundation.signals import StopSignals
 from prunekit.train.distributed import ProcessGroup
 
 EVERY = 8
@@ -16,7 +16,7 @@ class Stopping:
 
     def __init__(self, group: ProcessGroup) -> None:
         self.group = group
-        self.requests = Requests(again=_interrupt)
+        self.requests = StopSignals(again=_interrupt)
         """SIGTERM, SIGINT and SIGHUP ask for a stop; a second one interrupts at once."""
 
     def agreed(self, step: int) -> bool:

@@ -16,19 +16,18 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
 from prunekit.build import Run
-from prunekit.clock import Clock
 from prunekit.data import EvalSplit
-from prunekit.duration import Duration
 from prunekit.errors import DivergedError, StopRequestedError
+from prunekit.foundation.modules import copy_into, weights_digest
+from prunekit.foundation.seeding import seed_for
+from prunekit.foundation.timeline import Clock, Duration
 from prunekit.recipe_parts import Phase
-from prunekit.seeding import seed_for
 from prunekit.train.checkpoint import Checkpoint, prune_checkpoints, save_checkpoint
 from prunekit.train.model_state import ModelState
 from prunekit.train.observer import Observer
 from prunekit.train.optim import build_optimizer, set_lr
 from prunekit.train.precision import Precision
 from prunekit.train.stopping import Stopping
-from prunekit.weights import copy_into, digest
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +72,7 @@ class Trainer:
             DivergedError: the ranks start from different weights.
         """
         self.pruner.initialize()
-        if not self.group.all_equal(digest(self.run.model)):
+        if not self.group.all_equal(weights_digest(self.run.model)):
             raise DivergedError(
                 "the ranks start from different weights: are seed and the files that weights are "
                 "loaded from the same?"

@@ -23,7 +23,7 @@ def si(number: float) -> str:
     return f"{number:.{digits}f} {prefix}"
 
 
-def duration(seconds: float) -> str:
+def seconds_text(seconds: float) -> str:
     """`3725` -> `1 h 2 min`; `65` -> `1 min 5 s`; `2.34` -> `2.3 s`."""
     if seconds < 59.95:
         return f"{seconds:.1f} s"

@@ -1,14 +1,34 @@
-"""The tensors of a module by their plain names, each once."""
+"""Training and evaluation mode of modules, for a while."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
 
 from prunekit.errors import CheckpointError
+
+
+@contextmanager
+def training_mode_kept(model: nn.Module) -> Iterator[None]:
+    """Switch modules to eval inside as you like: after it, each is in the mode it was in."""
+    modes = {module: module.training for module in model.modules()}
+    try:
+        yield
+    finally:
+        for module, training in modes.items():
+            module.training = training
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode for a while: dropout is off, so no random number is drawn."""
+    with training_mode_kept(model):
+        model.eval()
+        yield
 
 
 def buffers(model: nn.Module) -> dict[str, Tensor]:
@@ -63,7 +83,7 @@ def copy_into(model: nn.Module, weights: Mapping[str, Tensor], source: str) -> N
         tensor.copy_(weights[name])
 
 
-def digest(model: nn.Module) -> bytes:
+def weights_digest(model: nn.Module) -> bytes:
     """SHA-256 of all tensors: equal on ranks that start from the same model."""
     sha = hashlib.sha256()
     for name, tensor in sorted(tensors(model).items()):

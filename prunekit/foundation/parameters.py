@@ -1,17 +1,55 @@
-"""Which parameters a strategy may mask. Imports no torch."""
+"""Patterns on parameter names, as recipes write them. Imports no torch."""
 
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING, Annotated, NamedTuple
+
+from pydantic import AfterValidator, Field
 
 from prunekit.errors import RecipeError
-from prunekit.frozen import Frozen
-from prunekit.patterns import Pattern, matches
+from prunekit.foundation.values import Frozen
 
 if TYPE_CHECKING:
     from torch import nn
+
+
+EXPRESSION = "re:"
+
+
+def matches(pattern: str, name: str) -> bool:
+    """Whether a glob, or `re:` and a regular expression for all of it, matches a name."""
+    if pattern.startswith(EXPRESSION):
+        return re.fullmatch(pattern.removeprefix(EXPRESSION), name) is not None
+    return fnmatchcase(name, pattern)
+
+
+def _compiles(pattern: str) -> str:
+    if pattern.startswith(EXPRESSION):
+        try:
+            re.compile(pattern.removeprefix(EXPRESSION))
+        except re.error as error:
+            raise ValueError(f"{pattern!r} is no regular expression: {error}") from None
+    return pattern
+
+
+Pattern = Annotated[str, AfterValidator(_compiles)]
+"""A glob (`blocks.*.mlp.*`; `*` also spans dots), or `re:` and a regular expression."""
+
+
+class ParamRule(Frozen):
+    """For parameters whose name matches: another learning rate or weight decay."""
+
+    match: Pattern
+    """A glob on parameter names, or `re:` and a regular expression."""
+    lr_scale: float = Field(default=1.0, ge=0)
+    """Factor on the learning rate."""
+    weight_decay: float | None = Field(default=None, ge=0)
+    """Weight decay instead of the optimizer's; null = the optimizer's."""
+
 
 WEIGHTED = frozenset({"Linear", "_ConvNd", "Bilinear"})
 """Classes whose `weight` is prunable by default; by name, as this module imports no torch."""

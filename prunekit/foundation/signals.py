@@ -13,7 +13,7 @@ SAME_REQUEST = 1.0
 its own on."""
 
 
-class Requests:
+class StopSignals:
     """How often a signal asked for a stop while the block ran.
 
     Args:
@@ -23,7 +23,7 @@ class Requests:
     def __init__(self, again: Callable[[], None] | None = None) -> None:
         self.times, self._last, self._again = 0, 0.0, again
 
-    def __enter__(self) -> Requests:
+    def __enter__(self) -> StopSignals:
         self._before = {name: signal.signal(name, self._ask) for name in SIGNALS}
         return self
 

@@ -17,7 +17,7 @@ def warn_once(text: str) -> None:
         LOG.warning(text)
 
 
-class Listener(logging.Handler):
+class WarningRelay(logging.Handler):
     """Hands warnings on for as long as a run takes.
 
     Args:

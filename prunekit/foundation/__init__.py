@@ -1,0 +1,4 @@
+"""What everything stands on: values, time, parameters by name, whole files, signals, warnings.
+
+Knows nothing of pruning, recipes or training; every room may import it.
+"""
