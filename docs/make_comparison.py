@@ -171,7 +171,8 @@ def run_cell(job: tuple[Cell, str, Path, int]) -> tuple[str, str]:
     """Run a cell that is not done; its name and what went wrong."""
     cell, root, out, epochs = job
     from prunekit.errors import PrunekitError
-    from prunekit.recipe import dump_yaml, recipe_from
+    from prunekit.recipe.load import recipe_from
+    from prunekit.recipe.yaml_text import dump_yaml
     from prunekit.train.launch import run_recipe
 
     if done(cell, out):

@@ -9,9 +9,8 @@ from typing import Any, get_args
 from pydantic import BaseModel
 
 from prunekit.cli.fields import describe_fields, group_text
-from prunekit.reading.scalars import flow
-from prunekit.recipe import Recipe
-from prunekit.recipe_parts import AdamWConfig, Phase
+from prunekit.recipe.document import flow
+from prunekit.recipe.schema import AdamWConfig, Phase, Recipe
 from prunekit.registry import STRATEGIES
 
 PAGE = Path(__file__).parent / "values.md"

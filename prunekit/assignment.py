@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 
 from torch import nn
 
-from prunekit.components.names import AmbiguousNameError, UnknownNameError
 from prunekit.errors import PluginError, RecipeError
 from prunekit.foundation.values import about_key
 from prunekit.registry import STRATEGIES
+from prunekit.registry.installed import AmbiguousNameError, UnknownNameError
 from prunekit.strategies.base import PruningStrategy
 
 

@@ -15,7 +15,7 @@ from prunekit.foundation.timeline import PhaseSpan, Timeline
 from prunekit.foundation.values import about_key
 from prunekit.models import attach, build_model
 from prunekit.pruner import Pruner
-from prunekit.recipe import Phase, Recipe
+from prunekit.recipe.schema import Phase, Recipe
 from prunekit.registry import COMPRESSORS, PROBES, STRATEGIES
 from prunekit.train.distributed import ProcessGroup
 from prunekit.train.optim import check_rules

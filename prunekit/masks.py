@@ -25,7 +25,8 @@ from torch.utils.hooks import RemovableHandle
 
 from prunekit.errors import PluginError, UsageError
 from prunekit.pools import count_true
-from prunekit.strategies.base import Masks, Mode, Update
+from prunekit.registry.configs import Mode
+from prunekit.strategies.base import Masks, Update
 
 
 class MaskSet:

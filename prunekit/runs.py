@@ -23,7 +23,7 @@ from prunekit.foundation.files import cannot_write, lock, read_json, read_lines,
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from prunekit.recipe import Recipe
+    from prunekit.recipe.schema import Recipe
 
 __all__ = [
     "RunDir",
@@ -48,7 +48,7 @@ class RunDir:
 
     def recipe(self) -> Recipe:
         """The resolved recipe."""
-        from prunekit.recipe import load_recipe
+        from prunekit.recipe.load import load_recipe
 
         path = self._existing("resolved.yaml")
         try:

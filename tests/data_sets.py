@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from prunekit.data import DataSet, open_dataset
-from prunekit.data.base import DatasetConfig, Samples, Split
+from prunekit.registry.configs import DatasetConfig, Samples, Split
 
 CPU = torch.device("cpu")
 

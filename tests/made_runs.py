@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from prunekit.reading.yaml import read_document
+from prunekit.recipe.yaml_text import read_document
 from prunekit.runs import write_json
 
 RECIPE = """

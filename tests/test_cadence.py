@@ -1,8 +1,7 @@
 """Cadence: at the first step, at multiples, and exactly at the stop."""
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 from pydantic import TypeAdapter, ValidationError
 
 from prunekit.cadence import Cadence

@@ -11,12 +11,11 @@ import sys
 from pathlib import Path
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 from rich.console import Console
 
 import prunekit
-from prunekit import errors, recipe_names
+from prunekit import errors
 from prunekit.cli import cli, main
 from prunekit.cli.app import COMMANDS
 from prunekit.cli.arguments import split_overrides
@@ -24,6 +23,7 @@ from prunekit.cli.list_view import failures_view
 from prunekit.cli.plan_view import plan_view, shortened
 from prunekit.cli.summary import short
 from prunekit.dry_run import DryRun, TensorPlan
+from prunekit.recipe import find as recipe_names
 
 ROOT = Path(prunekit.__file__).parents[1]
 RECIPES = (
@@ -650,7 +650,7 @@ def test_recipes_inside_the_package_come_first(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_each_recipe_says_what_it_shows_and_gave_and_checkpoints_several_times(name):
-    from prunekit.recipe import load_recipe
+    from prunekit.recipe.load import load_recipe
 
     path = recipe_names.shipped_recipes()[name]
     head = [line for line in path.read_text().splitlines() if line.startswith("# ")]

@@ -7,8 +7,7 @@ from fractions import Fraction
 import pytest
 import torch
 import torchvision
-from hypothesis import assume, given
-from hypothesis import strategies as st
+from hypothesis import assume, given, strategies as st
 from pydantic import ValidationError
 from torch.nn import functional as F
 from torch.testing import assert_close

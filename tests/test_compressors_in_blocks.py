@@ -2,8 +2,7 @@
 
 import pytest
 import torch
-from hypothesis import assume, given
-from hypothesis import strategies as st
+from hypothesis import assume, given, strategies as st
 from test_tome import oracle_round
 from torch.testing import assert_close
 
@@ -13,11 +12,11 @@ from prunekit.compressors.tome import Tome
 from prunekit.errors import RecipeError
 from prunekit.metrics.macs import count_macs
 from prunekit.models import attach, build_model, token_counts
-from prunekit.models.base import DataSpec
 from prunekit.models.vit import ViTConfig
-from prunekit.recipe import load_recipe
-from prunekit.recipe_names import shipped_recipes
+from prunekit.recipe.find import shipped_recipes
+from prunekit.recipe.load import load_recipe
 from prunekit.registry import COMPRESSORS
+from prunekit.registry.configs import DataSpec
 
 DIGITS = DataSpec(channels=1, height=8, width=8, classes=10)
 KINDS = {"tome": Tome, "random_drop": RandomDrop, "average_pool": AveragePool}

@@ -11,8 +11,7 @@ import sys
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from prunekit.data import open_dataset
 from prunekit.data.digits import DigitsConfig

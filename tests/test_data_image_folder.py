@@ -10,12 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 from PIL import Image
 
-from prunekit.data import decode as decoding
-from prunekit.data import image_folder, open_dataset
+from prunekit.data import decode as decoding, image_folder, open_dataset
 from prunekit.data.cache import cache_folder, digest
 from prunekit.data.decode import decode
 from prunekit.data.image_folder import ImageFolderConfig

@@ -6,15 +6,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 from PIL import Image
 
 from prunekit.data import open_dataset
-from prunekit.data.base import Samples, Split
 from prunekit.data.image_files import ImageFile, by_folder, by_list
 from prunekit.data.image_folder import ImageFolderConfig
 from prunekit.errors import DataError
+from prunekit.registry.configs import Samples, Split
 
 CLASSES = ("n01443537", "n01629819", "n03444034")
 TINY = {"test_folder": "val", "test_labels": "val/val_annotations.txt"}

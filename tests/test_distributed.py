@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from prunekit.errors import CheckpointError, DivergedError
-from prunekit.recipe import dump_yaml
+from prunekit.recipe.yaml_text import dump_yaml
 from prunekit.runs import open_run
 from prunekit.train.checkpoint import checkpoints
 from prunekit.train.launch import resume_run, run_recipe

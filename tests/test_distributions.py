@@ -10,8 +10,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 from pydantic import TypeAdapter, ValidationError
 from scored import FINITE, kept_by_decimals, same, scores, slow_masks, sparsities, total
 

@@ -8,9 +8,8 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from prunekit.reading.files import read_text_document
-from prunekit.recipe import load_recipe, recipe_from_text
-from prunekit.recipe_names import find_recipe
+from prunekit.recipe.find import find_recipe
+from prunekit.recipe.load import load_recipe, read_text_document, recipe_from_text
 from prunekit.sweep.design import read_design
 from prunekit.sweep.planner import make_plan
 

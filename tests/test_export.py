@@ -8,8 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 from safetensors.torch import load_file, save_file
 from torch import nn
 
@@ -17,8 +16,8 @@ from prunekit.errors import CheckpointError, ResourceError
 from prunekit.export import load_model, write_model
 from prunekit.export.tensors import read_tensors, write_tensors
 from prunekit.models import attach, build_model
-from prunekit.models.base import DataSpec
 from prunekit.registry import COMPRESSORS, MODELS
+from prunekit.registry.configs import DataSpec
 from prunekit.runs import new_run_dir
 
 SPEC = DataSpec(channels=1, height=8, width=8, classes=10)

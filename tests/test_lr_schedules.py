@@ -4,11 +4,10 @@ import math
 from itertools import pairwise
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 from pydantic import TypeAdapter, ValidationError
 
-from prunekit.lr_schedules import AnyLrSchedule
+from prunekit.recipe.lr_schedules import AnyLrSchedule
 
 read = TypeAdapter(AnyLrSchedule).validate_python
 

@@ -9,10 +9,10 @@ from torch import Tensor, nn
 
 from prunekit.build import lay_out
 from prunekit.models import build_model
-from prunekit.models.base import DataSpec
 from prunekit.pruner import Pruner
-from prunekit.recipe import load_recipe
-from prunekit.recipe_names import shipped_recipes
+from prunekit.recipe.find import shipped_recipes
+from prunekit.recipe.load import load_recipe
+from prunekit.registry.configs import DataSpec
 from prunekit.selection import keep_count
 from prunekit.strategies import strategy
 from prunekit.strategies.base import Context, PruningStrategy, Update

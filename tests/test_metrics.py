@@ -5,14 +5,14 @@ import copy
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 from torch import nn
 
-from prunekit.compressors.base import CompressorConfig, DataCompressor, TokenBatch
+from prunekit.compressors.base import DataCompressor, TokenBatch
 from prunekit.metrics.latency import measure_latency
 from prunekit.metrics.macs import Macs, count_macs, train_flops
 from prunekit.metrics.sparsity import measure_sparsity, warn_empty, warn_empty_tensors
+from prunekit.registry.configs import CompressorConfig
 
 from training import with_steps
 

@@ -7,23 +7,23 @@ from urllib.error import URLError
 import pytest
 import torch
 import torchvision
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 from pydantic import ValidationError
 from safetensors.torch import save_file
 from torch import nn
 from torch.testing import assert_close
 
-from prunekit.compressors.base import CompressorConfig, DataCompressor, TokenBatch
+from prunekit.compressors.base import DataCompressor, TokenBatch
 from prunekit.compressors.tome import Tome
 from prunekit.errors import CheckpointError, DataError, RecipeError
 from prunekit.models import TokenCounts, attach, build_model, load_initial, slots, token_counts
-from prunekit.models.base import DataSpec, Slotted
+from prunekit.models.base import Slotted
 from prunekit.models.mlp import MLPConfig
 from prunekit.models.stock import copy_all_but_classifier
 from prunekit.models.timm import TimmConfig
 from prunekit.models.torchvision import TorchvisionConfig
 from prunekit.models.vit import ViTConfig, nearest_divisors
+from prunekit.registry.configs import CompressorConfig, DataSpec
 
 CIFAR = DataSpec(channels=3, height=32, width=32, classes=10)
 TINY = DataSpec(channels=1, height=8, width=8, classes=10)

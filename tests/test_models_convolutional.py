@@ -8,8 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 import torchvision
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 from pydantic import ValidationError
 from ruamel.yaml import YAML
 from torch import nn
@@ -19,10 +18,10 @@ from prunekit.distributions import Uniform
 from prunekit.errors import RecipeError
 from prunekit.metrics.macs import Macs, count_macs
 from prunekit.models import build_model
-from prunekit.models.base import DataSpec
 from prunekit.models.resnet import BasicBlock, PadShortcut
 from prunekit.pruner import Pruner
 from prunekit.registry import MODELS
+from prunekit.registry.configs import DataSpec
 from prunekit.selection import keep_count
 from prunekit.strategies import strategy
 from prunekit.structures import Channel

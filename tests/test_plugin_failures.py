@@ -10,9 +10,9 @@ import pytest
 from prunekit.cli import import_check, main
 from prunekit.cli.failures import message
 from prunekit.cli.list import recipe_entries
-from prunekit.components.installed import installed_components
 from prunekit.errors import PluginError, RecipeError
-from prunekit.recipe_names import shipped_recipes
+from prunekit.recipe.find import shipped_recipes
+from prunekit.registry.installed import installed_components
 
 PROBE = """
     from typing import Literal

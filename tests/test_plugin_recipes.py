@@ -7,7 +7,7 @@ import pytest
 
 from prunekit.cli import main
 from prunekit.errors import UsageError
-from prunekit.recipe_names import find_recipe, named_recipes, shipped_recipes
+from prunekit.recipe.find import find_recipe, named_recipes, shipped_recipes
 
 QUICKSTART = shipped_recipes()["quickstart"].read_text()
 

@@ -7,8 +7,7 @@ from typing import Any, Literal
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 from torch import Tensor, nn
 from torch.nn.utils import prune
 
@@ -16,12 +15,13 @@ from prunekit.cadence import Cadence
 from prunekit.errors import PluginError, RecipeError, UsageError
 from prunekit.foundation.parameters import Scope
 from prunekit.foundation.timeline import Clock, PhaseSpan, Timeline, duration
-from prunekit.probes.base import Probe, ProbeConfig
+from prunekit.probes.base import Probe
 from prunekit.probes.gradient_norm import GradientNorm
 from prunekit.pruner import Pruner
+from prunekit.registry.configs import ProbeConfig, StrategyConfig
 from prunekit.selection import keep_count
 from prunekit.strategies import strategy
-from prunekit.strategies.base import Context, PruningStrategy, StrategyConfig, Update
+from prunekit.strategies.base import Context, PruningStrategy, Update
 from prunekit.strategies.scored import ScoredStrategy
 
 from training import with_steps

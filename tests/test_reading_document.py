@@ -4,17 +4,17 @@ import math
 import string
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from prunekit.errors import RecipeError
-from prunekit.reading.document import Place
-from prunekit.reading.scalars import scalar, shown
-from prunekit.reading.yaml import MAX_DEPTH, MAX_NODES, read_document
+from prunekit.recipe.document import SourcePosition, scalar, shown
+from prunekit.recipe.yaml_text import MAX_DEPTH, MAX_NODES, read_document
 
 
 def read(text):
-    return read_document(text, lambda line, column: Place((line, column), f"{line}:{column}"))
+    return read_document(
+        text, lambda line, column: SourcePosition((line, column), f"{line}:{column}")
+    )
 
 
 def faults(text):

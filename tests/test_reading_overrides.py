@@ -4,12 +4,11 @@ import copy
 import string
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
-from prunekit.reading.document import Document, Place
-from prunekit.reading.overrides import apply_overrides
-from prunekit.reading.yaml import read_document
+from prunekit.recipe.document import SourceDocument, SourcePosition
+from prunekit.recipe.overrides import apply_overrides
+from prunekit.recipe.yaml_text import read_document
 
 TREE = """
 seed: 0
@@ -22,7 +21,7 @@ probes: []
 
 
 def place(line, column):
-    return Place((line, column), f"{line}:{column}")
+    return SourcePosition((line, column), f"{line}:{column}")
 
 
 def overridden(*overrides, text=TREE):
@@ -128,7 +127,7 @@ def test_any_path_into_nothing_is_made(keys, value):
         if value in (None, True, False)
         else None
     )
-    document = Document(root={})
+    document = SourceDocument(root={})
     apply_overrides(document, [f"{'.'.join(keys)}={text or repr(value)}"])
     assert document.faults == []
     assert document.at(tuple(keys)) == value

@@ -6,8 +6,7 @@ import pytest
 
 from prunekit.errors import DataError, RecipeError
 from prunekit.foundation.values import about_key
-from prunekit.reading.places import with_source_position
-from prunekit.recipe import document_from_text, load_recipe
+from prunekit.recipe.load import document_from_text, load_recipe, with_source_position
 from prunekit.strategies.magnitude import Magnitude
 from prunekit.train.launch import dry_run
 

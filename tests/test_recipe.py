@@ -7,24 +7,17 @@ import sys
 from pathlib import Path
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 from pydantic import ValidationError
 
 from prunekit.errors import PluginError, RecipeError
 from prunekit.foundation.timeline import duration
 from prunekit.probes.base import Probe
-from prunekit.recipe import (
-    AdamWConfig,
-    Recipe,
-    SGDConfig,
-    dump_yaml,
-    json_schema,
-    load_recipe,
-    recipe_from,
-    recipe_from_text,
-    recipe_hash,
-)
+from prunekit.recipe.identity import recipe_hash
+from prunekit.recipe.json_schema import json_schema
+from prunekit.recipe.load import load_recipe, recipe_from, recipe_from_text
+from prunekit.recipe.schema import AdamWConfig, Recipe, SGDConfig
+from prunekit.recipe.yaml_text import dump_yaml
 from prunekit.registry import PROBES, REGISTRIES
 
 RECIPES = sorted((Path(__file__).parents[1] / "recipes").glob("*.yaml"))
@@ -73,13 +66,13 @@ logging: {every: 10st, histograms: 1ep}
 
 
 def test_importing_it_imports_no_torch():
-    code = "import sys, prunekit.recipe; assert 'torch' not in sys.modules"
+    code = "import sys, prunekit.recipe.schema; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_loading_one_imports_no_torchvision():
     code = (
-        "import sys; from prunekit.recipe import recipe_from_text;"
+        "import sys; from prunekit.recipe.load import recipe_from_text;"
         f"recipe_from_text({WHOLE!r}); assert 'torchvision' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

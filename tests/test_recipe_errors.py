@@ -7,16 +7,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import assume, given
-from hypothesis import strategies as st
+from hypothesis import assume, given, strategies as st
 from test_recipe import SMALLEST, WHOLE
 
 from prunekit.errors import RecipeError, UsageError
 from prunekit.foundation.suggestions import edit_distance
-from prunekit.reading.document import Place
-from prunekit.reading.keys import config_at
-from prunekit.reading.yaml import read_document
-from prunekit.recipe import Recipe, dump_yaml, load_recipe, recipe_from, recipe_from_text
+from prunekit.recipe.document import SourcePosition
+from prunekit.recipe.explain import config_at
+from prunekit.recipe.load import load_recipe, recipe_from, recipe_from_text
+from prunekit.recipe.schema import Recipe
+from prunekit.recipe.yaml_text import dump_yaml, read_document
 
 BROKEN = """\
 nmae: x
@@ -185,7 +185,7 @@ def mappings(node: Any, path=()):
 
 
 RESOLVED = dump_yaml(recipe_from_text(WHOLE))
-TREE = read_document(RESOLVED, lambda line, column: Place((line, column), "")).root
+TREE = read_document(RESOLVED, lambda line, column: SourcePosition((line, column), "")).root
 KEYS = [
     (path, key) for path in mappings(TREE) for key in config_at(Recipe, TREE, path).model_fields
 ]
@@ -282,7 +282,7 @@ VALUES = st.recursive(
 
 @given(st.data())
 def test_any_value_at_any_place_is_a_recipe_or_a_recipe_error(data):
-    tree = read_document(RESOLVED, lambda line, column: Place((line, column), "")).root
+    tree = read_document(RESOLVED, lambda line, column: SourcePosition((line, column), "")).root
     for _ in range(data.draw(st.integers(1, 3))):
         path = data.draw(st.sampled_from(list(mappings(tree))))
         node: Any = tree

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from prunekit.cli import main
-from prunekit.recipe import load_recipe
-from prunekit.recipe_names import shipped_recipes
+from prunekit.recipe.find import shipped_recipes
+from prunekit.recipe.load import load_recipe
 from prunekit.runs import open_run
 
 DIGITS = [

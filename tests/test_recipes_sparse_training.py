@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 from scored import kept_by_decimals
 
-from prunekit.recipe import dump_yaml, load_recipe
-from prunekit.recipe_names import shipped_recipes
+from prunekit.recipe.find import shipped_recipes
+from prunekit.recipe.load import load_recipe
+from prunekit.recipe.yaml_text import dump_yaml
 from prunekit.runs import open_run
 from prunekit.train.launch import run_recipe
 

@@ -8,11 +8,12 @@ from typing import Literal
 import pytest
 from pydantic import ValidationError
 
-from prunekit.components.names import AmbiguousNameError, UnknownNameError
-from prunekit.components.source import Description, describe_source
 from prunekit.errors import PluginError, RecipeError
-from prunekit.probes.base import Probe, ProbeConfig
+from prunekit.probes.base import Probe
 from prunekit.registry import COMPRESSORS, DATASETS, MODELS, PROBES, REGISTRIES, STRATEGIES
+from prunekit.registry.configs import ProbeConfig
+from prunekit.registry.installed import AmbiguousNameError, UnknownNameError
+from prunekit.registry.source import Description, describe_source
 
 PROBE = """
     '''{summary}

@@ -5,8 +5,7 @@ import os
 from dataclasses import replace
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 from made_runs import magnitude, make_comparison, make_run, make_sweep, random, report
 
 from prunekit.errors import CheckpointError, UsageError

@@ -4,8 +4,7 @@ import tracemalloc
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 from scored import same, scores, slow_masks, total
 from torch import nn
 

@@ -5,8 +5,7 @@ import tracemalloc
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 from scored import (
     FINITE,
     kept_by_decimals,

@@ -8,15 +8,14 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 from scored import same, slow_masks, total
 from torch import nn
 
 from prunekit.context import StepContext
 from prunekit.errors import RecipeError
 from prunekit.pruner import Pruner
-from prunekit.recipe import dump_yaml
+from prunekit.recipe.yaml_text import dump_yaml
 from prunekit.registry import STRATEGIES
 from prunekit.runs import open_run
 from prunekit.selection import keep_count

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 
-from prunekit.recipe import recipe_from
+from prunekit.recipe.load import recipe_from
 from prunekit.registry import STRATEGIES
 
 DOCS = Path(__file__).parents[1] / "docs"

@@ -10,8 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 from pydantic import ValidationError
 from scored import FINITE, kept_by_decimals, tensors
 from torch import Tensor, nn
@@ -20,7 +19,7 @@ from prunekit.errors import RecipeError
 from prunekit.foundation.seeding import seed_for
 from prunekit.foundation.timeline import Clock, PhaseSpan, Timeline
 from prunekit.pruner import Pruner
-from prunekit.recipe import dump_yaml
+from prunekit.recipe.yaml_text import dump_yaml
 from prunekit.runs import open_run
 from prunekit.strategies import strategy
 from prunekit.strategies.base import PruningStrategy

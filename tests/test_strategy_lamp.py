@@ -4,8 +4,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 from scored import FINITE, same, scores, slow_masks, sparsities, tensors, total
 from torch import nn
 

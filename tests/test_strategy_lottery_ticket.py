@@ -7,17 +7,17 @@ from typing import Any, ClassVar, Literal
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 from pydantic import ValidationError
 from scored import kept_by_decimals
 from torch import Tensor, nn
 
 from prunekit.errors import RecipeError
 from prunekit.foundation.timeline import Clock, PhaseSpan, Timeline
-from prunekit.probes.base import Probe, ProbeConfig
+from prunekit.probes.base import Probe
 from prunekit.pruner import Pruner
 from prunekit.registry import PROBES
+from prunekit.registry.configs import ProbeConfig
 from prunekit.runs import open_run
 from prunekit.strategies import strategy
 from prunekit.strategies.base import Context, PruningStrategy

@@ -4,8 +4,7 @@ import json
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 from pydantic import TypeAdapter, ValidationError
 from scored import FINITE, kept_by_decimals, scores, slow_masks, sparsities, tensors, total
 from torch import nn

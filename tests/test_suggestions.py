@@ -1,8 +1,7 @@
 """The nearest word."""
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from prunekit.foundation.suggestions import did_you_mean, edit_distance, nearest
 

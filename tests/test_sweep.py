@@ -15,8 +15,7 @@ from rich.console import Console
 from prunekit.cli import main
 from prunekit.errors import CheckpointError, StopRequestedError, WriteError
 from prunekit.foundation.files import lock
-from prunekit.reading.files import read_text
-from prunekit.recipe import load_recipe
+from prunekit.recipe.load import load_recipe, read_text
 from prunekit.runs import open_run
 from prunekit.sweep import open_sweep
 from prunekit.sweep.command_line import read_command_line

@@ -5,14 +5,12 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from prunekit.errors import RecipeError, UsageError
-from prunekit.reading.document import Document
-from prunekit.reading.files import read_text_document
-from prunekit.recipe import recipe_from, recipe_from_text
-from prunekit.recipe_names import find_recipe, shipped_sweeps
+from prunekit.recipe.document import SourceDocument
+from prunekit.recipe.find import find_recipe, shipped_sweeps
+from prunekit.recipe.load import read_text_document, recipe_from, recipe_from_text
 from prunekit.sweep.baselines import baselines
 from prunekit.sweep.command_line import read_command_line
 from prunekit.sweep.design import read_design
@@ -40,7 +38,7 @@ def base(tmp_path_factory):
 
 def plan_of(base, **keys):
     tree = {"name": "sweep", "recipe": str(base), **keys}
-    return make_plan(read_design(Document(root=tree), Path))
+    return make_plan(read_design(SourceDocument(root=tree), Path))
 
 
 def problem_of(base, text, find=None):

@@ -9,9 +9,9 @@ import zoo
 from torch import nn
 
 from prunekit.models import build_model
-from prunekit.models.base import DataSpec
 from prunekit.models.mlp import MLPConfig
 from prunekit.registry import COMPRESSORS, PROBES, STRATEGIES
+from prunekit.registry.configs import DataSpec
 from prunekit.testing import (
     ConformanceError,
     SmallModel,

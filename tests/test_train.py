@@ -14,8 +14,7 @@ from typing import Any, Literal
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
@@ -30,7 +29,7 @@ from prunekit.errors import (
 )
 from prunekit.export import load_model
 from prunekit.foundation.modules import weights_digest
-from prunekit.recipe import dump_yaml
+from prunekit.recipe.yaml_text import dump_yaml
 from prunekit.registry import STRATEGIES
 from prunekit.runs import lock, open_run
 from prunekit.selection import keep_count

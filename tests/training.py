@@ -9,7 +9,9 @@ import torch
 from hypothesis import settings
 from torch import Tensor
 
-from prunekit.recipe import Recipe, dump_yaml, recipe_from
+from prunekit.recipe.load import recipe_from
+from prunekit.recipe.schema import Recipe
+from prunekit.recipe.yaml_text import dump_yaml
 from prunekit.runs import open_run
 from prunekit.train.launch import run_recipe
 

@@ -9,12 +9,13 @@ from pydantic import ConfigDict, Field, field_validator
 from torch import nn
 
 from prunekit.cadence import Cadence
-from prunekit.compressors.base import CompressorConfig, DataCompressor, TokenBatch
+from prunekit.compressors.base import DataCompressor, TokenBatch
 from prunekit.errors import RecipeError
 from prunekit.foundation.timeline import duration
-from prunekit.probes.base import Probe, ProbeConfig
+from prunekit.probes.base import Probe
+from prunekit.registry.configs import CompressorConfig, ProbeConfig, StrategyConfig
 from prunekit.schedules import AnySchedule, Constant
-from prunekit.strategies.base import PruningStrategy, StrategyConfig, Update
+from prunekit.strategies.base import PruningStrategy, Update
 from prunekit.strategies.scored import ScoredStrategy
 
 STRATEGIES, COMPRESSORS, PROBES = {}, {}, {}

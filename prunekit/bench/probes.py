@@ -19,11 +19,11 @@ from prunekit.bench.rounds import AGAIN, in_turn, one_thread, timed
 from prunekit.bench.rows import Section, Timed
 from prunekit.bench.sizes import CLASSES, FULL, QUICK, Size
 from prunekit.context import StepContext
-from prunekit.models.base import DataSpec, ModelConfig
 from prunekit.models.mlp import MLPConfig
 from prunekit.models.vit import ViTConfig
 from prunekit.probes.burden import Burden
 from prunekit.pruner import Pruner
+from prunekit.registry.configs import DataSpec, ModelConfig
 from prunekit.strategies import strategy
 from prunekit.train.logging import RunLog
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from prunekit.models.base import DataSpec
 from prunekit.models.vit import ViTConfig
+from prunekit.registry.configs import DataSpec
 
 CLASSES = 10
 

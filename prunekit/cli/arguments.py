@@ -9,7 +9,7 @@ import click
 from click.shell_completion import CompletionItem
 
 from prunekit.errors import UsageError
-from prunekit.recipe_names import named_recipes, shipped_sweeps
+from prunekit.recipe.find import named_recipes, shipped_sweeps
 
 
 def split_overrides(arguments: Sequence[str]) -> tuple[list[str], list[str]]:

@@ -60,7 +60,7 @@ def message(error: Exception) -> str:
 
 def place_in_plugin(error: Exception) -> str | None:
     """Distribution, file and line, where the code of ours that raised it is a plugin's."""
-    from prunekit.components.installed import installed_components  # 35 ms, only for a bug
+    from prunekit.registry.installed import installed_components
 
     components = installed_components(tuple(sys.path))
     owners = {re.split("[.:]", component.value)[0]: component.origin for component in components}

@@ -12,10 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from prunekit.cli.kinds import registry_of
-from prunekit.components.installed import reason
-from prunekit.components.names import claim_refused
 from prunekit.errors import PluginError, PrunekitError
-from prunekit.recipe_names import named_recipes
+from prunekit.recipe.find import named_recipes
+from prunekit.registry.installed import claim_refused, reason
 
 TIMEOUT_SECONDS = 120
 DONE = 42  # not 0: a module that ends the process while it is imported must not pass
@@ -131,7 +130,7 @@ def read_recipe(name: str) -> None:
     Raises:
         PrunekitError: it is not there or not valid.
     """
-    from prunekit.recipe import load_recipe
+    from prunekit.recipe.load import load_recipe
 
     known = named_recipes()
     if name not in known:

@@ -10,11 +10,11 @@ from click.shell_completion import CompletionItem
 
 from prunekit.cli.command import ExampleCommand
 from prunekit.cli.failures import printable
-from prunekit.components.names import AmbiguousNameError, UnknownNameError
 from prunekit.errors import UsageError
 from prunekit.foundation.files import replacing
 from prunekit.foundation.suggestions import did_you_mean
-from prunekit.recipe_names import headline, named_recipes, recipe_named
+from prunekit.recipe.find import headline, named_recipes, recipe_named
+from prunekit.registry.installed import AmbiguousNameError, UnknownNameError
 
 EXAMPLES = """
 prunekit init                               list the recipes that have a name

@@ -36,7 +36,7 @@ def kind_named(word: str) -> str:
     raise UsageError(f"no kind {word!r}.{near} Kinds are: {', '.join(KINDS)}")
 
 
-def registry_of(kind: str) -> Registry[Any]:
+def registry_of(kind: str) -> Registry:
     """The registry of a word of `KINDS`."""
     from prunekit.registry import REGISTRIES
 

@@ -10,9 +10,8 @@ import click
 from prunekit.cli.command import ExampleCommand, json_option
 from prunekit.cli.kinds import KINDS, complete_kind, kind_named, registry_of
 from prunekit.cli.output import print_json
-from prunekit.components.recipes import recipe_files, recipe_folders
 from prunekit.errors import PluginError
-from prunekit.recipe_names import named_recipes
+from prunekit.recipe.find import named_recipes, recipe_files, recipe_folders
 
 EXAMPLES = """
 prunekit list                       everything that a recipe can name

@@ -8,7 +8,7 @@ import click
 
 from prunekit.cli.arguments import check_overrides, complete_recipe
 from prunekit.cli.command import ExampleCommand
-from prunekit.recipe_names import find_recipe
+from prunekit.recipe.find import find_recipe
 
 EXAMPLES = """
 prunekit run quickstart                        a recipe, by its name
@@ -61,9 +61,12 @@ def command(recipe: str, overrides: tuple[str, ...], out: Path, nproc: int, dry_
     from prunekit.cli.plan_view import plan_view
     from prunekit.cli.summary import print_summary
     from prunekit.foundation.console import console
-    from prunekit.reading.files import read_text
-    from prunekit.reading.places import with_source_position
-    from prunekit.recipe import document_from_text, recipe_from_document
+    from prunekit.recipe.load import (
+        document_from_text,
+        read_text,
+        recipe_from_document,
+        with_source_position,
+    )
 
     text = read_text(path)
     document = document_from_text(text, overrides, source=str(path))

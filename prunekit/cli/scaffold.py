@@ -14,10 +14,10 @@ from string import Template
 
 import prunekit
 from prunekit.cli.kinds import KINDS, registry_of
-from prunekit.components.source import find_spec
 from prunekit.errors import UsageError
 from prunekit.foundation.files import cannot_write
-from prunekit.recipe_names import named_recipes
+from prunekit.recipe.find import named_recipes
+from prunekit.registry.source import find_spec
 
 TEMPLATES = Path(__file__).with_name("templates")
 DISTRIBUTION = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?")

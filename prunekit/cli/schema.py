@@ -27,11 +27,11 @@ then make this the first line of a recipe (yaml-language-server reads it):
 def command(sweep: bool) -> None:
     """Print the JSON Schema of recipes; an editor completes and checks with it."""
     if sweep:
-        from prunekit.reading.schema import schema_of_sweep
+        from prunekit.recipe.json_schema import schema_of_sweep
         from prunekit.sweep.file import SweepFile
 
         click.echo(json.dumps(schema_of_sweep(SweepFile), indent=2))
         return
-    from prunekit.recipe import json_schema
+    from prunekit.recipe.json_schema import json_schema
 
     click.echo(json.dumps(json_schema(), indent=2))

@@ -10,10 +10,10 @@ from prunekit.cli import list as listing
 from prunekit.cli.command import ExampleCommand, json_option
 from prunekit.cli.kinds import KINDS, complete_component, kind_named, registry_of
 from prunekit.cli.output import print_json
-from prunekit.components.names import AmbiguousNameError, UnknownNameError
 from prunekit.errors import UsageError
 from prunekit.foundation.suggestions import did_you_mean
-from prunekit.recipe_names import named_recipes
+from prunekit.recipe.find import named_recipes
+from prunekit.registry.installed import AmbiguousNameError, UnknownNameError
 
 EXAMPLES = """
 prunekit show magnitude              fields, defaults, bounds, paper

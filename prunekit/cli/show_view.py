@@ -10,7 +10,7 @@ from rich.text import Text
 
 from prunekit.cli.kinds import KINDS
 from prunekit.cli.list_view import origin
-from prunekit.reading.scalars import flow
+from prunekit.recipe.document import flow
 
 
 def show_view(document: dict[str, Any]) -> RenderableType:

@@ -12,7 +12,7 @@ from prunekit.cli.command import ExampleCommand, json_option
 from prunekit.cli.failures import printable
 from prunekit.cli.output import print_json
 from prunekit.errors import PrunekitError
-from prunekit.recipe_names import find_recipe
+from prunekit.recipe.find import find_recipe
 
 EXAMPLES = """
 prunekit validate my.yaml
@@ -56,7 +56,8 @@ def command(ctx: click.Context, arguments: tuple[str, ...], as_json: bool) -> No
 
 def judge(text: str, overrides: Sequence[str]) -> dict[str, Any]:
     """Load one recipe and say what came of it."""
-    from prunekit.recipe import load_recipe, recipe_hash
+    from prunekit.recipe.identity import recipe_hash
+    from prunekit.recipe.load import load_recipe
 
     try:
         recipe = load_recipe(find_recipe(text), overrides)

@@ -7,7 +7,7 @@ from typing import ClassVar, NamedTuple
 
 from torch import Tensor, nn
 
-from prunekit.foundation.values import ComponentConfig
+from prunekit.registry.configs import CompressorConfig
 
 
 class TokenBatch(NamedTuple):
@@ -19,13 +19,6 @@ class TokenBatch(NamedTuple):
     """[B, N, 1] input patches that each token stands for."""
     protected: int
     """Leading tokens that are never merged or dropped (the class token)."""
-
-
-class CompressorConfig(ComponentConfig):
-    """The settings that every compressor has."""
-
-    slot: str = "tokens"
-    """Where: `tokens` = between patch embedding and encoder, `blocks.N` = inside block N."""
 
 
 class DataCompressor(nn.Module, abc.ABC):

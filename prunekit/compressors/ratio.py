@@ -8,8 +8,9 @@ from typing import Literal
 
 from pydantic import Field
 
-from prunekit.compressors.base import CompressorConfig, DataCompressor
+from prunekit.compressors.base import DataCompressor
 from prunekit.errors import RecipeError
+from prunekit.registry.configs import CompressorConfig
 
 
 class RatioConfig(CompressorConfig):

@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from prunekit.data.base import Augmentation
 from prunekit.data.split import generator
+from prunekit.registry.configs import Augmentation
 
 
 def padding(side: int) -> int:

@@ -11,12 +11,11 @@ import torch
 from torch import Tensor
 
 from prunekit.data.augment import cut, draw, padding, resize
-from prunekit.data.base import DatasetConfig, Samples
 from prunekit.data.cache import digest
 from prunekit.data.moments import pixel_statistics
 from prunekit.data.split import evenly, generator
 from prunekit.errors import RecipeError
-from prunekit.models.base import DataSpec
+from prunekit.registry.configs import DatasetConfig, DataSpec, Samples
 
 EvalSplit = Literal["validation", "test"]
 Part = Literal["train", "validation", "test"]

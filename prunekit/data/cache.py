@@ -15,9 +15,9 @@ from filelock import FileLock
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from prunekit.data.base import Samples
 from prunekit.errors import ResourceError
 from prunekit.foundation.files import replacing
+from prunekit.registry.configs import Samples
 
 
 def cache_folder() -> Path:

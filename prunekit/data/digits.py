@@ -8,7 +8,7 @@ from typing import Literal
 import numpy as np
 import torch
 
-from prunekit.data.base import DatasetConfig, Samples, Split
+from prunekit.registry.configs import DatasetConfig, Samples, Split
 
 
 class DigitsConfig(DatasetConfig):

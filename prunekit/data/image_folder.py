@@ -11,11 +11,11 @@ from typing import Literal, NamedTuple
 import torch
 from pydantic import Field
 
-from prunekit.data.base import DatasetConfig, Samples, Split
 from prunekit.data.cache import cached
 from prunekit.data.decode import decode
 from prunekit.data.image_files import ImageFile, by_folder, by_list
 from prunekit.errors import DataError
+from prunekit.registry.configs import DatasetConfig, Samples, Split
 
 FORMAT = 1
 """Part of the cache key: to be raised when the same files would decode to other pixels."""

@@ -7,11 +7,11 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from prunekit.data.base import DatasetConfig, Samples, Split
 from prunekit.data.batches import DataSet, Part
 from prunekit.data.memory import require_memory
 from prunekit.data.split import stratified
 from prunekit.errors import DataError, PluginError, RecipeError
+from prunekit.registry.configs import DatasetConfig, Samples, Split
 
 
 def open_dataset(

@@ -9,9 +9,9 @@ from typing import Any, ClassVar, Literal
 import torch
 from filelock import FileLock
 
-from prunekit.data.base import DatasetConfig, Samples, Split
 from prunekit.data.idx import read_idx
 from prunekit.errors import DataError
+from prunekit.registry.configs import DatasetConfig, Samples, Split
 
 
 class _TorchvisionConfig(DatasetConfig):

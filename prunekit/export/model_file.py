@@ -20,8 +20,7 @@ from prunekit.export.tensors import read_tensors, write_tensors
 from prunekit.runs import open_run
 
 if TYPE_CHECKING:
-    from prunekit.compressors.base import CompressorConfig
-    from prunekit.models.base import DataSpec, ModelConfig
+    from prunekit.registry.configs import CompressorConfig, DataSpec, ModelConfig
 
 CONFIG = "prunekit"
 """Metadata key: JSON of `{"model": ModelConfig, "data": DataSpec, "compressors": [...]}`."""
@@ -121,8 +120,8 @@ def load_model(source: str | Path) -> nn.Module:
 
 def _build(built: Mapping[str, Any]) -> nn.Module:
     from prunekit.models import attach, build_model
-    from prunekit.models.base import DataSpec
     from prunekit.registry import COMPRESSORS, MODELS
+    from prunekit.registry.configs import DataSpec
 
     # start weights would only be overwritten, and may be gone
     config = cast("ModelConfig", MODELS.parse({**built["model"], "init": None}))

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from torch import nn
 
-from prunekit.models.base import DataSpec, ModelConfig
 from prunekit.models.init import PRETRAINED, load_initial
 from prunekit.models.slots import TokenCounts, attach, slots, token_counts
+from prunekit.registry.configs import DataSpec, ModelConfig
 
 __all__ = ["TokenCounts", "attach", "build_model", "load_initial", "slots", "token_counts"]
 

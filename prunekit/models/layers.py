@@ -9,7 +9,7 @@ from pydantic import Field
 from torch import nn
 
 from prunekit.errors import RecipeError
-from prunekit.models.base import DataSpec
+from prunekit.registry.configs import DataSpec
 
 Width = Annotated[int, Field(ge=1)]
 """Output channels of a convolution, or units of a linear layer."""

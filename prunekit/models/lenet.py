@@ -7,10 +7,10 @@ from typing import Literal, Self
 
 from torch import nn
 
-from prunekit.models.base import DataSpec, ModelConfig
 from prunekit.models.init import OwnInit
 from prunekit.models.layers import Width, check_side, start_convolutions, widths_of
 from prunekit.models.mlp import perceptron
+from prunekit.registry.configs import DataSpec, ModelConfig
 
 
 class LeNet300100Config(ModelConfig):

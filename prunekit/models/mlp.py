@@ -9,9 +9,9 @@ from typing import Literal, Self
 
 from torch import nn
 
-from prunekit.models.base import DataSpec, ModelConfig
 from prunekit.models.init import OwnInit
 from prunekit.models.layers import Width, widths_of
+from prunekit.registry.configs import DataSpec, ModelConfig
 
 
 class MLPConfig(ModelConfig):

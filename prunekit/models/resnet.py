@@ -10,9 +10,9 @@ import torch.nn.functional as F
 from pydantic import Field, ValidationInfo, field_validator
 from torch import Tensor, nn
 
-from prunekit.models.base import DataSpec, ModelConfig
 from prunekit.models.init import OwnInit
 from prunekit.models.layers import Width, start_convolutions, widths_of
+from prunekit.registry.configs import DataSpec, ModelConfig
 
 
 class ResNetConfig(ModelConfig):

@@ -11,7 +11,7 @@ from torch.func import functional_call
 
 from prunekit.errors import RecipeError
 from prunekit.foundation.suggestions import did_you_mean
-from prunekit.models.base import DataSpec
+from prunekit.registry.configs import DataSpec
 
 
 def variant_of(name: str, known: Iterable[str], source: str) -> str:

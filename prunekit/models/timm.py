@@ -9,9 +9,9 @@ from pydantic import Field
 from torch import nn
 
 from prunekit.errors import DataError, RecipeError
-from prunekit.models.base import DataSpec, ModelConfig
 from prunekit.models.init import PRETRAINED
 from prunekit.models.stock import check_fits, check_patches, variant_of
+from prunekit.registry.configs import DataSpec, ModelConfig
 
 
 class TimmConfig(ModelConfig):

@@ -8,7 +8,6 @@ from pydantic import Field
 from torch import nn
 
 from prunekit.errors import DataError, RecipeError
-from prunekit.models.base import DataSpec, ModelConfig
 from prunekit.models.init import PRETRAINED
 from prunekit.models.stock import (
     adapt_channels,
@@ -17,6 +16,7 @@ from prunekit.models.stock import (
     copy_all_but_classifier,
     variant_of,
 )
+from prunekit.registry.configs import DataSpec, ModelConfig
 
 
 class TorchvisionConfig(ModelConfig):

@@ -12,10 +12,10 @@ from torch import Tensor, nn
 
 from prunekit.compressors.base import DataCompressor, TokenBatch
 from prunekit.errors import RecipeError
-from prunekit.models.base import DataSpec, ModelConfig
 from prunekit.models.blocks import Block, PatchEmbed, needs_bias
 from prunekit.models.init import OwnInit
 from prunekit.models.slots import TokenCounts, count_through, taken_slot, unknown_slot
+from prunekit.registry.configs import DataSpec, ModelConfig
 
 
 class ViTConfig(ModelConfig):

@@ -9,12 +9,9 @@ from typing import Any, ClassVar
 from torch import nn
 
 from prunekit.foundation.timeline import Clock
-from prunekit.foundation.values import ComponentConfig, about_key
+from prunekit.foundation.values import about_key
+from prunekit.registry.configs import ProbeConfig
 from prunekit.strategies.base import Context
-
-
-class ProbeConfig(ComponentConfig):
-    """The settings that every probe has."""
 
 
 class Probe(abc.ABC):

@@ -13,9 +13,10 @@ from prunekit.errors import RecipeError
 from prunekit.foundation.parameters import Scope
 from prunekit.foundation.timeline import Clock, Duration, duration
 from prunekit.foundation.values import RunPath
-from prunekit.probes.base import Probe, ProbeConfig
+from prunekit.probes.base import Probe
 from prunekit.probes.means import Means
 from prunekit.probes.sums import Sums
+from prunekit.registry.configs import ProbeConfig
 from prunekit.runs import open_run
 from prunekit.strategies.base import Context
 

@@ -9,7 +9,8 @@ import torch
 
 from prunekit.cadence import Cadence
 from prunekit.foundation.timeline import Clock
-from prunekit.probes.base import Probe, ProbeConfig
+from prunekit.probes.base import Probe
+from prunekit.registry.configs import ProbeConfig
 from prunekit.strategies.base import Context
 
 

@@ -12,8 +12,8 @@ from typing import Any
 
 from prunekit.errors import CheckpointError, RecipeError
 from prunekit.foundation.files import read_lines
-from prunekit.reading.document import Place
-from prunekit.reading.yaml import read_document
+from prunekit.recipe.document import SourcePosition
+from prunekit.recipe.yaml_text import read_document
 from prunekit.runs import RunDir
 
 Tree = dict[str, Any]
@@ -113,7 +113,9 @@ def read_recipe(run_dir: Path) -> Tree:
     path = run_dir / "resolved.yaml"
     try:
         text = path.read_text(encoding="utf-8")
-        document = read_document(text, lambda line, column: Place((line, column), f"{path}:{line}"))
+        document = read_document(
+            text, lambda line, column: SourcePosition((line, column), f"{path}:{line}")
+        )
     except (OSError, ValueError, RecipeError) as error:
         raise CheckpointError(f"{path}: corrupt: {error}") from error
     if not isinstance(document.root, dict):

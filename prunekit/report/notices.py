@@ -6,7 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Mapping
 
-from prunekit.recipe import NOT_HASHED_DATA
+from prunekit.recipe.identity import NOT_HASHED_DATA
 from prunekit.report.comparison import is_dense, is_random, repeating
 from prunekit.report.facts import SEVERAL, common
 from prunekit.report.study import Study

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from prunekit.errors import CheckpointError
-from prunekit.recipe import NOT_HASHED, NOT_HASHED_DATA
+from prunekit.recipe.identity import NOT_HASHED, NOT_HASHED_DATA
 from prunekit.report.facts import LONGEST, Tree, clean, read_recipe
 
 Flat = dict[str, Any]

@@ -16,8 +16,7 @@ from prunekit.report.study import (
     unfinished_line,
     with_named_sources,
 )
-from prunekit.sweep.directory import Cell as Planned
-from prunekit.sweep.directory import Sweep, open_sweep
+from prunekit.sweep.directory import Cell as Planned, Sweep, open_sweep
 
 
 def sweep_study(path: Path) -> Study:

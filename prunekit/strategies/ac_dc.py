@@ -12,7 +12,8 @@ from pydantic import Field, field_validator
 from prunekit.distributions import AnyDistribution, Global
 from prunekit.errors import RecipeError
 from prunekit.foundation.timeline import Clock, Duration, duration
-from prunekit.strategies.base import Context, PruningStrategy, StrategyConfig, Update
+from prunekit.registry.configs import StrategyConfig
+from prunekit.strategies.base import Context, PruningStrategy, Update
 
 
 class ACDC(PruningStrategy):

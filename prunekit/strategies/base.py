@@ -10,28 +10,13 @@ from typing import Any, ClassVar, Literal, Protocol
 import torch
 from torch import Tensor, nn
 
-from prunekit.foundation.parameters import ParamRule, Scope
+from prunekit.foundation.parameters import ParamRule
 from prunekit.foundation.timeline import Clock
-from prunekit.foundation.values import ComponentConfig
+from prunekit.registry.configs import Mode, StrategyConfig
 from prunekit.selection import keep_count
 
 Masks = Mapping[str, Tensor]
 """Parameter name -> bool tensor of its shape; True = kept."""
-
-Mode = Literal["ste", "masked", "hard"]
-"""How pruned weights live: dense behind a straight-through mask, shelved, or gone."""
-
-
-class StrategyConfig(ComponentConfig):
-    """The settings that every strategy has."""
-
-    scope: Scope = Scope()
-    """Which parameters this strategy may mask; empty = its own default."""
-    mode: Mode = "hard"
-    """`ste`: forward sees W*M, the optimizer moves the dense W. `hard`: pruned weights are zero.
-    `masked`: as hard, but a pruned value is kept on a shelf until it comes back."""
-    during: tuple[str, ...] = ()
-    """Names of the phases in which the strategy works; empty = all."""
 
 
 @dataclass(frozen=True, slots=True)

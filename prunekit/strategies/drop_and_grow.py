@@ -14,8 +14,9 @@ from prunekit.cadence import Cadence
 from prunekit.distributions import ERK, ErdosRenyi, Match, PerPattern, Uniform
 from prunekit.foundation.timeline import Clock, Duration, duration
 from prunekit.foundation.values import name_only
+from prunekit.registry.configs import StrategyConfig
 from prunekit.selection import top_mask
-from prunekit.strategies.base import Context, PruningStrategy, StrategyConfig, Update
+from prunekit.strategies.base import Context, PruningStrategy, Update
 
 FixedDistribution = Annotated[
     Annotated[Uniform | ErdosRenyi | ERK | Match | PerPattern, Field(discriminator="name")],

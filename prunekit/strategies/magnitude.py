@@ -7,8 +7,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from prunekit.registry.configs import Mode
 from prunekit.scores import Scores
-from prunekit.strategies.base import Context, Mode
+from prunekit.strategies.base import Context
 from prunekit.strategies.scored import ScoredStrategy
 
 

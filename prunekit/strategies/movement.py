@@ -11,8 +11,9 @@ from torch import Tensor
 from prunekit.cadence import Cadence
 from prunekit.distributions import AnyDistribution, Uniform
 from prunekit.foundation.timeline import Clock, duration
+from prunekit.registry.configs import Mode, StrategyConfig
 from prunekit.schedules import AnySchedule, Polynomial
-from prunekit.strategies.base import Context, Mode, PruningStrategy, StrategyConfig
+from prunekit.strategies.base import Context, PruningStrategy
 from prunekit.strategies.scored import ScoredStrategy
 
 FROM_10_TO_80 = Polynomial(name="cubic", start=duration("10%"), stop=duration("80%"))

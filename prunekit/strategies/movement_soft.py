@@ -9,8 +9,9 @@ from pydantic import Field
 
 from prunekit.cadence import Cadence
 from prunekit.foundation.timeline import Clock
+from prunekit.registry.configs import Mode, StrategyConfig
 from prunekit.schedules import AnySchedule
-from prunekit.strategies.base import Context, Mode, StrategyConfig, Update
+from prunekit.strategies.base import Context, Update
 from prunekit.strategies.movement import EVERY_STEP, FROM_10_TO_80, MovingScores
 
 

@@ -11,8 +11,9 @@ from prunekit.errors import RecipeError
 from prunekit.foundation.modules import check_fit, copy_into
 from prunekit.foundation.timeline import Clock
 from prunekit.foundation.values import RunPath
+from prunekit.registry.configs import StrategyConfig
 from prunekit.runs import open_run
-from prunekit.strategies.base import Context, PruningStrategy, StrategyConfig, Update
+from prunekit.strategies.base import Context, PruningStrategy, Update
 
 
 class OptimalSubnetwork(PruningStrategy):

@@ -13,9 +13,10 @@ from prunekit.cadence import Cadence
 from prunekit.distributions import AnyDistribution, Global
 from prunekit.errors import PluginError
 from prunekit.foundation.timeline import Clock
+from prunekit.registry.configs import StrategyConfig
 from prunekit.schedules import AnySchedule, Polynomial
 from prunekit.scores import Cut, Scores, all_finite
-from prunekit.strategies.base import Context, Masks, PruningStrategy, StrategyConfig, Update
+from prunekit.strategies.base import Context, Masks, PruningStrategy, Update
 from prunekit.structures import AnyStructure, Unstructured
 
 

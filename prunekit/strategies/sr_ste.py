@@ -9,8 +9,9 @@ from torch import Tensor
 
 from prunekit.cadence import Cadence
 from prunekit.foundation.timeline import duration
+from prunekit.registry.configs import Mode
 from prunekit.schedules import AnySchedule, Constant
-from prunekit.strategies.base import Context, Mode
+from prunekit.strategies.base import Context
 from prunekit.strategies.scored import ScoredStrategy
 from prunekit.structures import NM, AnyStructure
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from prunekit.errors import UsageError
-from prunekit.recipe import Recipe
+from prunekit.recipe.schema import Recipe
 
 ONE_SHOT_AT = "60%"
 """Of the run: dense before, fine-tuning after, as in docs/comparison.md."""

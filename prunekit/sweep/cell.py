@@ -20,7 +20,10 @@ from prunekit.errors import (
     StopRequestedError,
     WriteError,
 )
-from prunekit.recipe import Recipe, dump_yaml, load_recipe, recipe_hash
+from prunekit.recipe.identity import recipe_hash
+from prunekit.recipe.load import load_recipe
+from prunekit.recipe.schema import Recipe
+from prunekit.recipe.yaml_text import dump_yaml
 from prunekit.runs import RunDir
 from prunekit.sweep.directory import State, read_state, resolved_path, write_state
 

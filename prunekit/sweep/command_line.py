@@ -9,11 +9,17 @@ from pathlib import Path
 from typing import Any
 
 from prunekit.errors import UsageError
-from prunekit.reading.document import Document
-from prunekit.reading.files import read_text, read_text_document
-from prunekit.reading.overrides import apply_change
-from prunekit.recipe import Recipe, recipe_from_document, recipe_from_text, yaml_text
-from prunekit.recipe_names import find_recipe, shipped_sweeps
+from prunekit.recipe.document import SourceDocument
+from prunekit.recipe.find import find_recipe, shipped_sweeps
+from prunekit.recipe.load import (
+    read_text,
+    read_text_document,
+    recipe_from_document,
+    recipe_from_text,
+)
+from prunekit.recipe.overrides import apply_change
+from prunekit.recipe.schema import Recipe
+from prunekit.recipe.yaml_text import yaml_text
 from prunekit.sweep.baselines import base_name, baselines
 from prunekit.sweep.design import Change, Design, read_design
 from prunekit.sweep.values import Word, label, read_word
@@ -85,7 +91,7 @@ def find_file(target: str) -> Path:
 
 
 def _of_sweep(
-    path: Path, text: str, document: Document, words: Sequence[Word], given: tuple[str, ...]
+    path: Path, text: str, document: SourceDocument, words: Sequence[Word], given: tuple[str, ...]
 ) -> Asked:
     def find(recipe: str) -> Path:
         beside = path.parent / recipe
@@ -104,7 +110,7 @@ def _of_sweep(
     return Asked(read_design(document, find, last), text, given)
 
 
-def _narrow_axis(document: Document, word: Word) -> bool:
+def _narrow_axis(document: SourceDocument, word: Word) -> bool:
     """Give an axis of the file, known by its name or its key, the values of the word."""
     axes = document.root.get("axes")
     for name, axis in axes.items() if isinstance(axes, dict) else ():
@@ -130,7 +136,7 @@ def _blocks(name: str, axis: dict[str, Any], word: Word) -> dict[str, Any]:
     return {block: axis[block] for block in chosen}
 
 
-def _add_axis(document: Document, word: Word) -> str:
+def _add_axis(document: SourceDocument, word: Word) -> str:
     axes = document.root.get("axes") or {}
     document.root["axes"] = axes
     short = word.key.rpartition(".")[2]
@@ -141,7 +147,7 @@ def _add_axis(document: Document, word: Word) -> str:
 
 
 def _of_recipe(
-    path: Path, document: Document, words: Sequence[Word], with_baselines: bool
+    path: Path, document: SourceDocument, words: Sequence[Word], with_baselines: bool
 ) -> Asked:
     recipe = _first_recipe(document, words)
     tree: dict[str, Any] = {
@@ -150,7 +156,7 @@ def _of_recipe(
         "set": {},
         "axes": {},
     }
-    sweep = Document(root=tree)
+    sweep = SourceDocument(root=tree)
     for word in words:
         if len(word.values) > 1:
             _add_axis(sweep, word)
@@ -164,9 +170,11 @@ def _of_recipe(
     return Asked(read_design(sweep, Path), yaml_text(tree), (), tuple(notes))
 
 
-def _first_recipe(document: Document, words: Sequence[Word]) -> Recipe:
+def _first_recipe(document: SourceDocument, words: Sequence[Word]) -> Recipe:
     """The recipe with the first value of every word: to know its name and strategies."""
     whole = copy.deepcopy(document)
     for word in words:
-        apply_change(whole, word.key, Document(root=copy.deepcopy(word.values[0])), word.place)
+        apply_change(
+            whole, word.key, SourceDocument(root=copy.deepcopy(word.values[0])), word.place
+        )
     return recipe_from_document(whole)

@@ -12,10 +12,9 @@ from pydantic import ValidationError
 from prunekit.errors import PrunekitError, RecipeError
 from prunekit.foundation.suggestions import did_you_mean
 from prunekit.foundation.values import as_values
-from prunekit.reading.document import Document, Fault, Place, dotted
-from prunekit.reading.document import Path as Keys
-from prunekit.reading.faults import faults_in
-from prunekit.reading.files import as_lines, read_text, read_text_document
+from prunekit.recipe.document import KeyPath, RecipeFault, SourceDocument, SourcePosition, dotted
+from prunekit.recipe.explain import faults_in
+from prunekit.recipe.load import as_lines, read_text, read_text_document
 from prunekit.sweep.file import ArmFile, SweepFile
 from prunekit.sweep.values import expanded, label
 
@@ -26,7 +25,7 @@ class Change:
 
     path: str
     value: Any
-    place: Place
+    place: SourcePosition
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +49,7 @@ class Arm:
     """What is compared."""
 
     name: str
-    recipe: Document
+    recipe: SourceDocument
     """As it was written; not to be changed."""
     changes: tuple[Change, ...]
     """First those of the sweep, then its own."""
@@ -58,7 +57,7 @@ class Arm:
     collapse: frozenset[str]
     needs: Mapping[str, str]
     """Recipe key -> arm."""
-    place: Place
+    place: SourcePosition
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +75,7 @@ FindRecipe = Callable[[str], Path]
 """The file that a `recipe` means; raises PrunekitError."""
 
 
-def read_design(document: Document, find: FindRecipe, last: Sequence[Change] = ()) -> Design:
+def read_design(document: SourceDocument, find: FindRecipe, last: Sequence[Change] = ()) -> Design:
     """Check a sweep file and the recipes that it names.
 
     Args:
@@ -98,7 +97,7 @@ def read_design(document: Document, find: FindRecipe, last: Sequence[Change] = (
     return Design(file.name, axes, made, tuple(last))
 
 
-def _validated(document: Document) -> SweepFile:
+def _validated(document: SourceDocument) -> SweepFile:
     try:
         file = SweepFile.model_validate(as_values(document.root))
     except ValidationError as error:
@@ -116,15 +115,15 @@ def _stem(recipe: str) -> str:
 class _Reader:
     """Takes values from the document, as lists stay lists there and each has its place."""
 
-    def __init__(self, document: Document, find: FindRecipe) -> None:
+    def __init__(self, document: SourceDocument, find: FindRecipe) -> None:
         self.document, self.find = document, find
-        self.faults: list[Fault] = []
-        self.recipes: dict[str, Document] = {}
+        self.faults: list[RecipeFault] = []
+        self.recipes: dict[str, SourceDocument] = {}
 
-    def fault(self, path: Keys, what: str) -> None:
-        self.faults.append(Fault(self.document.place(path), dotted(path), what))
+    def fault(self, path: KeyPath, what: str) -> None:
+        self.faults.append(RecipeFault(self.document.place(path), dotted(path), what))
 
-    def changes(self, path: Keys) -> tuple[Change, ...]:
+    def changes(self, path: KeyPath) -> tuple[Change, ...]:
         """A mapping of dotted keys."""
         return tuple(
             Change(key, value, self.document.place((*path, key)))
@@ -134,7 +133,7 @@ class _Reader:
     def axis(self, name: str) -> Axis:
         written = self.document.at(("axes", name))
         if isinstance(written, dict) and not ("values" in written and "path" in written):
-            path: Keys = ("axes", name)
+            path: KeyPath = ("axes", name)
             options = [Option(block, self.changes((*path, block))) for block in written]
         elif isinstance(written, dict):
             path = ("axes", name, "values")
@@ -150,7 +149,7 @@ class _Reader:
                 self.fault(path, f"{text} is given twice")
         return Axis(name, tuple(options))
 
-    def options(self, path: Keys, key: str, written: Any) -> list[Option]:
+    def options(self, path: KeyPath, key: str, written: Any) -> list[Option]:
         if isinstance(written, str):
             written, places = [written], [self.document.place(path)]
         else:
@@ -160,7 +159,7 @@ class _Reader:
             try:
                 values = expanded([value])
             except ValueError as error:
-                self.faults.append(Fault(place, dotted(path), str(error)))
+                self.faults.append(RecipeFault(place, dotted(path), str(error)))
                 continue
             found += [Option(label(each), (Change(key, each, place),)) for each in values]
         return found
@@ -181,7 +180,7 @@ class _Reader:
         written = self.document.at(("arms", name))
         return self.changes(("arms", name, "set")) if isinstance(written, dict) else ()
 
-    def recipe(self, text: str, path: Keys) -> Document:
+    def recipe(self, text: str, path: KeyPath) -> SourceDocument:
         """The recipe of an arm, read once."""
         try:
             file = self.find(text)
@@ -193,7 +192,7 @@ class _Reader:
             return self.recipes[source]
         except PrunekitError as error:
             self.fault(path, str(error))
-            return Document(root={})
+            return SourceDocument(root={})
 
     def check_references(self, axes: Sequence[Axis], arms: Sequence[Arm]) -> None:
         """Axes and arms that are named exist."""

@@ -9,7 +9,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from prunekit.errors import ResourceError
-from prunekit.recipe import Recipe, dump_yaml, recipe_from
+from prunekit.recipe.load import recipe_from
+from prunekit.recipe.schema import Recipe
+from prunekit.recipe.yaml_text import dump_yaml
 from prunekit.sweep.executor import POLL_SECONDS, Executor, Outcome, Task
 from prunekit.sweep.plan import PlannedCell
 from prunekit.sweep.timing import Timing, time_recipe

@@ -7,8 +7,8 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, Discriminator, Field, Tag
 
 from prunekit.foundation.values import Frozen
-from prunekit.reading.scalars import kind_of
-from prunekit.recipe_parts import Name
+from prunekit.recipe.document import kind_of
+from prunekit.recipe.schema import Name
 from prunekit.sweep.values import RANGE
 
 

@@ -8,7 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from prunekit.recipe import NOT_HASHED_DATA, Recipe
+from prunekit.recipe.identity import NOT_HASHED_DATA
+from prunekit.recipe.schema import Recipe
 from prunekit.sweep.directory import FORMAT
 
 NOT_IN_KEY = ("name", "checkpoint")

@@ -9,10 +9,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from prunekit.errors import RecipeError
-from prunekit.reading.document import Document, Fault
-from prunekit.reading.files import MAX_LINES, as_lines
-from prunekit.reading.overrides import apply_change
-from prunekit.recipe import Recipe, recipe_from_document
+from prunekit.recipe.document import RecipeFault, SourceDocument
+from prunekit.recipe.load import MAX_LINES, as_lines, recipe_from_document
+from prunekit.recipe.overrides import apply_change
+from prunekit.recipe.schema import Recipe
 from prunekit.sweep.design import Arm, Change, Design, Option
 from prunekit.sweep.plan import SOURCE, Labels, Plan, PlannedCell, cell_key
 
@@ -50,7 +50,7 @@ def _in_order_of_need(arms: Sequence[Arm]) -> list[Arm]:
     def visit(arm: Arm, above: tuple[str, ...]) -> None:
         if arm.name in above:
             circle = " needs ".join((*above[above.index(arm.name) :], arm.name))
-            raise RecipeError(as_lines([Fault(arm.place, f"arms.{arm.name}.needs", circle)]))
+            raise RecipeError(as_lines([RecipeFault(arm.place, f"arms.{arm.name}.needs", circle)]))
         for other in arm.needs.values():
             visit(by_name[other], (*above, arm.name))
         ordered.setdefault(arm.name, arm)
@@ -122,7 +122,7 @@ class _Planner:
         return all(other in self.coordinates for other in arm.needs.values())
 
     def problem(self, arm: Arm, path: str, what: str) -> None:
-        self.note([str(Fault(arm.place, path, what))])
+        self.note([str(RecipeFault(arm.place, path, what))])
 
     def note(self, lines: Iterable[str]) -> None:
         """Keep what is wrong; what is wrong with each value of an axis is told once."""
@@ -171,7 +171,7 @@ class _Planner:
         document = copy.deepcopy(arm.recipe)
         sources = [Change(path, f"{SOURCE}{key}", arm.place) for path, key in keys.items()]
         for change in (*changes, *sources, Change("name", arm.name, arm.place)):
-            value = Document(root=copy.deepcopy(change.value))
+            value = SourceDocument(root=copy.deepcopy(change.value))
             apply_change(document, change.path, value, change.place)
         return recipe_from_document(document)
 

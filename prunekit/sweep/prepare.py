@@ -8,9 +8,9 @@ from pathlib import Path
 
 from prunekit.errors import UsageError
 from prunekit.foundation.files import cannot_write, lock, write_json
-from prunekit.reading.files import read_text, read_text_document
-from prunekit.reading.scalars import flow
-from prunekit.recipe import dump_yaml
+from prunekit.recipe.document import flow
+from prunekit.recipe.load import read_text, read_text_document
+from prunekit.recipe.yaml_text import dump_yaml
 from prunekit.sweep.command_line import Asked
 from prunekit.sweep.directory import State, read_state, resolved_path, state_path
 from prunekit.sweep.plan import Plan, PlannedCell

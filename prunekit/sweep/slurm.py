@@ -10,7 +10,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from prunekit.errors import StopRequestedError, UsageError
-from prunekit.reading.scalars import scalar
+from prunekit.recipe.document import scalar
 from prunekit.sweep.executor import Outcome, Task
 
 if TYPE_CHECKING:

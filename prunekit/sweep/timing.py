@@ -8,7 +8,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
-from prunekit.recipe import recipe_from_text
+from prunekit.recipe.load import recipe_from_text
 
 if TYPE_CHECKING:
     from prunekit.train.trainer import Trainer

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from prunekit.errors import RecipeError, UsageError
-from prunekit.reading.document import Place
-from prunekit.reading.overrides import LAST_LINE
-from prunekit.reading.yaml import read_document
+from prunekit.recipe.document import SourcePosition
+from prunekit.recipe.overrides import LAST_LINE
+from prunekit.recipe.yaml_text import read_document
 
 RANGE = re.compile(r"(-?[0-9]{1,9})\.\.(-?[0-9]{1,9})")
 MAX_VALUES = 10_000
@@ -53,7 +53,7 @@ class Word:
 
     key: str
     values: tuple[Any, ...]
-    place: Place
+    place: SourcePosition
 
 
 def read_word(text: str, number: int = 0) -> Word:
@@ -68,7 +68,7 @@ def read_word(text: str, number: int = 0) -> Word:
     key = key.strip()
     if not equals or not key:
         raise UsageError(f"{text!r} is no override: write key=value, such as seed=0..4")
-    place = Place((LAST_LINE, number), f"override {text!r}")
+    place = SourcePosition((LAST_LINE, number), f"override {text!r}")
     try:
         document = read_document(f"[{values}]", lambda line, column: place)
         found = expanded(document.root) if isinstance(document.root, list) else []

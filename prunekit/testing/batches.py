@@ -8,8 +8,9 @@ from collections.abc import Sequence
 import torch
 from pydantic import ValidationError
 
-from prunekit.compressors.base import CompressorConfig, DataCompressor, TokenBatch
+from prunekit.compressors.base import DataCompressor, TokenBatch
 from prunekit.foundation.values import as_values
+from prunekit.registry.configs import CompressorConfig
 from prunekit.testing.fault import ConformanceError, RefusedError, faults_of
 from prunekit.testing.noise import global_noise, switches
 from prunekit.testing.snapshot import bits, difference, leaves, through_a_file

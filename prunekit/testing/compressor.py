@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from prunekit.compressors.base import CompressorConfig, DataCompressor
+from prunekit.compressors.base import DataCompressor
+from prunekit.registry.configs import CompressorConfig
 from prunekit.testing.batches import Batches
 from prunekit.testing.fault import ConformanceError, report
 from prunekit.testing.search import failure, smallest_failure, token_trials

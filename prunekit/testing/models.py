@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from prunekit.models.base import DataSpec
 from prunekit.models.vit import ViTConfig
+from prunekit.registry.configs import DataSpec
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,8 @@ from typing import Any
 
 import torch
 
-from prunekit.strategies.base import PruningStrategy, StrategyConfig
+from prunekit.registry.configs import StrategyConfig
+from prunekit.strategies.base import PruningStrategy
 from prunekit.testing import looks
 from prunekit.testing.fault import ConformanceError, RefusedError, faults_of
 from prunekit.testing.models import SmallModel

@@ -15,7 +15,7 @@ from prunekit.foundation.modules import buffers, copy_into
 from prunekit.foundation.timeline import PhaseSpan, Timeline
 from prunekit.probes.base import Probe
 from prunekit.pruner import Pruner
-from prunekit.recipe import AdamWConfig, OptimizerConfig, SGDConfig
+from prunekit.recipe.schema import AdamWConfig, OptimizerConfig, SGDConfig
 from prunekit.strategies.base import PruningStrategy
 from prunekit.testing.data import Samples, batch
 from prunekit.testing.fault import ConformanceError, faults_of, refusals

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from prunekit.components.installed import RECIPES, installed_components
+from prunekit.registry.installed import RECIPES, installed_components
 
 PACKAGES = ("prunekit", "torch", "torchvision", "timm", "numpy")
 

@@ -16,7 +16,9 @@ from torch import Tensor
 from prunekit.build import Run, build
 from prunekit.dry_run import DryRun
 from prunekit.errors import CheckpointError, PrunekitError, ResourceError, WriteError
-from prunekit.recipe import Recipe, dump_yaml, recipe_hash
+from prunekit.recipe.identity import recipe_hash
+from prunekit.recipe.schema import Recipe
+from prunekit.recipe.yaml_text import dump_yaml
 from prunekit.runs import lock, new_run_dir, open_run, point_latest, write_json
 from prunekit.train.checkpoint import load_checkpoint, newest_checkpoint
 from prunekit.train.conclude import conclude
@@ -202,7 +204,7 @@ def _held(run_dir: Path, group: ProcessGroup) -> Iterator[None]:
 
 
 def _run(text: str, source_text: str, out: str) -> str:
-    from prunekit.recipe import recipe_from_text
+    from prunekit.recipe.load import recipe_from_text
 
     return str(_run_here(recipe_from_text(text), source_text, Path(out)))
 

@@ -11,7 +11,7 @@ from torch.optim import Optimizer
 from prunekit.errors import RecipeError
 from prunekit.foundation.parameters import ParamRule, matches
 from prunekit.foundation.suggestions import did_you_mean
-from prunekit.recipe import AdamWConfig, OptimizerConfig, SGDConfig
+from prunekit.recipe.schema import AdamWConfig, OptimizerConfig, SGDConfig
 
 
 def check_rules(rules: Sequence[ParamRule], names: Iterable[str]) -> None:

@@ -3,8 +3,7 @@
 from fractions import Fraction
 
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 from prunekit_nnrelief.rule import keep_strongest
 
 # integers and sixteenths: every sum and product below is exact in float64

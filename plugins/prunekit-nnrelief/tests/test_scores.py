@@ -4,8 +4,7 @@ import itertools
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 from prunekit_nnrelief.rule import keep_strongest
 from prunekit_nnrelief.scores import channel_norms, connection_mass
 from torch import nn

@@ -2,8 +2,7 @@
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 from nnrelief_nets import BLOCKS, Block
 from prunekit_nnrelief.graph import trace
 from prunekit_nnrelief.masks import all_kept, masks_of

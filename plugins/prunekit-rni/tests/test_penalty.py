@@ -4,8 +4,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 from prunekit_rni.rni import RNI, receding
 from prunekit_rni.sigbn import SigBN
 from torch import nn

@@ -11,13 +11,13 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from prunekit.components.names import AmbiguousNameError, UnknownNameError
 from prunekit.errors import PluginError
 from prunekit.foundation.suggestions import did_you_mean
-from prunekit.reading.document import Path
+from prunekit.recipe.document import KeyPath
 from prunekit.registry import COMPRESSORS, DATASETS, Registry
+from prunekit.registry.installed import AmbiguousNameError, UnknownNameError
 
-Conflict = tuple[Path, str]
+Conflict = tuple[KeyPath, str]
 """Where, and what is wrong."""
 
 
@@ -76,7 +76,7 @@ def _get(part: Any, key: str) -> Any:
     return part.get(key) if isinstance(part, Mapping) else getattr(part, key, None)
 
 
-def _setting(part: Any, key: str, registry: Registry[Any]) -> Any:
+def _setting(part: Any, key: str, registry: Registry) -> Any:
     """A setting as written, or the default of that component."""
     name = part if isinstance(part, str) else _get(part, "name")
     if isinstance(part, BaseModel) or (isinstance(part, Mapping) and key in part):

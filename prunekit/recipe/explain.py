@@ -3,16 +3,26 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any, get_args, get_origin
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, BeforeValidator, ValidationError
 from pydantic_core import ErrorDetails
 
+from prunekit.errors import PluginError
 from prunekit.foundation.suggestions import did_you_mean
-from prunekit.reading.document import Document, Fault, Path, dotted
-from prunekit.reading.keys import config_at, is_chosen_by_name
-from prunekit.reading.scalars import flow, kind_of, shown
+from prunekit.foundation.values import ComponentConfig
+from prunekit.recipe.document import (
+    KeyPath,
+    RecipeFault,
+    SourceDocument,
+    dotted,
+    flow,
+    kind_of,
+    shown,
+)
+from prunekit.registry.installed import AmbiguousNameError, UnknownNameError
+from prunekit.registry.lookup import Registry
 
 WANTED = {
     "string_type": "text",
@@ -38,9 +48,11 @@ BOUNDS = {
 }
 
 
-def faults_in(error: ValidationError, document: Document, recipe: type[BaseModel]) -> list[Fault]:
+def faults_in(
+    error: ValidationError, document: SourceDocument, recipe: type[BaseModel]
+) -> list[RecipeFault]:
     """Every error with its place; several at one place, from a union, become one."""
-    found: dict[Path, list[Fault]] = {}
+    found: dict[KeyPath, list[RecipeFault]] = {}
     for details in error.errors(include_url=False, include_input=False):
         path = written_path(details["loc"], details["type"], document)
         if _untrue(details, path, document):
@@ -51,7 +63,7 @@ def faults_in(error: ValidationError, document: Document, recipe: type[BaseModel
     return [_merged(faults) for faults in found.values()]
 
 
-def _untrue(details: ErrorDetails, path: Path, document: Document) -> bool:
+def _untrue(details: ErrorDetails, path: KeyPath, document: SourceDocument) -> bool:
     """Whether an error only follows from another: an unread value, or list items left out."""
     if any(path[: len(unread)] == unread for unread in document.unread):
         return True
@@ -63,11 +75,11 @@ def _untrue(details: ErrorDetails, path: Path, document: Document) -> bool:
     )
 
 
-def written_path(loc: Path, kind: str, document: Document) -> Path:
+def written_path(loc: KeyPath, kind: str, document: SourceDocument) -> KeyPath:
     """A pydantic location without what only names a member of a union."""
     if kind == "conflict":  # our own, about parts that may be no plain values
         return loc
-    path: Path = ()
+    path: KeyPath = ()
     for i, key in enumerate(loc):
         missing = kind == "missing" and i == len(loc) - 1
         if missing or document.has((*path, key)):
@@ -75,12 +87,14 @@ def written_path(loc: Path, kind: str, document: Document) -> Path:
     return (*path, "name") if kind == "union_tag_not_found" else path
 
 
-def _merged(faults: list[Fault]) -> Fault:
+def _merged(faults: list[RecipeFault]) -> RecipeFault:
     first = faults[0]
-    return Fault(first.place, first.path, "; or it ".join(fault.what for fault in faults))
+    return RecipeFault(first.place, first.path, "; or it ".join(fault.what for fault in faults))
 
 
-def _fault(details: ErrorDetails, path: Path, document: Document, recipe: type[BaseModel]) -> Fault:
+def _fault(
+    details: ErrorDetails, path: KeyPath, document: SourceDocument, recipe: type[BaseModel]
+) -> RecipeFault:
     kind, context = details["type"], details.get("ctx", {})
     place = document.place(path, of_key=kind == "extra_forbidden")
     if kind == "extra_forbidden":
@@ -93,16 +107,16 @@ def _fault(details: ErrorDetails, path: Path, document: Document, recipe: type[B
         what = _unknown_word(context["tag"], context["expected_tags"])
     else:
         what = _wrong_value(details, document.at(path))
-    return Fault(place, dotted(path), what)
+    return RecipeFault(place, dotted(path), what)
 
 
-def _example(path: Path, document: Document, recipe: type[BaseModel]) -> str:
+def _example(path: KeyPath, document: SourceDocument, recipe: type[BaseModel]) -> str:
     config = config_at(recipe, document.root, path[:-1])
     field = config.model_fields.get(str(path[-1])) if config else None
     return f", such as {path[-1]}: {flow(field.examples[0])}" if field and field.examples else ""
 
 
-def _unknown_key(path: Path, document: Document, recipe: type[BaseModel]) -> str:
+def _unknown_key(path: KeyPath, document: SourceDocument, recipe: type[BaseModel]) -> str:
     key, parent = str(path[-1]), path[:-1]
     config = config_at(recipe, document.root, parent)
     if config is None:
@@ -157,3 +171,73 @@ def _plain(message: str, value: Any) -> str:
     text = " ".join(message.split())
     subject, should, wish = text.partition(" should ")
     return f"must {wish}, not {kind_of(value)}" if should and subject.isalpha() else text
+
+
+def config_at(recipe: type[BaseModel], tree: Any, path: KeyPath) -> type[BaseModel] | None:
+    """The class that reads the mapping at `path`; None where none is known to.
+
+    Args:
+        recipe: the class of the whole.
+        tree: the recipe as written; a component is known by its `name`.
+        path: keys and list positions.
+    """
+    annotation: Any = recipe
+    node = tree
+    for key in path:
+        model = _choose(annotation, node)
+        if model is not None and key in model.model_fields:
+            field = model.model_fields[key]
+            annotation = _annotated(field.annotation, field.metadata)
+        elif isinstance(key, int):
+            annotation = next((a for a in _members(annotation) if get_origin(a) is tuple), None)
+            annotation = get_args(annotation)[0] if annotation else None
+        elif found := next((a for a in _members(annotation) if get_origin(a) is dict), None):
+            annotation = get_args(found)[1]
+        else:
+            return None
+        node = node[key] if isinstance(node, dict) or isinstance(key, int) else None
+    return _choose(annotation, node)
+
+
+def _annotated(annotation: Any, metadata: list[Any]) -> Any:
+    return Annotated[annotation, *metadata] if metadata else annotation
+
+
+def _members(annotation: Any) -> Iterator[Any]:
+    """The alternatives of a union, without what annotates them."""
+    if get_origin(annotation) is Annotated:
+        yield from _members(get_args(annotation)[0])
+    elif isinstance(annotation, type) or get_origin(annotation) in (tuple, dict):
+        yield annotation
+    else:
+        for member in get_args(annotation):
+            yield from _members(member)
+
+
+def _choose(annotation: Any, node: Any) -> type[BaseModel] | None:
+    """The config class for a value: by its registry, by its name, or the only one there is."""
+    name = node.get("name") if isinstance(node, dict) else node
+    for mark in get_args(annotation)[1:] if get_origin(annotation) is Annotated else ():
+        registry = getattr(getattr(mark, "func", None), "__self__", None)
+        if isinstance(mark, BeforeValidator) and isinstance(registry, Registry):
+            return _registered(registry, name)
+    models = [m for m in _members(annotation) if isinstance(m, type) and issubclass(m, BaseModel)]
+    if len(models) == 1:
+        return models[0]
+    return next((m for m in models if name in _names(m)), None)
+
+
+def _registered(registry: Registry, name: Any) -> type[BaseModel] | None:
+    try:
+        return registry.config_class(name) if isinstance(name, str) else None
+    except (UnknownNameError, AmbiguousNameError, PluginError):
+        return None
+
+
+def is_chosen_by_name(config: type[BaseModel]) -> bool:
+    """Whether a mapping is read by this class because of its `name`."""
+    return issubclass(config, ComponentConfig) or bool(_names(config))
+
+
+def _names(model: type[BaseModel]) -> tuple[Any, ...]:
+    return get_args(model.model_fields["name"].annotation) if "name" in model.model_fields else ()

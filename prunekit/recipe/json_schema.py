@@ -10,17 +10,24 @@ from pydantic.json_schema import models_json_schema
 
 from prunekit.errors import PluginError
 from prunekit.foundation.values import ComponentConfig
+from prunekit.recipe.schema import Recipe
 from prunekit.registry import COMPRESSORS, DATASETS, MODELS, PROBES, STRATEGIES, Registry
 
 DRAFT = "http://json-schema.org/draft-07/schema#"
 """The newest that yaml-language-server documents."""
 
-LISTS: dict[str, Registry[Any]] = {
+LISTS: dict[str, Registry] = {
     "compressors": COMPRESSORS,
     "strategies": STRATEGIES,
     "probes": PROBES,
 }
-SINGLE: dict[str, Registry[Any]] = {"data": DATASETS, "model": MODELS}
+SINGLE: dict[str, Registry] = {"data": DATASETS, "model": MODELS}
+
+
+def json_schema() -> dict[str, Any]:
+    """JSON Schema (draft 7) of recipes; imports every component, and skips what cannot be."""
+
+    return schema_of(Recipe)
 
 
 def schema_of(recipe: type[BaseModel]) -> dict[str, Any]:
@@ -56,7 +63,7 @@ def schema_of_sweep(sweep: type[BaseModel]) -> dict[str, Any]:
     return schema
 
 
-def _importable(registry: Registry[Any]) -> dict[str, type[ComponentConfig]]:
+def _importable(registry: Registry) -> dict[str, type[ComponentConfig]]:
     found = {}
     for name in registry.names():
         try:

@@ -6,11 +6,13 @@ says: no aliases, no tags, and limits on size, depth and nodes that end the read
 
 from __future__ import annotations
 
+import io
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from pydantic import BaseModel
 from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 from ruamel.yaml.events import (
@@ -26,8 +28,15 @@ from ruamel.yaml.events import (
 )
 
 from prunekit.errors import RecipeError
-from prunekit.reading.document import Document, Fault, Path, Place, dotted
-from prunekit.reading.scalars import kind_of, scalar
+from prunekit.recipe.document import (
+    KeyPath,
+    RecipeFault,
+    SourceDocument,
+    SourcePosition,
+    dotted,
+    kind_of,
+    scalar,
+)
 
 MAX_BYTES = 1_000_000
 MAX_DEPTH = 32
@@ -41,7 +50,7 @@ def line_and_column(before: str) -> tuple[int, int]:
     return before.count("\n") + 1, len(before) - before.rfind("\n")
 
 
-def read_document(text: str, place: Callable[[int, int], Place]) -> Document:
+def read_document(text: str, place: Callable[[int, int], SourcePosition]) -> SourceDocument:
     """Read a YAML document.
 
     Args:
@@ -83,15 +92,15 @@ class _Open:
     """A mapping or list whose end has not been read."""
 
     container: dict[str, Any] | list[Any]
-    path: Path
+    path: KeyPath
     key: str | None = None
     key_read: bool = False
 
 
 class _Reader:
-    def __init__(self, place: Callable[[int, int], Place]) -> None:
+    def __init__(self, place: Callable[[int, int], SourcePosition]) -> None:
         self.place_of = place
-        self.document = Document()
+        self.document = SourceDocument()
         self.open: list[_Open] = []
         self.nodes = self.documents = 0
 
@@ -136,14 +145,14 @@ class _Reader:
         if parent:
             parent.key, parent.key_read = None, False
 
-    def path_of_next(self, parent: _Open | None) -> Path:
+    def path_of_next(self, parent: _Open | None) -> KeyPath:
         if parent is None:
             return ()
         if isinstance(parent.container, list):
             return (*parent.path, len(parent.container))
         return (*parent.path, -1 if parent.key is None else parent.key)
 
-    def value_of(self, event: NodeEvent, path: Path) -> Any:
+    def value_of(self, event: NodeEvent, path: KeyPath) -> Any:
         if isinstance(event, MappingStartEvent | SequenceStartEvent):
             container: dict[str, Any] | list[Any] = (
                 {} if isinstance(event, MappingStartEvent) else []
@@ -169,7 +178,7 @@ class _Reader:
             parent.key = key
             self.document.keys[*parent.path, key] = self.where(event)
 
-    def scalar(self, event: ScalarEvent, path: Path) -> Any:
+    def scalar(self, event: ScalarEvent, path: KeyPath) -> Any:
         plain = event.implicit[0]
         try:
             value = scalar(event.value) if plain else event.value
@@ -182,7 +191,7 @@ class _Reader:
             return value.encode(errors="replace").decode()
         return value
 
-    def refuse_references(self, event: NodeEvent, path: Path) -> None:
+    def refuse_references(self, event: NodeEvent, path: KeyPath) -> None:
         if isinstance(event, AliasEvent):
             self.fault(event, path, f"alias *{event.anchor}: write the value out")
             self.document.unread.add(path)
@@ -192,9 +201,27 @@ class _Reader:
             self.fault(event, path, f"tag {tag}: leave it out")
             self.document.unread.add(path)
 
-    def where(self, event: Event) -> Place:
+    def where(self, event: Event) -> SourcePosition:
         mark = event.start_mark
         return self.place_of(mark.line + 1, mark.column + 1)
 
-    def fault(self, event: Event, path: Path, what: str) -> None:
-        self.document.faults.append(Fault(self.where(event), dotted(path), what))
+    def fault(self, event: Event, path: KeyPath, what: str) -> None:
+        self.document.faults.append(RecipeFault(self.where(event), dotted(path), what))
+
+
+def dump_yaml(recipe: BaseModel) -> str:
+    """The recipe with every default written out; `recipe_from_text` reads the same value back."""
+    return yaml_text(recipe.model_dump(mode="json"))
+
+
+def yaml_text(tree: Mapping[str, Any]) -> str:
+    """Plain values as YAML in the order of their keys."""
+    yaml = YAML(typ="safe", pure=True)
+    yaml.default_flow_style = None
+    yaml.sort_base_mapping_type_on_output = False  # type: ignore[assignment]
+    yaml.allow_unicode = False  # it would write U+0085 in a way that it reads as a space
+    yaml.width = 100
+    yaml.representer.ignore_aliases = lambda data: True  # they are refused at reading
+    text = io.StringIO()
+    yaml.dump(tree, text)
+    return text.getvalue()

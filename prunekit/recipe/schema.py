@@ -1,17 +1,34 @@
-"""The parts of a recipe that are no components: optimizer, phases, how often. Imports no torch."""
+"""A recipe: everything that a run depends on, as one frozen value. Imports no torch."""
 
 from __future__ import annotations
 
 import re
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field, model_validator
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    SerializeAsAny,
+    ValidationError,
+    model_validator,
+)
+from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from prunekit.foundation.parameters import ParamRule
 from prunekit.foundation.timeline import Duration, duration
 from prunekit.foundation.values import Frozen, name_only
-from prunekit.lr_schedules import AnyLrSchedule, Constant
-from prunekit.reading.scalars import shown
+from prunekit.recipe.conflicts import conflicts
+from prunekit.recipe.document import shown
+from prunekit.recipe.lr_schedules import AnyLrSchedule, LrConstant
+from prunekit.registry import COMPRESSORS, DATASETS, MODELS, PROBES, STRATEGIES
+from prunekit.registry.configs import (
+    CompressorConfig,
+    DatasetConfig,
+    ModelConfig,
+    ProbeConfig,
+    StrategyConfig,
+)
 
 NAME_PATTERN = r"^[A-Za-z0-9_-][A-Za-z0-9._-]{0,63}$"
 
@@ -103,7 +120,7 @@ class Phase(Frozen):
     """What a strategy's `during` calls it."""
     length: Annotated[Interval, AfterValidator(_not_percent)] = Field(examples=["10ep"])
     """How long, in `ep` or `st`."""
-    lr_schedule: AnyLrSchedule = Constant()
+    lr_schedule: AnyLrSchedule = LrConstant()
     """How the learning rate moves."""
     start: Literal["continue", "anchor"] = "continue"
     """From the weights as they are, or rewound to those of the anchor step."""
@@ -141,3 +158,65 @@ class LoggingConfig(Frozen):
     """Interval of scalars; `%` of the whole run."""
     histograms: Interval | None = None
     """Interval of histograms of weights and gradients; null = none."""
+
+
+AnyDataset = Annotated[SerializeAsAny[DatasetConfig], BeforeValidator(DATASETS.parse_in_recipe)]
+AnyModel = Annotated[SerializeAsAny[ModelConfig], BeforeValidator(MODELS.parse_in_recipe)]
+AnyCompressor = Annotated[
+    SerializeAsAny[CompressorConfig], BeforeValidator(COMPRESSORS.parse_in_recipe)
+]
+AnyStrategy = Annotated[SerializeAsAny[StrategyConfig], BeforeValidator(STRATEGIES.parse_in_recipe)]
+AnyProbe = Annotated[SerializeAsAny[ProbeConfig], BeforeValidator(PROBES.parse_in_recipe)]
+
+
+class Recipe(Frozen):
+    """One experiment: data, model, how it is compressed and pruned, how it is trained."""
+
+    name: Name
+    """What the experiment is called; names its folder under `runs`."""
+    seed: int = Field(default=0, ge=0, lt=2**63)
+    """Every random draw is a function of it."""
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    """What forward and backward compute in; weights and optimizer state stay in fp32."""
+    compile: bool = False
+    """Whether the training step goes through `torch.compile`."""
+    threads: int = Field(default=1, ge=1)
+    """CPU threads a process; another number gives other last bits."""
+    ema: EMAConfig | None = None
+    """A moving average of the weights that is evaluated in their place; null = none."""
+    data: AnyDataset = Field(examples=[{"name": "digits"}])
+    """What is learned from, and how batches are made of it."""
+    model: AnyModel = Field(examples=[{"name": "vit", "patch_size": 2}])
+    """What is trained; it takes channels, classes and image size from the data."""
+    compressors: tuple[AnyCompressor, ...] = ()
+    """What shortens the token sequence, one a slot."""
+    strategies: tuple[AnyStrategy, ...] = ()
+    """What prunes the weights, each in a scope of its own; none = the dense baseline."""
+    probes: tuple[AnyProbe, ...] = ()
+    """What watches gradients and changes nothing."""
+    optimizer: OptimizerConfig = Field(examples=[{"name": "adamw", "lr": 1e-3}])
+    """What moves the weights."""
+    anchor: Duration = duration("0st")
+    """The step to whose weights a phase with `start: anchor` rewinds; `%` of the whole run."""
+    phases: tuple[Phase, ...] = Field(
+        min_length=1, examples=[[{"name": "train", "length": "10ep"}]]
+    )
+    """The spans of training, one after the other."""
+    evaluate: EvaluateConfig = EvaluateConfig()
+    """When accuracy is measured."""
+    checkpoint: CheckpointConfig = CheckpointConfig()
+    """When a checkpoint is written."""
+    logging: LoggingConfig = LoggingConfig()
+    """When scalars and histograms are written."""
+
+    @model_validator(mode="after")
+    def _parts_fit(self) -> Recipe:
+        found = [
+            InitErrorDetails(
+                type=PydanticCustomError("conflict", "{what}", {"what": what}), loc=path, input=None
+            )
+            for path, what in conflicts(self)
+        ]
+        if found:
+            raise ValidationError.from_exception_data("Recipe", found, hide_input=True)
+        return self

@@ -7,9 +7,15 @@ from collections.abc import Sequence
 from typing import Any
 
 from prunekit.errors import RecipeError
-from prunekit.reading.document import Document, Fault, Path, Place, dotted
-from prunekit.reading.scalars import kind_of
-from prunekit.reading.yaml import MAX_DEPTH, read_document
+from prunekit.recipe.document import (
+    KeyPath,
+    RecipeFault,
+    SourceDocument,
+    SourcePosition,
+    dotted,
+    kind_of,
+)
+from prunekit.recipe.yaml_text import MAX_DEPTH, read_document
 
 HOW = "write it as key.path=value, such as phases.0.length=2ep"
 LAST_LINE = 2**31
@@ -21,14 +27,16 @@ class _BadPathError(ValueError):
     """The path of an override leads nowhere."""
 
 
-def apply_overrides(document: Document, overrides: Sequence[str]) -> None:
+def apply_overrides(document: SourceDocument, overrides: Sequence[str]) -> None:
     """Change `document` in place; what is wrong with an override becomes one of its faults."""
     for number, text in enumerate(overrides):
         label = text if len(text) <= LONGEST_SHOWN else f"{text[:LONGEST_SHOWN]}..."
-        _apply(document, text, Place((LAST_LINE, number), f"override {label!r}"))
+        _apply(document, text, SourcePosition((LAST_LINE, number), f"override {label!r}"))
 
 
-def apply_change(document: Document, path: str, value: Document, place: Place) -> None:
+def apply_change(
+    document: SourceDocument, path: str, value: SourceDocument, place: SourcePosition
+) -> None:
     """Set what the dotted `path` names; a path that leads nowhere becomes a fault at `place`."""
     keys = path.strip().split(".")
     try:
@@ -36,24 +44,26 @@ def apply_change(document: Document, path: str, value: Document, place: Place) -
             raise _BadPathError(HOW)
         _set(document, keys, value, place)
     except _BadPathError as error:
-        document.faults.append(Fault(place, "", str(error)))
+        document.faults.append(RecipeFault(place, "", str(error)))
 
 
-def _apply(document: Document, text: str, place: Place) -> None:
+def _apply(document: SourceDocument, text: str, place: SourcePosition) -> None:
     path, equals, value = text.partition("=")
     if not equals:
-        document.faults.append(Fault(place, "", HOW))
+        document.faults.append(RecipeFault(place, "", HOW))
         return
     try:
         read = read_document(value, lambda line, column: place)
     except RecipeError as error:
         what = str(error).removeprefix(f"{place.label}: ")
-        document.faults.append(Fault(place, path.strip(), what))
+        document.faults.append(RecipeFault(place, path.strip(), what))
         return
     apply_change(document, path, read, place)
 
 
-def _set(document: Document, keys: list[str], value: Document, place: Place) -> None:
+def _set(
+    document: SourceDocument, keys: list[str], value: SourceDocument, place: SourcePosition
+) -> None:
     holder, path = _find_holder(document, keys, place)
     last = _step(holder, keys[-1], path)
     holder[last] = value.root
@@ -66,13 +76,15 @@ def _set(document: Document, keys: list[str], value: Document, place: Place) -> 
     document.unread |= {(*path, *inner) for inner in value.unread}
     for fault in value.faults:
         below = [part for part in (dotted(path), fault.path) if part]
-        document.faults.append(Fault(place, ".".join(below), fault.what))
+        document.faults.append(RecipeFault(place, ".".join(below), fault.what))
 
 
-def _find_holder(document: Document, keys: list[str], place: Place) -> tuple[Any, Path]:
+def _find_holder(
+    document: SourceDocument, keys: list[str], place: SourcePosition
+) -> tuple[Any, KeyPath]:
     """The mapping or list that holds the last key; missing mappings on the way are made."""
     node: Any = document.root
-    path: Path = ()
+    path: KeyPath = ()
     for i, key in enumerate(keys[:-1]):
         path = (*path, _step(node, key, path))
         if isinstance(node, dict) and node.get(key) is None:
@@ -93,7 +105,7 @@ def _refuse_positions(keys: list[str], begin: int) -> None:
             raise _BadPathError(f"{where} has no items: write {where}=[...]")
 
 
-def _step(node: Any, key: str, path: Path) -> str | int:
+def _step(node: Any, key: str, path: KeyPath) -> str | int:
     if isinstance(node, dict):
         return key
     where = dotted(path)
@@ -109,7 +121,7 @@ def _step(node: Any, key: str, path: Path) -> str | int:
     return int(key)
 
 
-def _through_scalar(path: Path, node: Any, following: str) -> str:
+def _through_scalar(path: KeyPath, node: Any, following: str) -> str:
     where = dotted(path)
     remedy = f"leave off .{following}"
     if isinstance(node, str):

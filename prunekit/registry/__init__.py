@@ -1,27 +1,22 @@
-"""What is built in, by name; third parties add to it with entry points of their own.
+"""Names to classes: what is built in, what others install, and the settings of each kind.
 
-A name is known without importing anything; its module is imported when a recipe names it.
+Knows no algorithm: a name is a string until a recipe names it, then its module is imported. Every
+room above `foundation` may import it.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
-from prunekit.components.registry import Registry
-
-if TYPE_CHECKING:
-    from prunekit.compressors.base import DataCompressor
-    from prunekit.data.base import DatasetConfig
-    from prunekit.models.base import ModelConfig
-    from prunekit.probes.base import Probe
-    from prunekit.strategies.base import PruningStrategy
+from prunekit.registry.lookup import Registry
 
 __all__ = ["COMPRESSORS", "DATASETS", "MODELS", "PROBES", "REGISTRIES", "STRATEGIES", "Registry"]
 
-STRATEGIES: Registry[PruningStrategy] = Registry(
+REGISTRIES: dict[str, Registry] = {}
+"""Kind -> what there is of it."""
+
+STRATEGIES = Registry(
     "strategy",
     "prunekit.strategies.base:PruningStrategy",
-    "prunekit.strategies.base:StrategyConfig",
+    "prunekit.registry.configs:StrategyConfig",
     {
         "magnitude": "prunekit.strategies.magnitude:Magnitude",
         "random_subnetwork": "prunekit.strategies.random_subnetwork:RandomSubnetwork",
@@ -39,21 +34,23 @@ STRATEGIES: Registry[PruningStrategy] = Registry(
         "sr_ste": "prunekit.strategies.sr_ste:SrSte",
         "filter_magnitude": "prunekit.strategies.filter_magnitude:FilterMagnitude",
     },
+    among=REGISTRIES,
 )
-COMPRESSORS: Registry[DataCompressor] = Registry(
+COMPRESSORS = Registry(
     "compressor",
     "prunekit.compressors.base:DataCompressor",
-    "prunekit.compressors.base:CompressorConfig",
+    "prunekit.registry.configs:CompressorConfig",
     {
         "tome": "prunekit.compressors.tome:Tome",
         "random_drop": "prunekit.compressors.random_drop:RandomDrop",
         "average_pool": "prunekit.compressors.average_pool:AveragePool",
     },
+    among=REGISTRIES,
 )
-MODELS: Registry[ModelConfig] = Registry(
+MODELS = Registry(
     "model",
-    "prunekit.models.base:ModelConfig",
-    "prunekit.models.base:ModelConfig",
+    "prunekit.registry.configs:ModelConfig",
+    "prunekit.registry.configs:ModelConfig",
     {
         "vit": "prunekit.models.vit:ViTConfig",
         "mlp": "prunekit.models.mlp:MLPConfig",
@@ -64,11 +61,12 @@ MODELS: Registry[ModelConfig] = Registry(
         "torchvision": "prunekit.models.torchvision:TorchvisionConfig",
         "timm": "prunekit.models.timm:TimmConfig",
     },
+    among=REGISTRIES,
 )
-DATASETS: Registry[DatasetConfig] = Registry(
+DATASETS = Registry(
     "dataset",
-    "prunekit.data.base:DatasetConfig",
-    "prunekit.data.base:DatasetConfig",
+    "prunekit.registry.configs:DatasetConfig",
+    "prunekit.registry.configs:DatasetConfig",
     {
         "digits": "prunekit.data.digits:DigitsConfig",
         "mnist": "prunekit.data.torchvision_sets:MnistConfig",
@@ -77,16 +75,18 @@ DATASETS: Registry[DatasetConfig] = Registry(
         "cifar100": "prunekit.data.torchvision_sets:Cifar100Config",
         "image_folder": "prunekit.data.image_folder:ImageFolderConfig",
     },
+    among=REGISTRIES,
 )
-PROBES: Registry[Probe] = Registry(
+PROBES = Registry(
     "probe",
     "prunekit.probes.base:Probe",
-    "prunekit.probes.base:ProbeConfig",
+    "prunekit.registry.configs:ProbeConfig",
     {
         "gradient_norm": "prunekit.probes.gradient_norm:GradientNorm",
         "burden": "prunekit.probes.burden:Burden",
     },
+    among=REGISTRIES,
 )
-REGISTRIES: dict[str, Registry[Any]] = {
+REGISTRIES |= {
     registry.kind: registry for registry in (STRATEGIES, COMPRESSORS, MODELS, DATASETS, PROBES)
 }

@@ -5,35 +5,30 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, Generic, Literal, TypeVar
+from typing import Any, Literal, get_args, get_origin
 
 from pydantic import ValidationError, create_model
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
-from prunekit.components.check import checked_config
-from prunekit.components.installed import (
+from prunekit.errors import PluginError, PrunekitError
+from prunekit.foundation.values import ComponentConfig, as_values, name_only
+from prunekit.registry.installed import (
+    AmbiguousNameError,
     Component,
+    UnknownNameError,
+    explain_unknown,
     import_component,
     import_object,
     installed_components,
     own_version,
     reason,
-)
-from prunekit.components.names import (
-    AmbiguousNameError,
-    UnknownNameError,
-    explain_unknown,
     resolve,
     usable_names,
 )
-from prunekit.components.source import Description, describe_class, describe_source
-from prunekit.errors import PluginError, PrunekitError
-from prunekit.foundation.values import ComponentConfig, as_values, name_only
-
-T = TypeVar("T")
+from prunekit.registry.source import Description, describe_class, describe_source
 
 
-class Registry(Generic[T]):
+class Registry:
     """The components of one kind.
 
     A built-in name cannot be taken by a third party: that component, and each of two that share a
@@ -46,10 +41,19 @@ class Registry(Generic[T]):
         config: `module:Class` that their configs inherit from; the same as `base` where the class
             is its own config.
         builtins: name -> `module:Class`.
+        among: the registries of all kinds, for the hint that a name is one of another kind.
     """
 
-    def __init__(self, kind: str, base: str, config: str, builtins: Mapping[str, str]) -> None:
-        self.kind = kind
+    def __init__(
+        self,
+        kind: str,
+        base: str,
+        config: str,
+        builtins: Mapping[str, str],
+        *,
+        among: Mapping[str, Registry] | None = None,
+    ) -> None:
+        self.kind, self._among = kind, {} if among is None else among
         self._base, self._config, self._builtins = base, config, builtins
         self._temporary: dict[str, type] = {}
         self._renamed_configs: dict[tuple[type, str], type[ComponentConfig]] = {}
@@ -80,14 +84,12 @@ class Registry(Generic[T]):
         try:
             return resolve(name, self.kind, self.components())
         except UnknownNameError:
-            from prunekit.registry import REGISTRIES  # the table of all kinds stands on this class
-
-            others = [r.kind for r in REGISTRIES.values() if r is not self and name in r.names()]
+            others = [r.kind for r in self._among.values() if r is not self and name in r.names()]
             raise UnknownNameError(
                 explain_unknown(name, self.kind, self.names(), self._failed, others)
             ) from None
 
-    def load(self, name: str) -> type[T]:
+    def load(self, name: str) -> type[Any]:
         """Import the class of this name, and no other.
 
         Raises:
@@ -96,7 +98,7 @@ class Registry(Generic[T]):
         """
         return self._load(self.component(name))[0]
 
-    def _load(self, component: Component) -> tuple[type[T], type[ComponentConfig]]:
+    def _load(self, component: Component) -> tuple[type[Any], type[ComponentConfig]]:
         try:
             cls = self._temporary.get(component.name) or import_component(component)
             return cls, checked_config(component, cls, self._base, self._config)
@@ -183,11 +185,9 @@ class Registry(Generic[T]):
                 f"{name} fails while it reads its settings: {reason(error)}"
             ) from error
 
-    def create(self, config: ComponentConfig) -> T:
+    def create(self, config: ComponentConfig) -> Any:
         """The component with these settings: of a strategy, compressor or probe."""
-        build: Any = self.load(config.name)
-        made: T = build(config)
-        return made
+        return self.load(config.name)(config)
 
     def describe(self, name: str) -> Description:
         """Summary and paper of a component, from its source, without importing it."""
@@ -197,7 +197,7 @@ class Registry(Generic[T]):
         return describe_source(component.value)
 
     @contextmanager
-    def temporarily(self, name: str, cls: type[T]) -> Iterator[None]:
+    def temporarily(self, name: str, cls: type[Any]) -> Iterator[None]:
         """Give a class a name for the length of a `with`: for tests and notebooks.
 
         Raises:
@@ -210,3 +210,38 @@ class Registry(Generic[T]):
             yield
         finally:
             del self._temporary[name]
+
+
+def checked_config(
+    component: Component, cls: Any, base: str, config_base: str
+) -> type[ComponentConfig]:
+    """The config class of a component's class.
+
+    Args:
+        component: where the class comes from.
+        cls: what its import gave.
+        base: `module:Class` that it must inherit from.
+        config_base: `module:Class` that its `Config` must inherit from; the same as `base` where a
+            class is its own config.
+
+    Raises:
+        PluginError: another base, an abstract method left, no fitting `Config`, another name.
+    """
+    ancestor = import_object(base)
+    if not (isinstance(cls, type) and issubclass(cls, ancestor)):
+        raise PluginError(f"{component}: {component.value} is no {ancestor.__name__}")
+    if missing := sorted(getattr(cls, "__abstractmethods__", ())):
+        raise PluginError(f"{component}: {cls.__name__} does not define {', '.join(missing)}")
+    config = cls if base == config_base else getattr(cls, "Config", None)
+    ancestor = import_object(config_base)
+    if not (isinstance(config, type) and issubclass(config, ancestor)):
+        raise PluginError(f"{component}: its Config is no {ancestor.__name__}")
+    _check_name(component, config)
+    return config
+
+
+def _check_name(component: Component, config: type[ComponentConfig]) -> None:
+    annotation = config.model_fields["name"].annotation
+    allowed = get_args(annotation) if get_origin(annotation) is Literal else (component.name,)
+    if component.name not in allowed:
+        raise PluginError(f"{component}: its config allows only the name {allowed[0]!r}")

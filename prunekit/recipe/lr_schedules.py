@@ -44,7 +44,7 @@ def progress(step: int, warmup: int, steps: int) -> float:
     return min((step - warmup) / (steps - warmup), 1.0) if step > warmup else 0.0
 
 
-class Constant(LrSchedule):
+class LrConstant(LrSchedule):
     """The whole learning rate throughout."""
 
     name: Literal["constant"] = "constant"
@@ -54,7 +54,7 @@ class Constant(LrSchedule):
         return 1.0
 
 
-class Linear(LrSchedule):
+class LrLinear(LrSchedule):
     """A straight line to 0 at the end of the phase."""
 
     name: Literal["linear"] = "linear"
@@ -64,7 +64,7 @@ class Linear(LrSchedule):
         return 1.0 - progress(step, warmup, steps)
 
 
-class Cosine(LrSchedule):
+class LrCosine(LrSchedule):
     """Half a cosine to 0 at the end of the phase (arXiv 1608.03983, one cycle)."""
 
     name: Literal["cosine"] = "cosine"
@@ -74,7 +74,7 @@ class Cosine(LrSchedule):
         return (1.0 + math.cos(math.pi * progress(step, warmup, steps))) / 2.0
 
 
-class MultiStep(LrSchedule):
+class LrMultiStep(LrSchedule):
     """A drop at each milestone."""
 
     name: Literal["multi_step"] = "multi_step"
@@ -90,7 +90,7 @@ class MultiStep(LrSchedule):
 
 
 AnyLrSchedule = Annotated[
-    Annotated[Constant | Linear | Cosine | MultiStep, Field(discriminator="name")],
+    Annotated[LrConstant | LrLinear | LrCosine | LrMultiStep, Field(discriminator="name")],
     BeforeValidator(name_only),
 ]
 """Any learning-rate schedule; one with only a name may be written as a string."""

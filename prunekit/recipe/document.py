@@ -1,9 +1,86 @@
-"""What a plain word in YAML means, by the core schema of YAML 1.2, and how a value is shown."""
+"""A recipe as it was written: plain values, each with its place, and what is wrong with it."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
+from dataclasses import dataclass, field
 from typing import Any
+
+KeyPath = tuple[str | int, ...]
+"""Keys and list positions from the root of a recipe."""
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class SourcePosition:
+    """Where something was written."""
+
+    rank: tuple[int, int]
+    """Sorts places as a person reads them."""
+    label: str
+    """`file:line:column`, or the override."""
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class RecipeFault:
+    """One thing that is wrong with a recipe."""
+
+    place: SourcePosition
+    path: str
+    what: str
+
+    def __str__(self) -> str:
+        where = " ".join(part for part in (self.place.label, self.path) if part)
+        return f"{where}: {self.what}" if where else self.what
+
+
+@dataclass(slots=True)
+class SourceDocument:
+    """Values and where they were written."""
+
+    root: Any = None
+    keys: dict[KeyPath, SourcePosition] = field(default_factory=dict)
+    """Where a key begins."""
+    values: dict[KeyPath, SourcePosition] = field(default_factory=dict)
+    """Where a value begins."""
+    faults: list[RecipeFault] = field(default_factory=list)
+    unread: set[KeyPath] = field(default_factory=set)
+    """Where an alias or a tag stood: the value there means nothing."""
+
+    def place(self, path: KeyPath, *, of_key: bool = False) -> SourcePosition:
+        """The place of a value or its key; of the nearest parent where it was not written."""
+        if of_key and path in self.keys:
+            return self.keys[path]
+        for end in range(len(path), -1, -1):
+            known = self.values if end == len(path) else self.keys
+            if found := known.get(path[:end]) or self.values.get(path[:end]):
+                return found
+        return SourcePosition((0, 0), "")
+
+    def at(self, path: KeyPath) -> Any:
+        """The value at `path`; None where there is none."""
+        node = self.root
+        for key in path:
+            if not _has(node, key):
+                return None
+            node = node[key]
+        return node
+
+    def has(self, path: KeyPath) -> bool:
+        """Whether something, be it null, was written at `path`."""
+        return _has(self.at(path[:-1]), path[-1])
+
+
+def _has(node: Any, key: str | int) -> bool:
+    if isinstance(node, list | tuple):
+        return isinstance(key, int) and key < len(node)
+    return isinstance(node, dict) and key in node
+
+
+def dotted(path: Iterable[str | int]) -> str:
+    """A path as an override writes it: `strategies.0.sparsity`."""
+    return ".".join(shown(key, bare=True) for key in path)
+
 
 WORDS = {
     **dict.fromkeys(("", "~", "null", "Null", "NULL"), None),

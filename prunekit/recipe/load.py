@@ -1,0 +1,170 @@
+"""A file, a text or plain values to a checked `Recipe`, with the place of all that is wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from prunekit.errors import PluginError, RecipeError
+from prunekit.foundation.values import KEY, as_values
+from prunekit.recipe.conflicts import conflicts
+from prunekit.recipe.document import (
+    KeyPath,
+    RecipeFault,
+    SourceDocument,
+    SourcePosition,
+    dotted,
+    kind_of,
+)
+from prunekit.recipe.explain import faults_in
+from prunekit.recipe.find import find_recipe
+from prunekit.recipe.overrides import apply_overrides
+from prunekit.recipe.schema import Recipe
+from prunekit.recipe.yaml_text import MAX_BYTES, line_and_column, read_document
+
+MAX_LINES = 100
+"""Errors that a person is shown at once."""
+
+
+def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
+    """Read a recipe.
+
+    Args:
+        path: a YAML file; a str may also be the name of a recipe of prunekit or of a plugin.
+        overrides: `key.path=value`, such as `strategies.0.sparsity=0.8`, applied in this order
+            before anything is checked.
+
+    Raises:
+        RecipeError: everything that is wrong, one a line: `file:line:column path: what`.
+        PluginError: a component that it names cannot be imported.
+        UsageError: a str is neither a file nor the name of a recipe.
+    """
+    file = find_recipe(path) if isinstance(path, str) else path
+    return recipe_from_text(read_text(file), overrides, source=str(file))
+
+
+def recipe_from_text(text: str, overrides: Sequence[str] = (), source: str = "recipe") -> Recipe:
+    """Read a recipe from YAML text; `source` stands for the file in errors. See `load_recipe`."""
+    return recipe_from_document(document_from_text(text, overrides, source))
+
+
+def document_from_text(
+    text: str, overrides: Sequence[str] = (), source: str = "recipe"
+) -> SourceDocument:
+    """Read the YAML text of a recipe as a mapping with places, nothing in it checked yet.
+
+    Raises:
+        RecipeError: it is no YAML, or no mapping.
+    """
+    document = read_text_document(text, source)
+    if not isinstance(document.root, dict):
+        got = "empty" if document.root is None else kind_of(document.root)
+        what = f"a recipe is a mapping of keys to values, this is {got}"
+        raise RecipeError(as_lines([*document.faults, RecipeFault(document.place(()), "", what)]))
+    apply_overrides(document, overrides)
+    return document
+
+
+def recipe_from(tree: Mapping[str, Any]) -> Recipe:
+    """Make a recipe of plain values, such as a parsed JSON document. See `load_recipe`."""
+    return recipe_from_document(SourceDocument(root=dict(tree)))
+
+
+def recipe_from_document(document: SourceDocument) -> Recipe:
+    """Check a mapping as it was written, faults found before included. See `load_recipe`."""
+    try:
+        recipe = Recipe.model_validate(as_values(document.root))
+    except ValidationError as error:
+        faults = [*document.faults, *faults_in(error, document, Recipe)]
+        problems = error.errors()
+        if not any(problem["type"] == "conflict" for problem in problems):
+            found = conflicts(document.root)
+            faults += [
+                RecipeFault(document.place(path), dotted(path), what) for path, what in found
+            ]
+        for problem in problems:
+            if problem["type"] == "plugin":
+                raise PluginError(as_lines(faults)) from problem["ctx"]["cause"]
+        raise RecipeError(as_lines(faults)) from None
+    if document.faults:
+        raise RecipeError(as_lines(document.faults))
+    return recipe
+
+
+def read_text(path: Path) -> str:
+    """The text of a recipe or sweep file.
+
+    Raises:
+        RecipeError: it cannot be read, is too large or is not UTF-8.
+    """
+    try:
+        with path.open("rb") as file:
+            data = file.read(MAX_BYTES + 1)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise RecipeError(f"{path}: {reason}: give the path of a recipe file") from None
+    if len(data) > MAX_BYTES:
+        raise RecipeError(f"{path}:1:1: larger than {MAX_BYTES:,} bytes: no recipe is")
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line, column = line_and_column(data[: error.start].decode("latin-1"))
+        raise RecipeError(f"{path}:{line}:{column}: not UTF-8: save the file as UTF-8") from None
+
+
+def read_text_document(text: str, source: str) -> SourceDocument:
+    """YAML text as a document; `source` stands for the file in its places.
+
+    Raises:
+        RecipeError: it is no YAML, or is larger than a recipe can be.
+    """
+
+    def place(line: int, column: int) -> SourcePosition:
+        return SourcePosition((line, column), f"{source}:{line}:{column}")
+
+    return read_document(text, place)
+
+
+def as_lines(faults: Sequence[RecipeFault]) -> str:
+    """The faults in the order of their places, one a line."""
+    lines = [str(fault) for fault in sorted(faults)]
+    rest = len(lines) - MAX_LINES
+    return "\n".join(lines[:MAX_LINES] + ([f"... and {rest} more"] if rest > 0 else []))
+
+
+@contextmanager
+def with_source_position(document: SourceDocument) -> Iterator[None]:
+    """Begin a RecipeError about a key of `document` with its `file:line:column`, or its override.
+
+    Any other error stays as it is.
+    """
+    try:
+        yield
+    except RecipeError as error:
+        if (fault := _fault(str(error), document)) is None:
+            raise
+        raise RecipeError(str(fault)) from error
+
+
+def _fault(message: str, document: SourceDocument) -> RecipeFault | None:
+    found = KEY.match(message)
+    if found is None:
+        return None
+    path = _path(found[1], document)
+    place = document.place(path)
+    if not document.has(path[:1]) or place == SourcePosition((0, 0), ""):
+        return None
+    return RecipeFault(place, found[1], message[found.end() :])
+
+
+def _path(key: str, document: SourceDocument) -> KeyPath:
+    """Numbers are positions where the document has a list."""
+    path: KeyPath = ()
+    for part in key.split("."):
+        position = part.isdecimal() and isinstance(document.at(path), list | tuple)
+        path = (*path, int(part) if position else part)
+    return path

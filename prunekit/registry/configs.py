@@ -1,0 +1,121 @@
+"""The settings that the components of each kind have, and what they build. Imports no torch."""
+
+from __future__ import annotations
+
+import abc
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar, Literal, Self
+
+from pydantic import Field
+
+from prunekit.foundation.parameters import Scope
+from prunekit.foundation.values import ComponentConfig, RunPath
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+Split = Literal["train", "test"]
+Augmentation = Literal["flip", "crop"]
+
+
+@dataclass(frozen=True, slots=True)
+class Samples:
+    """A decoded split."""
+
+    images: Tensor
+    """uint8 [N, C, H, W]."""
+    labels: Tensor
+    """int64 [N], in 0 .. len(classes) - 1."""
+    classes: tuple[str, ...]
+
+
+class DatasetConfig(ComponentConfig, abc.ABC):
+    """The settings of a data set, and how batches are made of it."""
+
+    paper: ClassVar[str] = ""
+    root: str | None = None
+    """The folder that holds the files; not needed by a set that ships in the package."""
+    download: bool = False
+    """Whether missing files may be fetched from the network."""
+    image_size: int | None = Field(default=None, ge=1)
+    """Side in pixels to which a batch is resized on the training device; null = as decoded."""
+    batch_size: int = Field(default=128, ge=1)
+    """Samples an optimizer step, over all ranks."""
+    micro_batch: int | None = Field(default=None, ge=1)
+    """Samples a forward pass on one rank; null = the rank's whole share."""
+    augment: tuple[Augmentation, ...] = ()
+    """`flip`: left-right with probability 1/2; `crop`: shift by up to an eighth, zero padding."""
+    validation: float = Field(default=0.0, ge=0, lt=1)
+    """Stratified share of the training split that is held out."""
+    train_limit: int | None = Field(default=None, ge=1)
+    """Use a stratified part of this many training samples."""
+    test_limit: int | None = Field(default=None, ge=1)
+    """Use a stratified part of this many test samples."""
+
+    @abc.abstractmethod
+    def load(self, split: Split) -> Samples:
+        """Decode a split.
+
+        Raises:
+            DataError: missing or unreadable files, with the path and the remedy.
+        """
+
+
+@dataclass(frozen=True, slots=True)
+class DataSpec:
+    """What a model takes from its data."""
+
+    channels: int
+    height: int
+    width: int
+    classes: int
+
+
+class ModelConfig(ComponentConfig, abc.ABC):
+    """The settings of a model."""
+
+    paper: ClassVar[str] = ""
+    init: RunPath | None = None
+    """Start weights: a run directory, a .safetensors file, or `pretrained` for a stock model."""
+
+    @abc.abstractmethod
+    def build(self, spec: DataSpec) -> nn.Module:
+        """A freshly initialised model for this data; reads the global random state.
+
+        Raises:
+            RecipeError: the data does not fit, such as a patch size that does not divide.
+        """
+
+    def sized_as(self, model: nn.Module) -> Self:
+        """The config that builds `model`: one of its own models that units were removed from.
+
+        Itself, unless the architecture has its widths in its config.
+        """
+        return self
+
+
+class CompressorConfig(ComponentConfig):
+    """The settings that every compressor has."""
+
+    slot: str = "tokens"
+    """Where: `tokens` = between patch embedding and encoder, `blocks.N` = inside block N."""
+
+
+Mode = Literal["ste", "masked", "hard"]
+"""How pruned weights live: dense behind a straight-through mask, shelved, or gone."""
+
+
+class StrategyConfig(ComponentConfig):
+    """The settings that every strategy has."""
+
+    scope: Scope = Scope()
+    """Which parameters this strategy may mask; empty = its own default."""
+    mode: Mode = "hard"
+    """`ste`: forward sees W*M, the optimizer moves the dense W. `hard`: pruned weights are zero.
+    `masked`: as hard, but a pruned value is kept on a shelf until it comes back."""
+    during: tuple[str, ...] = ()
+    """Names of the phases in which the strategy works; empty = all."""
+
+
+class ProbeConfig(ComponentConfig):
+    """The settings that every probe has."""
