@@ -1,10 +1,11 @@
 """The public names and where each is defined: the one list, read by `__init__.py` as well."""
 
 from prunekit.cadence import Cadence as Cadence
-from prunekit.compressors.base import DataCompressor as DataCompressor, TokenBatch as TokenBatch
-from prunekit.compressors.ratio import (
+from prunekit.compressors.base import (
+    DataCompressor as DataCompressor,
     RatioCompressor as RatioCompressor,
     RatioConfig as RatioConfig,
+    TokenBatch as TokenBatch,
 )
 from prunekit.errors import (
     CheckpointError as CheckpointError,
@@ -14,10 +15,10 @@ from prunekit.errors import (
     RecipeError as RecipeError,
     UsageError as UsageError,
 )
-from prunekit.export import load_model as load_model
 from prunekit.foundation.parameters import ParamRule as ParamRule
 from prunekit.foundation.timeline import Clock as Clock, Duration as Duration, Timeline as Timeline
 from prunekit.models.base import Slotted as Slotted
+from prunekit.models.saved import load_model as load_model
 from prunekit.probes.base import Probe as Probe
 from prunekit.pruner import Pruner as Pruner
 from prunekit.recipe.load import load_recipe as load_recipe
@@ -31,7 +32,7 @@ from prunekit.registry.configs import (
     Samples as Samples,
     StrategyConfig as StrategyConfig,
 )
-from prunekit.runs import open_run as open_run
+from prunekit.runs.directory import open_run as open_run
 from prunekit.selection import (
     keep_count as keep_count,
     top_mask as top_mask,

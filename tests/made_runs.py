@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 from prunekit.recipe.yaml_text import read_document
-from prunekit.runs import write_json
+from prunekit.runs.directory import write_json
 
 RECIPE = """
 name: {name}

@@ -10,8 +10,8 @@ from prunekit.compressors.average_pool import AveragePool
 from prunekit.compressors.random_drop import RandomDrop
 from prunekit.compressors.tome import Tome
 from prunekit.errors import RecipeError
-from prunekit.metrics.macs import count_macs
 from prunekit.models import attach, build_model, token_counts
+from prunekit.models.cost import count_macs
 from prunekit.models.vit import ViTConfig
 from prunekit.recipe.find import shipped_recipes
 from prunekit.recipe.load import load_recipe

@@ -7,7 +7,7 @@ from hypothesis import given, strategies as st
 from PIL import Image
 
 from prunekit.data.augment import cut, draw, padding, resize
-from prunekit.data.moments import pixel_statistics
+from prunekit.data.batches import pixel_statistics
 
 
 def slow_cut(images, choices, pads):

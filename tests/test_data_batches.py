@@ -277,6 +277,6 @@ def test_a_cuda_device_makes_the_same_batches():
 
 
 def test_a_set_larger_than_the_device_is_refused(monkeypatch):
-    monkeypatch.setattr("prunekit.data.memory.available_memory", lambda device: 1000)
+    monkeypatch.setattr("prunekit.data.cache.available_memory", lambda device: 1000)
     with pytest.raises(ResourceError, match=r"noise: .* GB .* meta has 1e-06 GB left: lower"):
         open_dataset(NoiseConfig(batch_size=8), seed=0, device=torch.device("meta"))

@@ -14,13 +14,13 @@ import torch
 from hypothesis import given, strategies as st
 
 from prunekit.data import open_dataset
-from prunekit.data.digits import DigitsConfig
-from prunekit.data.idx import read_idx
-from prunekit.data.torchvision_sets import (
+from prunekit.data.builtin import (
     Cifar10Config,
     Cifar100Config,
+    DigitsConfig,
     FashionMnistConfig,
     MnistConfig,
+    read_idx,
 )
 from prunekit.errors import DataError, ResourceError
 
@@ -54,7 +54,7 @@ def test_digits_need_nothing_and_open_as_a_data_set():
 
 def test_data_needs_neither_torchvision_nor_pillow():
     code = (
-        "import sys, prunekit.data, prunekit.data.digits, prunekit.data.torchvision_sets;"
+        "import sys, prunekit.data, prunekit.data.builtin, prunekit.data.builtin;"
         "print([m for m in ('torchvision', 'PIL') if m in sys.modules])"
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -13,10 +13,10 @@ import torch
 from hypothesis import given, strategies as st
 from PIL import Image
 
-from prunekit.data import decode as decoding, image_folder, open_dataset
-from prunekit.data.cache import cache_folder, digest
-from prunekit.data.decode import decode
+from prunekit.data import image_folder, images as decoding, open_dataset
+from prunekit.data.cache import cache_folder, samples_digest
 from prunekit.data.image_folder import ImageFolderConfig
+from prunekit.data.images import decode
 from prunekit.errors import DataError, ResourceError
 
 SPLITS = ("train", "test")
@@ -221,7 +221,7 @@ def test_a_root_that_is_not_one_is_refused(root, tmp_path):
 
 def test_a_set_larger_than_the_memory_is_refused_before_it_is_decoded(root, monkeypatch):
     for available in (6 * 3 * 8 * 10 - 1, 6 * 3 * 8 * 10):
-        monkeypatch.setattr("prunekit.data.memory.available_memory", lambda _, n=available: n)
+        monkeypatch.setattr("prunekit.data.cache.available_memory", lambda _, n=available: n)
         if available % 2:
             with pytest.raises(ResourceError, match=r"1.44e-06 GB .* smaller data\.image_size"):
                 load(root)
@@ -274,14 +274,14 @@ def test_whatever_changes_the_pixels_decodes_again(root, decoded):
 
 @pytest.mark.parametrize("seed", range(6))
 def test_a_damaged_cache_is_made_again(root, decoded, cache, seed):
-    expected = digest(load(root))
+    expected = samples_digest(load(root))
     (path,) = cache.glob("*.safetensors")
     content, rng = bytearray(path.read_bytes()), np.random.default_rng(seed)
     at = int(rng.integers(len(content)))
     content[at] ^= 1 << int(rng.integers(8))
     for damaged in (bytes(content), bytes(content[:at]), b""):
         path.write_bytes(damaged)
-        assert digest(load(root)) == expected
+        assert samples_digest(load(root)) == expected
         assert path.read_bytes() not in (damaged, b"")
     assert len(decoded) == 4
 

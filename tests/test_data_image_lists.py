@@ -10,8 +10,7 @@ from hypothesis import given, strategies as st
 from PIL import Image
 
 from prunekit.data import open_dataset
-from prunekit.data.image_files import ImageFile, by_folder, by_list
-from prunekit.data.image_folder import ImageFolderConfig
+from prunekit.data.image_folder import ImageFile, ImageFolderConfig, by_folder, by_list
 from prunekit.errors import DataError
 from prunekit.registry.configs import Samples, Split
 

@@ -14,8 +14,8 @@ import torch
 
 from prunekit.errors import CheckpointError, DivergedError
 from prunekit.recipe.yaml_text import dump_yaml
-from prunekit.runs import open_run
-from prunekit.train.checkpoint import checkpoints
+from prunekit.runs.checkpoint import checkpoints
+from prunekit.runs.directory import open_run
 from prunekit.train.launch import resume_run, run_recipe
 
 from training import MAGNITUDE, curve, recipe, result, rewound, run, same

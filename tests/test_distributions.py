@@ -14,7 +14,7 @@ from hypothesis import given, strategies as st
 from pydantic import TypeAdapter, ValidationError
 from scored import FINITE, kept_by_decimals, same, scores, slow_masks, sparsities, total
 
-import prunekit.runs
+import prunekit.runs.directory
 from prunekit.apportion import apportion
 from prunekit.distributions import (
     ERK,
@@ -101,7 +101,7 @@ def source(monkeypatch):
 
     def put(masks):
         run = SimpleNamespace(masks=lambda: masks)
-        monkeypatch.setattr(prunekit.runs, "open_run", lambda path: run)
+        monkeypatch.setattr(prunekit.runs.directory, "open_run", lambda path: run)
 
     return put
 
@@ -298,7 +298,7 @@ def test_match_reads_its_source_once(monkeypatch):
         reads.append(path)
         return SimpleNamespace(masks=lambda: {"a": torch.ones(4, dtype=torch.bool)})
 
-    monkeypatch.setattr(prunekit.runs, "open_run", open_run)
+    monkeypatch.setattr(prunekit.runs.directory, "open_run", open_run)
     match = Match(source="there")
     for _ in range(3):
         match.keep_counts({"a": torch.rand(4)}, 0.0)

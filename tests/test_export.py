@@ -13,12 +13,12 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from prunekit.errors import CheckpointError, ResourceError
-from prunekit.export import load_model, write_model
-from prunekit.export.tensors import read_tensors, write_tensors
 from prunekit.models import attach, build_model
+from prunekit.models.saved import load_model, write_model
 from prunekit.registry import COMPRESSORS, MODELS
 from prunekit.registry.configs import DataSpec
-from prunekit.runs import new_run_dir
+from prunekit.runs.directory import new_run_dir
+from prunekit.runs.tensors import read_tensors, write_tensors
 
 SPEC = DataSpec(channels=1, height=8, width=8, classes=10)
 VIT = {"name": "vit", "patch_size": 2, "depth": 2, "embed_dim": 16, "heads": 2}
@@ -156,7 +156,7 @@ import resource, sys
 from pathlib import Path
 from torch import nn
 from prunekit.errors import ResourceError
-from prunekit.export import write_model
+from prunekit.models.saved import write_model
 resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
 try:
     write_model(Path(sys.argv[1]), nn.Linear(100, 100), {}, {})

@@ -9,9 +9,8 @@ from hypothesis import given, strategies as st
 from torch import nn
 
 from prunekit.compressors.base import DataCompressor, TokenBatch
-from prunekit.metrics.latency import measure_latency
-from prunekit.metrics.macs import Macs, count_macs, train_flops
 from prunekit.metrics.sparsity import measure_sparsity, warn_empty, warn_empty_tensors
+from prunekit.models.cost import Macs, count_macs, measure_latency, train_flops
 from prunekit.registry.configs import CompressorConfig
 
 from training import with_steps

@@ -19,9 +19,7 @@ from prunekit.errors import CheckpointError, DataError, RecipeError
 from prunekit.models import TokenCounts, attach, build_model, load_initial, slots, token_counts
 from prunekit.models.base import Slotted
 from prunekit.models.mlp import MLPConfig
-from prunekit.models.stock import copy_all_but_classifier
-from prunekit.models.timm import TimmConfig
-from prunekit.models.torchvision import TorchvisionConfig
+from prunekit.models.stock import TimmConfig, TorchvisionConfig, copy_all_but_classifier
 from prunekit.models.vit import ViTConfig, nearest_divisors
 from prunekit.registry.configs import CompressorConfig, DataSpec
 

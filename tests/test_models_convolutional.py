@@ -16,8 +16,8 @@ from torch.testing import assert_close
 
 from prunekit.distributions import Uniform
 from prunekit.errors import RecipeError
-from prunekit.metrics.macs import Macs, count_macs
 from prunekit.models import build_model
+from prunekit.models.cost import Macs, count_macs
 from prunekit.models.resnet import BasicBlock, PadShortcut
 from prunekit.pruner import Pruner
 from prunekit.registry import MODELS

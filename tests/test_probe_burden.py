@@ -14,7 +14,7 @@ from prunekit.errors import RecipeError
 from prunekit.foundation.values import as_values
 from prunekit.probes.burden import Burden
 from prunekit.pruner import Pruner
-from prunekit.runs import RunDir, open_run
+from prunekit.runs.directory import RunDir, open_run
 from prunekit.strategies import strategy
 from prunekit.train.launch import resume_run
 

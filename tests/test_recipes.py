@@ -10,7 +10,7 @@ import torch
 from prunekit.cli import main
 from prunekit.recipe.find import shipped_recipes
 from prunekit.recipe.load import load_recipe
-from prunekit.runs import open_run
+from prunekit.runs.directory import open_run
 
 DIGITS = [
     "data={name: digits, batch_size: 32, train_limit: 128, test_limit: 64}",

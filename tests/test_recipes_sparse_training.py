@@ -8,7 +8,7 @@ from scored import kept_by_decimals
 from prunekit.recipe.find import shipped_recipes
 from prunekit.recipe.load import load_recipe
 from prunekit.recipe.yaml_text import dump_yaml
-from prunekit.runs import open_run
+from prunekit.runs.directory import open_run
 from prunekit.train.launch import run_recipe
 
 SHORT = ["data.train_limit=128", "data.test_limit=64", "phases.0.length=20st"]

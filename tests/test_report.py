@@ -10,7 +10,7 @@ from rich.console import Console
 from prunekit.errors import CheckpointError
 from prunekit.foundation.units import count, percent, seconds_text, si
 from prunekit.report import picture, summarise
-from prunekit.runs import new_run_dir, write_json
+from prunekit.runs.directory import new_run_dir, write_json
 
 REPORT = {
     "status": "done",

@@ -17,7 +17,7 @@ from prunekit.errors import CheckpointError, PrunekitError, UsageError
 from prunekit.report.document import Document
 from prunekit.report.tables import Table
 from prunekit.report.terminal import print_document
-from prunekit.runs import write_masks
+from prunekit.runs.directory import write_masks
 
 
 def invoke(*words):

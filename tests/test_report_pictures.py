@@ -22,7 +22,7 @@ from prunekit.report.reference import read_reference
 from prunekit.report.statistics import Summary
 from prunekit.report.study import open_study
 from prunekit.report.style import LINES, MARKERS, PALETTE, apart, literal, save, styles
-from prunekit.runs import write_masks
+from prunekit.runs.directory import write_masks
 
 
 def lines(values, key="probe/x", losses=None):

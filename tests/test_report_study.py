@@ -18,7 +18,7 @@ from prunekit.report.recipes import arm_names, distinctions, short_keys, swept_n
 from prunekit.report.statistics import paired_difference
 from prunekit.report.study import in_order, open_study
 from prunekit.report.tables import cell_table, difference_row, difference_table
-from prunekit.runs import write_json
+from prunekit.runs.directory import write_json
 
 
 @pytest.fixture

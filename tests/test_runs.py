@@ -12,10 +12,10 @@ from hypothesis import given, strategies as st
 from hypothesis.extra import numpy as arrays
 from safetensors.torch import save_file
 
-from prunekit import runs
 from prunekit.errors import CheckpointError, ResourceError
-from prunekit.export.tensors import read_tensors, write_tensors
 from prunekit.foundation import files
+from prunekit.runs import directory as runs
+from prunekit.runs.tensors import read_tensors, write_tensors
 
 BITS = arrays.arrays(bool, arrays.array_shapes(min_dims=0, max_dims=4, min_side=0, max_side=7))
 
@@ -167,7 +167,7 @@ def test_latest_does_not_replace_a_folder(run):
     assert {path.name for path in run.path.parent.iterdir()} == {run.path.name, "latest"}
 
 
-HOLD = "import sys\nfrom pathlib import Path\nfrom prunekit.runs import lock\n" + (
+HOLD = "import sys\nfrom pathlib import Path\nfrom prunekit.runs.directory import lock\n" + (
     "with lock(Path(sys.argv[1])):\n    print('held', flush=True)\n    sys.stdin.read()\n"
 )
 
@@ -271,5 +271,5 @@ def test_documents_are_replaced_whole(tmp_path):
 
 
 def test_reading_runs_imports_no_torch():
-    code = "import prunekit.runs, prunekit.report, sys; sys.exit('torch' in sys.modules)"
+    code = "import prunekit.runs.directory, prunekit.report, sys; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -17,7 +17,7 @@ from prunekit.errors import RecipeError
 from prunekit.pruner import Pruner
 from prunekit.recipe.yaml_text import dump_yaml
 from prunekit.registry import STRATEGIES
-from prunekit.runs import open_run
+from prunekit.runs.directory import open_run
 from prunekit.selection import keep_count
 from prunekit.strategies import strategy
 from prunekit.testing import check_strategy

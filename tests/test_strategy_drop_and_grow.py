@@ -20,7 +20,7 @@ from prunekit.foundation.seeding import seed_for
 from prunekit.foundation.timeline import Clock, PhaseSpan, Timeline
 from prunekit.pruner import Pruner
 from prunekit.recipe.yaml_text import dump_yaml
-from prunekit.runs import open_run
+from prunekit.runs.directory import open_run
 from prunekit.strategies import strategy
 from prunekit.strategies.base import PruningStrategy
 from prunekit.strategies.drop_and_grow import drop_and_grow

@@ -10,7 +10,7 @@ from torch import nn
 
 from prunekit.pruner import Pruner
 from prunekit.registry import STRATEGIES
-from prunekit.runs import open_run
+from prunekit.runs.directory import open_run
 from prunekit.selection import keep_count
 from prunekit.strategies import strategy
 from prunekit.testing import check_strategy

@@ -18,11 +18,11 @@ from prunekit.probes.base import Probe
 from prunekit.pruner import Pruner
 from prunekit.registry import PROBES
 from prunekit.registry.configs import ProbeConfig
-from prunekit.runs import open_run
+from prunekit.runs.checkpoint import checkpoints
+from prunekit.runs.directory import open_run
 from prunekit.strategies import strategy
 from prunekit.strategies.base import Context, PruningStrategy
 from prunekit.testing import check_strategy
-from prunekit.train.checkpoint import checkpoints
 from prunekit.train.launch import resume_run
 
 from training import curve, result, rewound, run, same, with_steps

@@ -16,7 +16,7 @@ from prunekit.cli import main
 from prunekit.errors import CheckpointError, StopRequestedError, WriteError
 from prunekit.foundation.files import lock
 from prunekit.recipe.load import load_recipe, read_text
-from prunekit.runs import open_run
+from prunekit.runs.directory import open_run
 from prunekit.sweep import open_sweep
 from prunekit.sweep.command_line import read_command_line
 from prunekit.sweep.directory import State, read_state, state_path, write_state

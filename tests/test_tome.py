@@ -11,10 +11,9 @@ from pydantic import ValidationError
 from torch.testing import assert_close
 
 from prunekit.compressors.base import TokenBatch
-from prunekit.compressors.merging import match, merge
-from prunekit.compressors.tome import Tome
+from prunekit.compressors.tome import Tome, match, merge
 from prunekit.errors import RecipeError
-from prunekit.models.blocks import Attention
+from prunekit.models.vit import Attention
 
 SIMILARITIES = ("dot", "cosine", "neg_l2")
 PARTITIONS = ("patch", "sequence")

@@ -12,7 +12,7 @@ from torch import Tensor
 from prunekit.recipe.load import recipe_from
 from prunekit.recipe.schema import Recipe
 from prunekit.recipe.yaml_text import dump_yaml
-from prunekit.runs import open_run
+from prunekit.runs.directory import open_run
 from prunekit.train.launch import run_recipe
 
 with_steps = settings(max_examples=25)

@@ -6,9 +6,8 @@ from typing import Literal
 
 import torch
 
-from prunekit.compressors.base import TokenBatch
-from prunekit.compressors.merging import Matching, merge
-from prunekit.compressors.ratio import RatioCompressor, RatioConfig
+from prunekit.compressors.base import RatioCompressor, RatioConfig, TokenBatch
+from prunekit.compressors.tome import Matching, merge
 
 
 class AveragePool(RatioCompressor):

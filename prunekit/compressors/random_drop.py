@@ -7,8 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from prunekit.compressors.base import TokenBatch
-from prunekit.compressors.ratio import RatioCompressor, RatioConfig
+from prunekit.compressors.base import RatioCompressor, RatioConfig, TokenBatch
 
 
 class RandomDrop(RatioCompressor):

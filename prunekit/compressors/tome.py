@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
-from prunekit.compressors.base import TokenBatch
-from prunekit.compressors.merging import Matching, Similarity, match, merge
-from prunekit.compressors.ratio import RatioCompressor, RatioConfig
+from prunekit.compressors.base import RatioCompressor, RatioConfig, TokenBatch
 
 
 class Tome(RatioCompressor):
@@ -80,3 +78,114 @@ class Tome(RatioCompressor):
             similarity=self.config.similarity,
             first=1 if odd else 0,
         )
+
+
+Similarity = Literal["dot", "cosine", "neg_l2"]
+
+SMALLEST_NORM = 1e-6
+"""Norms below this count as this, so that a zero vector has a cosine."""
+
+
+class Matching(NamedTuple):
+    """Where each token goes."""
+
+    group: Tensor
+    """int64 [B, N]: the output slot of each input token, in 0 .. tokens - 1."""
+    tokens: int
+    """Tokens that come out, protected ones counted."""
+
+
+@torch.no_grad()
+def match(
+    x: Tensor,
+    removed: int,
+    *,
+    protected: int = 0,
+    similarity: Similarity = "dot",
+    first: Literal[0, 1] = 0,
+) -> Matching:
+    """Decide in float32 which tokens merge.
+
+    Equal similarities are settled by position: a source takes the first of its best destinations,
+    and of equally good sources the first ones merge. The output holds the protected tokens, what is
+    left of A in its order, then B.
+
+    Args:
+        x: [B, N, C] tokens.
+        removed: sources that merge, in 0 .. (N - protected) // 2.
+        protected: leading tokens that stand aside.
+        similarity: `dot` a.b, `cosine` a.b / |a||b|, `neg_l2` -|a - b|^2.
+        first: where A begins among the tokens that are not protected; it has every second one.
+    """
+    samples, count = x.shape[:2]
+    patches = x.detach()[:, protected:].float()
+    score, target = _scores(patches[:, first::2], patches[:, 1 - first :: 2], similarity).max(-1)
+    # the inverse permutation of a stable sort is each source's place in the ranking
+    rank = score.argsort(dim=-1, descending=True, stable=True).argsort(dim=-1)
+    stays = rank >= removed
+    b_begins = protected + score.shape[1] - removed
+    group = torch.empty(samples, count, dtype=torch.int64, device=x.device)
+    group[:, :protected] = torch.arange(protected, device=x.device)
+    group[:, protected + first :: 2] = torch.where(
+        stays, protected + stays.cumsum(-1) - 1, b_begins + target
+    )
+    group[:, protected + 1 - first :: 2] = torch.arange(b_begins, count - removed, device=x.device)
+    return Matching(group, count - removed)
+
+
+def _scores(a: Tensor, b: Tensor, similarity: Similarity) -> Tensor:
+    """[B, A, C] and [B, D, C] -> [B, A, D]."""
+    dot = _product(a, b.mT)
+    if similarity == "cosine":
+        length_a, length_b = (
+            torch.linalg.vector_norm(t, dim=-1).clamp_min(SMALLEST_NORM) for t in (a, b)
+        )
+        cosine: Tensor = dot / length_a.unsqueeze(-1) / length_b.unsqueeze(-2)
+        return cosine
+    if similarity == "neg_l2":
+        square_a, square_b = (t.square().sum(-1) for t in (a, b))
+        return 2 * dot - square_a.unsqueeze(-1) - square_b.unsqueeze(-2)
+    return dot
+
+
+def merge(tokens: TokenBatch, matching: Matching, *, deterministic: bool = False) -> TokenBatch:
+    """Replace each group by its size-weighted mean: y_g = sum_i (size_i / size'_g) x_i.
+
+    A token alone in its group keeps its exact value, as its weight is 1. Sums are taken in float32
+    at least. Differentiable in x; sizes and groups carry no gradient.
+
+    Args:
+        tokens: [B, N, C] and their sizes.
+        matching: what `match` gave for them.
+        deterministic: sum by a dense product (`bmm`) instead of `index_add`, whose order of
+            addition varies on CUDA.
+    """
+    summed = _sum_dense if deterministic else _sum_rows
+    x, size, protected = tokens
+    wide = torch.promote_types(x.dtype, torch.float32)
+    new_size = summed(size.to(wide), matching)
+    weight = size.to(wide) / new_size.gather(1, matching.group.unsqueeze(-1))
+    merged = summed(x * weight, matching)
+    return TokenBatch(merged.to(x.dtype), new_size.to(size.dtype), protected)
+
+
+def _sum_rows(values: Tensor, matching: Matching) -> Tensor:
+    samples, _, width = values.shape
+    begins = torch.arange(samples, device=values.device).unsqueeze(-1) * matching.tokens
+    rows = (matching.group + begins).flatten()
+    zeros = values.new_zeros(samples * matching.tokens, width)
+    return zeros.index_add(0, rows, values.flatten(0, 1)).view(samples, matching.tokens, width)
+
+
+def _sum_dense(values: Tensor, matching: Matching) -> Tensor:
+    slots = torch.arange(matching.tokens, device=values.device).unsqueeze(-1)
+    belongs = (matching.group.unsqueeze(1) == slots).to(values.dtype)
+    return _product(belongs, values)
+
+
+def _product(a: Tensor, b: Tensor) -> Tensor:
+    """`a @ b` in the precision of its operands, also under autocast."""
+    if not torch.amp.is_autocast_available(a.device.type):  # the meta device has none
+        return a @ b
+    with torch.autocast(a.device.type, enabled=False):
+        return a @ b

@@ -1,6 +1,9 @@
-"""Data sets: decoded once, kept on the device, turned into batches there."""
+"""Data sets: decoded once, kept on the device, turned into batches there.
+
+Knows images, labels and ranks, nothing of models or pruning. The rooms above may import it.
+"""
 
 from prunekit.data.batches import Batch, DataSet, EvalSplit
-from prunekit.data.opening import open_dataset
+from prunekit.data.load import open_dataset
 
 __all__ = ["Batch", "DataSet", "EvalSplit", "open_dataset"]

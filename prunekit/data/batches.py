@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Iterator, Mapping
 from functools import cached_property
 from typing import Literal
@@ -11,8 +12,7 @@ import torch
 from torch import Tensor
 
 from prunekit.data.augment import cut, draw, padding, resize
-from prunekit.data.cache import digest
-from prunekit.data.moments import pixel_statistics
+from prunekit.data.cache import samples_digest
 from prunekit.data.split import evenly, generator
 from prunekit.errors import RecipeError
 from prunekit.registry.configs import DatasetConfig, DataSpec, Samples
@@ -121,7 +121,7 @@ class DataSet:
 
     @cached_property
     def _fingerprint(self) -> str:
-        parts = [(name, digest(self._parts[name])) for name in ("train", "validation", "test")]
+        parts = [(name, samples_digest(self._parts[name])) for name in ("train", "validation", "test")]
         return hashlib.sha256(repr(parts).encode()).hexdigest()
 
     def _train_batches(self, step: int, size: int) -> Iterator[Batch]:
@@ -155,3 +155,34 @@ class DataSet:
         # a multiplication and an addition apart: a fused one rounds differently at a batch's tail
         x = images.float().sub_(self._shift).mul_(self._scale)
         return x if self.config.image_size is None else resize(x, self.config.image_size)
+
+
+CHUNK = 1024
+"""Samples counted at a time: a chunk stays in the cache."""
+SMALLEST_STD = 1.0
+"""In pixel values: a channel of one value is left near zero, not blown up."""
+
+
+def pixel_statistics(images: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation of each channel, from integer counts of the 256 values.
+
+    Args:
+        images: uint8 [N, C, H, W].
+
+    Returns:
+        Two float64 [C] on the CPU, in pixel values 0 .. 255; the deviation is at least 1.
+    """
+    counts = torch.zeros(images.shape[1], 256, dtype=torch.int64, device=images.device)
+    for chunk in torch.split(images, CHUNK):
+        for channel, count in zip(chunk.unbind(1), counts, strict=True):
+            count += torch.bincount(channel.reshape(-1), minlength=256)
+    mean, std = torch.tensor([_moments(row) for row in counts.tolist()], dtype=torch.float64).T
+    return mean, std.clamp(min=SMALLEST_STD)
+
+
+def _moments(counts: list[int]) -> tuple[float, float]:
+    total = sum(counts)
+    first = sum(value * count for value, count in enumerate(counts))
+    second = sum(value * value * count for value, count in enumerate(counts))
+    # total^2 * variance, in whole numbers: a difference of two large floats would lose digits
+    return first / total, math.sqrt((total * second - first * first) / total**2)

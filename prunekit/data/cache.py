@@ -7,7 +7,7 @@ import json
 import os
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import torch
@@ -76,7 +76,7 @@ def _warn(reason: str) -> None:
     )
 
 
-def digest(samples: Samples) -> str:
+def samples_digest(samples: Samples) -> str:
     """SHA-256 of all that is in `samples`, 64 hex digits."""
     found = hashlib.sha256(repr((tuple(samples.images.shape), samples.classes)).encode())
     for tensor in (samples.labels, samples.images):
@@ -86,7 +86,7 @@ def digest(samples: Samples) -> str:
 
 def _write(path: Path, key: str, samples: Samples) -> None:
     tensors = {"images": samples.images, "labels": samples.labels}
-    metadata = {"key": key, "classes": json.dumps(samples.classes), "sha256": digest(samples)}
+    metadata = {"key": key, "classes": json.dumps(samples.classes), "sha256": samples_digest(samples)}
     try:
         with replacing(path) as temporary:
             save_file(tensors, temporary, metadata)
@@ -105,4 +105,42 @@ def _read(path: Path, key: str) -> Samples | None:
         return None
     right = images.dtype == torch.uint8 and images.ndim == 4 and labels.dtype == torch.int64
     right = right and labels.shape == images.shape[:1] and metadata["key"] == key
-    return samples if right and digest(samples) == metadata["sha256"] else None
+    return samples if right and samples_digest(samples) == metadata["sha256"] else None
+
+
+HOST = torch.device("cpu")
+
+
+def available_memory(device: torch.device = HOST) -> int:
+    """Bytes that can still be taken on a device; on the host no more than the control group has."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    available = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    with suppress(OSError, ValueError, StopIteration):
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+        line = next(line for line in lines if line.startswith("MemAvailable:"))
+        available = int(line.split()[1]) * 1024
+    with suppress(OSError, ValueError):
+        limit = int(Path("/sys/fs/cgroup/memory.max").read_text(encoding="ascii"))
+        available = min(available, limit)
+    return available
+
+
+def require_memory(size: int, what: str, remedy: str, device: torch.device = HOST) -> None:
+    """Refuse a tensor that does not fit.
+
+    Args:
+        size: bytes.
+        what: the subject of the message.
+        remedy: what to do about it.
+        device: where the tensor would live.
+
+    Raises:
+        ResourceError: `size` is more than the device has left.
+    """
+    available = available_memory(device)
+    if size > available:
+        raise ResourceError(
+            f"{what}: {size / 1e9:.3g} GB as decoded pixels, which are kept in memory, but "
+            f"{device.type} has {available / 1e9:.3g} GB left: {remedy}"
+        )

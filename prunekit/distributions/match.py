@@ -51,7 +51,7 @@ class Match(Distribution):
     @cached_property
     def source_counts(self) -> dict[str, tuple[int, int]]:
         """Name -> entries kept, and entries in all, of the source's final mask."""
-        from prunekit.runs import open_run  # reads files: only when asked
+        from prunekit.runs.directory import open_run
 
         masks = open_run(self.source).masks()
         return {name: (int(mask.sum()), mask.numel()) for name, mask in masks.items()}

@@ -1,11 +1,14 @@
-"""Models, and the slots in them that take compressors."""
+"""Networks, the slots in them that take compressors, their start weights, files and cost.
+
+Knows data shapes and compressors, nothing of pruning or training. The rooms above may import it.
+"""
 
 from __future__ import annotations
 
 from torch import nn
 
-from prunekit.models.init import PRETRAINED, load_initial
 from prunekit.models.slots import TokenCounts, attach, slots, token_counts
+from prunekit.models.start_weights import PRETRAINED, load_initial
 from prunekit.registry.configs import DataSpec, ModelConfig
 
 __all__ = ["TokenCounts", "attach", "build_model", "load_initial", "slots", "token_counts"]

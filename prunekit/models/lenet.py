@@ -7,9 +7,9 @@ from typing import Literal, Self
 
 from torch import nn
 
-from prunekit.models.init import OwnInit
 from prunekit.models.layers import Width, check_side, start_convolutions, widths_of
 from prunekit.models.mlp import perceptron
+from prunekit.models.start_weights import OwnInit
 from prunekit.registry.configs import DataSpec, ModelConfig
 
 

@@ -9,8 +9,8 @@ from typing import Literal, Self
 
 from torch import nn
 
-from prunekit.models.init import OwnInit
 from prunekit.models.layers import Width, widths_of
+from prunekit.models.start_weights import OwnInit
 from prunekit.registry.configs import DataSpec, ModelConfig
 
 

@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from pydantic import Field, ValidationInfo, field_validator
 from torch import Tensor, nn
 
-from prunekit.models.init import OwnInit
 from prunekit.models.layers import Width, start_convolutions, widths_of
+from prunekit.models.start_weights import OwnInit
 from prunekit.registry.configs import DataSpec, ModelConfig
 
 

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import importlib.util
 import math
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from prunekit.errors import RecipeError
+from prunekit.errors import DataError, RecipeError
 from prunekit.foundation.suggestions import did_you_mean
-from prunekit.registry.configs import DataSpec
+from prunekit.models.start_weights import PRETRAINED
+from prunekit.registry.configs import DataSpec, ModelConfig
 
 
 def variant_of(name: str, known: Iterable[str], source: str) -> str:
@@ -121,3 +125,120 @@ def copy_all_but_classifier(
         elif stock is None or stock.shape != (stock_classes, *tensor.shape[1:]):
             raise RecipeError(f"model.init: the stock weights do not fit at {name}: use null")
     model.load_state_dict(own)
+
+
+class TorchvisionConfig(ModelConfig):
+    """A classifier of torchvision, sized to the data: `torchvision:resnet18`.
+
+    A vision transformer gets the image size of the data. Auxiliary classifiers are left out.
+    """
+
+    name: str = Field(pattern=r"^torchvision:[a-z0-9_]+$")
+    """`torchvision:` and a name of `torchvision.models`."""
+
+    def build(self, spec: DataSpec) -> nn.Module:
+        """The model, with stock weights where `init` is `pretrained`.
+
+        Raises:
+            RecipeError: no such model, or it cannot take such images.
+            DataError: the stock weights cannot be downloaded.
+        """
+        from torchvision import models
+
+        variant = variant_of(self.name, models.list_models(module=models), "torchvision")
+        settings: dict[str, Any] = {"num_classes": spec.classes}
+        if variant.startswith("vit_"):
+            if spec.height != spec.width:
+                raise RecipeError(
+                    f"model.name: {self.name} takes square images, not {spec.height}x{spec.width}"
+                )
+            patch = int(variant.rpartition("_")[2])
+            check_patches(self.name, (patch, patch), spec)
+            settings["image_size"] = spec.height
+        if variant in ("googlenet", "inception_v3"):
+            settings |= {"aux_logits": False, "init_weights": True}
+        model: nn.Module = models.get_model(variant, weights=None, **settings)
+        if self.init == PRETRAINED:
+            _load_stock_weights(model, variant, spec)
+        adapt_channels(model, self.name, spec.channels)
+        check_fits(model, self.name, spec)
+        return model
+
+
+def _load_stock_weights(model: nn.Module, variant: str, spec: DataSpec) -> None:
+    from torchvision import models
+
+    if spec.channels != 3:
+        raise RecipeError(
+            f"model.init: the stock weights of {variant} are for 3 channels, the data has "
+            f"{spec.channels}: use model.init: null"
+        )
+    stock = models.get_model_weights(variant).DEFAULT
+    try:
+        weights = models.get_model(variant, weights=stock, progress=False).state_dict()
+    except (OSError, RuntimeError) as error:
+        raise DataError(
+            f"model.init: the weights {stock} could not be downloaded from {stock.url} ({error}): "
+            "check the network, or use model.init: null"
+        ) from error
+    if isinstance(model, models.VisionTransformer):
+        weights = models.vision_transformer.interpolate_embeddings(
+            model.image_size, model.patch_size, weights
+        )
+    copy_all_but_classifier(model, weights, len(stock.meta["categories"]))
+
+
+class TimmConfig(ModelConfig):
+    """A classifier of timm, sized to the data: `timm:vit_tiny_patch16_224`.
+
+    A model made for one image size gets that of the data. Needs the extra `timm`.
+    """
+
+    name: str = Field(pattern=r"^timm:[A-Za-z0-9_.]+$")
+    """`timm:` and a name of `timm.list_models()`, with or without the tag of its weights."""
+
+    def build(self, spec: DataSpec) -> nn.Module:
+        """The model, with stock weights where `init` is `pretrained`.
+
+        Raises:
+            RecipeError: timm is not installed, no such model, or it cannot take such images.
+            DataError: the stock weights cannot be downloaded.
+        """
+        if importlib.util.find_spec("timm") is None:
+            raise RecipeError(
+                f"model.name: {self.name} needs timm, which is not installed: "
+                "pip install 'prunekit[timm]'"
+            )
+        import timm
+
+        variant = variant_of(self.name, timm.list_models() + timm.list_pretrained(), "timm")
+        if self.init == PRETRAINED and not timm.is_model_pretrained(variant):
+            raise RecipeError(f"model.init: timm has no weights for {variant}: use null")
+        settings: dict[str, Any] = {"num_classes": spec.classes, "in_chans": spec.channels}
+        stock = timm.get_pretrained_cfg(variant)
+        if stock is not None and stock.fixed_input_size:
+            settings["img_size"] = (spec.height, spec.width)
+        model = self._create(variant, settings)
+        patch = getattr(getattr(model, "patch_embed", None), "patch_size", None)
+        if patch is not None:  # timm would cut off the rest of the image
+            check_patches(self.name, patch, spec)
+        check_fits(model, self.name, spec)
+        return model
+
+    def _create(self, variant: str, settings: dict[str, Any]) -> nn.Module:
+        import timm
+
+        try:
+            model: nn.Module = timm.create_model(
+                variant, pretrained=self.init == PRETRAINED, **settings
+            )
+        except OSError as error:
+            raise DataError(
+                f"model.init: the weights of {variant} could not be downloaded ({error}): check "
+                "the network, or use model.init: null"
+            ) from error
+        except (RuntimeError, ValueError, AssertionError, TypeError) as error:
+            raise RecipeError(
+                f"model.name: timm cannot build {variant} for this data: {error}"
+            ) from error
+        return model

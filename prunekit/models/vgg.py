@@ -9,8 +9,8 @@ from typing import Literal, Self
 from pydantic import ValidationInfo, field_validator
 from torch import nn
 
-from prunekit.models.init import OwnInit
 from prunekit.models.layers import Width, check_side, start_convolutions, widths_of
+from prunekit.models.start_weights import OwnInit
 from prunekit.registry.configs import DataSpec, ModelConfig
 
 STAGES = {11: (1, 1, 2, 2, 2), 13: (2, 2, 2, 2, 2), 16: (2, 2, 3, 3, 3), 19: (2, 2, 4, 4, 4)}

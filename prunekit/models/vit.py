@@ -7,14 +7,14 @@ from collections.abc import Iterator, Sequence
 from typing import Literal
 
 import torch
+import torch.nn.functional as F
 from pydantic import Field, ValidationInfo, field_validator
 from torch import Tensor, nn
 
 from prunekit.compressors.base import DataCompressor, TokenBatch
 from prunekit.errors import RecipeError
-from prunekit.models.blocks import Block, PatchEmbed, needs_bias
-from prunekit.models.init import OwnInit
 from prunekit.models.slots import TokenCounts, count_through, taken_slot, unknown_slot
+from prunekit.models.start_weights import OwnInit
 from prunekit.registry.configs import DataSpec, ModelConfig
 
 
@@ -160,3 +160,85 @@ class ViT(nn.Module):
         x = torch.cat([self.cls_token.expand(x.shape[0], -1, -1), x], dim=1)
         x = self.pos_drop(x + self.pos_embed)
         return TokenBatch(x, x.new_ones((*x.shape[:2], 1), dtype=torch.float32), protected=1)
+
+
+def needs_bias(place: nn.Module) -> bool:
+    """Whether attention behind the compressor of this place must add log(size) to its logits."""
+    compressor = getattr(place, "compressor", None)
+    return isinstance(compressor, DataCompressor) and compressor.needs_size_bias
+
+
+class PatchEmbed(nn.Module):
+    """Cut an image into patches and project each."""
+
+    def __init__(self, channels: int, width: int, patch_size: int) -> None:
+        super().__init__()
+        self.proj = nn.Conv2d(channels, width, patch_size, stride=patch_size)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """[B, channels, height, width] -> [B, patches, width], row by row."""
+        patches: Tensor = self.proj(images).flatten(2).mT
+        return patches
+
+
+class Block(nn.Module):
+    """Attention, then a compressor where there is one, then an MLP, each on a residual."""
+
+    def __init__(self, width: int, heads: int, hidden: int, qkv_bias: bool, dropout: float) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(width, eps=1e-6)
+        self.attn = Attention(width, heads, qkv_bias, dropout)
+        self.compressor: DataCompressor | None = None
+        self.norm2 = nn.LayerNorm(width, eps=1e-6)
+        self.mlp = Mlp(width, hidden, dropout)
+
+    def forward(self, tokens: TokenBatch, size_bias: bool) -> TokenBatch:
+        """[B, N, C] tokens in, as many out as the compressor leaves.
+
+        Args:
+            tokens: the tokens and their sizes.
+            size_bias: whether attention adds log(size) over the keys.
+        """
+        x, size, protected = tokens
+        bias = size.log().mT.unsqueeze(1) if size_bias else None
+        tokens = TokenBatch(x + self.attn(self.norm1(x), bias), size, protected)
+        if self.compressor is not None:
+            tokens = self.compressor(tokens)
+        x, size, protected = tokens
+        return TokenBatch(x + self.mlp(self.norm2(x)), size, protected)
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention with one projection to queries, keys and values."""
+
+    def __init__(self, width: int, heads: int, qkv_bias: bool, dropout: float) -> None:
+        super().__init__()
+        self.num_heads = heads
+        self.qkv = nn.Linear(width, 3 * width, bias=qkv_bias)
+        self.proj = nn.Linear(width, width)
+        self.drop = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor, bias: Tensor | None) -> Tensor:
+        """[B, N, C] -> [B, N, C]; `bias` [B, 1, 1, N] is added to the logits of each key."""
+        qkv = self.qkv(x).unflatten(-1, (3, self.num_heads, -1))
+        q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)
+        bias = None if bias is None else bias.to(q.dtype)
+        mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
+        projected: Tensor = self.drop(self.proj(mixed.transpose(1, 2).flatten(2)))
+        return projected
+
+
+class Mlp(nn.Module):
+    """Linear, GELU, linear."""
+
+    def __init__(self, width: int, hidden: int, dropout: float) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(width, hidden)
+        self.fc2 = nn.Linear(hidden, width)
+        self.drop = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, N, C] -> [B, N, C]."""
+        hidden = self.drop(F.gelu(self.fc1(x)))
+        mixed: Tensor = self.drop(self.fc2(hidden))
+        return mixed

@@ -17,7 +17,7 @@ from prunekit.probes.base import Probe
 from prunekit.probes.means import Means
 from prunekit.probes.sums import Sums
 from prunekit.registry.configs import ProbeConfig
-from prunekit.runs import open_run
+from prunekit.runs.directory import open_run
 from prunekit.strategies.base import Context
 
 QUANTITIES = ("gradient", "weight")

@@ -14,7 +14,7 @@ from prunekit.errors import CheckpointError, RecipeError
 from prunekit.foundation.files import read_lines
 from prunekit.recipe.document import SourcePosition
 from prunekit.recipe.yaml_text import read_document
-from prunekit.runs import RunDir
+from prunekit.runs.directory import RunDir
 
 Tree = dict[str, Any]
 SEVERAL = "several"

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from prunekit.errors import CheckpointError, PrunekitError
 from prunekit.report.facts import RunFacts, clean, read_facts
-from prunekit.runs import open_run
+from prunekit.runs.directory import open_run
 
 MARK = "resolved.yaml"
 

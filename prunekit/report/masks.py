@@ -13,7 +13,7 @@ from prunekit.foundation.units import percent
 from prunekit.report.facts import clean
 from prunekit.report.style import PALETTE, dress, literal, new_figure
 from prunekit.report.tables import Table
-from prunekit.runs import open_run
+from prunekit.runs.directory import open_run
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from prunekit.foundation.files import replacing
 from prunekit.foundation.units import percent, si
-from prunekit.runs import RunDir, open_run
+from prunekit.runs.directory import RunDir, open_run
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

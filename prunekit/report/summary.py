@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from prunekit.foundation.units import count, percent, seconds_text, si
-from prunekit.runs import RunDir, open_run
+from prunekit.runs.directory import RunDir, open_run
 
 Row = tuple[str, str]
 

@@ -12,7 +12,7 @@ from prunekit.foundation.modules import check_fit, copy_into
 from prunekit.foundation.timeline import Clock
 from prunekit.foundation.values import RunPath
 from prunekit.registry.configs import StrategyConfig
-from prunekit.runs import open_run
+from prunekit.runs.directory import open_run
 from prunekit.strategies.base import Context, PruningStrategy, Update
 
 

@@ -24,7 +24,7 @@ from prunekit.recipe.identity import recipe_hash
 from prunekit.recipe.load import load_recipe
 from prunekit.recipe.schema import Recipe
 from prunekit.recipe.yaml_text import dump_yaml
-from prunekit.runs import RunDir
+from prunekit.runs.directory import RunDir
 from prunekit.sweep.directory import State, read_state, resolved_path, write_state
 
 Left = Literal["nothing", "rest", "all"]
@@ -98,7 +98,7 @@ def _finished(runs: Path, recipe: Recipe, run: RunDir | None, left: Left) -> Pat
 
 def _left_to_do(run: RunDir) -> Left:
     """A run that only lacked time, space or memory goes on; one that failed is made anew."""
-    from prunekit.train.checkpoint import newest_checkpoint
+    from prunekit.runs.checkpoint import newest_checkpoint
 
     try:
         status = run.status()

@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from prunekit.errors import CheckpointError
 from prunekit.foundation.files import read_json, write_json
-from prunekit.runs import RunDir
+from prunekit.runs.directory import RunDir
 
 FORMAT = 1
 Status = Literal["done", "failed", "pending"]

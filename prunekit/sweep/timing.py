@@ -48,8 +48,7 @@ def time_recipe(text: str) -> Timing:
         PrunekitError: what is wrong with it, its data or its plugins.
     """
     from prunekit.build import build
-    from prunekit.metrics.latency import measure_latency
-    from prunekit.metrics.macs import count_macs
+    from prunekit.models.cost import count_macs, measure_latency
     from prunekit.train.distributed import join
     from prunekit.train.observer import Observer
     from prunekit.train.trainer import Trainer

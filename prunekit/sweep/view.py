@@ -13,7 +13,7 @@ from rich.text import Text
 
 from prunekit.errors import CheckpointError
 from prunekit.foundation.units import seconds_text
-from prunekit.runs import RunDir
+from prunekit.runs.directory import RunDir
 from prunekit.sweep.directory import State
 from prunekit.sweep.estimate import Estimate, wall_seconds
 from prunekit.sweep.plan import Plan, PlannedCell

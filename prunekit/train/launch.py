@@ -19,8 +19,8 @@ from prunekit.errors import CheckpointError, PrunekitError, ResourceError, Write
 from prunekit.recipe.identity import recipe_hash
 from prunekit.recipe.schema import Recipe
 from prunekit.recipe.yaml_text import dump_yaml
-from prunekit.runs import lock, new_run_dir, open_run, point_latest, write_json
-from prunekit.train.checkpoint import load_checkpoint, newest_checkpoint
+from prunekit.runs.checkpoint import load_checkpoint, newest_checkpoint
+from prunekit.runs.directory import lock, new_run_dir, open_run, point_latest, write_json
 from prunekit.train.conclude import conclude
 from prunekit.train.distributed import ProcessGroup, joined
 from prunekit.train.environment import differences, environment, git_state

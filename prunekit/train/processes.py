@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from prunekit.errors import PrunekitError, ResourceError, StopRequestedError
-from prunekit.runs import write_json
+from prunekit.runs.directory import write_json
 
 
 def start_processes(nproc: int, threads: int, work: Callable[..., str], *args: str) -> str:

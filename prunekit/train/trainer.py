@@ -22,7 +22,7 @@ from prunekit.foundation.modules import copy_into, weights_digest
 from prunekit.foundation.seeding import seed_for
 from prunekit.foundation.timeline import Clock, Duration
 from prunekit.recipe.schema import Phase
-from prunekit.train.checkpoint import Checkpoint, prune_checkpoints, save_checkpoint
+from prunekit.runs.checkpoint import Checkpoint, prune_checkpoints, save_checkpoint
 from prunekit.train.model_state import ModelState
 from prunekit.train.observer import Observer
 from prunekit.train.optim import build_optimizer, set_lr

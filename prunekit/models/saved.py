@@ -16,11 +16,12 @@ import torch
 from torch import Tensor, nn
 
 from prunekit.errors import CheckpointError, RecipeError
-from prunekit.export.tensors import read_tensors, write_tensors
-from prunekit.runs import open_run
+from prunekit.runs.directory import open_run
+from prunekit.runs.tensors import read_tensors, write_tensors
 
 if TYPE_CHECKING:
     from prunekit.registry.configs import CompressorConfig, DataSpec, ModelConfig
+
 
 CONFIG = "prunekit"
 """Metadata key: JSON of `{"model": ModelConfig, "data": DataSpec, "compressors": [...]}`."""
@@ -131,3 +132,6 @@ def _build(built: Mapping[str, Any]) -> nn.Module:
         compressor = COMPRESSORS.create(COMPRESSORS.parse(value))
         attach(model, compressor.config.slot, compressor)
     return model
+
+
+__all__ = ["load_model", "model_metadata", "write_model"]

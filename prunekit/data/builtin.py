@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import gzip
+import struct
+import zlib
 from abc import abstractmethod
+from importlib.resources import files
+from math import prod
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, BinaryIO, ClassVar, Literal
 
+import numpy as np
 import torch
 from filelock import FileLock
+from torch import Tensor
 
-from prunekit.data.idx import read_idx
+from prunekit.data.cache import require_memory
 from prunekit.errors import DataError
 from prunekit.registry.configs import DatasetConfig, Samples, Split
 
@@ -165,3 +172,67 @@ class Cifar100Config(_CifarConfig):
 
     name: Literal["cifar100"]
     source = "CIFAR100"
+
+
+REMEDY = "fetch it again, for example with data.download=true after removing it"
+
+
+def read_idx(path: Path, dimensions: int) -> Tensor:
+    """Read a file of unsigned bytes.
+
+    Args:
+        path: the file; `.gz` is unpacked on the fly.
+        dimensions: how many the file must have.
+
+    Returns:
+        uint8, the shape that the file declares.
+
+    Raises:
+        DataError: not such a file, cut short, or longer than it declares.
+        ResourceError: larger than the memory.
+    """
+    try:
+        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+            return _read(file, path, dimensions)
+    except (OSError, EOFError, zlib.error) as error:
+        raise DataError(f"{path}: cannot be read: {error}: {REMEDY}") from error
+
+
+def _read(file: BinaryIO | gzip.GzipFile, path: Path, dimensions: int) -> Tensor:
+    header = file.read(4 + 4 * dimensions)
+    if len(header) < 4 + 4 * dimensions or header[:4] != bytes([0, 0, 8, dimensions]):
+        raise DataError(f"{path}: not an IDX file of {dimensions} dimensions: {REMEDY}")
+    shape = struct.unpack(f">{dimensions}I", header[4:])
+    size = prod(shape)
+    require_memory(size, str(path), REMEDY)
+    data = bytearray(file.read(size + 1))
+    if len(data) != size or size == 0:
+        found = "more" if len(data) > size else f"{len(data)}"
+        raise DataError(f"{path}: {found} bytes where its header says {size}: {REMEDY}")
+    return torch.frombuffer(data, dtype=torch.uint8).view(shape)
+
+
+class DigitsConfig(DatasetConfig):
+    """Handwritten digits, 8x8, 10 classes: 1,437 training and 360 test images, no download.
+
+    A part of "Optical Recognition of Handwritten Digits" (E. Alpaydin, C. Kaynak, 1998,
+    doi:10.24432/C50P49, CC BY 4.0: see DIGITS-LICENSE.txt). The split is fixed and stratified. The
+    test split is small: one image is 0.28 points, so it does not rank methods.
+    """
+
+    name: Literal["digits"]
+
+    def load(self, split: Split) -> Samples:
+        """The images of a split; the ink counts 0 .. 16 become round(255 * count / 16)."""
+        with (
+            files("prunekit.data").joinpath("digits.npz").open("rb") as file,
+            np.load(file, allow_pickle=False) as arrays,
+        ):
+            chosen = arrays["test"] == (split == "test")
+            counts, labels = arrays["images"][chosen], arrays["labels"][chosen]
+        images = (counts.astype(np.uint16) * 255 + 8) // 16
+        return Samples(
+            torch.from_numpy(images.astype(np.uint8)).unsqueeze(1),
+            torch.from_numpy(labels.astype(np.int64)),
+            tuple("0123456789"),
+        )

@@ -38,9 +38,9 @@ def load_initial(model: nn.Module, init: str) -> None:
         CheckpointError: missing, unreadable, cut short, or of another model; the model is as it
             was.
     """
-    from prunekit.export.tensors import read_tensors
     from prunekit.foundation.modules import copy_into
-    from prunekit.runs import open_run
+    from prunekit.runs.directory import open_run
+    from prunekit.runs.tensors import read_tensors
 
     if init.endswith(".safetensors"):
         weights, _ = read_tensors(Path(init))

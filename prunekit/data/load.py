@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from prunekit.data.batches import DataSet, Part
-from prunekit.data.memory import require_memory
+from prunekit.data.cache import require_memory
 from prunekit.data.split import stratified
 from prunekit.errors import DataError, PluginError, RecipeError
 from prunekit.registry.configs import DatasetConfig, Samples, Split

@@ -17,7 +17,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from prunekit.data.memory import require_memory
+from prunekit.data.cache import require_memory
 from prunekit.errors import DataError
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".pgm", ".bmp", ".tif", ".tiff", ".webp")

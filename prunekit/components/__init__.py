@@ -1,1 +1,0 @@
-"""What is installed under a name: found, resolved, imported and checked, described."""
