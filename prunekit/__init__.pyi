@@ -1,6 +1,5 @@
 """The public names and where each is defined: the one list, read by `__init__.py` as well."""
 
-from prunekit.cadence import Cadence as Cadence
 from prunekit.compressors.base import (
     DataCompressor as DataCompressor,
     RatioCompressor as RatioCompressor,
@@ -19,8 +18,22 @@ from prunekit.foundation.parameters import ParamRule as ParamRule
 from prunekit.foundation.timeline import Clock as Clock, Duration as Duration, Timeline as Timeline
 from prunekit.models.base import Slotted as Slotted
 from prunekit.models.saved import load_model as load_model
-from prunekit.probes.base import Probe as Probe
-from prunekit.pruner import Pruner as Pruner
+from prunekit.pruning.cadence import Cadence as Cadence
+from prunekit.pruning.probes.base import Probe as Probe
+from prunekit.pruning.pruner import Pruner as Pruner
+from prunekit.pruning.selection import (
+    keep_count as keep_count,
+    top_mask as top_mask,
+    top_masks_global as top_masks_global,
+)
+from prunekit.pruning.strategies import strategy as strategy
+from prunekit.pruning.strategies.base import (
+    Context as Context,
+    Masks as Masks,
+    PruningStrategy as PruningStrategy,
+    Update as Update,
+)
+from prunekit.pruning.strategies.scored import ScoredStrategy as ScoredStrategy
 from prunekit.recipe.load import load_recipe as load_recipe
 from prunekit.recipe.schema import Recipe as Recipe
 from prunekit.registry.configs import (
@@ -33,19 +46,6 @@ from prunekit.registry.configs import (
     StrategyConfig as StrategyConfig,
 )
 from prunekit.runs.directory import open_run as open_run
-from prunekit.selection import (
-    keep_count as keep_count,
-    top_mask as top_mask,
-    top_masks_global as top_masks_global,
-)
-from prunekit.strategies import strategy as strategy
-from prunekit.strategies.base import (
-    Context as Context,
-    Masks as Masks,
-    PruningStrategy as PruningStrategy,
-    Update as Update,
-)
-from prunekit.strategies.scored import ScoredStrategy as ScoredStrategy
 from prunekit.train.launch import run_recipe as run_recipe
 
 __version__: str

@@ -7,14 +7,14 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from prunekit.context import Anchor
 from prunekit.data import DataSet, open_dataset
 from prunekit.errors import RecipeError
 from prunekit.foundation.seeding import seed_for
 from prunekit.foundation.timeline import PhaseSpan, Timeline
 from prunekit.foundation.values import about_key
 from prunekit.models import attach, build_model
-from prunekit.pruner import Pruner
+from prunekit.pruning.context import Anchor
+from prunekit.pruning.pruner import Pruner
 from prunekit.recipe.schema import Phase, Recipe
 from prunekit.registry import COMPRESSORS, PROBES, STRATEGIES
 from prunekit.train.distributed import ProcessGroup

@@ -4,10 +4,10 @@ import pytest
 from hypothesis import given, strategies as st
 from pydantic import TypeAdapter, ValidationError
 
-from prunekit.cadence import Cadence
 from prunekit.errors import RecipeError
 from prunekit.foundation.timeline import PhaseSpan, Timeline
-from prunekit.schedules import Polynomial
+from prunekit.pruning.cadence import Cadence
+from prunekit.pruning.schedules import Polynomial
 
 
 def fired(cadence, steps, per_epoch=10):

@@ -503,7 +503,7 @@ def plugins(tmp_path):
 
 PROBE = '''
 from typing import Literal
-from prunekit.probes.base import Probe, ProbeConfig
+from prunekit.pruning.probes.base import Probe, ProbeConfig
 
 class Zoo(Probe):
     """An animal."""

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from prunekit import CheckpointError, load_model, open_run
+from prunekit.pruning.strategies.magnitude import Magnitude
 from prunekit.registry import STRATEGIES
-from prunekit.strategies.magnitude import Magnitude
 
 from training import run
 

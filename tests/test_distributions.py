@@ -15,8 +15,9 @@ from pydantic import TypeAdapter, ValidationError
 from scored import FINITE, kept_by_decimals, same, scores, slow_masks, sparsities, total
 
 import prunekit.runs.directory
-from prunekit.apportion import apportion
-from prunekit.distributions import (
+from prunekit.errors import RecipeError
+from prunekit.pruning.apportion import apportion
+from prunekit.pruning.distributions import (
     ERK,
     AnyDistribution,
     ErdosRenyi,
@@ -25,7 +26,6 @@ from prunekit.distributions import (
     PerPattern,
     Uniform,
 )
-from prunekit.errors import RecipeError
 
 DISTRIBUTION = TypeAdapter(AnyDistribution)
 FLOAT32 = st.just(torch.float32)

@@ -9,13 +9,13 @@ from torch import Tensor, nn
 
 from prunekit.build import lay_out
 from prunekit.models import build_model
-from prunekit.pruner import Pruner
+from prunekit.pruning.pruner import Pruner
+from prunekit.pruning.selection import keep_count
+from prunekit.pruning.strategies import strategy
+from prunekit.pruning.strategies.base import Context, PruningStrategy, Update
 from prunekit.recipe.find import shipped_recipes
 from prunekit.recipe.load import load_recipe
 from prunekit.registry.configs import DataSpec
-from prunekit.selection import keep_count
-from prunekit.strategies import strategy
-from prunekit.strategies.base import Context, PruningStrategy, Update
 
 STEPS_PER_EPOCH, TOTAL = 8, 8 * 30
 SIZES = (64 * 128, 128 * 64, 64 * 10)

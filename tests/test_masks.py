@@ -9,8 +9,8 @@ from hypothesis import given, strategies as st
 from torch import Tensor, nn
 
 from prunekit.errors import PluginError
-from prunekit.masks import MaskSet
-from prunekit.strategies.base import Update
+from prunekit.pruning.masks import MaskSet
+from prunekit.pruning.strategies.base import Update
 
 OPTIMIZERS = {
     "sgd": lambda ps: torch.optim.SGD(ps, lr=0.1, momentum=0.9, weight_decay=0.01),

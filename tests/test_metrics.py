@@ -9,8 +9,8 @@ from hypothesis import given, strategies as st
 from torch import nn
 
 from prunekit.compressors.base import DataCompressor, TokenBatch
-from prunekit.metrics.sparsity import measure_sparsity, warn_empty, warn_empty_tensors
 from prunekit.models.cost import Macs, count_macs, measure_latency, train_flops
+from prunekit.pruning.sparsity import measure_sparsity, warn_empty, warn_empty_tensors
 from prunekit.registry.configs import CompressorConfig
 
 from training import with_steps

@@ -14,17 +14,17 @@ from ruamel.yaml import YAML
 from torch import nn
 from torch.testing import assert_close
 
-from prunekit.distributions import Uniform
 from prunekit.errors import RecipeError
 from prunekit.models import build_model
 from prunekit.models.cost import Macs, count_macs
 from prunekit.models.resnet import BasicBlock, PadShortcut
-from prunekit.pruner import Pruner
+from prunekit.pruning.distributions import Uniform
+from prunekit.pruning.pruner import Pruner
+from prunekit.pruning.selection import keep_count
+from prunekit.pruning.strategies import strategy
+from prunekit.pruning.structures import Channel
 from prunekit.registry import MODELS
 from prunekit.registry.configs import DataSpec
-from prunekit.selection import keep_count
-from prunekit.strategies import strategy
-from prunekit.structures import Channel
 
 from training import with_steps
 

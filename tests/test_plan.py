@@ -5,9 +5,9 @@ from typing import Any
 import torch
 
 from prunekit.build import build
+from prunekit.pruning.strategies.base import Context, PruningStrategy, Update
 from prunekit.registry import STRATEGIES
 from prunekit.registry.configs import StrategyConfig
-from prunekit.strategies.base import Context, PruningStrategy, Update
 from prunekit.train.distributed import ProcessGroup
 from prunekit.train.launch import dry_run
 from prunekit.train.plan import trial_masks

@@ -223,7 +223,9 @@ def test_a_bug_in_a_plugin_is_told_with_its_place_and_one_of_prunekit_is_not(ins
     def ours():
         raise ValueError("mine")
 
-    ours = FunctionType(ours.__code__, {"__name__": "prunekit.masks", "ValueError": ValueError})
+    ours = FunctionType(
+        ours.__code__, {"__name__": "prunekit.pruning.masks", "ValueError": ValueError}
+    )
     with pytest.raises(KeyError) as theirs:
         hit(lambda: None)
     first, second = message(theirs.value).splitlines()

@@ -49,13 +49,14 @@ def test_a_written_plugin_imports_what_is_exported(name: str) -> None:
 
 def test_what_is_deeper_is_found() -> None:
     source = (
-        "import prunekit.masks, os\nimport prunekit\nfrom prunekit.cadence import Cadence\n"
+        "import prunekit.pruning.masks, os\nimport prunekit\n"
+        "from prunekit.pruning.cadence import Cadence\n"
         "from prunekit import Clock, masks, testing\nfrom prunekit.testing import check_probe\n"
         "def late():\n    from prunekit.testing.trial import Trial\n"
     )
     assert sorted(private_imports(source)) == [
-        "prunekit.cadence.Cadence",
         "prunekit.masks",
-        "prunekit.masks",
+        "prunekit.pruning.cadence.Cadence",
+        "prunekit.pruning.masks",
         "prunekit.testing.trial.Trial",
     ]

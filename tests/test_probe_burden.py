@@ -12,10 +12,10 @@ from torch import Tensor, nn
 
 from prunekit.errors import RecipeError
 from prunekit.foundation.values import as_values
-from prunekit.probes.burden import Burden
-from prunekit.pruner import Pruner
+from prunekit.pruning.probes.burden import Burden
+from prunekit.pruning.pruner import Pruner
+from prunekit.pruning.strategies import strategy
 from prunekit.runs.directory import RunDir, open_run
-from prunekit.strategies import strategy
 from prunekit.train.launch import resume_run
 
 from training import curve, result, rewound, run, same, with_steps

@@ -11,18 +11,18 @@ from hypothesis import given, strategies as st
 from torch import Tensor, nn
 from torch.nn.utils import prune
 
-from prunekit.cadence import Cadence
 from prunekit.errors import PluginError, RecipeError, UsageError
 from prunekit.foundation.parameters import Scope
 from prunekit.foundation.timeline import Clock, PhaseSpan, Timeline, duration
-from prunekit.probes.base import Probe
-from prunekit.probes.gradient_norm import GradientNorm
-from prunekit.pruner import Pruner
+from prunekit.pruning.cadence import Cadence
+from prunekit.pruning.probes.base import Probe
+from prunekit.pruning.probes.gradient_norm import GradientNorm
+from prunekit.pruning.pruner import Pruner
+from prunekit.pruning.selection import keep_count
+from prunekit.pruning.strategies import strategy
+from prunekit.pruning.strategies.base import Context, PruningStrategy, Update
+from prunekit.pruning.strategies.scored import ScoredStrategy
 from prunekit.registry.configs import ProbeConfig, StrategyConfig
-from prunekit.selection import keep_count
-from prunekit.strategies import strategy
-from prunekit.strategies.base import Context, PruningStrategy, Update
-from prunekit.strategies.scored import ScoredStrategy
 
 from training import with_steps
 

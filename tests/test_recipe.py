@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from prunekit.errors import PluginError, RecipeError
 from prunekit.foundation.timeline import duration
-from prunekit.probes.base import Probe
+from prunekit.pruning.probes.base import Probe
 from prunekit.recipe.identity import recipe_hash
 from prunekit.recipe.json_schema import json_schema
 from prunekit.recipe.load import load_recipe, recipe_from, recipe_from_text

@@ -9,7 +9,7 @@ import pytest
 from pydantic import ValidationError
 
 from prunekit.errors import PluginError, RecipeError
-from prunekit.probes.base import Probe
+from prunekit.pruning.probes.base import Probe
 from prunekit.registry import COMPRESSORS, DATASETS, MODELS, PROBES, REGISTRIES, STRATEGIES
 from prunekit.registry.configs import ProbeConfig
 from prunekit.registry.installed import AmbiguousNameError, UnknownNameError
@@ -21,7 +21,7 @@ PROBE = """
     More of it.
     '''
     from typing import Literal
-    from prunekit.probes.base import Probe, ProbeConfig
+    from prunekit.pruning.probes.base import Probe, ProbeConfig
 
     class {cls}(Probe):
         '''{summary}
@@ -86,7 +86,7 @@ def test_names_and_descriptions_import_neither_torch_nor_a_component():
             for name in registry.names():
                 assert registry.describe(name).summary, name
         assert "torch" not in sys.modules
-        assert "prunekit.strategies.magnitude" not in sys.modules
+        assert "prunekit.pruning.strategies.magnitude" not in sys.modules
     """
     subprocess.run([sys.executable, "-c", textwrap.dedent(code)], check=True)
 
@@ -112,7 +112,7 @@ def test_a_plugin_is_listed_without_its_import_and_used_with_it(install):
         ("Other = 1", "no attribute 'Mine'"),
         ("Mine = 1", "is no Probe"),
         ("class Mine: pass", "is no Probe"),
-        ("from prunekit.probes.base import Probe as Mine", "does not define due, observe"),
+        ("from prunekit.pruning.probes.base import Probe as Mine", "does not define due, observe"),
         (probe_source("other"), "allows only the name 'other'"),
         (probe_source("mine").replace("Config(ProbeConfig)", "Settings"), "its Config is no"),
     ],
@@ -155,7 +155,7 @@ def test_two_distributions_of_one_name_are_told_apart_by_theirs(install, order):
 def test_a_builtin_cannot_be_shadowed(install):
     entry = [("prunekit.probes", "gradient_norm = plug_two:Mine")]
     install("plug-two", entry, probe_source("gradient_norm"))
-    assert PROBES.load("gradient_norm").__module__ == "prunekit.probes.gradient_norm"
+    assert PROBES.load("gradient_norm").__module__ == "prunekit.pruning.probes.gradient_norm"
     assert {"gradient_norm", "plug-two:gradient_norm"} <= set(PROBES.names())
     assert PROBES.load("plug-two:gradient_norm").__module__ == "plug_two"
 

@@ -11,7 +11,7 @@ from pydantic import TypeAdapter, ValidationError
 from prunekit.errors import RecipeError
 from prunekit.foundation.timeline import Clock, duration
 from prunekit.foundation.values import as_values
-from prunekit.schedules import (
+from prunekit.pruning.schedules import (
     AnySchedule,
     Constant,
     Cosine,

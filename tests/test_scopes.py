@@ -188,7 +188,7 @@ def test_the_reason_agrees_with_the_choice():
 def test_the_values_import_no_torch():
     code = (
         "import sys, prunekit.foundation.parameters\n"
-        "import prunekit.schedules, prunekit.cadence, prunekit.apportion\n"
+        "import prunekit.pruning.schedules, prunekit.pruning.cadence, prunekit.pruning.apportion\n"
         "sys.exit('torch' in sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

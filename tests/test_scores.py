@@ -9,13 +9,20 @@ from scored import same, scores, slow_masks, total
 from torch import nn
 
 from prunekit.errors import PluginError
-from prunekit.pools import DevicePool, HostPool, Pool, count_true
-from prunekit.pruner import Pruner
-from prunekit.scores import Cut, Scores, all_finite, sizes_of
-from prunekit.selection import top_masks_global
-from prunekit.strategies import strategy
-from prunekit.strategies.magnitude import Magnitude
-from prunekit.threshold import find_threshold, search
+from prunekit.pruning.pruner import Pruner
+from prunekit.pruning.scores import (
+    Cut,
+    DevicePool,
+    HostPool,
+    ScorePool,
+    Scores,
+    all_finite,
+    count_true,
+    sizes_of,
+)
+from prunekit.pruning.selection import find_threshold, search, top_masks_global
+from prunekit.pruning.strategies import strategy
+from prunekit.pruning.strategies.magnitude import Magnitude
 
 
 @given(st.data(), scores())
@@ -45,7 +52,7 @@ def test_the_cut_is_handed_on_and_saves_the_sample(monkeypatch):
     assert first.cut == Cut(29_000, find_threshold(list(weights.values()), 29_000, key=torch.abs))
     second = Scores({n: w * 1.003 for n, w in weights.items()}, key=torch.abs)
     second.cut = first.cut
-    monkeypatch.setattr(Pool, "sample", lambda self, count: pytest.fail("a sample was drawn"))
+    monkeypatch.setattr(ScorePool, "sample", lambda self, count: pytest.fail("a sample was drawn"))
     masks = top_masks_global(second, 29_010)
     assert sum(count_true(mask) for mask in masks.values()) == 29_010
     assert second.cut.keep == 29_010

@@ -18,9 +18,14 @@ from scored import (
     total,
 )
 
-from prunekit.pools import DevicePool, HostPool, Pool
-from prunekit.selection import keep_count, top_mask, top_masks_global
-from prunekit.threshold import find_threshold, search
+from prunekit.pruning.scores import DevicePool, HostPool, ScorePool
+from prunekit.pruning.selection import (
+    find_threshold,
+    keep_count,
+    search,
+    top_mask,
+    top_masks_global,
+)
 
 
 @pytest.mark.parametrize(
@@ -243,7 +248,7 @@ def test_a_large_pool_has_the_rank_that_the_sort_has(kind, pool):
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("pool", [HostPool, DevicePool])
 def test_large_masks_equal_the_stable_sort(kind, pool, monkeypatch):
-    monkeypatch.setattr("prunekit.selection.pool_of", pool)
+    monkeypatch.setattr("prunekit.pruning.selection.pool_of", pool)
     score = large(kind)
     order = score.sort(descending=True, stable=True).indices
     for keep in (1, 120_000, 399_999):
@@ -272,14 +277,14 @@ def test_a_good_hint_saves_the_sample(monkeypatch):
 
     score = large("magnitudes")
     cold = find_threshold([score], 40_000)
-    monkeypatch.setattr(Pool, "sample", sample)
+    monkeypatch.setattr(ScorePool, "sample", sample)
     assert find_threshold([score], 40_000, cold * 1.005) == cold
 
 
 @pytest.mark.parametrize("kind", ["magnitudes", "sorted"])
 def test_a_misleading_sample_costs_a_pass_and_no_exactness(kind, monkeypatch):
     score = large(kind)
-    monkeypatch.setattr(Pool, "sample", lambda self, count: torch.linspace(50, 60, count))
+    monkeypatch.setattr(ScorePool, "sample", lambda self, count: torch.linspace(50, 60, count))
     assert find_threshold([score], 40_000) == score.sort(descending=True).values[39_999].item()
 
 

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 from prunekit.errors import RecipeError
 from prunekit.foundation.timeline import Timeline
-from prunekit.pruner import Pruner
-from prunekit.strategies import strategy
-from prunekit.strategies.base import PruningStrategy
+from prunekit.pruning.pruner import Pruner
+from prunekit.pruning.strategies import strategy
+from prunekit.pruning.strategies.base import PruningStrategy
 from prunekit.testing import check_strategy
 
 from training import with_steps

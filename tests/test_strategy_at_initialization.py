@@ -12,14 +12,14 @@ from hypothesis import given, strategies as st
 from scored import same, slow_masks, total
 from torch import nn
 
-from prunekit.context import StepContext
 from prunekit.errors import RecipeError
-from prunekit.pruner import Pruner
+from prunekit.pruning.context import StepContext
+from prunekit.pruning.pruner import Pruner
+from prunekit.pruning.selection import keep_count
+from prunekit.pruning.strategies import strategy
 from prunekit.recipe.yaml_text import dump_yaml
 from prunekit.registry import STRATEGIES
 from prunekit.runs.directory import open_run
-from prunekit.selection import keep_count
-from prunekit.strategies import strategy
 from prunekit.testing import check_strategy
 from prunekit.train.launch import run_recipe
 

@@ -18,12 +18,12 @@ from torch import Tensor, nn
 from prunekit.errors import RecipeError
 from prunekit.foundation.seeding import seed_for
 from prunekit.foundation.timeline import Clock, PhaseSpan, Timeline
-from prunekit.pruner import Pruner
+from prunekit.pruning.pruner import Pruner
+from prunekit.pruning.strategies import strategy
+from prunekit.pruning.strategies.base import PruningStrategy
+from prunekit.pruning.strategies.drop_and_grow import drop_and_grow
 from prunekit.recipe.yaml_text import dump_yaml
 from prunekit.runs.directory import open_run
-from prunekit.strategies import strategy
-from prunekit.strategies.base import PruningStrategy
-from prunekit.strategies.drop_and_grow import drop_and_grow
 from prunekit.testing import check_strategy
 from prunekit.train.launch import resume_run, run_recipe
 

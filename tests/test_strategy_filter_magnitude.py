@@ -8,9 +8,9 @@ from hypothesis import given, strategies as st
 from torch import Tensor, nn
 
 from prunekit.foundation.timeline import PhaseSpan, Timeline
-from prunekit.pruner import Pruner
-from prunekit.selection import keep_count
-from prunekit.strategies import strategy
+from prunekit.pruning.pruner import Pruner
+from prunekit.pruning.selection import keep_count
+from prunekit.pruning.strategies import strategy
 
 from training import with_steps
 

@@ -8,11 +8,11 @@ from hypothesis import given, strategies as st
 from scored import FINITE, same, scores, slow_masks, sparsities, tensors, total
 from torch import nn
 
-from prunekit.pruner import Pruner
+from prunekit.pruning.pruner import Pruner
+from prunekit.pruning.selection import keep_count
+from prunekit.pruning.strategies import strategy
 from prunekit.registry import STRATEGIES
 from prunekit.runs.directory import open_run
-from prunekit.selection import keep_count
-from prunekit.strategies import strategy
 from prunekit.testing import check_strategy
 
 from training import run, with_steps

@@ -14,14 +14,14 @@ from torch import Tensor, nn
 
 from prunekit.errors import RecipeError
 from prunekit.foundation.timeline import Clock, PhaseSpan, Timeline
-from prunekit.probes.base import Probe
-from prunekit.pruner import Pruner
+from prunekit.pruning.probes.base import Probe
+from prunekit.pruning.pruner import Pruner
+from prunekit.pruning.strategies import strategy
+from prunekit.pruning.strategies.base import Context, PruningStrategy
 from prunekit.registry import PROBES
 from prunekit.registry.configs import ProbeConfig
 from prunekit.runs.checkpoint import checkpoints
 from prunekit.runs.directory import open_run
-from prunekit.strategies import strategy
-from prunekit.strategies.base import Context, PruningStrategy
 from prunekit.testing import check_strategy
 from prunekit.train.launch import resume_run
 

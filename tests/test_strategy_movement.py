@@ -11,9 +11,9 @@ from pydantic import ValidationError
 from torch import Tensor, nn
 
 from prunekit.errors import RecipeError
-from prunekit.pruner import Pruner
-from prunekit.selection import keep_count
-from prunekit.strategies import strategy
+from prunekit.pruning.pruner import Pruner
+from prunekit.pruning.selection import keep_count
+from prunekit.pruning.strategies import strategy
 from tests.training import curve, result, rewound, run, same
 
 from training import with_steps

@@ -9,8 +9,8 @@ from hypothesis import given, strategies as st
 from torch import Tensor, nn
 
 from prunekit.errors import RecipeError
-from prunekit.pruner import Pruner
-from prunekit.strategies import strategy
+from prunekit.pruning.pruner import Pruner
+from prunekit.pruning.strategies import strategy
 
 from training import with_steps
 

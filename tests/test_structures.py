@@ -9,9 +9,9 @@ from pydantic import TypeAdapter, ValidationError
 from scored import FINITE, kept_by_decimals, scores, slow_masks, sparsities, tensors, total
 from torch import nn
 
-from prunekit.distributions import ERK, Global, Uniform
 from prunekit.errors import RecipeError
-from prunekit.structures import NM, AnyStructure, Block, Channel, Head, Unstructured
+from prunekit.pruning.distributions import ERK, Global, Uniform
+from prunekit.pruning.structures import NM, AnyStructure, Block, Channel, Head, Unstructured
 
 STRUCTURE = TypeAdapter(AnyStructure)
 

@@ -29,13 +29,13 @@ from prunekit.errors import (
 )
 from prunekit.foundation.modules import weights_digest
 from prunekit.models.saved import load_model
+from prunekit.pruning.selection import keep_count
+from prunekit.pruning.strategies.base import Context, Update
+from prunekit.pruning.strategies.magnitude import Magnitude
 from prunekit.recipe.yaml_text import dump_yaml
 from prunekit.registry import STRATEGIES
 from prunekit.runs.checkpoint import checkpoints
 from prunekit.runs.directory import lock, open_run
-from prunekit.selection import keep_count
-from prunekit.strategies.base import Context, Update
-from prunekit.strategies.magnitude import Magnitude
 from prunekit.train.distributed import ProcessGroup
 from prunekit.train.launch import resume_run, run_recipe
 from prunekit.train.observer import Observer

@@ -8,15 +8,15 @@ import torch.nn.functional as F
 from pydantic import ConfigDict, Field, field_validator
 from torch import nn
 
-from prunekit.cadence import Cadence
 from prunekit.compressors.base import DataCompressor, TokenBatch
 from prunekit.errors import RecipeError
 from prunekit.foundation.timeline import duration
-from prunekit.probes.base import Probe
+from prunekit.pruning.cadence import Cadence
+from prunekit.pruning.probes.base import Probe
+from prunekit.pruning.schedules import AnySchedule, Constant
+from prunekit.pruning.strategies.base import PruningStrategy, Update
+from prunekit.pruning.strategies.scored import ScoredStrategy
 from prunekit.registry.configs import CompressorConfig, ProbeConfig, StrategyConfig
-from prunekit.schedules import AnySchedule, Constant
-from prunekit.strategies.base import PruningStrategy, Update
-from prunekit.strategies.scored import ScoredStrategy
 
 STRATEGIES, COMPRESSORS, PROBES = {}, {}, {}
 

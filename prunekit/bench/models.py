@@ -12,8 +12,8 @@ from torch.nn.utils import prune
 
 from prunekit.bench.sizes import Size
 from prunekit.foundation.parameters import Scope
-from prunekit.pruner import Pruner
-from prunekit.strategies import strategy
+from prunekit.pruning.pruner import Pruner
+from prunekit.pruning.strategies import strategy
 
 SPARSITY = 0.9
 STEPS = 1000

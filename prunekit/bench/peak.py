@@ -10,8 +10,7 @@ import torch
 
 from prunekit.bench.sizes import FULL, QUICK
 from prunekit.bench.threshold import SPARSITY, by_kthvalue
-from prunekit.selection import keep_count
-from prunekit.threshold import find_threshold
+from prunekit.pruning.selection import find_threshold, keep_count
 
 STATUS, RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 

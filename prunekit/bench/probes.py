@@ -18,13 +18,13 @@ from torch.optim import Optimizer
 from prunekit.bench.rounds import AGAIN, in_turn, one_thread, timed
 from prunekit.bench.rows import Section, Timed
 from prunekit.bench.sizes import CLASSES, FULL, QUICK, Size
-from prunekit.context import StepContext
 from prunekit.models.mlp import MLPConfig
 from prunekit.models.vit import ViTConfig
-from prunekit.probes.burden import Burden
-from prunekit.pruner import Pruner
+from prunekit.pruning.context import StepContext
+from prunekit.pruning.probes.burden import Burden
+from prunekit.pruning.pruner import Pruner
+from prunekit.pruning.strategies import strategy
 from prunekit.registry.configs import DataSpec, ModelConfig
-from prunekit.strategies import strategy
 from prunekit.train.logging import RunLog
 
 GOAL = 0.02

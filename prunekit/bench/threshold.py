@@ -8,8 +8,7 @@ from torch import Tensor
 from prunekit.bench.rounds import AGAIN, in_turn, timed
 from prunekit.bench.rows import Section, Timed
 from prunekit.bench.sizes import Size
-from prunekit.selection import keep_count
-from prunekit.threshold import find_threshold
+from prunekit.pruning.selection import find_threshold, keep_count
 
 SPARSITY = 0.9
 DRIFT = 1.003

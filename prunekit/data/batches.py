@@ -121,7 +121,9 @@ class DataSet:
 
     @cached_property
     def _fingerprint(self) -> str:
-        parts = [(name, samples_digest(self._parts[name])) for name in ("train", "validation", "test")]
+        parts = [
+            (name, samples_digest(self._parts[name])) for name in ("train", "validation", "test")
+        ]
         return hashlib.sha256(repr(parts).encode()).hexdigest()
 
     def _train_batches(self, step: int, size: int) -> Iterator[Batch]:

@@ -86,7 +86,11 @@ def samples_digest(samples: Samples) -> str:
 
 def _write(path: Path, key: str, samples: Samples) -> None:
     tensors = {"images": samples.images, "labels": samples.labels}
-    metadata = {"key": key, "classes": json.dumps(samples.classes), "sha256": samples_digest(samples)}
+    metadata = {
+        "key": key,
+        "classes": json.dumps(samples.classes),
+        "sha256": samples_digest(samples),
+    }
     try:
         with replacing(path) as temporary:
             save_file(tensors, temporary, metadata)

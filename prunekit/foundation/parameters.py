@@ -1,16 +1,19 @@
-"""Patterns on parameter names, as recipes write them. Imports no torch."""
+"""Parameters by name: where a model holds them, patterns on their names, scopes and rules.
+
+Imports no torch.
+"""
 
 from __future__ import annotations
 
-import difflib
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 from pydantic import AfterValidator, Field
 
 from prunekit.errors import RecipeError
+from prunekit.foundation.suggestions import closest
 from prunekit.foundation.values import Frozen
 
 if TYPE_CHECKING:
@@ -57,6 +60,57 @@ ATTENTION_WEIGHTS = frozenset({"in_proj_weight", "q_proj_weight", "k_proj_weight
 """The input projections of torch's MultiheadAttention, in its two layouts."""
 
 
+class Holder(NamedTuple):
+    """One place that holds a parameter; a tied one has several."""
+
+    full: str
+    """The parameter's name at this place."""
+    path: str
+    """The name of the module that holds it."""
+    module: nn.Module
+    own: str
+    """What the module calls it."""
+
+    @property
+    def parameter(self) -> nn.Parameter:
+        """The parameter."""
+        parameter: nn.Parameter = getattr(self.module, self.own)
+        return parameter
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Its shape."""
+        return tuple(self.parameter.shape)
+
+    @property
+    def classes(self) -> frozenset[str]:
+        """The names of the module's class and of all its bases."""
+        return frozenset(base.__name__ for base in type(self.module).__mro__)
+
+
+class Holders:
+    """The parameters of a model in its order, by their first names: every place that holds them."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model = model
+        self.places: dict[str, list[Holder]] = {}
+        """Name of a parameter -> its holders; the first of them gives the name."""
+        self._names: dict[int, str] = {}
+        for path, module in model.named_modules(remove_duplicate=False):
+            for own, parameter in module.named_parameters(recurse=False, remove_duplicate=False):
+                full = f"{path}.{own}" if path else own
+                name = self._names.setdefault(id(parameter), full)
+                self.places.setdefault(name, []).append(Holder(full, path, module, own))
+
+    def first(self, name: str) -> Holder:
+        """The place that gives a parameter its name."""
+        return self.places[name][0]
+
+    def name_of(self, parameter: object) -> str | None:
+        """The first name of a parameter; None for what is none."""
+        return self._names.get(id(parameter))
+
+
 class Scope(Frozen):
     """Parameters by pattern.
 
@@ -85,12 +139,11 @@ class Scope(Frozen):
         Raises:
             RecipeError: a pattern matches nothing, or nothing is left.
         """
-        parameters = _parameters(model)
-        include = self.include or default
+        places, include = Holders(model).places, self.include or default
         for pattern in (*(include or ()), *self.exclude):
-            if not any(one.matches(pattern) for one in parameters):
-                raise RecipeError(_no_match(pattern, parameters))
-        chosen = tuple(one.name for one in parameters if self._reason(one, include)[0])
+            if not any(_matches(holders, pattern) for holders in places.values()):
+                raise RecipeError(_no_match(pattern, places.values()))
+        chosen = tuple(name for name in places if self._reason(places[name], include)[0])
         if not chosen:
             raise RecipeError(
                 "scope: no parameter is left to prune: "
@@ -104,81 +157,51 @@ class Scope(Frozen):
         Raises:
             KeyError: the model has no such parameter, or it is tied and has an earlier name.
         """
-        parameter = {one.name: one for one in _parameters(model)}[name]
-        return self._reason(parameter, self.include or default)[1]
+        return self._reason(Holders(model).places[name], self.include or default)[1]
 
-    def _reason(self, one: _Parameter, include: Sequence[str] | None) -> tuple[bool, str]:
+    def _reason(self, holders: Sequence[Holder], include: Sequence[str] | None) -> tuple[bool, str]:
         for pattern in self.exclude:
-            if one.matches(pattern):
+            if _matches(holders, pattern):
                 return False, f"out: exclude {pattern}"
         if not include:
-            return one.is_weight(), f"{'in' if one.is_weight() else 'out'}: {one.kind()}"
+            weight = _is_weight(holders)
+            return weight, f"{'in' if weight else 'out'}: {_kind(holders)}"
         for pattern in include:
-            if one.matches(pattern):
+            if _matches(holders, pattern):
                 return True, f"in: include {pattern}"
         return False, "out: no include pattern matches"
 
 
-class _Holder(NamedTuple):
-    """One place that holds a parameter; a tied one has several."""
-
-    full: str
-    own: str
-    module: str
-    classes: frozenset[str]
-
-    def is_weight(self) -> bool:
-        if self.own == "weight":
-            return bool(WEIGHTED & self.classes)
-        return self.own in ATTENTION_WEIGHTS and "MultiheadAttention" in self.classes
-
-
-class _Parameter(NamedTuple):
-    name: str
-    dims: int
-    holders: list[_Holder]
-
-    def matches(self, pattern: str) -> bool:
-        kind, _, rest = pattern.partition(":")
-        if kind == "type":
-            return self.dims >= 2 and any(rest in holder.classes for holder in self.holders)
-        return any(matches(pattern, holder.full) for holder in self.holders)
-
-    def is_weight(self) -> bool:
-        """Prunable by default: wherever it is held, so that an embedding tied to a head is not."""
-        return self.dims >= 2 and all(holder.is_weight() for holder in self.holders)
-
-    def kind(self) -> str:
-        return " = ".join(dict.fromkeys(f"{h.own} of {h.module}" for h in self.holders))
-
-
-def _parameters(model: nn.Module) -> list[_Parameter]:
-    """The model's parameters in order, each with every place that holds it."""
-    found: dict[int, _Parameter] = {}
-    for path, module in model.named_modules(remove_duplicate=False):
-        classes = frozenset(base.__name__ for base in type(module).__mro__)
-        for own, parameter in module.named_parameters(recurse=False, remove_duplicate=False):
-            full = f"{path}.{own}" if path else own
-            one = found.setdefault(id(parameter), _Parameter(full, parameter.dim(), []))
-            one.holders.append(_Holder(full, own, type(module).__name__, classes))
-    return list(found.values())
-
-
-def _no_match(pattern: str, parameters: Sequence[_Parameter]) -> str:
+def _matches(holders: Sequence[Holder], pattern: str) -> bool:
+    """Whether a pattern takes the parameter with these holders."""
     kind, _, rest = pattern.partition(":")
     if kind == "type":
-        known = sorted(
-            {
-                cls
-                for one in parameters
-                if one.dims >= 2
-                for h in one.holders
-                for cls in h.classes
-                if cls not in ("Module", "object")
-            }
-        )
-        near = difflib.get_close_matches(rest, known, 3, 0.3) or known[:3]
+        return len(holders[0].shape) >= 2 and any(rest in one.classes for one in holders)
+    return any(matches(pattern, one.full) for one in holders)
+
+
+def _is_weight(holders: Sequence[Holder]) -> bool:
+    """Prunable by default: wherever it is held, so that an embedding tied to a head is not."""
+    return len(holders[0].shape) >= 2 and all(map(_holds_weight, holders))
+
+
+def _holds_weight(holder: Holder) -> bool:
+    if holder.own == "weight":
+        return bool(WEIGHTED & holder.classes)
+    return holder.own in ATTENTION_WEIGHTS and "MultiheadAttention" in holder.classes
+
+
+def _kind(holders: Sequence[Holder]) -> str:
+    return " = ".join(dict.fromkeys(f"{h.own} of {type(h.module).__name__}" for h in holders))
+
+
+def _no_match(pattern: str, parameters: Iterable[Sequence[Holder]]) -> str:
+    kind, _, rest = pattern.partition(":")
+    if kind == "type":
+        weights = [one for holders in parameters for one in holders if len(one.shape) >= 2]
+        known = {cls for one in weights for cls in one.classes} - {"Module", "object"}
+        near = closest(rest, sorted(known))
         return f"scope: {pattern!r} is no module with a weight. Nearest: {', '.join(near)}"
-    names = [holder.full for one in parameters for holder in one.holders]
-    near = difflib.get_close_matches(rest if kind == "re" else pattern, names, 3, 0.3) or names[:3]
+    names = [one.full for holders in parameters for one in holders]
+    near = closest(rest if kind == "re" else pattern, names)
     return f"scope: {pattern!r} matches no parameter. Nearest: {', '.join(near)}"

@@ -31,15 +31,29 @@ def nearest(word: str, known: Iterable[str], limit: int = 3) -> list[str]:
     """
     if len(word) > LONGEST:
         return []
+    slips = max(1, len(word) // 3)
+    meant = [
+        option
+        for distance, unlikeness, option in _ranked(word, known)
+        if distance <= slips or -unlikeness >= 0.75
+    ]
+    return meant[:limit]
+
+
+def closest(word: str, known: Iterable[str], limit: int = 3) -> list[str]:
+    """The `known` words that are most like `word`, however far: what to show for a pattern."""
+    return [option for _, _, option in _ranked(word[:LONGEST], known)[:limit]]
+
+
+def _ranked(word: str, known: Iterable[str]) -> list[tuple[int, float, str]]:
+    """(letters that differ, minus the likeness in [0, 1], the word), the nearest first."""
     plain = word.lower().replace("-", "_")
     ranked = []
     for option in dict.fromkeys(known):
         other = option.lower().replace("-", "_")
-        distance = edit_distance(plain, other[:LONGEST])
         likeness = SequenceMatcher(None, plain, other).ratio()
-        if distance <= max(1, len(plain) // 3) or likeness >= 0.75:
-            ranked.append((distance, -likeness, option))
-    return [option for _, _, option in sorted(ranked)[:limit]]
+        ranked.append((edit_distance(plain, other[:LONGEST]), -likeness, option))
+    return sorted(ranked)
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

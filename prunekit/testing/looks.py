@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from prunekit.strategies.base import Update
+from prunekit.pruning.strategies.base import Update
 from prunekit.testing.data import batch
 from prunekit.testing.models import SmallModel
 from prunekit.testing.training import Training

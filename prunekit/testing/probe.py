@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from prunekit.probes.base import Probe
+from prunekit.pruning.probes.base import Probe
 from prunekit.registry.configs import ProbeConfig
 from prunekit.testing import looks
 from prunekit.testing.fault import ConformanceError, faults_of, report

@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 
+from prunekit.pruning.strategies.base import PruningStrategy
 from prunekit.registry.configs import StrategyConfig
-from prunekit.strategies.base import PruningStrategy
 from prunekit.testing import looks
 from prunekit.testing.fault import ConformanceError, RefusedError, faults_of
 from prunekit.testing.models import SmallModel

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from prunekit.pruner import Pruner
+from prunekit.pruning.pruner import Pruner
 from prunekit.testing.fault import ConformanceError
 from prunekit.testing.noise import switches
 

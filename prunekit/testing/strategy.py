@@ -6,8 +6,8 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from prunekit.pruning.strategies.base import PruningStrategy
 from prunekit.registry.configs import StrategyConfig
-from prunekit.strategies.base import PruningStrategy
 from prunekit.testing.fault import ConformanceError, report
 from prunekit.testing.models import SMALL_MODELS, SmallModel
 from prunekit.testing.runs import StrategyRuns

@@ -10,13 +10,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from prunekit.assignment import Assigned
 from prunekit.foundation.modules import buffers, copy_into
 from prunekit.foundation.timeline import PhaseSpan, Timeline
-from prunekit.probes.base import Probe
-from prunekit.pruner import Pruner
+from prunekit.pruning.assignment import Assigned
+from prunekit.pruning.probes.base import Probe
+from prunekit.pruning.pruner import Pruner
+from prunekit.pruning.strategies.base import PruningStrategy
 from prunekit.recipe.schema import AdamWConfig, OptimizerConfig, SGDConfig
-from prunekit.strategies.base import PruningStrategy
 from prunekit.testing.data import Samples, batch
 from prunekit.testing.fault import ConformanceError, faults_of, refusals
 from prunekit.testing.models import SmallModel

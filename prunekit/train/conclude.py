@@ -10,10 +10,10 @@ from typing import Any
 from torch import Tensor, nn
 
 from prunekit.errors import DivergedError
-from prunekit.metrics.sparsity import Sparsity, measure_sparsity, warn_empty
 from prunekit.models import token_counts
 from prunekit.models.cost import Macs, count_macs, measure_latency, train_flops
 from prunekit.models.saved import model_metadata, write_model
+from prunekit.pruning.sparsity import Sparsity, measure_sparsity, warn_empty
 from prunekit.runs.directory import write_json, write_masks
 from prunekit.train.environment import environment
 from prunekit.train.trainer import Score, Trainer

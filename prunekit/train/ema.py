@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
-from prunekit.pruner import Pruner
+from prunekit.pruning.pruner import Pruner
 
 
 class EMA:

@@ -13,8 +13,8 @@ from torch import Tensor
 from prunekit.build import Run
 from prunekit.foundation.console import console
 from prunekit.foundation.warn import WarningRelay
-from prunekit.metrics.sparsity import measure_sparsity, warn_empty_tensors
 from prunekit.models import token_counts
+from prunekit.pruning.sparsity import measure_sparsity, warn_empty_tensors
 from prunekit.recipe.yaml_text import dump_yaml
 from prunekit.train.display import Display, NullDisplay, Screen
 from prunekit.train.logging import Log, NullLog, RunLog

@@ -12,12 +12,12 @@ import torch
 from torch import Tensor
 
 from prunekit.build import Run
-from prunekit.context import StepContext
 from prunekit.dry_run import DryRun, TensorPlan
 from prunekit.foundation.modules import training_mode_kept
-from prunekit.metrics.sparsity import measure_sparsity, warn_empty
 from prunekit.models import token_counts
 from prunekit.models.cost import count_macs
+from prunekit.pruning.context import StepContext
+from prunekit.pruning.sparsity import measure_sparsity, warn_empty
 from prunekit.train.observer import Observer
 from prunekit.train.trainer import Trainer
 

@@ -1,0 +1,136 @@
+"""Which strategy has which parameters."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+from torch import nn
+
+from prunekit.errors import PluginError, RecipeError
+from prunekit.foundation.timeline import Clock, Timeline
+from prunekit.foundation.values import about_key
+from prunekit.pruning.strategies.base import PruningStrategy
+from prunekit.registry import STRATEGIES
+from prunekit.registry.installed import AmbiguousNameError, UnknownNameError
+
+
+@dataclass
+class Assigned:
+    """A strategy with the parameters that it was given."""
+
+    strategy: PruningStrategy
+    label: str
+    origin: str
+    """What to call it in an error: its name and the distribution that it comes from."""
+    scope: tuple[str, ...]
+    """Names that the strategy scores."""
+    cover: tuple[str, ...]
+    """Names that its masks reach."""
+    updated_at: int = -1
+    """Steps done when the last update can first be seen: one inside a step, after that step."""
+    flips: dict[str, int] = field(default_factory=dict)
+    """Entries of each tensor that changed at the last update."""
+    target: float | None = None
+    """Sparsity promised at the last update."""
+
+
+def assign(
+    model: nn.Module, strategies: Sequence[PruningStrategy], *, check: bool = True
+) -> list[Assigned]:
+    """Resolve the scopes of the strategies, and `check` that their settings fit them.
+
+    Raises:
+        RecipeError: a pattern matches nothing, two scopes overlap, or a mode does not fit.
+    """
+    owner: dict[str, str] = {}
+    result = []
+    for index, strategy in enumerate(strategies):
+        config = strategy.config
+        label = config.name if _count(strategies, config.name) == 1 else f"{config.name}#{index}"
+        if config.mode not in strategy.modes:
+            raise RecipeError(
+                f"strategies.{index}.mode: {config.name} does not work in mode {config.mode!r}: "
+                f"use {' or '.join(strategy.modes)}"
+            )
+        with about_key(f"strategies.{index}", config):
+            scope = tuple(config.scope.select(model, strategy.default_scope))
+            cover = tuple(strategy.cover(model, scope))
+            if check:
+                strategy.check_scope(model, scope)
+        for name in cover:
+            if name in owner:
+                raise RecipeError(
+                    f"strategies.{index}.scope: {name} is already in the scope of {owner[name]}: "
+                    "give the strategies disjoint scopes (scope.include, scope.exclude)"
+                )
+            owner[name] = label
+        result.append(Assigned(strategy, label, origin(strategy), scope, cover))
+    return result
+
+
+def origin(strategy: PruningStrategy) -> str:
+    """The strategy with its distribution, or with its class where no one registered it."""
+    name, cls = strategy.config.name, type(strategy)
+    try:
+        if STRATEGIES.load(name) is cls:
+            return str(STRATEGIES.component(name))
+    except (UnknownNameError, AmbiguousNameError, PluginError):  # this name loads no class
+        pass
+    return f"strategy {name!r} ({cls.__module__}.{cls.__qualname__})"
+
+
+def _count(strategies: Sequence[PruningStrategy], name: str) -> int:
+    return sum(strategy.config.name == name for strategy in strategies)
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """A strategy at a step."""
+
+    index: int
+    """Its place among the strategies."""
+    assigned: Assigned
+    clock: Clock
+
+
+class Turns:
+    """Which strategies are at work at a step, and which of them are asked for masks; pure."""
+
+    def __init__(self, timeline: Timeline, assigned: Sequence[Assigned]) -> None:
+        self.timeline, self.assigned = timeline, assigned
+
+    def active(self, step: int, *, inside: bool) -> Iterator[Turn]:
+        """The strategies whose window `step` touches.
+
+        Args:
+            step: optimizer steps done.
+            inside: in the step that follows, or before it, where a phase may just have ended.
+        """
+        for index, assigned in enumerate(self.assigned):
+            during = assigned.strategy.config.during
+            if self.timeline.is_active(step, during, ending=not inside):
+                clock = self.timeline.clock(step, during, ending=not inside)
+                if inside and assigned.strategy.reads == "gradients":
+                    clock = self._last_inside(assigned, clock)
+                yield Turn(index, assigned, clock)
+
+    def due(self, step: int, *, inside: bool) -> Iterator[Turn]:
+        """Those of them that decide masks now."""
+        for turn in self.active(step, inside=inside):
+            strategy, clock = turn.assigned.strategy, turn.clock
+            # the first masks come between steps for all: no step is taken without
+            asked_inside = strategy.reads == "gradients" and clock.active_step > 0
+            if asked_inside == inside and strategy.due(clock):
+                yield turn
+
+    def _last_inside(self, assigned: Assigned, clock: Clock) -> Clock:
+        """The update of the window's end is not between steps for who reads gradients.
+
+        It is asked inside the last step, with the clock of the end.
+        """
+        if clock.active_step + 1 == clock.active_steps:
+            end = self.timeline.clock(clock.step + 1, assigned.strategy.config.during)
+            if assigned.strategy.due(end):
+                return end
+        return clock

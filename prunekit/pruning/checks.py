@@ -1,0 +1,92 @@
+"""What the hooks of strategies and probes must give: checked at each call, whoever wrote them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from prunekit.errors import PluginError
+from prunekit.foundation.timeline import Clock
+from prunekit.pruning.assignment import Assigned
+from prunekit.pruning.strategies.base import Masks, Update
+
+
+def check_update(assigned: Assigned, update: Update, params: Mapping[str, Tensor]) -> None:
+    """An `Update` must name parameters that the strategy covers, with bool masks of their shapes.
+
+    Raises:
+        PluginError: the parameter, what was expected and what came.
+    """
+    if not isinstance(update, Update):
+        raise PluginError(f"update returned {type(update).__name__}, not an Update")
+    for name, mask in update.masks.items():
+        if name not in assigned.cover:
+            raise PluginError(f"{name}: a mask for a parameter outside of the scope")
+        expected = params[name].shape
+        if mask.dtype != torch.bool or mask.shape != expected:
+            raise PluginError(
+                f"{name}: expected a bool mask of shape {tuple(expected)}, got {mask.dtype} "
+                f"of shape {tuple(mask.shape)}"
+            )
+    for name, values in update.values.items():
+        if name not in assigned.cover or values.shape != params[name].shape:
+            raise PluginError(f"{name}: values of shape {tuple(values.shape)} that fit no mask")
+
+
+def check_penalty(assigned: Assigned, term: Tensor) -> None:
+    """A penalty must be a scalar that autograd can follow to the parameters.
+
+    Raises:
+        PluginError: it is something else; None, for no penalty, is not asked.
+    """
+    if not isinstance(term, Tensor) or term.numel() != 1 or not term.requires_grad:
+        raise PluginError(
+            f"{assigned.origin}: penalty returned no scalar tensor with a gradient, and not None"
+        )
+
+
+def check_scalars(hook: str, values: Mapping[str, float]) -> None:
+    """What is logged must be numbers by name.
+
+    Args:
+        hook: whose, for the message.
+        values: what it gave.
+
+    Raises:
+        PluginError: the name and what came.
+    """
+    if not isinstance(values, Mapping):
+        raise PluginError(f"{hook} returned {type(values).__name__}, not numbers by name")
+    for key, value in values.items():
+        if not isinstance(value, int | float):
+            kind = type(value).__name__
+            raise PluginError(f"{hook} gave {key!r} as {kind}, not as an int or a float")
+
+
+def check_finish(assigned: Assigned, model: nn.Module) -> None:
+    """The finished model must be a module.
+
+    Raises:
+        PluginError: it is not.
+    """
+    if not isinstance(model, nn.Module):
+        raise PluginError(
+            f"{assigned.origin}: finish returned {type(model).__name__}, not the model"
+        )
+
+
+def check_count(assigned: Assigned, clock: Clock, model: nn.Module, masks: Masks) -> None:
+    """A promised count must be met to the unit by the `masks` of the scope.
+
+    Raises:
+        PluginError: it is not.
+    """
+    kept, total = assigned.strategy.count_units(model, masks)
+    promised = assigned.strategy.promised_keep(clock, total)
+    if promised is not None and kept != promised:
+        raise PluginError(
+            f"promised to keep {promised} of {total} units "
+            f"(sparsity {assigned.target:.6g}), but its masks keep {kept}"
+        )

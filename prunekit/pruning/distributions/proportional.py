@@ -1,0 +1,75 @@
+"""Splits in proportion to a claim that the shape of a tensor gives it."""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Mapping
+from fractions import Fraction
+from math import prod
+from typing import Literal
+
+from torch import Tensor
+
+from prunekit.pruning.distributions.base import Distribution, Shapes, split
+from prunekit.pruning.scores import sizes_of
+
+
+class Proportional(Distribution):
+    """Density in proportion to `claim`, up to 1; rounded by the Sainte-Lague method."""
+
+    @abc.abstractmethod
+    def claim(self, shape: tuple[int, ...]) -> Fraction:
+        """What the density of a weight of this shape is in proportion to."""
+
+    def keep_counts(
+        self,
+        scores: Mapping[str, Tensor],
+        sparsity: float,
+        min_keep: int = 0,
+        *,
+        shapes: Shapes | None = None,
+    ) -> dict[str, int]:
+        """See `Distribution`."""
+        sizes = sizes_of(scores)
+        shapes = shapes or {name: tuple(score.shape) for name, score in scores.items()}
+        weights = {name: self.claim(shapes[name]) * size for name, size in sizes.items()}
+        return split(weights, sizes, sparsity, min_keep)
+
+
+class Uniform(Proportional):
+    """The same sparsity in each tensor."""
+
+    name: Literal["uniform"] = "uniform"
+
+    def claim(self, shape: tuple[int, ...]) -> Fraction:
+        """1."""
+        return Fraction(1)
+
+
+class ErdosRenyi(Proportional):
+    """Density ~ (n_in + n_out) / (n_in n_out) (SET, arXiv:1707.04780): small layers stay dense.
+
+    A layer that this would make more than dense is dense, and the others share what remains: that
+    is the cap of the apportionment, no loop of its own.
+    """
+
+    name: Literal["erdos_renyi"] = "erdos_renyi"
+
+    def claim(self, shape: tuple[int, ...]) -> Fraction:
+        """By the first two dimensions, [n_out, n_in, ..]."""
+        return _sum_over_product(shape[:2])
+
+
+class ERK(Proportional):
+    """As Erdos-Renyi, with the kernel's sides among the dimensions (RigL, arXiv:1911.11134)."""
+
+    name: Literal["erk"] = "erk"
+
+    def claim(self, shape: tuple[int, ...]) -> Fraction:
+        """By all dimensions: for a convolution (n_out + n_in + kh + kw) / (n_out n_in kh kw)."""
+        return _sum_over_product(shape)
+
+
+def _sum_over_product(shape: tuple[int, ...]) -> Fraction:
+    shape = shape or (1,)
+    return Fraction(sum(shape), prod(shape)) if prod(shape) else Fraction(0)

@@ -1,0 +1,1 @@
+"""What watches gradients and changes nothing; one file a probe."""

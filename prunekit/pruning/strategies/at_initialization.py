@@ -1,0 +1,113 @@
+"""What SNIP, GraSP and SynFlow share: one pruning before training, by passes through the model."""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from prunekit.errors import RecipeError
+from prunekit.foundation.modules import evaluating
+from prunekit.pruning.cadence import Cadence
+from prunekit.pruning.schedules import AnySchedule, Constant
+from prunekit.pruning.strategies.base import Context, Update
+from prunekit.pruning.strategies.scored import ScoredStrategy
+
+
+class AtInitialization(ScoredStrategy):
+    """Prune once, before the first step of the window, and keep that mask.
+
+    Passes through the model give the scores of all tensors together.
+    """
+
+    class Config(ScoredStrategy.Config):
+        """Settings of a pruning at initialization."""
+
+        schedule: AnySchedule = Constant(name="constant")
+        """All at once by default; `one_shot` with a `start` prunes later."""
+        cadence: Cadence = Cadence(every="once")
+        """At the first step and never again."""
+
+    modes = ("hard", "masked")
+
+    def __init__(self, config: AtInitialization.Config) -> None:
+        super().__init__(config)
+        self._scores: dict[str, Tensor] = {}
+
+    @abc.abstractmethod
+    def passes(self, ctx: Context) -> Mapping[str, Tensor]:
+        """The scores of the whole scope, each of its weight's shape; higher is kept."""
+
+    def check_scope(self, model: nn.Module, names: Sequence[str]) -> None:
+        """As any score; and a parameter that does not learn has no gradient to be scored by."""
+        super().check_scope(model, names)
+        params = dict(model.named_parameters())
+        frozen = [name for name in names if not params[name].requires_grad]
+        if frozen:
+            raise RecipeError(
+                f"strategy {self.config.name}: {frozen[0]} does not learn (requires_grad is off), "
+                "so it has no gradient: leave it out with scope.exclude"
+            )
+
+    def update(self, ctx: Context) -> Update:
+        """Pass through the model, then select as every scored strategy does.
+
+        Raises:
+            RecipeError: no score tells one weight from another.
+        """
+        self.take_scores(ctx, self.passes(ctx))
+        if not any(score.any() for score in self._scores.values()):
+            raise RecipeError(
+                f"strategy {self.config.name}: every score is 0, as no weight in scope changes the "
+                "loss where the classifier starts at zero (torchvision's vision transformers): "
+                "start from other weights (model.init), or use magnitude"
+            )
+        return super().update(ctx)
+
+    def take_scores(self, ctx: Context, scores: Mapping[str, Tensor]) -> None:
+        """Keep scores for `score`, the same bits on all ranks.
+
+        All ranks score the same samples, but some GPU kernels add in no fixed order.
+        """
+        self._scores = {name: ctx.mean_over_ranks(score) for name, score in scores.items()}
+
+    def score(self, name: str, ctx: Context) -> Tensor:
+        """What the last passes gave; handed over, as it is as large as the weights."""
+        return self._scores.pop(name)
+
+
+def scoped(ctx: Context) -> list[nn.Parameter]:
+    """The parameters of the scope, in the order of `ctx.weights`."""
+    params = dict(ctx.model.named_parameters())
+    return [params[name] for name in ctx.weights]
+
+
+def total_gradient(losses: Iterable[Tensor], params: Sequence[Tensor]) -> list[Tensor]:
+    """The gradient of the sum of `losses`; one graph lives at a time, and no `.grad` is written."""
+    totals = [torch.zeros_like(param) for param in params]
+    for loss in losses:
+        grads = torch.autograd.grad(loss, params, materialize_grads=True)
+        for total, grad in zip(totals, grads, strict=True):
+            total += grad
+    return totals
+
+
+@contextmanager
+def batch_statistics(model: nn.Module) -> Iterator[None]:
+    """As `evaluating`, but a BatchNorm normalises by its batch, as it will in the first step.
+
+    It remembers nothing of it: no buffer changes.
+    """
+    norms = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
+    with evaluating(model):
+        for norm in norms:
+            norm.training, norm.track_running_stats = True, False
+        try:
+            yield
+        finally:
+            for norm in norms:
+                norm.track_running_stats = True

@@ -1,0 +1,186 @@
+"""What a pruning strategy is: a controller that returns masks and never writes a weight."""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from prunekit.foundation.parameters import ParamRule
+from prunekit.foundation.timeline import Clock
+from prunekit.pruning.selection import keep_count
+from prunekit.registry.configs import Mode, StrategyConfig
+
+Masks = Mapping[str, Tensor]
+"""Parameter name -> bool tensor of its shape; True = kept."""
+
+
+@dataclass(frozen=True, slots=True)
+class Update:
+    """What a strategy decides. Names left out keep their mask."""
+
+    masks: Masks = field(default_factory=dict)
+    values: Mapping[str, Tensor] = field(default_factory=dict)
+    """Dense values for entries that come back (default: 0 in `hard`, else the kept value)."""
+    restart: bool = False
+    """Forget the optimizer state of the scope (AC/DC)."""
+    skip_step: bool = False
+    """Take no optimizer step this time (RigL, inside the step); the clock still moves."""
+
+
+class Context(Protocol):
+    """What a strategy may see. `model` is the plain module, never wrapped by DDP or compile."""
+
+    @property
+    def clock(self) -> Clock:
+        """Where training stands."""
+
+    @property
+    def model(self) -> nn.Module:
+        """The plain module; its parameters hold W*M."""
+
+    @property
+    def weights(self) -> Mapping[str, Tensor]:
+        """Dense W of the scope, read-only."""
+
+    @property
+    def grads(self) -> Mapping[str, Tensor]:
+        """dL/d(W*M) of the scope: dense, mean over micro-batches and ranks, unscaled, unclipped.
+
+        Of this step for who is asked inside it; between steps they mean nothing.
+        """
+
+    @property
+    def masks(self) -> Masks:
+        """The masks of the scope as they are now; for a probe, of what strategies mask."""
+
+    @property
+    def anchor(self) -> Mapping[str, Tensor]:
+        """Dense weights of the whole model at the anchor step (step 0 by default)."""
+
+    @property
+    def generator(self) -> torch.Generator:
+        """CPU generator, a function of (seed, step, strategy), equal on all ranks."""
+
+    @property
+    def lr_scale(self) -> float:
+        """Learning rate now over the recipe's learning rate, in [0, 1]."""
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """Shape of one input, [C, H, W]."""
+
+    def calibration(self, samples: int, balanced: bool = False) -> Iterator[tuple[Tensor, Tensor]]:
+        """Training batches: fixed, un-augmented, the same on all ranks; `samples` in all."""
+
+    def loss(self, x: Tensor, y: Tensor) -> Tensor:
+        """The training loss of the plain model on a batch; can be differentiated twice."""
+
+    def mean_over_ranks(self, x: Tensor) -> Tensor:
+        """The mean of `x` over the ranks; `x` itself in one process."""
+
+
+class PruningStrategy(abc.ABC):
+    """Decide which parameters are kept, and when.
+
+    A controller, like an optimizer: no `nn.Module`, owns no parameter, never writes a weight. Only
+    `due` and `update` are required. Order over a run:
+    `prepare -> update at t = 0 -> {penalty, adjust_gradients, due -> update}* -> finish`.
+
+    `prunekit.testing.check_strategy` checks what must hold: masks are bool, of their parameter's
+    shape, of names in the scope; equal inputs and state give equal masks on every rank; a
+    `state_dict` round trip changes nothing.
+    """
+
+    Config: ClassVar[type[StrategyConfig]]
+    paper: ClassVar[str] = ""
+    """Where the method comes from: `arXiv:NNNN.NNNNN` and, where needed, the equation."""
+    reads: ClassVar[Literal["weights", "gradients"]] = "weights"
+    """When `update` is asked: between steps, on fresh weights, or inside the step, on gradients.
+    The first time of all, at `active_step` 0, is between steps for both, so that no step is taken
+    without masks: there `ctx.grads` means nothing yet. The update of the window's end is inside
+    its last step for who reads gradients."""
+    modes: ClassVar[tuple[Mode, ...]] = ("ste", "masked", "hard")
+    """The modes that make sense for this strategy."""
+    default_scope: ClassVar[tuple[str, ...] | None] = None
+    """Patterns that an empty `scope.include` stands for. None: the weights of linear and
+    convolution layers and the input projections of attention."""
+
+    def __init__(self, config: StrategyConfig) -> None:
+        self.config = config
+
+    def check(self, clock: Clock) -> None:  # noqa: B027 - optional hook
+        """Refuse settings that do not fit the run; once, with the clock of t = 0.
+
+        Raises:
+            RecipeError: what does not fit, and the remedy.
+        """
+
+    def check_scope(self, model: nn.Module, names: Sequence[str]) -> None:  # noqa: B027 - optional
+        """Refuse settings that do not fit the parameters in scope; once, at build.
+
+        Raises:
+            RecipeError: what does not fit, and the remedy.
+        """
+
+    def prepare(self, model: nn.Module) -> None:  # noqa: B027 - optional hook
+        """Replace modules; before device, optimizer, compile and DDP."""
+
+    def initialize(self, model: nn.Module) -> None:  # noqa: B027 - optional hook
+        """Load start weights, in place; at the beginning of a run, not when it is resumed."""
+
+    def optimizer_rules(self) -> Sequence[ParamRule]:
+        """Learning-rate and decay rules that the method asks for; the recipe's own rules win."""
+        return ()
+
+    def penalty(self, model: nn.Module, clock: Clock) -> Tensor | None:
+        """A scalar whose gradient is added once an optimizer step."""
+        return None
+
+    def adjust_gradients(self, ctx: Context) -> None:  # noqa: B027 - optional hook
+        """Change `.grad` in place, every step; after unscaling, before clipping."""
+
+    @abc.abstractmethod
+    def due(self, clock: Clock) -> bool:
+        """Whether `update` runs now. Pure: no state, no randomness."""
+
+    @abc.abstractmethod
+    def update(self, ctx: Context) -> Update:
+        """Decide the masks."""
+
+    def target(self, clock: Clock) -> float | None:
+        """The sparsity after an update at `clock`; None = it emerges."""
+        return None
+
+    def promised_keep(self, clock: Clock, total: int) -> int | None:
+        """Units that the masks must keep of `total`, after an update at `clock`; None = open."""
+        target = self.target(clock)
+        return None if target is None else keep_count(total, target)
+
+    def cover(self, model: nn.Module, names: Sequence[str]) -> Sequence[str]:
+        """All parameters that the masks of a scope reach: its names, and what goes with them."""
+        return names
+
+    def count_units(self, model: nn.Module, masks: Masks) -> tuple[int, int]:
+        """Units kept and units in all, in the masks of the scope. A unit is an entry here."""
+        kept = sum(int(mask.sum()) for mask in masks.values())
+        return kept, sum(mask.numel() for mask in masks.values())
+
+    def finish(self, model: nn.Module) -> nn.Module:
+        """Fold helper modules into plain ones, perhaps remove units; masks are already applied."""
+        return model
+
+    def metrics(self) -> Mapping[str, float]:
+        """Scalars to log under `strategy/<name>/<key>`."""
+        return {}
+
+    def state_dict(self) -> dict[str, Any]:
+        """State beyond the masks, which are saved anyway: tensors, numbers, strings, containers."""
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:  # noqa: B027 - optional hook
+        """Take back what `state_dict` gave."""

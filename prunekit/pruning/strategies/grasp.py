@@ -1,0 +1,73 @@
+"""Pruning that preserves the gradient flow."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from prunekit.pruning.strategies.at_initialization import (
+    AtInitialization,
+    batch_statistics,
+    scoped,
+    total_gradient,
+)
+from prunekit.pruning.strategies.base import Context
+
+
+class GraSP(AtInitialization):
+    """Keep the weights with the largest w * (H g), signed, before training.
+
+    g = dL/dw and H = d2L/dw2 over the scope. Removing w changes the gradient flow g.g by
+    -2 w * (H g), to first order: where w * (H g) is smallest, the flow grows, and there is pruned.
+    Two passes over the same samples: g, then H g as the gradient of (g held fixed) . (dL/dw).
+
+    L is the cross-entropy of logits / temperature, as a mean over the samples, so that batches of
+    any size give one score. BatchNorm normalises by the batch, as in the public code, and its
+    running statistics stay untouched; dropout is off. Attention is computed by its definition, as
+    fused kernels have no second derivative. The loss is always the paper's cross-entropy, also in a
+    training loop with another.
+    """
+
+    class Config(AtInitialization.Config):
+        """Settings of GraSP."""
+
+        name: Literal["grasp"]
+        samples: int = Field(default=100, ge=1)
+        """Calibration samples; the paper takes 10 of each class."""
+        balanced: bool = True
+        """As many samples of each class as can be, instead of any."""
+        temperature: float = Field(default=200.0, gt=0)
+        """What logits are divided by: a large one makes the outputs of all samples alike."""
+
+    config: GraSP.Config
+    paper = "arXiv:2002.07376"
+
+    @torch.enable_grad()
+    def passes(self, ctx: Context) -> Mapping[str, Tensor]:
+        """The product w * (H g), [shape of w], of the whole scope."""
+        params = scoped(ctx)
+        with batch_statistics(ctx.model), sdpa_kernel(SDPBackend.MATH):
+            flow = total_gradient(self._losses(ctx), params)
+            along = (_along(flow, loss, params) for loss in self._losses(ctx))
+            curved = total_gradient(along, params)
+        weights = ctx.weights.items()
+        return {name: w * h for (name, w), h in zip(weights, curved, strict=True)}
+
+    def _losses(self, ctx: Context) -> Iterator[Tensor]:
+        """The mean loss in parts, one a batch."""
+        config = self.config
+        for x, y in ctx.calibration(config.samples, config.balanced):
+            logits = ctx.model(x) / config.temperature
+            yield F.cross_entropy(logits, y, reduction="sum") / config.samples
+
+
+def _along(direction: Sequence[Tensor], loss: Tensor, params: Sequence[Tensor]) -> Tensor:
+    """The derivative of `loss` along a fixed direction; its own gradient is H times that."""
+    grads = torch.autograd.grad(loss, params, create_graph=True, materialize_grads=True)
+    return torch.stack([(g * d).sum() for g, d in zip(grads, direction, strict=True)]).sum()

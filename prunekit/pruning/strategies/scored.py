@@ -1,0 +1,130 @@
+"""Strategies that rank: a score for each entry, and values that say how much, when and where."""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Sequence
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from prunekit.errors import PluginError
+from prunekit.foundation.timeline import Clock
+from prunekit.pruning.cadence import Cadence
+from prunekit.pruning.distributions import AnyDistribution, Global
+from prunekit.pruning.schedules import AnySchedule, Polynomial
+from prunekit.pruning.scores import Cut, Scores, all_finite
+from prunekit.pruning.strategies.base import Context, Masks, PruningStrategy, Update
+from prunekit.pruning.structures import AnyStructure, Unstructured
+from prunekit.registry.configs import StrategyConfig
+
+
+class ScoredStrategy(PruningStrategy):
+    """Keep the units with the highest scores.
+
+    schedule x sparsity -> how much, cadence -> when, distribution -> how many in each tensor,
+    structure -> which entries stand and fall together. A subclass gives the score.
+    """
+
+    class Config(StrategyConfig):
+        """Settings of a scored strategy."""
+
+        sparsity: float = Field(ge=0, lt=1)
+        """Fraction of the units in scope that is pruned at the end, [0, 1)."""
+        schedule: AnySchedule = Polynomial(name="cubic")
+        """How much of the target is pruned when."""
+        cadence: Cadence = Cadence()
+        """At which steps the masks change."""
+        distribution: AnyDistribution = Global(name="global")
+        """How the total is split over the tensors."""
+        structure: AnyStructure = Unstructured(name="unstructured")
+        """The unit that is kept or pruned together."""
+        regrow: bool = True
+        """Whether a pruned unit may come back."""
+        min_keep: int = Field(default=0, ge=0)
+        """Units that each tensor keeps, whatever the target says."""
+
+    config: ScoredStrategy.Config
+    _cut: Cut | None = None
+    """Where the last update cut the ranking: the next search begins there. No state: with any value
+    the masks are the same."""
+
+    @abc.abstractmethod
+    def score(self, name: str, ctx: Context) -> Tensor:
+        """Saliency, same shape as `ctx.weights[name]`; higher is kept; finite."""
+
+    def check(self, clock: Clock) -> None:
+        """The schedule must reach its end within the window, the structure the sparsity."""
+        self.config.schedule.check(clock.active_steps, clock.steps_per_epoch)
+        self.config.cadence.check(clock.active_steps, clock.steps_per_epoch)
+        self.config.structure.check(self.config.sparsity)
+
+    def check_scope(self, model: nn.Module, names: Sequence[str]) -> None:
+        """The distribution must be able to split the sparsity over these tensors."""
+        sizes = self.config.structure.units(model, names).sizes
+        self.config.distribution.check(sizes, self.config.sparsity)
+
+    def due(self, clock: Clock) -> bool:
+        """At the cadence's steps, and where the schedule begins, jumps or ends."""
+        config = self.config
+        return config.cadence.fires(clock) or clock.active_step in config.schedule.marks(clock)
+
+    def target(self, clock: Clock) -> float:
+        """Sparsity now: the schedule's share of the final one, as far as the structure has it."""
+        asked = self.config.sparsity * self.config.schedule.at(clock)
+        return self.config.structure.reach(asked)
+
+    def promised_keep(self, clock: Clock, total: int) -> int | None:
+        """The exact count, unless `min_keep` may raise it."""
+        return None if self.config.min_keep else super().promised_keep(clock, total)
+
+    def cover(self, model: nn.Module, names: Sequence[str]) -> Sequence[str]:
+        """The scope, and the biases and norms that the structure takes along."""
+        return self.config.structure.cover(model, names)
+
+    def count_units(self, model: nn.Module, masks: Masks) -> tuple[int, int]:
+        """Units kept and units in all."""
+        return self.config.structure.count(model, masks)
+
+    @torch.no_grad()
+    def update(self, ctx: Context) -> Update:
+        """Score, pool into units, split the total, select, expand."""
+        config, scores = self.config, self.scores(ctx)
+        if not config.regrow:
+            old, never = ctx.masks, float("-inf")
+            scores = Scores({n: s.masked_fill(~old[n], never) for n, s in scores.items()})
+        scores.cut = self._cut
+        masks = config.structure.select(
+            ctx.model, scores, self.target(ctx.clock), config.distribution, config.min_keep
+        )
+        self._cut = scores.cut
+        return Update(masks=masks)
+
+    def scores(self, ctx: Context) -> Scores:
+        """The scores of the scope, checked."""
+        return Scores({name: self.checked_score(name, ctx) for name in ctx.weights})
+
+    def checked_score(self, name: str, ctx: Context) -> Tensor:
+        """The score of one tensor.
+
+        Raises:
+            PluginError: the score has another type or shape, or is not finite.
+        """
+        return self.checked(name, self.score(name, ctx), ctx)
+
+    def checked(self, name: str, score: Tensor, ctx: Context) -> Tensor:
+        """`score`, if it can be one of the tensor `name`.
+
+        Raises:
+            PluginError: it has another type or shape, or is not finite.
+        """
+        shape = ctx.weights[name].shape
+        if not isinstance(score, Tensor) or not score.is_floating_point():
+            what = score.dtype if isinstance(score, Tensor) else type(score).__name__
+            raise PluginError(f"{name}: the score is no floating-point tensor, but {what}")
+        if score.shape != shape:
+            raise PluginError(f"{name}: score has shape {tuple(score.shape)}, not {tuple(shape)}")
+        if not all_finite(score):
+            raise PluginError(f"{name}: the score is not finite")
+        return score

@@ -1,0 +1,120 @@
+"""N of each M neighbours along the input, as sparse tensor cores want them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Literal
+
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor, nn
+
+from prunekit.errors import RecipeError
+from prunekit.foundation.parameters import Holder, Holders
+from prunekit.pruning.distributions import Distribution
+from prunekit.pruning.structures.base import Structure
+from prunekit.pruning.structures.units import Units, is_transposed
+from prunekit.pruning.structures.unstructured import count_entries, entries
+
+
+class NM(Structure):
+    """Exactly n entries of each m consecutive ones along the input dimension (arXiv:2102.04010).
+
+    For a Linear weight [out, in] along `in`; a convolution's [out, in, kh, kw] along `in` at each
+    place of the kernel. There are two sparsities only: 0, and 1 - n/m as soon as any is asked; no
+    distribution and no `min_keep` matters. A unit is an entry.
+    """
+
+    name: Literal["n_m"] = "n_m"
+    n: int = Field(default=2, ge=1)
+    """Entries kept in each group."""
+    m: int = Field(default=4, ge=2)
+    """Entries of a group; divides the input dimension."""
+
+    @model_validator(mode="after")
+    def _prunes_some(self) -> NM:
+        if self.n >= self.m:
+            raise ValueError(f"n {self.n} of m {self.m} prunes nothing: n must be less than m")
+        return self
+
+    def units(self, model: nn.Module, names: Iterable[str]) -> Units:
+        """Single entries; see `Structure`."""
+        names, holders = tuple(names), Holders(model)
+        self._axes(holders, names)
+        return entries(holders, names)
+
+    def count(self, model: nn.Module, masks: Mapping[str, Tensor]) -> tuple[int, int]:
+        """Entries kept, and entries in all."""
+        return count_entries(masks)
+
+    def select(
+        self,
+        model: nn.Module,
+        scores: Mapping[str, Tensor],
+        sparsity: float,
+        distribution: Distribution,
+        min_keep: int = 0,
+    ) -> dict[str, Tensor]:
+        """The n highest of each group, ties to the lowest index; everything at sparsity 0."""
+        axes = self._axes(Holders(model), scores)
+        if sparsity <= 0:
+            return {n: torch.ones_like(score, dtype=torch.bool) for n, score in scores.items()}
+        return {name: self._best(score, axes[name]) for name, score in scores.items()}
+
+    def reach(self, sparsity: float) -> float:
+        """0 or 1 - n/m."""
+        return 1 - self.n / self.m if sparsity > 0 else 0.0
+
+    def check(self, sparsity: float) -> None:
+        """See `Structure`.
+
+        Raises:
+            RecipeError: `sparsity` is neither 0 nor 1 - n/m to three digits.
+        """
+        if abs(sparsity - self.reach(sparsity)) > 5e-4:
+            raise RecipeError(
+                f"structure n_m: {self.n} of {self.m} has sparsity {self.reach(1):.6g}, "
+                f"not {sparsity}: set sparsity, or n and m, to agree"
+            )
+
+    def _best(self, score: Tensor, axis: int) -> Tensor:
+        if torch.isnan(score).any():
+            raise ValueError("a score is NaN")
+        last = score.movedim(axis, -1)
+        columns = last.reshape(*last.shape[:-1], -1, self.m).unbind(-1)
+        beaten = [torch.zeros_like(column, dtype=torch.int16) for column in columns]
+        for j in range(self.m):
+            for i in range(j):
+                later_wins = columns[j] > columns[i]  # a tie goes to i, the lower index
+                beaten[i] += later_wins
+                beaten[j] += ~later_wins
+        kept = torch.stack([count < self.n for count in beaten], dim=-1)
+        return kept.flatten(-2).movedim(-1, axis).contiguous()
+
+    def _axes(self, holders: Holders, names: Iterable[str]) -> dict[str, int]:
+        """The input axis of each parameter.
+
+        Raises:
+            RecipeError: some have inputs that `m` does not divide.
+        """
+        axes, bad = {}, {}
+        for name in names:
+            axes[name], inputs = _inputs(holders.first(name))
+            if not inputs or inputs % self.m:
+                bad[name] = inputs
+        if bad:
+            name, inputs = next(iter(bad.items()))
+            raise RecipeError(
+                f"structure n_m: {name} has {inputs} inputs, not a multiple of {self.m}: leave out "
+                f"such tensors by scope.exclude: [{', '.join(bad)}]"
+            )
+        return axes
+
+
+def _inputs(holder: Holder) -> tuple[int, int]:
+    """The axis of a weight's inputs, and how many an output has; 0 for what is no matrix."""
+    if len(holder.shape) < 2:
+        return 0, 0
+    if not is_transposed(holder.module):
+        return 1, holder.shape[1]
+    return 0, holder.shape[0] // int(getattr(holder.module, "groups", 1))

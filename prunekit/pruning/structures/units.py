@@ -1,0 +1,131 @@
+"""Which entries of which parameters make one unit."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import prod
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """The entries of one parameter, numbered by unit.
+
+    The parameter, reshaped to `matrix` and padded with zeros, is looked at as `view`; its axes
+    `axes` number the units, and all entries along the other axes belong together.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    view: tuple[int, ...]
+    axes: tuple[int, ...]
+    matrix: tuple[int, int] | None = None
+    """[rows, columns] before padding; None where nothing is padded."""
+
+    def sums(self, entries: Tensor) -> Tensor:
+        """The sum over each unit, float64 [units]."""
+        if self.matrix is not None:
+            (rows, columns), (down, right) = self.matrix, self._padded()
+            entries = F.pad(entries.reshape(self.matrix), (0, right - columns, 0, down - rows))
+        folded = entries.reshape(self.view).to(torch.float64)
+        rest = tuple(axis for axis in range(len(self.view)) if axis not in self.axes)
+        return (folded.sum(rest) if rest else folded).flatten()
+
+    def spread(self, kept: Tensor) -> Tensor:
+        """The mask of the parameter, from bool [units]."""
+        thin = [n if axis in self.axes else 1 for axis, n in enumerate(self.view)]
+        mask = kept.reshape(thin).expand(self.view)
+        if self.matrix is not None:
+            rows, columns = self.matrix
+            mask = mask.reshape(self._padded())[:rows, :columns]
+        return mask.reshape(self.shape).contiguous()
+
+    def _padded(self) -> tuple[int, int]:
+        """[rows, columns] after padding, of which the view is [rows / r, r, columns / c, c]."""
+        down, r, across, c = self.view
+        return down * r, across * c
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Units of one kind: unit i is entry set i of each part together."""
+
+    size: int
+    """Units."""
+    shape: tuple[int, ...]
+    """Shape of the weight that the group is named for."""
+    parts: tuple[Part, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Units:
+    """All units of a scope, grouped; a group is named for its first weight."""
+
+    groups: Mapping[str, Group]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The parameters that have a part in a unit."""
+        return tuple(part.name for group in self.groups.values() for part in group.parts)
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Group -> shape of its weight."""
+        return {name: group.shape for name, group in self.groups.items()}
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Group -> units."""
+        return {name: group.size for name, group in self.groups.items()}
+
+    def pool(self, scores: Mapping[str, Tensor], power: int) -> dict[str, Tensor]:
+        """One score a unit: the mean over its scored entries, of powers that keep the sign.
+
+        Args:
+            scores: parameter -> score of each entry; parts without one do not count.
+            power: 1: mean of s. 2: root of the mean of s|s|, which for scores >= 0 is their L2
+                norm over the root of their number. So -inf stays -inf, and order inside a tensor
+                is that of the norm.
+
+        Returns:
+            group -> float64 [units].
+        """
+        return {name: _pooled(group, scores, power) for name, group in self.groups.items()}
+
+    def expand(self, kept: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Masks of all parameters with a part, from group -> bool [units]."""
+        return {
+            part.name: part.spread(kept[name])
+            for name, group in self.groups.items()
+            for part in group.parts
+        }
+
+    def collapse(self, masks: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Group -> bool [units]: whether any entry of the unit is kept in `masks`."""
+        return {
+            name: torch.stack([p.sums(masks[p.name]) for p in group.parts if p.name in masks])
+            .sum(0)
+            .gt(0)
+            for name, group in self.groups.items()
+        }
+
+
+def _pooled(group: Group, scores: Mapping[str, Tensor], power: int) -> Tensor:
+    parts = [part for part in group.parts if part.name in scores]
+    wide = [scores[part.name].to(torch.float64) for part in parts]
+    sums = [p.sums(s * s.abs() if power == 2 else s) for p, s in zip(parts, wide, strict=True)]
+    counts = [
+        prod(p.shape) / group.size if p.matrix is None else p.sums(torch.ones_like(s))
+        for p, s in zip(parts, wide, strict=True)
+    ]
+    mean = torch.stack(sums).sum(0) / sum(counts)
+    return mean.sign() * mean.abs().sqrt() if power == 2 else mean
+
+
+def is_transposed(module: nn.Module) -> bool:
+    """Whether the weight is [in, out / groups, ..] and not [out, in / groups, ..]."""
+    return bool(getattr(module, "transposed", False))
