@@ -22,8 +22,8 @@ from prunekit.cli.arguments import split_overrides
 from prunekit.cli.list_view import failures_view
 from prunekit.cli.plan_view import plan_view, shortened
 from prunekit.cli.summary import short
-from prunekit.dry_run import DryRun, TensorPlan
 from prunekit.recipe import find as recipe_names
+from prunekit.train.dry_run import DryRun, TensorPlan
 
 ROOT = Path(prunekit.__file__).parents[1]
 RECIPES = (
@@ -199,7 +199,7 @@ def test_unknown_option_is_a_usage_error(call):
 @pytest.fixture
 def launched(monkeypatch, tmp_path):
     """Replace the trainer; the calls it got."""
-    from prunekit.train import launch
+    from prunekit.train import dry_run, launch
 
     calls = []
 
@@ -215,7 +215,7 @@ def launched(monkeypatch, tmp_path):
     (tmp_path / "status.json").write_text('{"status": "stopped", "step": 7}')
     monkeypatch.setattr(launch, "run_recipe", remember(tmp_path))
     monkeypatch.setattr(launch, "resume_run", remember(tmp_path))
-    monkeypatch.setattr(launch, "dry_run", remember(PLAN))
+    monkeypatch.setattr(dry_run, "dry_run", remember(PLAN))
     return calls
 
 

@@ -11,7 +11,7 @@ from click.testing import CliRunner
 from prunekit.recipe.find import find_recipe
 from prunekit.recipe.load import load_recipe, read_text_document, recipe_from_text
 from prunekit.sweep.design import read_design
-from prunekit.sweep.planner import make_plan
+from prunekit.sweep.plan import make_plan
 
 ROOT = Path(__file__).parent.parent
 PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md")])

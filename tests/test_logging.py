@@ -12,9 +12,9 @@ import torch
 from rich.console import Console
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from prunekit.train.display import Display, NullDisplay
 from prunekit.train.environment import differences, environment
-from prunekit.train.logging import NullLog, RunLog
+from prunekit.train.log import NullLog, RunLog
+from prunekit.train.progress import Display, NullDisplay
 
 
 def lines(folder):
@@ -82,7 +82,7 @@ def test_full_disk_gives_one_warning_and_the_other_log_goes_on(tmp_path):
 LIMITED = """
 import resource, sys
 from pathlib import Path
-from prunekit.train.logging import RunLog
+from prunekit.train.log import RunLog
 warnings = []
 resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
 log = RunLog(Path(sys.argv[1]), warn=warnings.append)
@@ -215,7 +215,7 @@ def test_live_display_fits_eighty_columns_and_leaves_the_last_state():
 PIPED = """
 import sys
 from rich.console import Console
-from prunekit.train.display import Display
+from prunekit.train.progress import Display
 console = Console(force_terminal=sys.argv[1] == "live")
 with Display(10, console, now=iter(range(10**6)).__next__) as s:
     for step in range(10):

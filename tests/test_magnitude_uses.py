@@ -7,7 +7,6 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from prunekit.build import lay_out
 from prunekit.models import build_model
 from prunekit.pruning.pruner import Pruner
 from prunekit.pruning.selection import keep_count
@@ -16,6 +15,7 @@ from prunekit.pruning.strategies.base import Context, PruningStrategy, Update
 from prunekit.recipe.find import shipped_recipes
 from prunekit.recipe.load import load_recipe
 from prunekit.registry.configs import DataSpec
+from prunekit.train.build import lay_out
 
 STEPS_PER_EPOCH, TOTAL = 8, 8 * 30
 SIZES = (64 * 128, 128 * 64, 64 * 10)

@@ -4,13 +4,12 @@ from typing import Any
 
 import torch
 
-from prunekit.build import build
 from prunekit.pruning.strategies.base import Context, PruningStrategy, Update
 from prunekit.registry import STRATEGIES
 from prunekit.registry.configs import StrategyConfig
+from prunekit.train.build import build
 from prunekit.train.distributed import ProcessGroup
-from prunekit.train.launch import dry_run
-from prunekit.train.plan import trial_masks
+from prunekit.train.dry_run import dry_run, trial_masks
 
 from training import MAGNITUDE, recipe
 

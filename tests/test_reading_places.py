@@ -8,7 +8,7 @@ from prunekit.errors import DataError, RecipeError
 from prunekit.foundation.values import about_key
 from prunekit.pruning.strategies.magnitude import Magnitude
 from prunekit.recipe.load import document_from_text, load_recipe, with_source_position
-from prunekit.train.launch import dry_run
+from prunekit.train.dry_run import dry_run
 
 TEXT = """\
 name: tiny

@@ -21,11 +21,10 @@ from prunekit.sweep import open_sweep
 from prunekit.sweep.command_line import read_command_line
 from prunekit.sweep.directory import State, read_state, state_path, write_state
 from prunekit.sweep.estimate import Estimate, estimate, shape_of
-from prunekit.sweep.executor import Outcome, Task
 from prunekit.sweep.session import Session
 from prunekit.sweep.slurm import Jobs, _split, private, run_pack
 from prunekit.sweep.view import Progress
-from prunekit.sweep.workers import Workers
+from prunekit.sweep.workers import Outcome, Task, Workers
 from prunekit.train.launch import run_recipe
 
 from training import result, same

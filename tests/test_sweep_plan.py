@@ -15,9 +15,8 @@ from prunekit.sweep.baselines import baselines
 from prunekit.sweep.command_line import read_command_line
 from prunekit.sweep.design import read_design
 from prunekit.sweep.estimate import wall_seconds
-from prunekit.sweep.plan import cell_key
-from prunekit.sweep.planner import make_plan
-from prunekit.sweep.values import expanded, read_word
+from prunekit.sweep.file import expanded, read_word
+from prunekit.sweep.plan import cell_key, make_plan
 
 BASE = """
 name: base

@@ -19,7 +19,6 @@ from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
 
-from prunekit.build import build
 from prunekit.errors import (
     CheckpointError,
     DivergedError,
@@ -36,6 +35,7 @@ from prunekit.recipe.yaml_text import dump_yaml
 from prunekit.registry import STRATEGIES
 from prunekit.runs.checkpoint import checkpoints
 from prunekit.runs.directory import lock, open_run
+from prunekit.train.build import build
 from prunekit.train.distributed import ProcessGroup
 from prunekit.train.launch import resume_run, run_recipe
 from prunekit.train.observer import Observer

@@ -25,7 +25,7 @@ from prunekit.pruning.probes.burden import Burden
 from prunekit.pruning.pruner import Pruner
 from prunekit.pruning.strategies import strategy
 from prunekit.registry.configs import DataSpec, ModelConfig
-from prunekit.train.logging import RunLog
+from prunekit.train.log import RunLog
 
 GOAL = 0.02
 STEPS = 50

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from rich.box import SIMPLE_HEAD
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from prunekit.dry_run import DryRun, TensorPlan
 from prunekit.foundation.units import seconds_text, si
+
+if TYPE_CHECKING:
+    from prunekit.train.dry_run import DryRun, TensorPlan
 
 OTHER_COLUMNS = 48  # what shape, density and reason need beside the name at 80 columns
 

@@ -72,11 +72,11 @@ def command(recipe: str, overrides: tuple[str, ...], out: Path, nproc: int, dry_
     document = document_from_text(text, overrides, source=str(path))
     loaded = recipe_from_document(document)
 
-    from prunekit.train import launch
+    from prunekit.train import dry_run as planning, launch
 
     with with_source_position(document):
         if dry_run:
             screen = console()
-            screen.print(plan_view(launch.dry_run(loaded), screen.width))
+            screen.print(plan_view(planning.dry_run(loaded), screen.width))
         else:
             print_summary(launch.run_recipe(loaded, source_text=text, out=out, nproc=nproc))

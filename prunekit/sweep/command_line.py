@@ -22,7 +22,7 @@ from prunekit.recipe.schema import Recipe
 from prunekit.recipe.yaml_text import yaml_text
 from prunekit.sweep.baselines import base_name, baselines
 from prunekit.sweep.design import Change, Design, read_design
-from prunekit.sweep.values import Word, label, read_word
+from prunekit.sweep.file import Word, label, read_word
 
 SWEEP_KEYS = {"recipe", "axes", "arms"}
 """A file with one of them is a sweep, another a recipe."""

@@ -15,8 +15,7 @@ from prunekit.foundation.values import as_values
 from prunekit.recipe.document import KeyPath, RecipeFault, SourceDocument, SourcePosition, dotted
 from prunekit.recipe.explain import faults_in
 from prunekit.recipe.load import as_lines, read_text, read_text_document
-from prunekit.sweep.file import ArmFile, SweepFile
-from prunekit.sweep.values import expanded, label
+from prunekit.sweep.file import ArmFile, SweepFile, expanded, label
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
+import itertools
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
+from prunekit.errors import RecipeError
+from prunekit.recipe.document import RecipeFault, SourceDocument
 from prunekit.recipe.identity import NOT_HASHED_DATA
+from prunekit.recipe.load import MAX_LINES, as_lines, recipe_from_document
+from prunekit.recipe.overrides import apply_change
 from prunekit.recipe.schema import Recipe
+from prunekit.sweep.design import Arm, Change, Design, Option
 from prunekit.sweep.directory import FORMAT
 
 NOT_IN_KEY = ("name", "checkpoint")
@@ -77,3 +85,179 @@ def cell_key(recipe: Recipe) -> str:
         tree["data"].pop(key, None)
     canonical = json.dumps(tree, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(canonical.encode()).hexdigest()
+
+
+PLACE = re.compile(r"^\S+:[0-9]+:[0-9]+:? ")
+
+
+def make_plan(design: Design) -> Plan:
+    """Multiply a sweep out.
+
+    An arm has a cell for each combination of the axes that it is neither `without` nor collapses,
+    and of those that it is without but a run that it needs has. Cells of one arm that come to the
+    same recipe are one cell.
+
+    Raises:
+        RecipeError: needs in a circle or not of the same cell; whatever is wrong with a recipe.
+        PluginError: a component cannot be imported.
+    """
+    ordered = _in_order_of_need(design.arms)
+    planner = _Planner(design)
+    for arm in ordered:
+        planner.take(arm)
+    planner.check_places()
+    if planner.problems:
+        raise RecipeError("\n".join(planner.told()))
+    axes = {axis.name: tuple(option.label for option in axis.options) for axis in design.axes}
+    names = tuple(arm.name for arm in design.arms)
+    return Plan(design.name, axes, names, tuple(planner.cells.values()))
+
+
+def _in_order_of_need(arms: Sequence[Arm]) -> list[Arm]:
+    """Each arm after those that it needs, else as written."""
+    by_name = {arm.name: arm for arm in arms}
+    ordered: dict[str, Arm] = {}
+
+    def visit(arm: Arm, above: tuple[str, ...]) -> None:
+        if arm.name in above:
+            circle = " needs ".join((*above[above.index(arm.name) :], arm.name))
+            raise RecipeError(as_lines([RecipeFault(arm.place, f"arms.{arm.name}.needs", circle)]))
+        for other in arm.needs.values():
+            visit(by_name[other], (*above, arm.name))
+        ordered.setdefault(arm.name, arm)
+
+    for arm in arms:
+        visit(arm, ())
+    return list(ordered.values())
+
+
+class _Planner:
+    def __init__(self, design: Design) -> None:
+        self.design = design
+        self.options = {axis.name: axis.options for axis in design.axes}
+        self.coordinates: dict[str, list[str]] = {}
+        """Arm -> the axes along which its cells differ."""
+        self.cells: dict[tuple[str, str], PlannedCell] = {}
+        """By arm and key."""
+        self.index: dict[tuple[str, tuple[str, ...]], PlannedCell] = {}
+        """By arm and the labels of its coordinates."""
+        self.planned: list[PlannedCell] = []
+        """Cells before those that come to the same recipe are one."""
+        self.problems: dict[str, str] = {}
+        """What is wrong -> the line that tells it, with the first place."""
+
+    def take(self, arm: Arm) -> None:
+        """Plan the cells of an arm; those that it needs are planned."""
+        if not self.place(arm):
+            return
+        axes = self.coordinates[arm.name]
+        for chosen in itertools.product(*(self.options[axis] for axis in axes)):
+            try:
+                cell = self.cell(arm, dict(zip(axes, chosen, strict=True)))
+            except RecipeError as error:
+                self.note(str(error).splitlines())
+                continue
+            self.planned.append(cell)
+            known = self.cells.get((arm.name, cell.key))
+            if known is not None:
+                cell = replace(known, also=(*known.also, cell.axes, *cell.also))
+            self.cells[arm.name, cell.key] = cell
+            self.index[arm.name, tuple(option.label for option in chosen)] = cell
+
+    def check_places(self) -> None:
+        """Runs that differ in the place of the data alone would be taken for one."""
+        first: dict[str, PlannedCell] = {}
+        for cell in self.planned:
+            other = first.setdefault(cell.key, cell)
+            if other.recipe.data.root != cell.recipe.data.root:
+                what = (
+                    f"{other.id} and {cell.id} differ in the place of the data alone, which makes "
+                    "no other run: give all runs one place, or make a sweep of each"
+                )
+                arm = next(arm for arm in self.design.arms if arm.name == cell.arm)
+                self.problem(arm, "data.root", what)
+                return
+
+    def place(self, arm: Arm) -> bool:
+        """Find the coordinates of an arm; whether all that it needs has them too."""
+        needed = {axis for other in arm.needs.values() for axis in self.coordinates.get(other, ())}
+        if lost := sorted(needed & arm.collapse):
+            what = (
+                f"{arm.name} needs a run for each value of {lost[0]!r}, so one run cannot serve "
+                "all of them: write `without` for an axis whose keys it does not have"
+            )
+            self.problem(arm, f"arms.{arm.name}.collapse", what)
+            return False
+        missing = (arm.without - needed) | arm.collapse
+        self.coordinates[arm.name] = [axis for axis in self.options if axis not in missing]
+        return all(other in self.coordinates for other in arm.needs.values())
+
+    def problem(self, arm: Arm, path: str, what: str) -> None:
+        self.note([str(RecipeFault(arm.place, path, what))])
+
+    def note(self, lines: Iterable[str]) -> None:
+        """Keep what is wrong; what is wrong with each value of an axis is told once."""
+        for line in filter(None, lines):
+            self.problems.setdefault(PLACE.sub("", line), line)
+
+    def cell(self, arm: Arm, chosen: Mapping[str, Option]) -> PlannedCell:
+        """The run of an arm at one option of each of its axes.
+
+        Raises:
+            RecipeError: its recipe is not valid.
+        """
+        sources = {key: self.needed(other, chosen) for key, other in arm.needs.items()}
+        changes = [*arm.changes]
+        for axis, option in chosen.items():
+            changes += option.changes if axis not in arm.without else ()
+        changes += self.design.last
+        recipe = self.resolve(arm, changes, {key: cell.key for key, cell in sources.items()})
+        first, *also = self.labels(arm, chosen)
+        where = ",".join(f"{axis}={option.label}" for axis, option in chosen.items())
+        return PlannedCell(
+            id=f"{arm.name}/{where}" if where else arm.name,
+            arm=arm.name,
+            axes=first,
+            also=tuple(also),
+            key=cell_key(recipe),
+            needs={key: cell.id for key, cell in sources.items()},
+            sources={key: cell.key for key, cell in sources.items()},
+            recipe=recipe,
+        )
+
+    def needed(self, other: str, chosen: Mapping[str, Option]) -> PlannedCell:
+        """The run of another arm at the same labels."""
+        labels = tuple(chosen[axis].label for axis in self.coordinates[other])
+        cell = self.index.get((other, labels))
+        if cell is None:  # its own problem is told
+            raise RecipeError("")
+        return cell
+
+    def resolve(self, arm: Arm, changes: Sequence[Change], keys: Mapping[str, str]) -> Recipe:
+        """The recipe of a cell.
+
+        Raises:
+            RecipeError: it is not valid.
+        """
+        document = copy.deepcopy(arm.recipe)
+        sources = [Change(path, f"{SOURCE}{key}", arm.place) for path, key in keys.items()]
+        for change in (*changes, *sources, Change("name", arm.name, arm.place)):
+            value = SourceDocument(root=copy.deepcopy(change.value))
+            apply_change(document, change.path, value, change.place)
+        return recipe_from_document(document)
+
+    def labels(self, arm: Arm, chosen: Mapping[str, Option]) -> Iterator[Labels]:
+        """Everything that a run stands for: its own labels, times those of collapsed axes."""
+        shown = [axis for axis in self.options if axis in chosen or axis in arm.collapse]
+        choices = [
+            [chosen[axis].label] if axis in chosen else [o.label for o in self.options[axis]]
+            for axis in shown
+        ]
+        for labels in itertools.product(*choices):
+            yield dict(zip(shown, labels, strict=True))
+
+    def told(self) -> list[str]:
+        """The problems, each once."""
+        lines = list(self.problems.values())
+        rest = len(lines) - MAX_LINES
+        return lines[:MAX_LINES] + ([f"... and {rest} more"] if rest > 0 else [])

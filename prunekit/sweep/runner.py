@@ -11,9 +11,9 @@ from prunekit.errors import CheckpointError, ResourceError, StopRequestedError, 
 from prunekit.foundation.signals import StopSignals
 from prunekit.sweep.cell import run_cell
 from prunekit.sweep.directory import State, log_path, write_state
-from prunekit.sweep.executor import POLL_SECONDS, Executor, Outcome, Task
 from prunekit.sweep.plan import Plan, PlannedCell
 from prunekit.sweep.prepare import state_of, states_of, unique_cells
+from prunekit.sweep.workers import POLL_SECONDS, Executor, Outcome, Task
 
 Tell = Callable[[PlannedCell, State], None]
 """Called for every cell that ends."""

@@ -8,8 +8,7 @@ from pathlib import Path
 from prunekit.foundation.console import console
 from prunekit.sweep.command_line import Asked
 from prunekit.sweep.estimate import Estimate, estimate
-from prunekit.sweep.executor import Executor
-from prunekit.sweep.planner import make_plan
+from prunekit.sweep.plan import make_plan
 from prunekit.sweep.prepare import (
     check_data,
     check_free,
@@ -21,7 +20,7 @@ from prunekit.sweep.prepare import (
 from prunekit.sweep.runner import run_plan
 from prunekit.sweep.slurm import Jobs, slurm_executor
 from prunekit.sweep.view import Progress, plan_view, summary_view
-from prunekit.sweep.workers import Workers
+from prunekit.sweep.workers import Executor, Workers
 
 NO_ESTIMATE = "no time estimate: the machine of the jobs is another"
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from prunekit.errors import StopRequestedError, UsageError
 from prunekit.recipe.document import scalar
-from prunekit.sweep.executor import Outcome, Task
+from prunekit.sweep.workers import Outcome, Task
 
 if TYPE_CHECKING:
     from submitit import Executor, Job

@@ -6,16 +6,16 @@ import multiprocessing
 import os
 import signal
 import threading
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, Protocol
 
 from prunekit.errors import PrunekitError, StopRequestedError
-from prunekit.sweep.executor import Outcome, Task
 
 
 @dataclass(slots=True)
@@ -152,3 +152,50 @@ def _end_with_parent() -> None:
 
 def _stop(signum: int, frame: FrameType | None) -> None:
     raise StopRequestedError("stopped before the first step")
+
+
+POLL_SECONDS = 0.2
+"""How long to wait for a task to end before looking at signals again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """A function of a module and its arguments."""
+
+    tag: str
+    call: Callable[..., Any]
+    arguments: tuple[Any, ...]
+    log: Path | None = None
+    """Takes what it prints; None = nowhere."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of a task."""
+
+    task: Task
+    value: Any = None
+    error: Exception | None = None
+    died: str | None = None
+    """How the process ended, where it did."""
+
+
+class Executor(Protocol):
+    """Where tasks are done."""
+
+    @property
+    def room(self) -> int:
+        """Tasks that can begin now."""
+
+    @property
+    def busy(self) -> int:
+        """Tasks at work."""
+
+    def submit(self, task: Task) -> None:
+        """Begin a task."""
+
+    def finished(self, timeout: float) -> list[Outcome]:
+        """Wait until a task ends, or for `timeout` seconds."""
+
+    def stop(self) -> None:
+        """Ask the tasks at work to save and end."""

@@ -13,19 +13,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from prunekit.build import Run, build
-from prunekit.dry_run import DryRun
 from prunekit.errors import CheckpointError, PrunekitError, ResourceError, WriteError
 from prunekit.recipe.identity import recipe_hash
+from prunekit.recipe.load import recipe_from_text
 from prunekit.recipe.schema import Recipe
 from prunekit.recipe.yaml_text import dump_yaml
 from prunekit.runs.checkpoint import load_checkpoint, newest_checkpoint
 from prunekit.runs.directory import lock, new_run_dir, open_run, point_latest, write_json
-from prunekit.train.conclude import conclude
-from prunekit.train.distributed import ProcessGroup, joined
+from prunekit.train.build import Run, build
+from prunekit.train.distributed import ProcessGroup, joined, start_processes
 from prunekit.train.environment import differences, environment, git_state
+from prunekit.train.finish import conclude
 from prunekit.train.observer import Observer
-from prunekit.train.processes import start_processes
 from prunekit.train.trainer import Trainer
 
 
@@ -204,24 +203,8 @@ def _held(run_dir: Path, group: ProcessGroup) -> Iterator[None]:
 
 
 def _run(text: str, source_text: str, out: str) -> str:
-    from prunekit.recipe.load import recipe_from_text
-
     return str(_run_here(recipe_from_text(text), source_text, Path(out)))
 
 
 def _resume(run_dir: str) -> str:
     return str(_resume_here(Path(run_dir)))
-
-
-# ---- a plan instead of a run
-
-
-def dry_run(recipe: Recipe) -> DryRun:
-    """What a run would prune, cost and last; takes three real steps and writes nothing."""
-    from prunekit.train.plan import plan
-
-    with joined() as group:
-        start: dict[str, Tensor] = {}
-        run = build(recipe, group, start)
-        start |= {name: param.detach().clone() for name, param in run.pruner.params.items()}
-        return plan(run)

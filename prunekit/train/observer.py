@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Any, Self
 import torch
 from torch import Tensor
 
-from prunekit.build import Run
 from prunekit.foundation.console import console
 from prunekit.foundation.warn import WarningRelay
 from prunekit.models import token_counts
 from prunekit.pruning.sparsity import measure_sparsity, warn_empty_tensors
 from prunekit.recipe.yaml_text import dump_yaml
-from prunekit.train.display import Display, NullDisplay, Screen
-from prunekit.train.logging import Log, NullLog, RunLog
+from prunekit.train.build import Run
+from prunekit.train.log import Log, NullLog, RunLog
+from prunekit.train.progress import Display, NullDisplay, Screen
 
 if TYPE_CHECKING:
     from prunekit.train.trainer import Score, Trainer

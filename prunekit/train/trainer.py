@@ -15,7 +15,6 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
-from prunekit.build import Run
 from prunekit.data import EvalSplit
 from prunekit.errors import DivergedError, StopRequestedError
 from prunekit.foundation.modules import copy_into, weights_digest
@@ -23,10 +22,11 @@ from prunekit.foundation.seeding import seed_for
 from prunekit.foundation.timeline import Clock, Duration
 from prunekit.recipe.schema import Phase
 from prunekit.runs.checkpoint import Checkpoint, prune_checkpoints, save_checkpoint
-from prunekit.train.model_state import ModelState
+from prunekit.train.build import Run
 from prunekit.train.observer import Observer
 from prunekit.train.optim import build_optimizer, set_lr
 from prunekit.train.precision import Precision
+from prunekit.train.state import ModelState
 from prunekit.train.stopping import Stopping
 
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
+import torch
 from torch import Tensor
 
-from prunekit.build import Run
 from prunekit.foundation.modules import tensors
-from prunekit.train.ema import EMA
+from prunekit.pruning.pruner import Pruner
+from prunekit.train.build import Run
 
 
 class ModelState:
@@ -74,3 +76,40 @@ class ModelState:
 
 def _copied(values: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name: tensor.to("cpu", copy=True) for name, tensor in values.items()}
+
+
+class EMA:
+    """w_ema <- decay * w_ema + (1 - decay) * W after each step; evaluated under the masks."""
+
+    def __init__(self, pruner: Pruner, decay: float) -> None:
+        self.decay = decay
+        self.average = {name: pruner.dense(name).clone() for name in pruner.params}
+
+    @torch.no_grad()
+    def update(self, pruner: Pruner) -> None:
+        """Take in the dense weights of this step."""
+        for name, average in self.average.items():
+            average.lerp_(pruner.dense(name), 1 - self.decay)
+
+    @contextmanager
+    def applied(self, pruner: Pruner) -> Iterator[None]:
+        """The model holds average * M inside, and W * M again after."""
+        resting = {name: param.data for name, param in pruner.params.items()}
+        masks = pruner.masks()
+        try:
+            for name, param in pruner.params.items():
+                average = self.average[name]
+                param.data = average * masks[name] if name in masks else average
+            yield
+        finally:
+            for name, param in pruner.params.items():
+                param.data = resting[name]
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """The averages by name."""
+        return dict(self.average)
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Take back the averages."""
+        for name, average in self.average.items():
+            average.copy_(state[name])

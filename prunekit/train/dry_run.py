@@ -5,26 +5,86 @@ from __future__ import annotations
 import resource
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import torch
 from torch import Tensor
 
-from prunekit.build import Run
-from prunekit.dry_run import DryRun, TensorPlan
 from prunekit.foundation.modules import training_mode_kept
 from prunekit.models import token_counts
 from prunekit.models.cost import count_macs
 from prunekit.pruning.context import StepContext
 from prunekit.pruning.sparsity import measure_sparsity, warn_empty
+from prunekit.recipe.schema import Recipe
+from prunekit.train.build import Run, build
+from prunekit.train.distributed import joined
 from prunekit.train.observer import Observer
 from prunekit.train.trainer import Trainer
+
+
+@dataclass(frozen=True, slots=True)
+class TensorPlan:
+    """What happens to one parameter."""
+
+    name: str
+    shape: tuple[int, ...]
+    strategy: str | None
+    """The strategy whose scope holds it; None = not pruned."""
+    reason: str
+    """Why it is in scope, or why not."""
+    density: float | None
+    """Planned share of kept units at the end, (0, 1]; None = not planned ahead (it emerges)."""
+
+
+@dataclass(frozen=True, slots=True)
+class DryRun:
+    """The plan of a run and its price; MACs are for one input in evaluation."""
+
+    recipe_name: str
+    tensors: tuple[TensorPlan, ...]
+    steps: int
+    epochs: float
+    steps_per_epoch: int
+    parameters: int
+    """Parameters of the whole model."""
+    scope_parameters: int
+    """Parameters that a strategy may mask."""
+    tokens_before: int | None
+    """Tokens that enter the first slot; None = the model has no tokens."""
+    tokens_after: int | None
+    macs_dense: int
+    """Without compression, without masks."""
+    macs_executed: int
+    """With compression; masked weights count, as stock kernels multiply zeros."""
+    macs_theoretical: int
+    """With compression; masked weights do not count."""
+    memory_bytes: int
+    """Estimated peak while training, data and masks included."""
+    disk_bytes: int
+    """Estimated size of the finished run directory."""
+    step_seconds: float
+    """Mean of three real steps."""
+    total_seconds: float
+    device: str
+    notes: tuple[str, ...] = ()
+    """Warnings worth a look before the run is started."""
+
 
 STEPS = 3
 OPTIMIZER_BYTES = {"adamw": 8, "sgd": 4}
 CHECKPOINTS = 3
 """Kept at the end: step 0 and the two newest."""
+
+
+def dry_run(recipe: Recipe) -> DryRun:
+    """What a run would prune, cost and last; takes three real steps and writes nothing."""
+    with joined() as group:
+        start: dict[str, Tensor] = {}
+        run = build(recipe, group, start)
+        start |= {name: param.detach().clone() for name, param in run.pruner.params.items()}
+        return plan(run)
 
 
 def plan(run: Run) -> DryRun:
