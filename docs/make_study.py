@@ -30,9 +30,8 @@ from study_burden import (
 )
 from study_compression import compression, interaction, merging, merging_pairs, speed
 
-from prunekit.report.facts import RunFacts, common
-from prunekit.report.study import Study
-from prunekit.report.sweep_study import sweep_study
+from prunekit.report.read import RunFacts, common
+from prunekit.report.study import Study, sweep_study
 
 PAGE = Path(__file__).parent / "study.md"
 NO_COMMIT = "no commit"

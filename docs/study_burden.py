@@ -12,11 +12,11 @@ from pathlib import Path
 import numpy as np
 from study_tables import VERDICT, cell_at, mean_and_deviation, paired, table, verdict
 
-from prunekit.report.curve_picture import curve_picture
 from prunekit.report.curves import at_levels, curve, curves
-from prunekit.report.facts import RunFacts
+from prunekit.report.figures.curves import curve_picture
+from prunekit.report.figures.style import save
+from prunekit.report.read import RunFacts
 from prunekit.report.study import Cell, Study
-from prunekit.report.style import save
 
 PICTURES = Path(__file__).parent / "study"
 BURDEN = "probe/burden"

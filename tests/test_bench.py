@@ -6,15 +6,14 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from prunekit.bench import rounds
+from prunekit.bench import measure as rounds
 from prunekit.bench.masks import SECTIONS
+from prunekit.bench.measure import AGAIN, Measured, Timed, in_bytes, in_turn
 from prunekit.bench.memory import live_bytes
 from prunekit.bench.probes import TASKS
-from prunekit.bench.rounds import AGAIN, Measured, in_turn
-from prunekit.bench.rows import Timed, in_bytes
 from prunekit.cli.app import cli
 from prunekit.cli.bench import PARTS
-from prunekit.cli.command import Options
+from prunekit.cli.common import Options
 
 GOALS = {
     "threshold": {"cold, from a sample": "<= 0.1 x", "warm, from the last": "<= 0.06 x"},

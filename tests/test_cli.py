@@ -18,10 +18,10 @@ import prunekit
 from prunekit import errors
 from prunekit.cli import cli, main
 from prunekit.cli.app import COMMANDS
-from prunekit.cli.arguments import split_overrides
-from prunekit.cli.list_view import failures_view
+from prunekit.cli.common import split_overrides
+from prunekit.cli.list import failures_view
 from prunekit.cli.plan_view import plan_view, shortened
-from prunekit.cli.summary import short
+from prunekit.cli.run import short
 from prunekit.recipe import find as recipe_names
 from prunekit.train.dry_run import DryRun, TensorPlan
 

@@ -52,11 +52,11 @@ def test_what_is_deeper_is_found() -> None:
         "import prunekit.pruning.masks, os\nimport prunekit\n"
         "from prunekit.pruning.cadence import Cadence\n"
         "from prunekit import Clock, masks, testing\nfrom prunekit.testing import check_probe\n"
-        "def late():\n    from prunekit.testing.trial import Trial\n"
+        "def late():\n    from prunekit.testing.cases import Trial\n"
     )
     assert sorted(private_imports(source)) == [
         "prunekit.masks",
         "prunekit.pruning.cadence.Cadence",
         "prunekit.pruning.masks",
-        "prunekit.testing.trial.Trial",
+        "prunekit.testing.cases.Trial",
     ]

@@ -12,7 +12,7 @@ from made_runs import magnitude, make_comparison, make_run, report
 from rich.console import Console
 
 from prunekit.cli.app import cli
-from prunekit.cli.command import Options
+from prunekit.cli.common import Options
 from prunekit.errors import CheckpointError, PrunekitError, UsageError
 from prunekit.report.document import Document
 from prunekit.report.tables import Table

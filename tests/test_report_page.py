@@ -14,9 +14,9 @@ import pytest
 from made_runs import magnitude, make_comparison, make_run, report
 from matplotlib.image import imread
 
-from prunekit.report.compose import compare, document_of
-from prunekit.report.files import write_document, write_numbers
-from prunekit.report.pictures import Wanted, pictures, plan_pictures
+from prunekit.report.document import compare, document_of
+from prunekit.report.figures.all import Wanted, pictures, plan_pictures
+from prunekit.report.write import write_document, write_numbers
 
 BROWSER = next(
     filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None

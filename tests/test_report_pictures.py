@@ -12,16 +12,15 @@ from made_runs import magnitude, make_comparison, make_run, make_sweep, report
 from matplotlib.image import imread
 
 from prunekit.errors import CheckpointError, UsageError
-from prunekit.report.compose import compare
 from prunekit.report.curves import curves
-from prunekit.report.front import COSTS, Point, joined, pareto_front, points_of
-from prunekit.report.grid import choose_axes, grids
-from prunekit.report.masks import compare_masks, mask_picture, mask_table, overlap
-from prunekit.report.pictures import Plan, Wanted, default_keys, pictures, plan_pictures
-from prunekit.report.reference import read_reference
+from prunekit.report.document import compare
+from prunekit.report.figures.all import Plan, Wanted, default_keys, pictures, plan_pictures
+from prunekit.report.figures.cost import COSTS, Point, joined, pareto_front, points_of
+from prunekit.report.figures.style import LINES, MARKERS, PALETTE, apart, literal, save, styles
+from prunekit.report.grid import choose_axes, grids, read_reference
+from prunekit.report.mask_overlap import compare_masks, mask_picture, mask_table, overlap
 from prunekit.report.statistics import Summary
 from prunekit.report.study import open_study
-from prunekit.report.style import LINES, MARKERS, PALETTE, apart, literal, save, styles
 from prunekit.runs.directory import write_masks
 
 

@@ -10,11 +10,11 @@ from made_runs import magnitude, make_comparison, make_run, make_sweep, random, 
 
 from prunekit.errors import CheckpointError, UsageError
 from prunekit.report.comparison import Baseline, accuracy, baselines, differences, repeating
-from prunekit.report.compose import compare, document_of
-from prunekit.report.facts import read_recipe
-from prunekit.report.front import COSTS, points_of
+from prunekit.report.document import compare, document_of
+from prunekit.report.figures.cost import COSTS, points_of
 from prunekit.report.notices import notices, warnings
-from prunekit.report.recipes import arm_names, distinctions, short_keys, swept_numbers
+from prunekit.report.read import read_recipe
+from prunekit.report.settings import arm_names, distinctions, short_keys, swept_numbers
 from prunekit.report.statistics import paired_difference
 from prunekit.report.study import in_order, open_study
 from prunekit.report.tables import cell_table, difference_row, difference_table

@@ -15,9 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from prunekit.bench.rounds import AGAIN, in_turn, one_thread, timed
-from prunekit.bench.rows import Section, Timed
-from prunekit.bench.sizes import CLASSES, FULL, QUICK, Size
+from prunekit.bench.cases import CLASSES, FULL, QUICK, Size
+from prunekit.bench.measure import AGAIN, Section, Timed, in_turn, one_thread, timed
 from prunekit.models.mlp import MLPConfig
 from prunekit.models.vit import ViTConfig
 from prunekit.pruning.context import StepContext

@@ -1,4 +1,7 @@
-"""The `prunekit` command. One file a command; imports neither torch nor numpy."""
+"""The `prunekit` command; one file a command, and neither torch nor numpy until one needs them.
+
+Knows every room; nothing imports it.
+"""
 
 from prunekit.cli.app import cli, main
 

@@ -8,9 +8,8 @@ from typing import Any, NoReturn
 
 import click
 
-from prunekit.cli.command import Options, examples_section, traceback_option
+from prunekit.cli.common import Options, examples_section, quiet_stdout, traceback_option
 from prunekit.cli.failures import INTERRUPTED, report_failure
-from prunekit.cli.output import quiet_stdout
 from prunekit.foundation.suggestions import did_you_mean
 
 COMMANDS = (

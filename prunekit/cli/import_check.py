@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from prunekit.cli.kinds import registry_of
+from prunekit.cli.common import registry_of
 from prunekit.errors import PluginError, PrunekitError
 from prunekit.recipe.find import named_recipes
 from prunekit.registry.installed import claim_refused, reason

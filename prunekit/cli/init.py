@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 from click.shell_completion import CompletionItem
 
-from prunekit.cli.command import ExampleCommand
+from prunekit.cli.common import ExampleCommand
 from prunekit.cli.failures import printable
 from prunekit.errors import UsageError
 from prunekit.foundation.files import replacing

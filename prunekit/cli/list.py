@@ -6,10 +6,19 @@ from collections.abc import Sequence
 from typing import Any
 
 import click
+from rich.console import Group, RenderableType
+from rich.padding import Padding
+from rich.text import Text
 
-from prunekit.cli.command import ExampleCommand, json_option
-from prunekit.cli.kinds import KINDS, complete_kind, kind_named, registry_of
-from prunekit.cli.output import print_json
+from prunekit.cli.common import (
+    KINDS,
+    ExampleCommand,
+    complete_kind,
+    json_option,
+    kind_named,
+    print_json,
+    registry_of,
+)
 from prunekit.errors import PluginError
 from prunekit.recipe.find import named_recipes, recipe_files, recipe_folders
 
@@ -66,7 +75,6 @@ def command(ctx: click.Context, kind: str | None, check: bool, as_json: bool) ->
 
 def print_lists(kinds: Sequence[str], components: Sequence[dict[str, Any]]) -> None:
     """Kind by kind, for a person."""
-    from prunekit.cli.list_view import list_view
     from prunekit.foundation.console import console
 
     for kind in kinds:
@@ -75,7 +83,6 @@ def print_lists(kinds: Sequence[str], components: Sequence[dict[str, Any]]) -> N
 
 def tell_failures(ctx: click.Context, checked: Sequence[dict[str, Any]], *, quiet: bool) -> None:
     """Say what failed, and end with 7 where something did."""
-    from prunekit.cli.list_view import failures_view
     from prunekit.foundation.console import console
 
     if not quiet:
@@ -112,3 +119,34 @@ def recipe_entries() -> list[dict[str, Any]]:
         {"kind": "recipes", "name": name, "distribution": c.distribution, "version": c.version}
         for name, c in (found | empty).items()
     ]
+
+
+def list_view(kind: str, components: Sequence[dict[str, Any]]) -> RenderableType:
+    """A heading, then name, origin and paper of each component with its summary below."""
+    entries = [entry_view(component) for component in components] or [Text("  none")]
+    return Group(Text(kind, style="bold"), *entries, "")
+
+
+def entry_view(component: dict[str, Any]) -> RenderableType:
+    """Name and origin on a line; summary and paper below."""
+    head = Text.assemble("  ", (component["name"], "cyan"), "  ", (origin(component), "dim"))
+    if not component.get("check", {"ok": True})["ok"]:
+        head.append("  FAILED", style="bold red")
+    below = [Text(component[key]) for key in ("summary", "paper") if component[key]]
+    return Group(head, *(Padding(text, (0, 0, 0, 6), expand=False) for text in below))
+
+
+def origin(component: dict[str, Any]) -> str:
+    """Distribution and version."""
+    return f"{component['distribution']} {component['version']}".rstrip()
+
+
+def failures_view(components: Sequence[dict[str, Any]]) -> RenderableType:
+    """What failed, of which distribution, and why; recipes of plugins besides components."""
+    failed = [component for component in components if not component["check"]["ok"]]
+    lines = [Text(f"{len(components)} checked, {len(failed)} failed", style="bold")]
+    for component in failed:
+        kind = KINDS.get(component["kind"], "recipe")
+        who = f"{kind} {component['name']} ({origin(component)})"
+        lines.append(Text(f"{who}: {component['check']['reason']}"))
+    return Group(*lines)

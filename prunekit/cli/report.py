@@ -8,13 +8,11 @@ from typing import TYPE_CHECKING
 
 import click
 
-from prunekit.cli.command import ExampleCommand, json_option
-from prunekit.cli.output import print_json
+from prunekit.cli.common import ExampleCommand, json_option, print_json
 from prunekit.errors import UsageError
 
 if TYPE_CHECKING:
-    from prunekit.report.compose import Comparison
-    from prunekit.report.document import Document
+    from prunekit.report.document import Comparison, Document
 
 EXAMPLES = """
 prunekit report runs                               every run below a folder
@@ -82,9 +80,8 @@ def command(
     as_json: bool,
 ) -> None:
     """Compare runs, folders of runs, or a sweep; runs that differ in the seed alone are one."""
-    from prunekit.report.compose import compare, document_of
-    from prunekit.report.document import Document
-    from prunekit.report.pictures import Wanted, pictures, plan_pictures
+    from prunekit.report.document import Document, compare, document_of
+    from prunekit.report.figures.all import Wanted, pictures, plan_pictures
 
     if not runs and masks is None:
         raise UsageError("give run directories, a folder of runs or a sweep; or --masks A B")
@@ -113,7 +110,7 @@ def _pairs(where: tuple[str, ...]) -> dict[str, str]:
 
 def _with_masks(document: Document, runs: tuple[Path, Path], draw: bool) -> Document:
     from prunekit.report.document import Picture
-    from prunekit.report.masks import compare_masks, mask_picture, mask_table
+    from prunekit.report.mask_overlap import compare_masks, mask_picture, mask_table
 
     found = compare_masks(*runs)
     table = mask_table(found, *runs)
@@ -126,7 +123,7 @@ def _with_masks(document: Document, runs: tuple[Path, Path], draw: bool) -> Docu
 
 
 def _write(document: Document, found: Comparison | None, out: Path) -> list[Path]:
-    from prunekit.report.files import write_document, write_numbers
+    from prunekit.report.write import write_document, write_numbers
 
     files = write_document(document, out)
     return [*files, *(write_numbers(found, out) if found else [])]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from prunekit.cli.command import ExampleCommand
+from prunekit.cli.common import ExampleCommand
 
 EXAMPLES = """
 prunekit resume runs/quickstart/latest
@@ -27,7 +27,7 @@ def command(run_dir: Path) -> None:
     On the CPU the result is the same, bit for bit, as if the run had never stopped. A run that is
     done stays as it is.
     """
-    from prunekit.cli.summary import print_summary
+    from prunekit.cli.run import print_summary
     from prunekit.train import launch
 
     print_summary(launch.resume_run(run_dir))

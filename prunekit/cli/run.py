@@ -6,8 +6,9 @@ from pathlib import Path
 
 import click
 
-from prunekit.cli.arguments import check_overrides, complete_recipe
-from prunekit.cli.command import ExampleCommand
+from prunekit.cli.common import ExampleCommand, check_overrides, complete_recipe
+from prunekit.errors import PrunekitError
+from prunekit.foundation.console import console, is_main_rank
 from prunekit.recipe.find import find_recipe
 
 EXAMPLES = """
@@ -59,7 +60,6 @@ def command(recipe: str, overrides: tuple[str, ...], out: Path, nproc: int, dry_
     path = find_recipe(recipe)
 
     from prunekit.cli.plan_view import plan_view
-    from prunekit.cli.summary import print_summary
     from prunekit.foundation.console import console
     from prunekit.recipe.load import (
         document_from_text,
@@ -80,3 +80,26 @@ def command(recipe: str, overrides: tuple[str, ...], out: Path, nproc: int, dry_
             screen.print(plan_view(planning.dry_run(loaded), screen.width))
         else:
             print_summary(launch.run_recipe(loaded, source_text=text, out=out, nproc=nproc))
+
+
+def print_summary(run_dir: Path) -> None:
+    """Draw the picture of a finished run; print its table and its paths."""
+    from prunekit.report import picture, summarise
+
+    if not is_main_rank():
+        return
+    run_dir = short(run_dir)
+    screen = console()
+    try:
+        picture(run_dir)
+    except (PrunekitError, OSError) as error:  # the run is done all the same
+        screen.print(f"no picture: {error}")
+    for part in summarise(run_dir):
+        screen.print()
+        screen.print(part)
+
+
+def short(path: Path) -> Path:
+    """As a person would write it: from the working directory, where it is below that."""
+    here = Path.cwd()
+    return path.relative_to(here) if path.is_relative_to(here) else path

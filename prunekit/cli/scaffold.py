@@ -13,7 +13,7 @@ from pathlib import Path
 from string import Template
 
 import prunekit
-from prunekit.cli.kinds import KINDS, registry_of
+from prunekit.cli.common import KINDS, registry_of
 from prunekit.errors import UsageError
 from prunekit.foundation.files import cannot_write
 from prunekit.recipe.find import named_recipes

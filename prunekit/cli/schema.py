@@ -6,7 +6,7 @@ import json
 
 import click
 
-from prunekit.cli.command import ExampleCommand
+from prunekit.cli.common import ExampleCommand
 
 EXAMPLES = """
 prunekit schema > prunekit.schema.json

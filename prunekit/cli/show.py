@@ -5,13 +5,24 @@ from __future__ import annotations
 from typing import Any
 
 import click
+from rich.console import Group, RenderableType
+from rich.padding import Padding
+from rich.text import Text
 
 from prunekit.cli import list as listing
-from prunekit.cli.command import ExampleCommand, json_option
-from prunekit.cli.kinds import KINDS, complete_component, kind_named, registry_of
-from prunekit.cli.output import print_json
+from prunekit.cli.common import (
+    KINDS,
+    ExampleCommand,
+    complete_component,
+    json_option,
+    kind_named,
+    print_json,
+    registry_of,
+)
+from prunekit.cli.list import origin
 from prunekit.errors import UsageError
 from prunekit.foundation.suggestions import did_you_mean
+from prunekit.recipe.document import flow
 from prunekit.recipe.find import named_recipes
 from prunekit.registry.installed import AmbiguousNameError, UnknownNameError
 
@@ -43,7 +54,6 @@ def command(ctx: click.Context, words: tuple[str, ...], as_json: bool) -> None:
     if as_json:
         print_json(document)
         return
-    from prunekit.cli.show_view import show_view
     from prunekit.foundation.console import console
 
     console().print(show_view(document))
@@ -95,3 +105,34 @@ def describe(kind: str, name: str) -> dict[str, Any]:
         return {**document, "fields": fields}
     except (UnknownNameError, AmbiguousNameError) as error:
         raise UsageError(str(error)) from error
+
+
+def show_view(document: dict[str, Any]) -> RenderableType:
+    """Name, origin, summary and paper, then field by field."""
+    lines: list[RenderableType] = [
+        Text.assemble(
+            (f"{KINDS[document['kind']]} {document['name']}", "bold"),
+            f"  {origin(document)}",
+        )
+    ]
+    lines += [Text(document[key]) for key in ("summary", "paper") if document[key]]
+    for field in document["fields"]:
+        lines += ["", field_head(field), *indented(type_and_bounds(field), field["description"])]
+    return Group(*lines)
+
+
+def field_head(field: dict[str, Any]) -> Text:
+    """`sparsity: required`, `schedule: cubic`."""
+    value = ("required", "bold") if field["required"] else (flow(field["default"]), "")
+    return Text.assemble((field["name"], "cyan"), ": ", value)
+
+
+def type_and_bounds(field: dict[str, Any]) -> Text:
+    """`float, >= 0, < 1`."""
+    return Text(", ".join(filter(None, (field["type"], field["bounds"]))), style="dim")
+
+
+def indented(*lines: Text | str) -> list[RenderableType]:
+    """What is not empty, four columns in."""
+    texts = [Text(line) if isinstance(line, str) else line for line in lines]
+    return [Padding(text, (0, 0, 0, 4), expand=False) for text in texts if text]

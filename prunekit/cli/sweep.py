@@ -6,8 +6,7 @@ from pathlib import Path
 
 import click
 
-from prunekit.cli.arguments import complete_sweep
-from prunekit.cli.command import ExampleCommand
+from prunekit.cli.common import ExampleCommand, complete_sweep
 
 EXAMPLES = """
 prunekit sweep burden_mnist --dry-run          what it would run, and the time

@@ -7,10 +7,14 @@ from typing import Any
 
 import click
 
-from prunekit.cli.arguments import complete_recipe, split_overrides
-from prunekit.cli.command import ExampleCommand, json_option
+from prunekit.cli.common import (
+    ExampleCommand,
+    complete_recipe,
+    json_option,
+    print_json,
+    split_overrides,
+)
 from prunekit.cli.failures import printable
-from prunekit.cli.output import print_json
 from prunekit.errors import PrunekitError
 from prunekit.recipe.find import find_recipe
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from prunekit.errors import UsageError
 from prunekit.foundation.suggestions import did_you_mean
-from prunekit.report.facts import RunFacts
-from prunekit.report.recipes import fingerprint, settings
+from prunekit.report.read import RunFacts
+from prunekit.report.settings import fingerprint, settings
 from prunekit.report.statistics import PairedDifference, Summary, paired_difference, summary
 from prunekit.report.study import Cell, Study, number_of
 

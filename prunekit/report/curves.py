@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from prunekit.report.comparison import repeating
-from prunekit.report.facts import RunFacts
+from prunekit.report.read import RunFacts
 from prunekit.report.study import Cell, Place, Study
 
 Points = Sequence[tuple[float, float]]

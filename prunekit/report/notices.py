@@ -8,7 +8,7 @@ from collections.abc import Mapping
 
 from prunekit.recipe.identity import NOT_HASHED_DATA
 from prunekit.report.comparison import is_dense, is_random, repeating
-from prunekit.report.facts import SEVERAL, common
+from prunekit.report.read import SEVERAL, common
 from prunekit.report.study import Study
 
 NO_CHOICE = {*NOT_HASHED_DATA, "batch_size", "micro_batch", "augment"}

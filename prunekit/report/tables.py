@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from prunekit.foundation.units import percent, si
 from prunekit.report.comparison import POINTS, Difference, accuracy
-from prunekit.report.recipes import distinctions, short_keys
+from prunekit.report.settings import distinctions, short_keys
 from prunekit.report.statistics import MANY, PairedDifference, Summary, summary
 from prunekit.report.study import Cell, Study
 

@@ -7,14 +7,13 @@
 
 Needs hypothesis (`pip install "prunekit[test]"`), but no pytest. What breaks the contract raises a
 `ConformanceError` (an AssertionError) that says what, where, and how to see it again in a test.
+
+Knows the rooms up to `train`, and no plugin; nothing else in the package imports it.
 """
 
-from prunekit.testing.compressor import check_compressor
-from prunekit.testing.fault import ConformanceError
-from prunekit.testing.models import SmallModel
-from prunekit.testing.probe import check_probe
-from prunekit.testing.strategy import check_strategy
-from prunekit.testing.trial import TokenTrial, Trial
+from prunekit.testing.cases import SmallModel, TokenTrial, Trial
+from prunekit.testing.checks import check_compressor, check_probe, check_strategy
+from prunekit.testing.faults import ConformanceError
 
 __all__ = [
     "ConformanceError",

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import TypeVar
 
-from prunekit.testing.fault import ConformanceError, RefusedError
-from prunekit.testing.trial import TokenTrial, Trial
+from prunekit.testing.cases import TokenTrial, Trial
+from prunekit.testing.faults import ConformanceError, RefusedError
 
 try:
     import hypothesis

@@ -9,7 +9,7 @@ from typing import Any, get_args
 from pydantic import ValidationError
 
 from prunekit.foundation.values import ComponentConfig, as_values
-from prunekit.testing.fault import ConformanceError
+from prunekit.testing.faults import ConformanceError
 
 
 def checked_settings(

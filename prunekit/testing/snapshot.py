@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from prunekit.pruning.pruner import Pruner
-from prunekit.testing.fault import ConformanceError
-from prunekit.testing.noise import switches
+from prunekit.testing.cases import switches
+from prunekit.testing.faults import ConformanceError
 
 Snapshot = Mapping[str, object]
 """Words for a thing -> its value, tensors as bytes."""

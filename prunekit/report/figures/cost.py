@@ -7,9 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from prunekit.report.comparison import accuracy, repeating
-from prunekit.report.statistics import Summary, summary
-from prunekit.report.study import Cell, Place, Study
-from prunekit.report.style import (
+from prunekit.report.figures.style import (
     WIDE,
     End,
     dress,
@@ -20,6 +18,8 @@ from prunekit.report.style import (
     styles,
     thousands,
 )
+from prunekit.report.statistics import Summary, summary
+from prunekit.report.study import Cell, Place, Study
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

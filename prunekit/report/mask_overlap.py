@@ -10,8 +10,8 @@ import numpy as np
 
 from prunekit.errors import UsageError
 from prunekit.foundation.units import percent
-from prunekit.report.facts import clean
-from prunekit.report.style import PALETTE, dress, literal, new_figure
+from prunekit.report.figures.style import PALETTE, dress, literal, new_figure
+from prunekit.report.read import clean
 from prunekit.report.tables import Table
 from prunekit.runs.directory import open_run
 

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from prunekit.report.curves import Curve
+from prunekit.report.figures.style import End, dress, label_ends, legend_below, new_figure, styles
 from prunekit.report.study import Place, Study
-from prunekit.report.style import End, dress, label_ends, legend_below, new_figure, styles
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

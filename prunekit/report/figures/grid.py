@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from prunekit.report.figures.style import literal, new_figure
 from prunekit.report.grid import Grid
-from prunekit.report.style import literal, new_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -1,16 +1,90 @@
-"""Hooks of a strategy or probe, watched: what they write, draw, return and raise."""
+"""What is wrong with the result of a hook, in words; None = nothing."""
 
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import torch
+from torch import Tensor, nn
+
 from prunekit.foundation.timeline import Clock
-from prunekit.testing.fault import ConformanceError, faults_of
-from prunekit.testing.noise import RANDOM
+from prunekit.pruning.strategies.base import Update
+from prunekit.testing.cases import RANDOM, SmallModel, batch
+from prunekit.testing.faults import ConformanceError, faults_of
 from prunekit.testing.snapshot import difference, leaves, take
 from prunekit.testing.training import Training
+
+
+def at_due(result: Any) -> str | None:
+    """A bool."""
+    return None if isinstance(result, bool) else f"returned {result!r}, not a bool"
+
+
+def at_target(result: Any) -> str | None:
+    """A sparsity, or None."""
+    if result is None or (isinstance(result, int | float) and 0 <= result < 1):
+        return None
+    return f"returned {result!r}, not None or a sparsity in [0, 1)"
+
+
+def at_update(result: Any) -> str | None:
+    """An Update with finite values; its masks are the pruner's to check."""
+    if not isinstance(result, Update):
+        return f"returned {type(result).__name__}, not an Update"
+    for name, value in result.values.items():
+        if not torch.isfinite(value).all():
+            return f"values of {name} are not finite"
+    return None
+
+
+def at_penalty(result: Any) -> str | None:
+    """A finite scalar that depends on parameters, or None."""
+    if result is None:
+        return None
+    if not isinstance(result, Tensor) or result.numel() != 1 or not result.requires_grad:
+        return "returned no scalar tensor with a gradient, and not None"
+    return None if torch.isfinite(result).all() else f"returned {float(result)}"
+
+
+def at_metrics(result: Any) -> str | None:
+    """Numbers by name."""
+    for name, value in dict(result).items():
+        if not isinstance(value, int | float) or not math.isfinite(value):
+            return f"{name!r} is {value!r}, not a finite number"
+    return None
+
+
+class AtCountUnits:
+    """Kept and all, of the entries there are; so a tied weight counts once."""
+
+    def __init__(self, training: Training) -> None:
+        self.training = training
+
+    def __call__(self, result: Any) -> str | None:
+        """Look."""
+        kept, total = result
+        params = self.training.pruner.params
+        most = sum(params[name].numel() for name in self.training.assigned.cover)
+        if 0 <= kept <= total <= most:
+            return None
+        return f"counts {kept} of {total} units, in masks of {most} entries"
+
+
+def at_finish(model: nn.Module, masks: dict[str, Tensor], small: SmallModel) -> str | None:
+    """Finite outputs, and pruned weights that are zero."""
+    for name, param in model.named_parameters():
+        if name in masks and masks[name].shape == param.shape and param[~masks[name]].any():
+            return f"pruned weights of {name} are not zero in the end"
+    x, _ = batch(("finish",), small)
+    with torch.no_grad():
+        out = model.eval()(x)
+    if out.shape != (len(x), small.classes):
+        return f"the finished model gives {tuple(out.shape)}, not {(len(x), small.classes)}"
+    return None if torch.isfinite(out).all() else "the finished model gives what is not finite"
+
 
 ALLOWED = {
     "update": ("train/eval mode",),  # the pruner puts it back

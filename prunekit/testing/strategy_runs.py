@@ -10,15 +10,12 @@ import torch
 
 from prunekit.pruning.strategies.base import PruningStrategy
 from prunekit.registry.configs import StrategyConfig
-from prunekit.testing import looks
-from prunekit.testing.fault import ConformanceError, RefusedError, faults_of
-from prunekit.testing.models import SmallModel
-from prunekit.testing.noise import global_noise
-from prunekit.testing.ranks import ThreadRank, on_ranks
+from prunekit.testing import hooks as looks
+from prunekit.testing.cases import SmallModel, Trial, global_noise
+from prunekit.testing.faults import ConformanceError, RefusedError, faults_of
+from prunekit.testing.hooks import Watch
 from prunekit.testing.snapshot import bits, difference, leaves, through_a_file
-from prunekit.testing.training import Training
-from prunekit.testing.trial import Trial
-from prunekit.testing.watch import Watch
+from prunekit.testing.training import ThreadRank, Training, on_ranks
 
 
 class StrategyRuns:

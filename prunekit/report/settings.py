@@ -13,7 +13,7 @@ from typing import Any
 
 from prunekit.errors import CheckpointError
 from prunekit.recipe.identity import NOT_HASHED, NOT_HASHED_DATA
-from prunekit.report.facts import LONGEST, Tree, clean, read_recipe
+from prunekit.report.read import LONGEST, Tree, clean, read_recipe
 
 Flat = dict[str, Any]
 """Dotted key -> value; lists of plain values are one value."""

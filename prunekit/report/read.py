@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import math
+import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
-from prunekit.errors import CheckpointError, RecipeError
+from prunekit.errors import CheckpointError, PrunekitError, RecipeError
 from prunekit.foundation.files import read_lines
 from prunekit.recipe.document import SourcePosition
 from prunekit.recipe.yaml_text import read_document
-from prunekit.runs.directory import RunDir
+from prunekit.runs.directory import RunDir, open_run
 
 Tree = dict[str, Any]
 SEVERAL = "several"
@@ -145,3 +146,54 @@ def common(runs: Sequence[RunFacts], *keys: str) -> str:
             value = value.get(key) if isinstance(value, Mapping) else None
         values.add("unknown" if value is None else str(value))
     return clean(values.pop()) if len(values) == 1 else SEVERAL if values else "unknown"
+
+
+MARK = "resolved.yaml"
+
+
+@dataclass(frozen=True)
+class Found:
+    """The runs below some paths."""
+
+    runs: tuple[RunFacts, ...]
+    unreadable: tuple[str, ...]
+    """One line for each that is corrupt."""
+
+
+def find_runs(paths: Sequence[Path]) -> Found:
+    """Read every run directory among `paths` and below them, each once.
+
+    Raises:
+        CheckpointError: a path has no run at or below it, or none of the runs can be read.
+    """
+    folders: dict[Path, None] = {}
+    for path in paths:
+        below = list(_run_dirs(path))
+        if not below:
+            what = "no run directory in it" if path.is_dir() else "no such folder"
+            raise CheckpointError(
+                f"{path}: {what}: give run directories, a folder of them such as `runs`, or the "
+                "directory of a sweep"
+            )
+        folders.update(dict.fromkeys(below))
+    runs, unreadable = [], []
+    for folder in folders:
+        try:
+            runs.append(read_facts(open_run(folder)))
+        except PrunekitError as error:
+            unreadable.append(clean(str(error)))
+    if not runs:
+        raise CheckpointError(f"{paths[0]}: no run that can be read: {unreadable[0]}")
+    return Found(tuple(runs), tuple(unreadable))
+
+
+def _run_dirs(path: Path) -> Iterator[Path]:
+    """Run directories at or below `path`, in the order of their names; no link is followed."""
+    if (path / MARK).is_file():
+        yield path.resolve()
+        return
+    for folder, below, files in os.walk(path):
+        below.sort()
+        if MARK in files:
+            below.clear()
+            yield Path(folder).resolve()

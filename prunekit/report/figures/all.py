@@ -9,14 +9,12 @@ from pathlib import Path
 
 from prunekit.errors import UsageError
 from prunekit.foundation.suggestions import did_you_mean
-from prunekit.report.compose import Comparison
-from prunekit.report.curve_picture import BURDEN, MOST_PANELS, curve_picture, panel_places
 from prunekit.report.curves import curves, logged_keys
-from prunekit.report.document import Picture
-from prunekit.report.front import cost_picture
-from prunekit.report.grid import choose_axes, grids
-from prunekit.report.grid_picture import grid_picture
-from prunekit.report.reference import Reference, read_reference
+from prunekit.report.document import Comparison, Picture
+from prunekit.report.figures.cost import cost_picture
+from prunekit.report.figures.curves import BURDEN, MOST_PANELS, curve_picture, panel_places
+from prunekit.report.figures.grid import grid_picture
+from prunekit.report.grid import Reference, choose_axes, grids, read_reference
 from prunekit.report.study import Study
 
 MOST_BURDENS = 24

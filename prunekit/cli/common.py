@@ -1,0 +1,170 @@
+"""What every command has: examples in its help, and `--traceback`."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+from click.shell_completion import CompletionItem
+
+from prunekit.errors import UsageError
+from prunekit.foundation.suggestions import did_you_mean
+from prunekit.recipe.find import named_recipes, shipped_sweeps
+
+if TYPE_CHECKING:
+    from prunekit.registry import Registry
+
+
+@dataclass
+class Options:
+    """What the entry point needs to know of the command line."""
+
+    traceback: bool = False
+
+
+def traceback_option() -> click.Option:
+    """`--traceback`, understood before and after the name of the command."""
+
+    def remember(ctx: click.Context, param: click.Parameter, value: bool) -> None:
+        if value:
+            ctx.ensure_object(Options).traceback = True
+
+    return click.Option(
+        ["--traceback"],
+        is_flag=True,
+        is_eager=True,
+        expose_value=False,
+        callback=remember,
+        help="Show the whole Python trace of an error.",
+    )
+
+
+def examples_section(formatter: click.HelpFormatter, examples: str) -> None:
+    """Write examples as they are, without wrapping."""
+    with formatter.section("Examples"):
+        for line in examples.strip().splitlines():
+            formatter.write(f"{'':{formatter.current_indent}}{line}\n")
+
+
+class ExampleCommand(click.Command):
+    """A command whose help teaches by example."""
+
+    def __init__(self, *args: Any, examples: str, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.examples = examples
+        self.params.append(traceback_option())
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """The examples, last: they stay on the screen."""
+        examples_section(formatter, self.examples)
+
+
+json_option = click.option(
+    "--json", "as_json", is_flag=True, help="One JSON document on stdout, the rest on stderr."
+)
+
+
+def split_overrides(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Recipes, and overrides: an argument with `=` that is not an existing file."""
+    overrides = [arg for arg in arguments if "=" in arg and not Path(arg).is_file()]
+    return [arg for arg in arguments if arg not in overrides], overrides
+
+
+def check_overrides(overrides: Sequence[str]) -> None:
+    """Refuse what cannot be an override.
+
+    Raises:
+        UsageError: a word without `=`.
+    """
+    for word in overrides:
+        if "=" not in word:
+            raise UsageError(
+                f"{word!r} is no override: write key=value, such as data.batch_size=64"
+            )
+
+
+def complete_recipe(
+    ctx: click.Context, param: click.Parameter, incomplete: str
+) -> list[CompletionItem]:
+    """Recipes by name and the recipe files of this folder; else whatever the shell finds."""
+    names = [*named_recipes(), *sorted(str(path) for path in Path().glob("*.y*ml"))]
+    items = [CompletionItem(name) for name in names if name.startswith(incomplete)]
+    return items or [CompletionItem(incomplete, type="file")]
+
+
+def complete_sweep(
+    ctx: click.Context, param: click.Parameter, incomplete: str
+) -> list[CompletionItem]:
+    """As `complete_recipe`, the shipped sweeps first."""
+    sweeps = [CompletionItem(name) for name in shipped_sweeps() if name.startswith(incomplete)]
+    return [*sweeps, *complete_recipe(ctx, param, incomplete)]
+
+
+KINDS = {
+    "strategies": "strategy",
+    "compressors": "compressor",
+    "models": "model",
+    "data": "dataset",
+    "probes": "probe",
+}
+"""The word of the command line -> the kind of the registry."""
+
+
+def kind_named(word: str) -> str:
+    """The word of `KINDS` that is meant: `strategy` and `strategies` are the same.
+
+    Raises:
+        UsageError: no such kind.
+    """
+    for plural, singular in KINDS.items():
+        if word in (plural, singular):
+            return plural
+    near = did_you_mean(word, [*KINDS, *KINDS.values()])
+    raise UsageError(f"no kind {word!r}.{near} Kinds are: {', '.join(KINDS)}")
+
+
+def registry_of(kind: str) -> Registry:
+    """The registry of a word of `KINDS`."""
+    from prunekit.registry import REGISTRIES
+
+    return REGISTRIES[KINDS[kind]]
+
+
+def complete_kind(
+    ctx: click.Context, param: click.Parameter, incomplete: str
+) -> list[CompletionItem]:
+    """Kinds."""
+    return _beginning(incomplete, KINDS)
+
+
+def complete_component(
+    ctx: click.Context, param: click.Parameter, incomplete: str
+) -> list[CompletionItem]:
+    """Kinds and names for the first word of `show`, the names of its kind for the second."""
+    words = ctx.params.get("words") or ()
+    try:
+        kinds = [kind_named(words[0])] if words else list(KINDS)
+    except UsageError:
+        return []
+    names = [name for kind in kinds for name in registry_of(kind).names()]
+    return _beginning(incomplete, names if words else [*KINDS.values(), *names])
+
+
+def _beginning(incomplete: str, words: Any) -> list[CompletionItem]:
+    return [CompletionItem(word) for word in words if word.startswith(incomplete)]
+
+
+def print_json(document: Mapping[str, Any]) -> None:
+    """Print one JSON document, with the version of its layout."""
+    click.echo(json.dumps({"schema_version": 1, **document}, indent=2, allow_nan=False))
+
+
+def quiet_stdout() -> None:
+    """Send what is left to nowhere, so that closing stdout at exit cannot fail."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
