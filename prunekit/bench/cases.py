@@ -127,6 +127,12 @@ def prune_by_peer(weights: list[tuple[nn.Module, str]]) -> None:
     prune.global_unstructured(weights, pruning_method=prune.L1Unstructured, amount=SPARSITY)
 
 
+def by_kthvalue(weights: list[Tensor], keep: int) -> float:
+    """The threshold that leaves `keep`, with every |w| in one tensor."""
+    joined = torch.cat([weight.abs().flatten() for weight in weights])
+    return torch.kthvalue(joined, joined.numel() - keep + 1).values.item()
+
+
 def scope_size(model: nn.Module) -> int:
     """Weights that magnitude pruning has in scope."""
     return sum(model.get_parameter(name).numel() for name in Scope().select(model))
