@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from rich.box import SIMPLE_HEAD
@@ -12,10 +12,12 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from prunekit.bench.measure import Row, Section
 from prunekit.cli.common import ExampleCommand, json_option, print_json
 from prunekit.errors import UsageError
 from prunekit.foundation.suggestions import did_you_mean
+
+if TYPE_CHECKING:
+    from prunekit.bench.measure import Row, Section
 
 EXAMPLES = """
 prunekit bench masks                           all of it: several minutes
