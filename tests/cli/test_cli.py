@@ -19,8 +19,8 @@ from prunekit import errors
 from prunekit.cli import cli, main
 from prunekit.cli.app import COMMANDS
 from prunekit.cli.common import split_overrides
+from prunekit.cli.dry_run_view import dry_run_view, shortened
 from prunekit.cli.list import failures_view
-from prunekit.cli.plan_view import plan_view, shortened
 from prunekit.cli.run import short
 from prunekit.recipe import find as recipe_names
 from prunekit.train.dry_run import DryRun, TensorPlan
@@ -698,7 +698,7 @@ PLAN = DryRun(
 
 
 def test_a_plan_fits_80_columns_and_holds_everything():
-    text = drawn(plan_view(PLAN))
+    text = drawn(dry_run_view(PLAN))
     assert max(map(len, text.splitlines())) <= 80
     rows = {line.split()[0]: line for line in text.splitlines() if line.strip()}
     assert re.search(r"192x64 +0\.200 +magnitude", rows["blocks.0.attention.qkv.weight"])
@@ -712,7 +712,7 @@ def test_a_plan_fits_80_columns_and_holds_everything():
 
 
 def test_a_wide_plan_keeps_whole_names():
-    assert "a." * 40 + "weight" in drawn(plan_view(PLAN, 160), 160)
+    assert "a." * 40 + "weight" in drawn(dry_run_view(PLAN, 160), 160)
 
 
 @given(st.text("abc.", min_size=1, max_size=90), st.integers(8, 60))

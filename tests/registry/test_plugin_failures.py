@@ -206,14 +206,14 @@ def test_recipes_of_plugins_are_checked_too(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
     names = {e["name"] for e in recipe_entries() if e["distribution"] == "plug-r"}
     assert names == {"fine", "plug-r:quickstart", "wrong", "plug_r.lost"}
-    import_check.read_recipe("fine")
+    import_check.load_named_recipe("fine")
     assert import_check.refused_claim("recipes", "fine") is None
     claim = import_check.refused_claim("recipes", "plug-r:quickstart")
     assert claim.startswith("its name 'quickstart' is that of prunekit")
     with pytest.raises(RecipeError, match=r"wrong\.yaml:\d+:\d+ .*sparsity: must be less than 1"):
-        import_check.read_recipe("wrong")
+        import_check.load_named_recipe("wrong")
     with pytest.raises(PluginError, match=r"no \*\.yaml in plug_r\.lost"):
-        import_check.read_recipe("plug_r.lost")
+        import_check.load_named_recipe("plug_r.lost")
 
 
 def test_a_bug_in_a_plugin_is_told_with_its_place_and_one_of_prunekit_is_not(install, call):

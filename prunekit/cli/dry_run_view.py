@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 OTHER_COLUMNS = 48  # what shape, density and reason need beside the name at 80 columns
 
 
-def plan_view(plan: DryRun, width: int = 80) -> RenderableType:
+def dry_run_view(plan: DryRun, width: int = 80) -> RenderableType:
     """The whole of a dry run, in `width` columns."""
     lines: list[RenderableType] = [
         Text(f"Dry run of {plan.recipe_name} on {plan.device}: nothing was trained or written."),
