@@ -56,7 +56,7 @@ class Pruner:
         UsageError: neither `total_steps` nor `timeline`, or both.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - one call sets up all that a strategy may ask for
         self,
         model: nn.Module,
         strategies: Sequence[PruningStrategy],
