@@ -1,4 +1,4 @@
-"""How large a benchmark is: as the goals say, or just large enough to run."""
+"""What is compared: sizes, trainings with and without masks, and what others take for the same."""
 
 from __future__ import annotations
 
@@ -123,6 +123,12 @@ def places(model: nn.Module) -> list[tuple[nn.Module, str]]:
 def prune_by_peer(weights: list[tuple[nn.Module, str]]) -> None:
     """The mask update of the peer."""
     prune.global_unstructured(weights, pruning_method=prune.L1Unstructured, amount=SPARSITY)
+
+
+def by_kthvalue(weights: list[Tensor], keep: int) -> float:
+    """The baseline: every |w| in one tensor."""
+    joined = torch.cat([weight.abs().flatten() for weight in weights])
+    return torch.kthvalue(joined, joined.numel() - keep + 1).values.item()
 
 
 def scope_size(model: nn.Module) -> int:

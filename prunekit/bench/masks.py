@@ -8,16 +8,17 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 
 import torch
-from torch import Tensor
 from torch.nn.utils import prune
 
 from prunekit.bench.cases import (
     FULL,
     PEER,
     QUICK,
+    SPARSITY,
     STEPS,
     Size,
     Training,
+    by_kthvalue,
     by_peer,
     dense,
     masked,
@@ -169,16 +170,9 @@ def evaluation(size: Size) -> Section:
     )
 
 
-SPARSITY = 0.9
 DRIFT = 1.003
 """How far the threshold has moved since the update that the hint is from."""
 COLD, WARM = "cold, from a sample", "warm, from the last"
-
-
-def by_kthvalue(weights: list[Tensor], keep: int) -> float:
-    """The baseline: every |w| in one tensor."""
-    joined = torch.cat([weight.abs().flatten() for weight in weights])
-    return torch.kthvalue(joined, joined.numel() - keep + 1).values.item()
 
 
 def threshold(size: Size) -> Section:
