@@ -21,7 +21,7 @@ from prunekit.pruning.probes.base import Probe
 from prunekit.pruning.pruner import Pruner
 from prunekit.pruning.strategies.base import PruningStrategy
 from prunekit.recipe.schema import AdamWConfig, OptimizerConfig, SGDConfig
-from prunekit.testing.cases import Samples, SmallModel, Trial, batch, global_noise
+from prunekit.testing.cases import CalibrationBatches, SmallModel, Trial, batch, global_noise
 from prunekit.testing.faults import ConformanceError, faults_of, refusals
 from prunekit.testing.snapshot import leaves
 from prunekit.train.optim import build_optimizer, set_lr
@@ -65,7 +65,7 @@ class Training:
                     timeline=Timeline(spans, STEPS_PER_EPOCH),
                     probes=probes,
                     seed=trial.seed,
-                    data=Samples(trial.seed, small),
+                    data=CalibrationBatches(trial.seed, small),
                     input_shape=small.input_shape,
                     ranks=ranks,
                     anchor=self.anchor,
