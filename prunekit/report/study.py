@@ -19,7 +19,7 @@ from prunekit.report.settings import (
     swept_numbers,
     value_at,
 )
-from prunekit.sweep.directory import Cell as Planned, Sweep, open_sweep
+from prunekit.sweep.directory import Sweep, SweepCell, open_sweep
 
 Place = Mapping[str, str]
 """Axis -> label, the seed left out."""
@@ -229,7 +229,7 @@ def _read(sweep: Sweep) -> tuple[dict[str, RunFacts], list[str]]:
     return facts, missing
 
 
-def _facts(cell: Planned) -> tuple[RunFacts | None, str]:
+def _facts(cell: SweepCell) -> tuple[RunFacts | None, str]:
     if cell.status == "failed" or cell.run is None:
         what = "failed" if cell.status == "failed" else "not run yet"
         return None, what + (f": {clean(cell.error)}" if cell.error else "")

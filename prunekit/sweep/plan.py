@@ -53,7 +53,7 @@ class Plan:
     arms: tuple[str, ...]
     cells: tuple[PlannedCell, ...]
 
-    def document(self) -> dict[str, Any]:
+    def as_json(self) -> dict[str, Any]:
         """As `plan.json` holds it."""
         return {
             "format": FORMAT,
@@ -105,7 +105,7 @@ def make_plan(design: Design) -> Plan:
     planner = _Planner(design)
     for arm in ordered:
         planner.take(arm)
-    planner.check_places()
+    planner.check_data_places()
     if planner.problems:
         raise RecipeError("\n".join(planner.told()))
     axes = {axis.name: tuple(option.label for option in axis.options) for axis in design.axes}
@@ -148,7 +148,7 @@ class _Planner:
 
     def take(self, arm: Arm) -> None:
         """Plan the cells of an arm; those that it needs are planned."""
-        if not self.place(arm):
+        if not self.find_coordinates(arm):
             return
         axes = self.coordinates[arm.name]
         for chosen in itertools.product(*(self.options[axis] for axis in axes)):
@@ -164,7 +164,7 @@ class _Planner:
             self.cells[arm.name, cell.key] = cell
             self.index[arm.name, tuple(option.label for option in chosen)] = cell
 
-    def check_places(self) -> None:
+    def check_data_places(self) -> None:
         """Runs that differ in the place of the data alone would be taken for one."""
         first: dict[str, PlannedCell] = {}
         for cell in self.planned:
@@ -178,7 +178,7 @@ class _Planner:
                 self.problem(arm, "data.root", what)
                 return
 
-    def place(self, arm: Arm) -> bool:
+    def find_coordinates(self, arm: Arm) -> bool:
         """Find the coordinates of an arm; whether all that it needs has them too."""
         needed = {axis for other in arm.needs.values() for axis in self.coordinates.get(other, ())}
         if lost := sorted(needed & arm.collapse):
