@@ -8,16 +8,17 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 
 import torch
-from torch import Tensor
 from torch.nn.utils import prune
 
 from prunekit.bench.cases import (
     FULL,
     PEER,
     QUICK,
+    SPARSITY,
     STEPS,
     Size,
     Training,
+    by_kthvalue,
     by_peer,
     dense,
     masked,
@@ -41,14 +42,14 @@ PRUNED = "of a pruned model"
 def update_ste(size: Size) -> Section:
     """Score, select, and write masks and weights: all that happens between two steps."""
     rising = masked(size, "ste", **RISING)
-    assert rising.pruner is not None
-    rising.pruner.step = BEGIN
+    assert rising.engine is not None
+    rising.engine.step = BEGIN
     variants = {
         PEER: _by_peer(size, pruned=False),
         AGAIN: _by_peer(size, pruned=False),
         PRUNED: _by_peer(size, pruned=True),
-        "same target": _by_pruner(masked(size, "ste", **EACH)),
-        "rising target": _by_pruner(rising, SLOPE),
+        "same target": _by_engine(masked(size, "ste", **EACH)),
+        "rising target": _by_engine(rising, SLOPE),
     }
     note = f"{PRUNED}: the baseline where 90 % of the weights are zero; it is faster there"
     return _section(size, "ste", "dense weights", variants, note)
@@ -59,7 +60,7 @@ def update_hard(size: Size) -> Section:
     variants = {
         PEER: _by_peer(size, pruned=True),
         AGAIN: _by_peer(size, pruned=True),
-        "same target": _by_pruner(masked(size, "hard", **EACH)),
+        "same target": _by_engine(masked(size, "hard", **EACH)),
     }
     return _section(size, "hard", "weights of which 90 % are zero", variants)
 
@@ -97,19 +98,19 @@ def _by_peer(size: Size, *, pruned: bool) -> Variant:
     return variant
 
 
-def _by_pruner(training: Training, slope: int = 1) -> Variant:
-    pruner = training.pruner
-    assert pruner is not None
+def _by_engine(training: Training, slope: int = 1) -> Variant:
+    engine = training.engine
+    assert engine is not None
     generator = torch.Generator().manual_seed(3)
-    grads = {n: torch.randn(p.shape, generator=generator) for n, p in pruner.params.items()}
+    grads = {n: torch.randn(p.shape, generator=generator) for n, p in engine.params.items()}
 
     def variant() -> float:
-        for name, param in pruner.params.items():
+        for name, param in engine.params.items():
             param.grad = grads[name]
-        pruner.before_step()
+        engine.before_step()
         training.optimizer.step()
-        pruner.step += slope - 1
-        return timed(pruner.after_step)()
+        engine.step += slope
+        return timed(engine.update_masks)()
 
     return variant
 
@@ -169,16 +170,9 @@ def evaluation(size: Size) -> Section:
     )
 
 
-SPARSITY = 0.9
 DRIFT = 1.003
 """How far the threshold has moved since the update that the hint is from."""
 COLD, WARM = "cold, from a sample", "warm, from the last"
-
-
-def by_kthvalue(weights: list[Tensor], keep: int) -> float:
-    """The baseline: every |w| in one tensor."""
-    joined = torch.cat([weight.abs().flatten() for weight in weights])
-    return torch.kthvalue(joined, joined.numel() - keep + 1).values.item()
 
 
 def threshold(size: Size) -> Section:

@@ -16,14 +16,15 @@ from prunekit.bench.cases import (
     FULL,
     PEER,
     QUICK,
+    SPARSITY,
     Size,
     Training,
+    by_kthvalue,
     by_peer,
     dense,
     masked,
     scope_size,
 )
-from prunekit.bench.masks import SPARSITY, by_kthvalue
 from prunekit.bench.measure import Row, Section, in_bytes
 from prunekit.pruning.selection import find_threshold, keep_count
 

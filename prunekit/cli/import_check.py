@@ -100,7 +100,7 @@ def main(kind: str, *names: str) -> int:
     try:
         for name in names:
             if kind == "recipes":
-                read_recipe(name)
+                load_named_recipe(name)
             else:
                 load_component(kind, name)
     except PrunekitError as error:
@@ -124,7 +124,7 @@ def load_component(kind: str, name: str) -> None:
         raise PluginError(why) from None
 
 
-def read_recipe(name: str) -> None:
+def load_named_recipe(name: str) -> None:
     """Read a recipe with all that it names.
 
     Raises:

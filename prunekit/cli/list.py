@@ -56,7 +56,7 @@ def command(ctx: click.Context, kind: str | None, check: bool, as_json: bool) ->
     reason; the exit code is then 7. The others work: a failure matters to a recipe that names it.
     """
     kinds = [kind_named(kind)] if kind else list(KINDS)
-    found = {"components": [entry for each in kinds for entry in entries(each)]}
+    found = {"components": [entry for each in kinds for entry in component_entries(each)]}
     if check and not kind:
         found["recipes"] = recipe_entries()
     everything = [entry for part in found.values() for entry in part]
@@ -91,12 +91,12 @@ def tell_failures(ctx: click.Context, checked: Sequence[dict[str, Any]], *, quie
         ctx.exit(PluginError.exit_code)
 
 
-def entries(kind: str) -> list[dict[str, Any]]:
+def component_entries(kind: str) -> list[dict[str, Any]]:
     """What is known of each component of a kind without importing it."""
-    return [describe(kind, name) for name in registry_of(kind).names()]
+    return [component_entry(kind, name) for name in registry_of(kind).names()]
 
 
-def describe(kind: str, name: str) -> dict[str, Any]:
+def component_entry(kind: str, name: str) -> dict[str, Any]:
     """One component as plain values, under the name that a recipe uses."""
     registry = registry_of(kind)
     component, description = registry.component(name), registry.describe(name)
@@ -129,14 +129,14 @@ def list_view(kind: str, components: Sequence[dict[str, Any]]) -> RenderableType
 
 def entry_view(component: dict[str, Any]) -> RenderableType:
     """Name and origin on a line; summary and paper below."""
-    head = Text.assemble("  ", (component["name"], "cyan"), "  ", (origin(component), "dim"))
+    head = Text.assemble("  ", (component["name"], "cyan"), "  ", (origin_text(component), "dim"))
     if not component.get("check", {"ok": True})["ok"]:
         head.append("  FAILED", style="bold red")
     below = [Text(component[key]) for key in ("summary", "paper") if component[key]]
     return Group(head, *(Padding(text, (0, 0, 0, 6), expand=False) for text in below))
 
 
-def origin(component: dict[str, Any]) -> str:
+def origin_text(component: dict[str, Any]) -> str:
     """Distribution and version."""
     return f"{component['distribution']} {component['version']}".rstrip()
 
@@ -147,6 +147,6 @@ def failures_view(components: Sequence[dict[str, Any]]) -> RenderableType:
     lines = [Text(f"{len(components)} checked, {len(failed)} failed", style="bold")]
     for component in failed:
         kind = KINDS.get(component["kind"], "recipe")
-        who = f"{kind} {component['name']} ({origin(component)})"
+        who = f"{kind} {component['name']} ({origin_text(component)})"
         lines.append(Text(f"{who}: {component['check']['reason']}"))
     return Group(*lines)

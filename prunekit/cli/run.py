@@ -59,7 +59,7 @@ def command(recipe: str, overrides: tuple[str, ...], out: Path, nproc: int, dry_
     check_overrides(overrides)
     path = find_recipe(recipe)
 
-    from prunekit.cli.plan_view import plan_view
+    from prunekit.cli.dry_run_view import dry_run_view
     from prunekit.foundation.console import console
     from prunekit.recipe.load import (
         document_from_text,
@@ -77,7 +77,7 @@ def command(recipe: str, overrides: tuple[str, ...], out: Path, nproc: int, dry_
     with with_source_position(document):
         if dry_run:
             screen = console()
-            screen.print(plan_view(planning.dry_run(loaded), screen.width))
+            screen.print(dry_run_view(planning.dry_run(loaded), screen.width))
         else:
             print_summary(launch.run_recipe(loaded, source_text=text, out=out, nproc=nproc))
 

@@ -9,7 +9,6 @@ from rich.console import Group, RenderableType
 from rich.padding import Padding
 from rich.text import Text
 
-from prunekit.cli import list as listing
 from prunekit.cli.common import (
     KINDS,
     ExampleCommand,
@@ -19,7 +18,7 @@ from prunekit.cli.common import (
     print_json,
     registry_of,
 )
-from prunekit.cli.list import origin
+from prunekit.cli.list import component_entry, origin_text
 from prunekit.errors import UsageError
 from prunekit.foundation.suggestions import did_you_mean
 from prunekit.recipe.document import flow
@@ -49,8 +48,8 @@ def command(ctx: click.Context, words: tuple[str, ...], as_json: bool) -> None:
     if len(words) > 2:
         raise click.UsageError("give a name, or a kind and a name", ctx)
     name = words[-1]
-    kind = kind_named(words[0]) if len(words) == 2 else kind_of(name)
-    document = describe(kind, name)
+    kind = kind_named(words[0]) if len(words) == 2 else kind_with(name)
+    document = detailed_entry(kind, name)
     if as_json:
         print_json(document)
         return
@@ -59,7 +58,7 @@ def command(ctx: click.Context, words: tuple[str, ...], as_json: bool) -> None:
     console().print(show_view(document))
 
 
-def kind_of(name: str) -> str:
+def kind_with(name: str) -> str:
     """The kind of the one component with this name.
 
     Raises:
@@ -87,7 +86,7 @@ def is_known(kind: str, name: str) -> bool:
     return True
 
 
-def describe(kind: str, name: str) -> dict[str, Any]:
+def detailed_entry(kind: str, name: str) -> dict[str, Any]:
     """One component and its fields as plain values.
 
     Raises:
@@ -97,12 +96,12 @@ def describe(kind: str, name: str) -> dict[str, Any]:
     from prunekit.cli.fields import describe_fields
 
     try:
-        document = listing.describe(kind, name)
+        entry = component_entry(kind, name)
         fields = describe_fields(registry_of(kind).config_class(name))
         if kind == "strategies":
             modes = registry_of(kind).load(name).modes
             fields = [f | {"type": " | ".join(modes)} if f["name"] == "mode" else f for f in fields]
-        return {**document, "fields": fields}
+        return {**entry, "fields": fields}
     except (UnknownNameError, AmbiguousNameError) as error:
         raise UsageError(str(error)) from error
 
@@ -112,7 +111,7 @@ def show_view(document: dict[str, Any]) -> RenderableType:
     lines: list[RenderableType] = [
         Text.assemble(
             (f"{KINDS[document['kind']]} {document['name']}", "bold"),
-            f"  {origin(document)}",
+            f"  {origin_text(document)}",
         )
     ]
     lines += [Text(document[key]) for key in ("summary", "paper") if document[key]]
