@@ -5,7 +5,8 @@ import os
 import pytest
 import torch
 from hypothesis import HealthCheck, settings
-from plugin_env import PluginEnv
+
+from tests.support.plugin_env import PluginEnv
 
 torch.set_num_threads(1)
 os.environ.setdefault("OMP_NUM_THREADS", "1")

@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from torch.nn.utils import prune
 
 from prunekit.foundation.parameters import Scope
+from prunekit.foundation.timeline import Timeline
 from prunekit.models.vit import ViTConfig
-from prunekit.pruning.pruner import Pruner
+from prunekit.pruning.engine import Engine
 from prunekit.pruning.strategies import strategy
 from prunekit.registry.configs import DataSpec
 
@@ -72,22 +73,23 @@ PEER = "torch.nn.utils.prune"
 
 @dataclass
 class TrainingCase:
-    """A model, its optimizer and perhaps a pruner."""
+    """A model, its optimizer and perhaps an engine that prunes it."""
 
     model: nn.Module
     optimizer: torch.optim.Optimizer
-    pruner: Pruner | None = None
+    engine: Engine | None = None
 
     def step(self, x: Tensor, y: Tensor) -> None:
         """One training step, as a loop would take it."""
         self.optimizer.zero_grad()
         loss = F.cross_entropy(self.model(x), y)
         torch.autograd.backward(loss)
-        if self.pruner is not None:
-            self.pruner.before_step()
+        if self.engine is not None:
+            self.engine.before_step()
         self.optimizer.step()
-        if self.pruner is not None:
-            self.pruner.after_step()
+        if self.engine is not None:
+            self.engine.count_step()
+            self.engine.update_masks()
 
 
 def dense(size: Size) -> TrainingCase:
@@ -101,10 +103,10 @@ def masked(size: Size, mode: str, **settings: Any) -> TrainingCase:
     model = size.vit()
     fixed = {"schedule": "constant", "cadence": {"every": "once"}}
     chosen = strategy("magnitude", sparsity=SPARSITY, mode=mode, **{**fixed, **settings})
-    pruner = Pruner(model, [chosen], total_steps=STEPS)
+    engine = Engine(model, [chosen], Timeline.single(STEPS, 1))
     optimizer = _adamw(model)
-    pruner.attach(optimizer)
-    return TrainingCase(model, optimizer, pruner)
+    engine.attach(optimizer)
+    return TrainingCase(model, optimizer, engine)
 
 
 def by_peer(size: Size) -> TrainingCase:
@@ -126,7 +128,7 @@ def prune_by_peer(weights: list[tuple[nn.Module, str]]) -> None:
 
 
 def by_kthvalue(weights: list[Tensor], keep: int) -> float:
-    """The baseline: every |w| in one tensor."""
+    """The threshold that leaves `keep`, with every |w| in one tensor."""
     joined = torch.cat([weight.abs().flatten() for weight in weights])
     return torch.kthvalue(joined, joined.numel() - keep + 1).values.item()
 

@@ -42,14 +42,14 @@ PRUNED = "of a pruned model"
 def update_ste(size: Size) -> Section:
     """Score, select, and write masks and weights: all that happens between two steps."""
     rising = masked(size, "ste", **RISING)
-    assert rising.pruner is not None
-    rising.pruner.step = BEGIN
+    assert rising.engine is not None
+    rising.engine.step = BEGIN
     variants = {
         PEER: _by_peer(size, pruned=False),
         AGAIN: _by_peer(size, pruned=False),
         PRUNED: _by_peer(size, pruned=True),
-        "same target": _by_pruner(masked(size, "ste", **EACH)),
-        "rising target": _by_pruner(rising, SLOPE),
+        "same target": _by_engine(masked(size, "ste", **EACH)),
+        "rising target": _by_engine(rising, SLOPE),
     }
     note = f"{PRUNED}: the baseline where 90 % of the weights are zero; it is faster there"
     return _section(size, "ste", "dense weights", variants, note)
@@ -60,7 +60,7 @@ def update_hard(size: Size) -> Section:
     variants = {
         PEER: _by_peer(size, pruned=True),
         AGAIN: _by_peer(size, pruned=True),
-        "same target": _by_pruner(masked(size, "hard", **EACH)),
+        "same target": _by_engine(masked(size, "hard", **EACH)),
     }
     return _section(size, "hard", "weights of which 90 % are zero", variants)
 
@@ -98,19 +98,19 @@ def _by_peer(size: Size, *, pruned: bool) -> Variant:
     return variant
 
 
-def _by_pruner(training: TrainingCase, slope: int = 1) -> Variant:
-    pruner = training.pruner
-    assert pruner is not None
+def _by_engine(training: TrainingCase, slope: int = 1) -> Variant:
+    engine = training.engine
+    assert engine is not None
     generator = torch.Generator().manual_seed(3)
-    grads = {n: torch.randn(p.shape, generator=generator) for n, p in pruner.params.items()}
+    grads = {n: torch.randn(p.shape, generator=generator) for n, p in engine.params.items()}
 
     def variant() -> float:
-        for name, param in pruner.params.items():
+        for name, param in engine.params.items():
             param.grad = grads[name]
-        pruner.before_step()
+        engine.before_step()
         training.optimizer.step()
-        pruner.step += slope - 1
-        return timed(pruner.after_step)()
+        engine.step += slope
+        return timed(engine.update_masks)()
 
     return variant
 

@@ -17,11 +17,12 @@ from torch.optim import Optimizer
 
 from prunekit.bench.cases import CLASSES, FULL, QUICK, Size
 from prunekit.bench.measure import AGAIN, Section, Timed, in_turn, one_thread, timed
+from prunekit.foundation.timeline import Timeline
 from prunekit.models.mlp import MLPConfig
 from prunekit.models.vit import ViTConfig
 from prunekit.pruning.context import StepContext
+from prunekit.pruning.engine import Engine
 from prunekit.pruning.probes.burden import Burden
-from prunekit.pruning.pruner import Pruner
 from prunekit.pruning.strategies import strategy
 from prunekit.registry.configs import DataSpec, ModelConfig
 from prunekit.train.log import RunLog
@@ -83,7 +84,7 @@ WORKLOADS = {
 class _Loop:
     """Training under a mask of 90 % in `ste`, with a log beside it."""
 
-    pruner: Pruner
+    engine: Engine
     optimizer: Optimizer
     log: RunLog
     x: Tensor
@@ -92,23 +93,24 @@ class _Loop:
 
     def backward(self) -> None:
         self.optimizer.zero_grad()
-        torch.autograd.backward(F.cross_entropy(self.pruner.model(self.x), self.y))
+        torch.autograd.backward(F.cross_entropy(self.engine.model(self.x), self.y))
 
     def record(self) -> None:
-        pruner = self.pruner
-        clock = pruner.timeline.clock(STEPS - 1, ending=False)
-        context = StepContext(pruner, ALONE, tuple(pruner.params), clock, -1)
-        self.log.scalars(STEPS, pruner.probes[0].observe(context))
+        engine = self.engine
+        clock = engine.timeline.clock(STEPS - 1, ending=False)
+        context = StepContext(engine.around, ALONE, tuple(engine.params), clock, -1)
+        self.log.scalars(STEPS, engine.probes[0].observe(context))
 
     def steps(self) -> None:
-        pruner = self.pruner
+        engine = self.engine
         for _ in range(self.count):
             self.backward()
-            pruner.before_step()
+            engine.before_step()
             self.optimizer.step()
-            pruner.after_step()
-            if pruner.observed:
-                self.log.scalars(pruner.step, pruner.observed)
+            engine.count_step()
+            engine.update_masks()
+            if engine.observed:
+                self.log.scalars(engine.step, engine.observed)
 
 
 def bench_probes(only: Sequence[str] = (), *, quick: bool = False) -> Iterator[Section]:
@@ -151,9 +153,9 @@ def _loop(workload: Workload, probe: dict[str, Any] | None, steps: int, stack: E
     chosen = strategy("magnitude", mode="ste", sparsity=0.9, **fixed)
     config = None if probe is None else Burden.Config.model_validate({"name": "burden", **probe})
     probes = [] if config is None else [Burden(config)]
-    pruner = Pruner(model, [chosen], total_steps=TOTAL, probes=probes)
+    engine = Engine(model, [chosen], Timeline.single(TOTAL, 1), probes=probes)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
-    pruner.attach(optimizer)
+    engine.attach(optimizer)
     log = RunLog(Path(stack.enter_context(TemporaryDirectory())))
     stack.callback(log.close)
-    return _Loop(pruner, optimizer, log, *workload.images(), steps)
+    return _Loop(engine, optimizer, log, *workload.images(), steps)

@@ -1,4 +1,4 @@
-"""Which strategy has which parameters."""
+"""Which strategy has which parameters, and which are due to decide masks at a step."""
 
 from __future__ import annotations
 
@@ -85,8 +85,8 @@ def _count(strategies: Sequence[PruningStrategy], name: str) -> int:
 
 
 @dataclass(frozen=True, slots=True)
-class Turn:
-    """A strategy at a step."""
+class Due:
+    """A strategy at work at a step, with its clock."""
 
     index: int
     """Its place among the strategies."""
@@ -94,13 +94,13 @@ class Turn:
     clock: Clock
 
 
-class Turns:
+class DueStrategies:
     """Which strategies are at work at a step, and which of them are asked for masks; pure."""
 
     def __init__(self, timeline: Timeline, assigned: Sequence[Assigned]) -> None:
         self.timeline, self.assigned = timeline, assigned
 
-    def active(self, step: int, *, inside: bool) -> Iterator[Turn]:
+    def active(self, step: int, *, inside: bool) -> Iterator[Due]:
         """The strategies whose window `step` touches.
 
         Args:
@@ -113,16 +113,16 @@ class Turns:
                 clock = self.timeline.clock(step, during, ending=not inside)
                 if inside and assigned.strategy.reads == "gradients":
                     clock = self._last_inside(assigned, clock)
-                yield Turn(index, assigned, clock)
+                yield Due(index, assigned, clock)
 
-    def due(self, step: int, *, inside: bool) -> Iterator[Turn]:
+    def due(self, step: int, *, inside: bool) -> Iterator[Due]:
         """Those of them that decide masks now."""
-        for turn in self.active(step, inside=inside):
-            strategy, clock = turn.assigned.strategy, turn.clock
+        for active in self.active(step, inside=inside):
+            strategy, clock = active.assigned.strategy, active.clock
             # the first masks come between steps for all: no step is taken without
             asked_inside = strategy.reads == "gradients" and clock.active_step > 0
             if asked_inside == inside and strategy.due(clock):
-                yield turn
+                yield active
 
     def _last_inside(self, assigned: Assigned, clock: Clock) -> Clock:
         """The update of the window's end is not between steps for who reads gradients.

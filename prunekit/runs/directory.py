@@ -94,7 +94,7 @@ class RunDir:
 
     def initial_weights(self) -> dict[str, Tensor]:
         """Dense weights and buffers before the first step, checked against their SHA-256."""
-        from prunekit.runs.tensors import (read_tensors)
+        from prunekit.runs.tensors import read_tensors
 
         weights = self._existing("checkpoints/step-0/weights.safetensors")
         digests = self._document("checkpoints/step-0/sha256.json")
@@ -104,7 +104,7 @@ class RunDir:
 
     def final_weights(self) -> dict[str, Tensor]:
         """Weights and buffers at the end; pruned entries are zero."""
-        from prunekit.runs.tensors import (read_tensors)
+        from prunekit.runs.tensors import read_tensors
 
         return read_tensors(self._existing("model.safetensors"))[0]
 
@@ -212,7 +212,7 @@ def write_masks(path: Path, masks: Mapping[str, Tensor]) -> None:
     import numpy as np
     import torch
 
-    from prunekit.runs.tensors import (write_tensors)
+    from prunekit.runs.tensors import write_tensors
 
     packed = {
         name: torch.from_numpy(np.packbits(mask.detach().cpu().numpy().reshape(-1)))
@@ -228,7 +228,7 @@ def read_masks(path: Path) -> dict[str, Tensor]:
     Raises:
         CheckpointError: missing, cut short, changed, or not a file of masks.
     """
-    from prunekit.runs.tensors import (read_tensors)
+    from prunekit.runs.tensors import read_tensors
 
     packed, metadata = read_tensors(path)
     if metadata.get("format") != MASKS_FORMAT:

@@ -191,7 +191,7 @@ def time_recipe(text: str) -> Timing:
         run = build(recipe, group)
         trainer = Trainer(run, Path(folder), Observer(run, Path(folder)))
         trainer.begin()
-        trainer.observer.begin(trainer)
+        trainer.observer.begin(0)
         start = time.perf_counter() - began
         step = _time_steps(trainer)
         began = time.perf_counter()
@@ -201,7 +201,7 @@ def time_recipe(text: str) -> Timing:
         began = time.perf_counter()
         spec = run.data.spec
         shape = (spec.channels, spec.height, spec.width)
-        masks = {name: mask.cpu() for name, mask in run.pruner.masks().items()}
+        masks = {name: mask.cpu() for name, mask in run.engine.masks().items()}
         for _ in range(3):  # as trained, in training, and finished
             count_macs(run.model, shape, masks)
         measure_latency(run.model, shape, 1, group.device)
@@ -219,10 +219,10 @@ def _time_steps(trainer: Trainer) -> float:
             break
         began = time.perf_counter()
         trainer.advance()
-        trainer.observer.saw_update(trainer)
-        trainer.observer.log_details(trainer)
-        if trainer.observer.due(trainer.pruner.step):
-            trainer.observer.log(trainer)
+        trainer.observer.saw_update()
+        trainer.observer.log_details()
+        if trainer.observer.due(trainer.engine.step):
+            trainer.observer.log(trainer.images, trainer.optimizer.param_groups[0]["lr"])
         if trainer.device.type == "cuda":
             _wait_for_gpu()
         took.append(time.perf_counter() - began)
@@ -234,7 +234,7 @@ def _time_evaluation(trainer: Trainer) -> float:
     """Seconds for the test split, from as much of it as fits in a second or two."""
     import torch
 
-    model, seen = trainer.compiled.eval(), 0
+    model, seen = trainer.passes.compiled.eval(), 0
     began = time.perf_counter()
     with torch.no_grad():
         for images, labels in trainer.data.eval_batches("test"):

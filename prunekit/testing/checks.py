@@ -104,7 +104,7 @@ def check_probe(
 
     def run(case: Trial) -> None:
         whole, stopped = make(case), make(case)
-        watch = Watch(whole.pruner.probes[0], whole)
+        watch = Watch(whole.engine.probes[0], whole)
         watch.put_pure("due", hooks.check_due_result)
         watch.put("observe", hooks.check_metrics_result)
         whole.start()
@@ -134,9 +134,9 @@ def check_probe(
 def _told(training: Training, until: int) -> list[dict[str, float]]:
     """Train to a step; what the probe said at each."""
     told = []
-    for step in range(training.pruner.step, until):
+    for step in range(training.engine.step, until):
         training.advance(step + 1)
-        told.append(training.pruner.observed)
+        told.append(training.engine.observed)
     return told
 
 

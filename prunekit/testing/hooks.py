@@ -66,7 +66,7 @@ class CheckUnitCount:
     def __call__(self, result: Any) -> str | None:
         """Look."""
         kept, total = result
-        params = self.training.pruner.params
+        params = self.training.engine.params
         most = sum(params[name].numel() for name in self.training.assigned.cover)
         if 0 <= kept <= total <= most:
             return None
@@ -111,7 +111,7 @@ class Watch:
         @functools.wraps(original)
         def watched(*args: Any, **kwargs: Any) -> Any:
             before = self._snapshot()
-            with faults_of(f"{hook}, step {self.training.pruner.step},"):
+            with faults_of(f"{hook}, step {self.training.engine.step},"):
                 result = original(*args, **kwargs)
             self._compare(hook, before)
             if check is not None and (wrong := check(result)):
@@ -139,14 +139,14 @@ class Watch:
 
     def fault(self, hook: str, what: str) -> ConformanceError:
         """The error that says so."""
-        return ConformanceError(f"{hook}, step {self.training.pruner.step}: {what}")
+        return ConformanceError(f"{hook}, step {self.training.engine.step}: {what}")
 
     def _state(self) -> dict[str, object]:
         state = self.watched.state_dict() if hasattr(self.watched, "state_dict") else {}
         return dict(leaves(state, "state_dict()"))
 
     def _snapshot(self) -> Mapping[str, object]:
-        return take(self.training.pruner, getattr(self.training, "optimizer", None))
+        return take(self.training.engine, getattr(self.training, "optimizer", None))
 
     def _compare(self, hook: str, before: Mapping[str, object]) -> None:
         changed = difference(before, self._snapshot(), ALLOWED.get(hook, ()))

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from prunekit.pruning.pruner import Pruner
+from prunekit.pruning.engine import Engine
 from prunekit.testing.cases import switches
 from prunekit.testing.faults import ConformanceError
 
@@ -39,13 +39,13 @@ def bits(tensor: Tensor) -> bytes:
     return data
 
 
-def take(pruner: Pruner, optimizer: Any = None) -> Snapshot:
+def take(engine: Engine, optimizer: Any = None) -> Snapshot:
     """The model, its gradients and optimizer state, dense weights, anchor and global state."""
-    model, params = pruner.model, pruner.params
+    model, params = engine.model, engine.params
     found: dict[str, object] = {}
     for name, param in params.items():
         found |= leaves(param.data, f"parameter {name}")
-        if (dense := pruner.dense(name)).data_ptr() != param.data_ptr():
+        if (dense := engine.around.dense(name)).data_ptr() != param.data_ptr():
             found |= leaves(dense, f"the dense weight of {name}")
         found |= leaves(param.grad, f"the gradient of {name}")
         found[f"requires_grad of {name}"] = param.requires_grad
@@ -53,7 +53,9 @@ def take(pruner: Pruner, optimizer: Any = None) -> Snapshot:
             found |= leaves(value, f"the optimizer state {key} of {name}")
     found |= {k: v for n, b in model.named_buffers() for k, v in leaves(b, f"buffer {n}")}
     found |= {
-        k: v for n, a in pruner.anchor_weights().items() for k, v in leaves(a, f"the anchor of {n}")
+        k: v
+        for n, a in engine.around.anchor_weights("rewinding").items()
+        for k, v in leaves(a, f"the anchor of {n}")
     }
     return {**found, **_tree(model), **switches()}
 

@@ -170,9 +170,9 @@ class StrategyRuns:
 
     def _finished(self, training: Training) -> None:
         """The finished model works, with the masks in it."""
-        masks = training.pruner.masks()
+        masks = training.engine.masks()
         with faults_of("finish, or the finished model,"):
-            wrong = hooks.check_finished_model(training.pruner.finish(), masks, training.small)
+            wrong = hooks.check_finished_model(training.engine.finish(), masks, training.small)
         if wrong:
             raise ConformanceError(f"finish: {wrong}")
 
@@ -186,7 +186,7 @@ def unequal(first: Training, other: Training, since: int = 0) -> str | None:
                 return f"the mask of {name}, step {step}, is another"
     weights = other.weights()
     for name, value in first.weights().items():
-        own = other.ranks is not None and name not in other.pruner.params  # a rank's own buffer
+        own = other.ranks is not None and name not in other.engine.params  # a rank's own buffer
         if not own and bits(value) != bits(weights[name]):
             return f"the weight {name} is another in the end, with the same masks,"
     return None

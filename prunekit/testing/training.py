@@ -17,8 +17,9 @@ from torch.optim import Optimizer
 from prunekit.foundation.modules import buffers, copy_into
 from prunekit.foundation.timeline import PhaseSpan, Timeline
 from prunekit.pruning.assignment import Assigned
+from prunekit.pruning.context import OneProcess, Sources
+from prunekit.pruning.engine import Engine
 from prunekit.pruning.probes.base import Probe
-from prunekit.pruning.pruner import Pruner
 from prunekit.pruning.strategies.base import PruningStrategy
 from prunekit.recipe.schema import AdamWConfig, OptimizerConfig, SGDConfig
 from prunekit.testing.cases import CalibrationBatches, SmallModel, Trial, batch, global_noise
@@ -59,16 +60,18 @@ class Training:
         with global_noise(trial.seed, "model"):
             self.model = small.build()
             with refusals("check, prepare or cover"):
-                self.pruner = Pruner(
+                self.engine = Engine(
                     self.model,
                     strategies,
-                    timeline=Timeline(spans, STEPS_PER_EPOCH),
+                    Timeline(spans, STEPS_PER_EPOCH),
                     probes=probes,
-                    seed=trial.seed,
-                    data=CalibrationBatches(trial.seed, small),
-                    input_shape=small.input_shape,
-                    ranks=ranks,
-                    anchor=self.anchor,
+                    sources=Sources(
+                        trial.seed,
+                        data=CalibrationBatches(trial.seed, small),
+                        input_shape=small.input_shape,
+                        ranks=ranks or OneProcess(),
+                        anchor=self.anchor,
+                    ),
                 )
         self.optimizer: Optimizer
         made = torch.compile(self.model, backend="eager") if compiled else self.model
@@ -79,7 +82,7 @@ class Training:
     @property
     def assigned(self) -> Assigned:
         """The strategy and its parameters."""
-        return self.pruner.assigned[0]
+        return self.engine.assigned[0]
 
     @property
     def strategy(self) -> PruningStrategy:
@@ -89,36 +92,37 @@ class Training:
     def start(self) -> None:
         """The masks of t = 0, and the first optimizer."""
         with refusals("the start"):
-            self.pruner.initialize()
-            self.anchor |= {n: p.detach().clone() for n, p in self.pruner.params.items()}
-            self.pruner.start()
+            self.engine.initialize()
+            self.anchor |= {n: p.detach().clone() for n, p in self.engine.params.items()}
+            self.engine.start()
             self._new_optimizer()
         self._look()
 
     def advance(self, until: int | None = None) -> None:
         """Train to the step `until`, or to the end."""
-        end = self.pruner.timeline.total_steps if until is None else until
-        while self.pruner.step < end:
+        end = self.engine.timeline.total_steps if until is None else until
+        while self.engine.step < end:
             # where its window begins later, a strategy sees the model first in its first update
             with faults_of("training") if self.updates else refusals("training"):
                 self._step()
             self._look()
 
     def _look(self) -> None:
-        self.updates += len(self.pruner.updated())
-        self.masks.append(self.pruner.masks())
-        self.pruner.strategy_metrics()
+        self.updates += len(self.engine.updated())
+        self.masks.append(self.engine.masks())
+        self.engine.metrics()
 
     def _step(self) -> None:
-        t, total = self.pruner.step, self.pruner.timeline.total_steps
-        if t and self.pruner.timeline.clock(t, ending=False).phase_step == 0:
+        t, total = self.engine.step, self.engine.timeline.total_steps
+        if t and self.engine.timeline.clock(t, ending=False).phase_step == 0:
             self._new_optimizer()
         set_lr(self.optimizer, 1 - t / (2 * total))
         self.optimizer.zero_grad(set_to_none=True)
         self._backward(t)
-        if self.pruner.before_step():
+        if self.engine.before_step():
             self.optimizer.step()
-        self.pruner.after_step()
+        self.engine.count_step()
+        self.engine.update_masks()
 
     def _backward(self, t: int) -> None:
         """Gradients, their mean over the ranks; as DDP does, buffers are those of rank 0."""
@@ -140,16 +144,16 @@ class Training:
                     param.grad.copy_(self.ranks.mean(param.grad))
 
     def _new_optimizer(self) -> None:
-        config, rules = OPTIMIZERS[self.trial.optimizer], self.pruner.optimizer_rules()
-        self.optimizer = build_optimizer(config, self.pruner.params, rules)
-        self.pruner.attach(self.optimizer)
+        config, rules = OPTIMIZERS[self.trial.optimizer], self.engine.optimizer_rules()
+        self.optimizer = build_optimizer(config, self.engine.params, rules)
+        self.engine.attach(self.optimizer)
 
     # ---- saving
 
     def saved(self) -> dict[str, Any]:
         """All that a run goes on from."""
         return {
-            "pruner": self.pruner.state_dict(),
+            "pruner": self.engine.state_dict(),
             "weights": self.weights(),
             "optimizer": self.optimizer.state_dict(),
             "anchor": self.anchor,
@@ -158,9 +162,9 @@ class Training:
     def load(self, state: Mapping[str, Any]) -> None:
         """Go on where `saved` was called."""
         copy_into(self.model, state["weights"], "the saved run")
-        self.pruner.load_state_dict(state["pruner"], state["weights"])
+        self.engine.load_state_dict(state["pruner"], state["weights"])
         self._new_optimizer()
-        if self.pruner.timeline.clock(self.pruner.step, ending=False).phase_step:
+        if self.engine.timeline.clock(self.engine.step, ending=False).phase_step:
             self.optimizer.load_state_dict(state["optimizer"])
         self._look()
 
@@ -170,7 +174,7 @@ class Training:
 
     def weights(self) -> dict[str, Tensor]:
         """Dense weights and buffers."""
-        dense = {name: self.pruner.dense(name).clone() for name in self.pruner.params}
+        dense = {name: self.engine.around.dense(name).clone() for name in self.engine.params}
         return dense | {name: value.clone() for name, value in buffers(self.model).items()}
 
 
@@ -210,7 +214,7 @@ class Meeting:
 
 @dataclass
 class ThreadRank:
-    """One of them; `Ranks` of its pruner."""
+    """One of them; `Ranks` of its engine."""
 
     rank: int
     world: int

@@ -27,7 +27,7 @@ TIMEOUT = timedelta(minutes=5)
 
 @dataclass(frozen=True, slots=True)
 class ProcessGroup:
-    """This process among its peers; `Ranks` of the pruner."""
+    """This process among its peers; `Ranks` of the engine."""
 
     rank: int
     world: int

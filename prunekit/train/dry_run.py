@@ -83,17 +83,17 @@ def dry_run(recipe: Recipe) -> DryRun:
     with joined() as group:
         start: dict[str, Tensor] = {}
         run = build(recipe, group, start)
-        start |= {name: param.detach().clone() for name, param in run.pruner.params.items()}
+        start |= {name: param.detach().clone() for name, param in run.engine.params.items()}
         return plan(run)
 
 
 def plan(run: Run) -> DryRun:
     """Plan a freshly built run; its weights move by three steps, so it is not to be trained on."""
-    model, pruner, spec = run.model, run.pruner, run.data.spec
+    model, engine, spec = run.model, run.engine, run.data.spec
     shape = (spec.channels, spec.height, spec.width)
     steps, epoch = run.timeline.total_steps, run.timeline.steps_per_epoch
-    parameters = sum(param.numel() for param in pruner.params.values())
-    scope = sum(pruner.params[n].numel() for a in pruner.assigned for n in a.scope)
+    parameters = sum(param.numel() for param in engine.params.values())
+    scope = sum(engine.params[n].numel() for a in engine.assigned for n in a.scope)
     masks = trial_masks(run)
     macs = count_macs(model, shape, masks)
     counts = token_counts(model.eval())
@@ -102,7 +102,7 @@ def plan(run: Run) -> DryRun:
     state = OPTIMIZER_BYTES[run.recipe.optimizer.name] + (4 if run.recipe.ema else 0)
     return DryRun(
         recipe_name=run.recipe.name,
-        tensors=tuple(_tensor_plan(run, name, masks) for name in pruner.params),
+        tensors=tuple(_tensor_plan(run, name, masks) for name in engine.params),
         steps=steps,
         epochs=steps / epoch,
         steps_per_epoch=epoch,
@@ -129,26 +129,26 @@ def trial_masks(run: Run) -> dict[str, Tensor]:
     scores. A strategy that reads gradients is asked for its first masks, which need none.
     """
     masks: dict[str, Tensor] = {}
-    for index, assigned in enumerate(run.pruner.assigned):
+    for index, assigned in enumerate(run.engine.assigned):
         strategy = assigned.strategy
         step = run.timeline.total_steps if strategy.reads == "weights" else 0
         clock = run.timeline.clock(step, strategy.config.during)
-        context = StepContext(run.pruner, assigned.label, assigned.scope, clock, index)
+        context = StepContext(run.engine.around, assigned.label, assigned.scope, clock, index)
         with training_mode_kept(run.model):
             masks |= strategy.update(context).masks
     return masks
 
 
 def _tensor_plan(run: Run, name: str, masks: dict[str, Tensor]) -> TensorPlan:
-    shape = tuple(run.pruner.params[name].shape)
-    for assigned in run.pruner.assigned:
+    shape = tuple(run.engine.params[name].shape)
+    for assigned in run.engine.assigned:
         if name in assigned.cover:
             reason = "in scope" if name in assigned.scope else "goes with the units of its layer"
             density = float(masks[name].double().mean()) if name in masks else None
             return TensorPlan(name, shape, assigned.label, reason, density)
     reasons = {
         a.label: a.strategy.config.scope.explain(run.model, name, a.strategy.default_scope)
-        for a in run.pruner.assigned
+        for a in run.engine.assigned
     }
     return TensorPlan(name, shape, None, _why_not(reasons), None)
 

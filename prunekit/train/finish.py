@@ -16,7 +16,8 @@ from prunekit.models.saved import model_metadata, write_model
 from prunekit.pruning.sparsity import Sparsity, measure_sparsity, warn_empty
 from prunekit.runs.directory import write_json, write_masks
 from prunekit.train.environment import environment
-from prunekit.train.trainer import Score, Trainer
+from prunekit.train.passes import Score
+from prunekit.train.trainer import Trainer
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +37,7 @@ class Trained:
 def conclude(trainer: Trainer) -> None:
     """Evaluate the finished model on all ranks, and write the results on the main one."""
     trained = _look_at(trainer)
-    model = trainer.pruner.finish()
+    model = trainer.engine.finish()
     trainer.use_model(model)
     scores = _evaluate(trainer)
     if trainer.group.is_main:
@@ -46,14 +47,14 @@ def conclude(trainer: Trainer) -> None:
 
 
 def _look_at(trainer: Trainer) -> Trained:
-    pruner, model, shape = trainer.pruner, trainer.run.model, _input_shape(trainer)
-    masks = {name: mask.cpu() for name, mask in pruner.masks().items()}
+    engine, model, shape = trainer.engine, trainer.run.model, _input_shape(trainer)
+    masks = {name: mask.cpu() for name, mask in engine.masks().items()}
     return Trained(
         masks=masks,
         sparsity=measure_sparsity(model, masks),
         macs=count_macs(model, shape, masks),
         flops=train_flops(count_macs(model, shape, masks, training=True), trainer.images),
-        target=pruner.target(),
+        target=engine.target(),
     )
 
 
@@ -72,7 +73,7 @@ def _evaluate(trainer: Trainer) -> dict[str, Score]:
     if trainer.data.validation_size:
         scores["validation"] = trainer.evaluate("validation")
     for split, score in scores.items():
-        trainer.observer.log_score(trainer, split, score)
+        trainer.observer.log_score(trainer.images, split, score)
         if not math.isfinite(score.loss):
             raise DivergedError(
                 f"the loss of the finished model on the {split} split is not finite, so no model "
@@ -100,7 +101,7 @@ def _write(
         write_masks(trainer.run_dir / "masks.safetensors", trained.masks)
     metadata = model_metadata(model, recipe.model, recipe.compressors, trainer.data.spec)
     if not metadata:
-        strategies = ", ".join(repr(a.label) for a in trainer.pruner.assigned)
+        strategies = ", ".join(repr(a.label) for a in trainer.engine.assigned)
         trainer.observer.warnings.append(
             f"model.safetensors: no config of {recipe.model.name!r} builds what {strategies} left: "
             "its tensors load into your own module, not with load_model"
@@ -130,7 +131,7 @@ def _report(
             "target": trained.target,
             "scope": sparsity.scope,
             "model": sparsity.model,
-            "strategies": {a.label: a.target for a in trainer.pruner.assigned},
+            "strategies": {a.label: a.target for a in trainer.engine.assigned},
         },
         "tokens": {
             "before": counts.before if counts else None,
@@ -145,10 +146,12 @@ def _report(
         "latency": asdict(measure_latency(model, shape, 1, trainer.device)),
         "layers": sparsity.layers(),
         "train": {
-            "steps": trainer.pruner.step,
+            "steps": trainer.engine.step,
             "images": trainer.images,
-            "images_per_second": trainer.images / trainer.seconds if trainer.seconds else None,
-            "wall_seconds": trainer.seconds,
+            "images_per_second": trainer.images / trainer.watch.seconds
+            if trainer.watch.seconds
+            else None,
+            "wall_seconds": trainer.watch.seconds,
             "flops": trained.flops,
         },
         "environment": environment(trainer.device, trainer.group.world),

@@ -123,7 +123,7 @@ def _trainer(
 ) -> Trainer:
     observer = Observer(run, run_dir, resume_step=resume_step)
     trainer = Trainer(run, run_dir, observer)
-    anchor.path = run_dir / "checkpoints" / f"step-{trainer.anchor_step}"
+    anchor.path = run_dir / "checkpoints" / f"step-{trainer.plan.anchor_step}"
     return trainer
 
 
@@ -161,7 +161,7 @@ class _Status:
 
     def write(self, status: str, code: int, message: str) -> None:
         if self.trainer.group.is_main:
-            step = self.trainer.pruner.step
+            step = self.trainer.engine.step
             document = {"status": status, "exit_code": code, "message": message, "step": step}
             write_json(self.path, document)
 

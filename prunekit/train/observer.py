@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -17,10 +17,8 @@ from prunekit.pruning.sparsity import measure_sparsity, warn_empty_tensors
 from prunekit.recipe.yaml_text import dump_yaml
 from prunekit.train.build import Run
 from prunekit.train.log import Log, NullLog, RunLog
+from prunekit.train.passes import Score
 from prunekit.train.progress import Display, NullDisplay, Screen
-
-if TYPE_CHECKING:
-    from prunekit.train.trainer import Score, Trainer
 
 
 class Observer:
@@ -61,18 +59,19 @@ class Observer:
             self.warnings.append(text)
             self.screen.note(f"warning: {text}")
 
-    def begin(self, trainer: Trainer) -> None:
-        """The state before the first step."""
-        self._since = (time.perf_counter(), trainer.images)
+    def begin(self, images: int) -> None:
+        """The state before the first step; `images` were trained on before."""
+        step = self.run.engine.step
+        self._since = (time.perf_counter(), images)
         self.run.model.train()
-        if trainer.pruner.step == 0:
+        if step == 0:
             self.log_to.text(0, "recipe", f"```yaml\n{dump_yaml(self.run.recipe)}```")
         if counts := token_counts(self.run.model):
             tokens = {"tokens/in": counts.before, "tokens/out": counts.after}
-            if trainer.pruner.step == 0:
+            if step == 0:
                 self.log_to.scalars(0, tokens)
-            self.screen.show(trainer.pruner.step, tokens)
-        self.saw_update(trainer)
+            self.screen.show(step, tokens)
+        self.saw_update()
 
     def state_dict(self) -> dict[str, Any]:
         """Sums since the last log, over all ranks: each rank must call it. And what was warned."""
@@ -92,57 +91,56 @@ class Observer:
         """Whether to log after this step."""
         return step % self.every == 0 or step == self.timeline.total_steps
 
-    def saw_update(self, trainer: Trainer) -> None:
+    def saw_update(self) -> None:
         """Masks were decided at this step: how far they are, and what changed."""
-        pruner, step = trainer.pruner, trainer.pruner.step
-        updated = pruner.updated()
-        if not updated or not trainer.group.is_main:
+        engine = self.run.engine
+        updated = engine.updated()
+        if not updated or not self.run.group.is_main:
             return
-        masks = pruner.masks()
-        sparsity = measure_sparsity(trainer.run.model, masks)
+        sparsity = measure_sparsity(self.run.model, engine.masks())
         values = {f"density/{tensor.name}": tensor.density for tensor in sparsity.tensors}
         values |= {f"flips/{a.label}": sum(a.flips.values()) for a in updated}
         values["sparsity/achieved"] = sparsity.scope
-        if (target := pruner.target()) is not None:
+        if (target := engine.target()) is not None:
             values["sparsity/target"] = target
-        self.log_to.scalars(step, values)
-        self.screen.show(step, values)
+        self.log_to.scalars(engine.step, values)
+        self.screen.show(engine.step, values)
         for sentence in warn_empty_tensors(sparsity):
-            self.warn(f"step {step}: {sentence}")
+            self.warn(f"step {engine.step}: {sentence}")
 
-    def log(self, trainer: Trainer) -> None:
-        """Means since the last time, over all ranks."""
-        step, ranks = trainer.pruner.step, trainer.group
+    def log(self, images: int, lr: float) -> None:
+        """Means since the last time, over all ranks; `images` were trained on so far."""
+        engine, ranks = self.run.engine, self.run.group
         loss_sum, correct, count = ranks.total(self._sums).tolist()
         self._sums.zero_()
-        now, (then, images) = time.perf_counter(), self._since
+        now, (then, before) = time.perf_counter(), self._since
         steps = count / self.run.recipe.data.batch_size
         values = {
             "train/loss": loss_sum / ranks.world / max(steps, 1e-9),
             "train/accuracy": correct / max(count, 1),
-            "train/lr": trainer.optimizer.param_groups[0]["lr"],
-            "train/images_per_second": (trainer.images - images) / max(now - then, 1e-9),
-            **trainer.pruner.strategy_metrics(),
+            "train/lr": lr,
+            "train/images_per_second": (images - before) / max(now - then, 1e-9),
+            **engine.metrics(),
         }
-        self._since = (now, trainer.images)
-        self.log_to.scalars(step, values)
-        self.screen.show(step, values)
+        self._since = (now, images)
+        self.log_to.scalars(engine.step, values)
+        self.screen.show(engine.step, values)
 
-    def log_details(self, trainer: Trainer) -> None:
+    def log_details(self) -> None:
         """What the probes saw, and histograms where they are asked for."""
-        step, pruner = trainer.pruner.step, trainer.pruner
-        if pruner.observed:
-            self.log_to.scalars(step, pruner.observed)
-        if self.histograms and step % self.histograms == 0:
-            for name, param in pruner.params.items():
-                self.log_to.histogram(step, f"weights/{name}", param)
+        engine = self.run.engine
+        if engine.observed:
+            self.log_to.scalars(engine.step, engine.observed)
+        if self.histograms and engine.step % self.histograms == 0:
+            for name, param in engine.params.items():
+                self.log_to.histogram(engine.step, f"weights/{name}", param)
                 if param.grad is not None:
-                    self.log_to.histogram(step, f"gradients/{name}", param.grad)
+                    self.log_to.histogram(engine.step, f"gradients/{name}", param.grad)
 
-    def log_score(self, trainer: Trainer, split: str, score: Score) -> None:
-        """An evaluation."""
-        step = trainer.pruner.step
+    def log_score(self, images: int, split: str, score: Score) -> None:
+        """An evaluation, after `images` were trained on."""
+        step = self.run.engine.step
         values = {f"eval/{split}_top1": score.top1, f"eval/{split}_loss": score.loss}
         self.log_to.scalars(step, values)
         self.screen.show(step, values)
-        self._since = (time.perf_counter(), trainer.images)
+        self._since = (time.perf_counter(), images)

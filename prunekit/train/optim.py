@@ -11,6 +11,7 @@ from torch.optim import Optimizer
 from prunekit.errors import RecipeError
 from prunekit.foundation.parameters import ParamRule, matches
 from prunekit.foundation.suggestions import did_you_mean
+from prunekit.pruning.engine import Engine
 from prunekit.recipe.schema import AdamWConfig, OptimizerConfig, SGDConfig
 
 
@@ -60,6 +61,13 @@ def build_optimizer(
             return torch.optim.SGD(
                 groups, momentum=config.momentum, nesterov=config.nesterov, fused=True
             )
+
+
+def new_optimizer(config: OptimizerConfig, engine: Engine) -> Optimizer:
+    """A fresh optimizer over the model's parameters, with the masks around its steps."""
+    optimizer = build_optimizer(config, engine.params, engine.optimizer_rules())
+    engine.attach(optimizer)
+    return optimizer
 
 
 def set_lr(optimizer: Optimizer, factor: float) -> None:

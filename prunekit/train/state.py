@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from prunekit.foundation.modules import tensors
-from prunekit.pruning.pruner import Pruner
+from prunekit.pruning.context import Surroundings
 from prunekit.train.build import Run
 
 
@@ -18,19 +18,19 @@ class ModelState:
     """Dense weights, buffers and their average, and those of the best evaluation so far."""
 
     def __init__(self, run: Run) -> None:
-        self.run, self.pruner = run, run.pruner
+        self.run, self.engine, self.around = run, run.engine, run.engine.around
         self.ema: EMA | None = None
         self.best: dict[str, Any] | None = None
 
     def begin_average(self) -> None:
         """An average from here on, where the recipe asks for one."""
         config = self.run.recipe.ema
-        self.ema = EMA(self.pruner, config.decay) if config else None
+        self.ema = EMA(self.around, config.decay) if config else None
 
     def weights(self) -> dict[str, Tensor]:
         """Dense W and buffers by plain name."""
         return {
-            name: self.pruner.dense(name) if name in self.pruner.params else tensor
+            name: self.around.dense(name) if name in self.around.params else tensor
             for name, tensor in tensors(self.run.model).items()
         }
 
@@ -44,18 +44,18 @@ class ModelState:
         """Go on from other weights; an average goes on from its own, or begins at them."""
         own = tensors(self.run.model)
         for name, value in weights.items():
-            if name in self.pruner.params:
-                self.pruner.set_dense(name, value.to(own[name].device))
+            if name in self.around.params:
+                self.around.set_dense(name, value.to(own[name].device))
             else:
                 own[name].copy_(value)
         if self.ema is not None:
-            dense = {name: self.pruner.dense(name) for name in self.pruner.params}
+            dense = {name: self.around.dense(name) for name in self.around.params}
             self.ema.load_state_dict(averages or dense)
 
     def put_average(self) -> None:
         """Go on from the average, where there is one."""
         for name, average in (self.averages() or {}).items():
-            self.pruner.set_dense(name, average)
+            self.around.set_dense(name, average)
 
     def keep_if_best(self, top1: float) -> None:
         """Keep a copy if no evaluation before was as good."""
@@ -81,28 +81,28 @@ def _copied(values: Mapping[str, Tensor]) -> dict[str, Tensor]:
 class EMA:
     """w_ema <- decay * w_ema + (1 - decay) * W after each step; evaluated under the masks."""
 
-    def __init__(self, pruner: Pruner, decay: float) -> None:
-        self.decay = decay
-        self.average = {name: pruner.dense(name).clone() for name in pruner.params}
+    def __init__(self, around: Surroundings, decay: float) -> None:
+        self.around, self.decay = around, decay
+        self.average = {name: around.dense(name).clone() for name in around.params}
 
     @torch.no_grad()
-    def update(self, pruner: Pruner) -> None:
+    def update(self) -> None:
         """Take in the dense weights of this step."""
         for name, average in self.average.items():
-            average.lerp_(pruner.dense(name), 1 - self.decay)
+            average.lerp_(self.around.dense(name), 1 - self.decay)
 
     @contextmanager
-    def applied(self, pruner: Pruner) -> Iterator[None]:
+    def applied(self) -> Iterator[None]:
         """The model holds average * M inside, and W * M again after."""
-        resting = {name: param.data for name, param in pruner.params.items()}
-        masks = pruner.masks()
+        params, masks = self.around.params, self.around.mask_set.masks()
+        resting = {name: param.data for name, param in params.items()}
         try:
-            for name, param in pruner.params.items():
+            for name, param in params.items():
                 average = self.average[name]
                 param.data = average * masks[name] if name in masks else average
             yield
         finally:
-            for name, param in pruner.params.items():
+            for name, param in params.items():
                 param.data = resting[name]
 
     def state_dict(self) -> dict[str, Tensor]:

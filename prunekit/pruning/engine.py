@@ -1,0 +1,290 @@
+"""What drives strategies, probes and masks from step to step: the trainer's side of a `Pruner`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import chain
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from prunekit.errors import PluginError
+from prunekit.foundation.modules import training_mode_kept
+from prunekit.foundation.parameters import ParamRule
+from prunekit.foundation.timeline import Timeline
+from prunekit.foundation.values import about_key
+from prunekit.pruning.assignment import Assigned, Due, DueStrategies, assign
+from prunekit.pruning.checks import (
+    check_count,
+    check_finish,
+    check_penalty,
+    check_scalars,
+    check_update,
+)
+from prunekit.pruning.context import Sources, StepContext, Surroundings
+from prunekit.pruning.masks import MaskSet
+from prunekit.pruning.probes.base import Probe, labels, prepare_all
+from prunekit.pruning.strategies.base import PruningStrategy, Update
+
+
+class Engine:
+    """Strategies, probes and masks of one run; `docs/step.md` tells the order of a step.
+
+    Args:
+        model: the plain module; strategies may replace modules of it here.
+        strategies: their scopes must be disjoint, tied names included.
+        timeline: the phases in steps.
+        probes: what watches the raw gradients.
+        sources: where contexts get what is not of the model.
+        resuming: whether the weights come from a checkpoint, and are not to be initialized.
+
+    Raises:
+        RecipeError: a scope matches nothing, two scopes overlap, or a mode does not fit.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        strategies: Sequence[PruningStrategy],
+        timeline: Timeline,
+        *,
+        probes: Sequence[Probe] = (),
+        sources: Sources | None = None,
+        resuming: bool = False,
+    ) -> None:
+        self.model, self.timeline, self.step = model, timeline, 0
+        self._started, self._initialized = False, resuming
+        self._optimizer: Optimizer | None = None
+        for index, strategy in enumerate(strategies):
+            with about_key(f"strategies.{index}", strategy.config):
+                strategy.check(timeline.clock(0, strategy.config.during, ending=False))
+                strategy.prepare(model)
+        self.params: dict[str, nn.Parameter] = dict(model.named_parameters())
+        self.assigned = assign(model, strategies, check=not resuming)
+        self._due = DueStrategies(timeline, self.assigned)
+        self.probes = list(probes)
+        prepare_all(self.probes, model)
+        self.observed: dict[str, float] = {}
+        """What the probes saw at the last step."""
+        modes = {n: a.strategy.config.mode for a in self.assigned for n in a.cover}
+        self.mask_set = MaskSet({name: self.params[name] for name in modes}, modes)
+        self.around = Surroundings(
+            model, self.params, self.mask_set, sources or Sources(), self.lr_scale
+        )
+        self.changes_gradients = any(map(_changes_gradients, strategies))
+        """Whether a penalty or an adjustment may follow the raw gradients."""
+
+    # ---- a run, in this order
+
+    def initialize(self) -> None:
+        """Let the strategies load start weights; a run that is resumed does not."""
+        self._initialized = True
+        for index, assigned in enumerate(self.assigned):
+            with about_key(f"strategies.{index}", assigned.strategy.config):
+                assigned.strategy.initialize(self.model)
+
+    def start(self) -> None:
+        """The updates of t = 0: before the optimizer, on the model's device."""
+        self._started = True
+        if not self._initialized:
+            self.initialize()
+        self._update_all(inside=False)
+
+    def attach(self, optimizer: Optimizer) -> None:
+        """Hook into an optimizer, also a new one in mid-run; the first call starts the masks."""
+        if not self._started:
+            self.start()
+        for group in optimizer.param_groups:
+            group.setdefault("initial_lr", group["lr"])  # as torch's own schedulers do
+        self._optimizer = optimizer
+        self.mask_set.attach(optimizer)
+
+    def before_step(self) -> bool:
+        """On final gradients, before clipping. Whether `optimizer.step` is to be taken.
+
+        Probes look at the raw gradients, penalties and adjustments are added, strategies that read
+        gradients update, and the gradients of pruned weights are zeroed in `hard` and `masked`.
+        """
+        self._observe()
+        if self.changes_gradients:
+            self._add_penalties()
+            for due in self._due.active(self.step, inside=True):
+                due.assigned.strategy.adjust_gradients(self._context(due))
+        take_step = self._update_all(inside=True)
+        self.mask_set.mask_gradients()
+        return take_step
+
+    def count_step(self) -> None:
+        """One optimizer step is done: t += 1."""
+        self.step += 1
+
+    def update_masks(self) -> None:
+        """Strategies that are asked between steps decide, where they are due."""
+        self._update_all(inside=False)
+
+    def finish(self) -> nn.Module:
+        """Leave W*M in the parameters for good, and let the strategies fold what they added."""
+        self.mask_set.detach()
+        model = self.model
+        for assigned in self.assigned:
+            model = assigned.strategy.finish(model)
+            check_finish(assigned, model)
+        return model
+
+    # ---- what is read of it
+
+    def update_due(self) -> bool:
+        """Whether masks are decided inside the step that is being taken, or right after it."""
+        inside = self._due.due(self.step, inside=True)
+        after = self._due.due(self.step + 1, inside=False)
+        return any(True for _ in chain(inside, after))
+
+    def masks(self) -> dict[str, Tensor]:
+        """The masks of all scopes."""
+        return self.mask_set.masks()
+
+    def lr_scale(self) -> float:
+        """Learning rate now over its highest, in [0, 1]."""
+        if self._optimizer is None:
+            return 1.0
+        group = self._optimizer.param_groups[0]
+        return float(group["lr"] / group["initial_lr"]) if group["initial_lr"] else 0.0
+
+    def optimizer_rules(self) -> list[ParamRule]:
+        """Learning-rate and decay rules that the strategies ask for; the user's own rules win."""
+        return [rule for a in self.assigned for rule in a.strategy.optimizer_rules()]
+
+    def target(self) -> float | None:
+        """Sparsity promised over all scopes at the last updates; None where one emerges.
+
+        Each strategy promises a share of its own units, which may be entries, filters or heads: so
+        its target counts with the entries of its scope, whatever its unit.
+        """
+        targets = [a.target for a in self.assigned if a.target is not None]
+        if not targets or len(targets) < len(self.assigned):
+            return None
+        if len(set(targets)) == 1:
+            return targets[0]
+        entries = [sum(self.params[n].numel() for n in a.scope) for a in self.assigned]
+        promised = sum(target * n for target, n in zip(targets, entries, strict=True))
+        return promised / sum(entries)
+
+    def updated(self) -> list[Assigned]:
+        """The strategies whose masks were decided at this step, or inside the one just done."""
+        return [assigned for assigned in self.assigned if assigned.updated_at == self.step]
+
+    def metrics(self) -> dict[str, float]:
+        """What the strategies want logged, under `strategy/<label>/<key>`.
+
+        Raises:
+            PluginError: one of them gives something else than numbers.
+        """
+        found: dict[str, float] = {}
+        for assigned in self.assigned:
+            own = assigned.strategy.metrics()
+            check_scalars(f"{assigned.origin}: metrics", own)
+            found |= {f"strategy/{assigned.label}/{key}": value for key, value in own.items()}
+        return found
+
+    def state_dict(self) -> dict[str, Any]:
+        """Masks and strategy state; dense weights are saved by the caller (`dense`)."""
+        return {
+            "step": self.step,
+            "masks": dict(self.mask_set.state_dict()["masks"]),
+            "strategies": [a.strategy.state_dict() for a in self.assigned],
+            "targets": [a.target for a in self.assigned],
+            "probes": [probe.state_dict() for probe in self.probes],
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any], dense: Mapping[str, Tensor]) -> None:
+        """Continue where `state_dict` was taken, with the dense weights saved beside it."""
+        self.step, self._started = state["step"], True
+        for name in self.params:
+            self.around.set_dense(name, dense[name])
+        self.mask_set.load_state_dict({"masks": state["masks"]}, dense)
+        for assigned, own, target in zip(
+            self.assigned, state["strategies"], state["targets"], strict=True
+        ):
+            assigned.strategy.load_state_dict(own)
+            assigned.target = target
+        for probe, seen in zip(self.probes, state["probes"], strict=True):
+            probe.load_state_dict(seen)
+
+    # ---- inside
+
+    def _observe(self) -> None:
+        clock = self.timeline.clock(self.step, ending=False)
+        self.observed = {}
+        for name, probe in zip(labels(self.probes), self.probes, strict=True):
+            if probe.due(clock):
+                label = f"probe/{name}"
+                seen = probe.observe(StepContext(self.around, label, tuple(self.params), clock, -1))
+                check_scalars(f"probe {probe.config.name!r}: observe", seen)
+                self.observed |= {f"{label}/{key}": value for key, value in seen.items()}
+
+    def _add_penalties(self) -> None:
+        terms = []
+        for due in self._due.active(self.step, inside=True):
+            term = due.assigned.strategy.penalty(self.model, due.clock)
+            if term is not None:
+                check_penalty(due.assigned, term)
+                terms.append(term)
+        if not terms:
+            return
+        params = [p for p in self.params.values() if p.requires_grad]
+        grads = torch.autograd.grad(sum(terms[1:], terms[0]), params, allow_unused=True)
+        for param, grad in zip(params, grads, strict=True):
+            if grad is not None:
+                param.grad = grad if param.grad is None else param.grad.add_(grad)
+
+    def _update_all(self, *, inside: bool) -> bool:
+        """Ask the strategies that are due, inside the step or between steps; see `reads`."""
+        take_step = True
+        for due in self._due.due(self.step, inside=inside):
+            take_step &= not self._update(due.assigned, self._context(due)).skip_step
+            due.assigned.updated_at = self.step + int(inside)
+        return take_step
+
+    def _context(self, due: Due) -> StepContext:
+        assigned = due.assigned
+        return StepContext(self.around, assigned.label, assigned.scope, due.clock, due.index)
+
+    def _update(self, assigned: Assigned, ctx: StepContext) -> Update:
+        """Ask, check and apply.
+
+        Raises:
+            PluginError: names the strategy's distribution, the parameter, what was expected and
+                what came.
+        """
+        try:
+            return self._checked_update(assigned, ctx)
+        except PluginError as error:
+            raise PluginError(f"{assigned.origin}, step {self.step}: {error}") from error
+
+    def _checked_update(self, assigned: Assigned, ctx: StepContext) -> Update:
+        strategy, place = assigned.strategy, f"strategies.{ctx.index}"
+        with training_mode_kept(self.model), about_key(place, strategy.config):
+            update = strategy.update(ctx)
+        check_update(assigned, update, self.params)
+        assigned.flips = self.mask_set.apply(update, assigned.cover)
+        assigned.target = strategy.target(ctx.clock)
+        new = {n: mask.to(self.params[n].device) for n, mask in update.masks.items()}
+        masks = {n: new[n] if n in new else self.mask_set.mask(n) for n in assigned.scope}
+        check_count(assigned, ctx.clock, self.model, masks)
+        ranks = self.around.sources.ranks
+        if ranks.world > 1 and not ranks.all_equal(self.mask_set.digest()):
+            raise PluginError(
+                "the masks differ between ranks: scores from rank-local data must go through "
+                "ctx.mean_over_ranks"
+            )
+        return update
+
+
+def _changes_gradients(strategy: PruningStrategy) -> bool:
+    own = type(strategy)
+    return (
+        own.penalty is not PruningStrategy.penalty
+        or own.adjust_gradients is not PruningStrategy.adjust_gradients
+    )

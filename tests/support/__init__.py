@@ -1,0 +1,1 @@
+"""What several tests use: small runs, data sets, slow oracles, broken components."""

@@ -1,0 +1,200 @@
+"""The conformance kit: what is built in passes, and each animal of the zoo is caught."""
+
+import importlib.util
+import sys
+
+import pytest
+import torch
+from torch import nn
+
+from prunekit.models import build_model
+from prunekit.models.mlp import MLPConfig
+from prunekit.registry import COMPRESSORS, PROBES, STRATEGIES
+from prunekit.registry.configs import DataSpec
+from prunekit.testing import (
+    ConformanceError,
+    SmallModel,
+    TokenTrial,
+    Trial,
+    check_compressor,
+    check_probe,
+    check_strategy,
+)
+from tests.support import training, zoo
+
+OFTEN = {"every": "2st"}
+STRATEGY_SETTINGS = {
+    "magnitude": [
+        {"sparsity": 0.7, "cadence": OFTEN},
+        {"sparsity": 0.5, "cadence": OFTEN, "mode": "hard", "regrow": False},
+        {"sparsity": 0.5, "structure": {"name": "n_m", "n": 2, "m": 4}},
+        {"sparsity": 0.5, "structure": "channel", "distribution": "uniform", "during": ["ramp"]},
+    ],
+    "random_subnetwork": [{"sparsity": 0.5}],
+    "set": [{"sparsity": 0.5, "cadence": OFTEN}],
+    "rigl": [{"sparsity": 0.5, "cadence": OFTEN}],
+    "ac_dc": [{"sparsity": 0.5, "switches": ["25%", "50%", "75%"]}],
+    "lottery_ticket": [{"sparsity": 0.5, "schedule": {"name": "geometric", "rounds": 2}}],
+    "snip": [{"sparsity": 0.5}],
+    "grasp": [{"sparsity": 0.5}],
+    "synflow": [{"sparsity": 0.5, "iterations": 10}],
+    "lamp": [{"sparsity": 0.5, "cadence": OFTEN}],
+    "movement": [{"sparsity": 0.5}],
+    "movement_soft": [{}],
+    "sr_ste": [{}],
+    "filter_magnitude": [{"sparsity": 0.5}],
+}
+COMPRESSOR_SETTINGS = {
+    "tome": [
+        {"ratio": 0.4},
+        {"ratio": 0.7, "eval_ratio": 0.2, "similarity": "cosine", "partition": "sequence"},
+        {"ratio": 0.5, "ratio_of": "pairs", "similarity": "neg_l2"},
+    ],
+    "random_drop": [{"ratio": 0.4}],
+    "average_pool": [{"ratio": 0.6, "eval_ratio": 0.0}],
+}
+PROBE_SETTINGS = {
+    "gradient_norm": [{"cadence": OFTEN}],
+    "burden": [{"every": "1st"}, {"every": "2st", "means": True}],
+}
+
+
+def cases(names, table):
+    """(name, settings); a name that the table does not know is tried with its defaults."""
+    return [(name, settings) for name in names for settings in table.get(name, [{}])]
+
+
+def built_in(registry, without=()):
+    return [c.name for c in registry.components() if c.builtin and c.name not in without]
+
+
+def title(value):
+    return getattr(value, "__name__", "")
+
+
+# --- what is built in
+
+
+@pytest.mark.parametrize(
+    ("name", "settings"), cases(built_in(STRATEGIES, ["optimal_subnetwork"]), STRATEGY_SETTINGS)
+)
+def test_a_built_in_strategy_conforms(name, settings):
+    check_strategy(STRATEGIES.load(name), settings)
+
+
+def test_the_sub_network_of_a_real_run_conforms_on_the_model_of_that_run(tmp_path):
+    source = training.run(tmp_path, strategies=[training.MAGNITUDE])
+    mlp, spec = MLPConfig(name="mlp", hidden=(16,)), DataSpec(1, 8, 8, 10)
+    models = {"source": SmallModel(lambda: build_model(mlp, spec), (1, 8, 8), 10)}
+    settings = {"source": str(source)}
+    check_strategy(STRATEGIES.load("optimal_subnetwork"), settings, models=models, examples=10)
+    with pytest.raises(ConformanceError, match=r"refuses all models.*\n  tiny: .*another model"):
+        check_strategy(STRATEGIES.load("optimal_subnetwork"), settings)
+
+
+@pytest.mark.parametrize(("name", "settings"), cases(built_in(COMPRESSORS), COMPRESSOR_SETTINGS))
+def test_a_built_in_compressor_conforms(name, settings):
+    check_compressor(COMPRESSORS.load(name), settings)
+
+
+@pytest.mark.parametrize(("name", "settings"), cases(built_in(PROBES), PROBE_SETTINGS))
+def test_a_built_in_probe_conforms(name, settings):
+    check_probe(PROBES.load(name), settings)
+
+
+# --- what is broken
+
+
+@pytest.mark.parametrize("cls", [zoo.Sound, zoo.Averages])
+def test_nothing_is_wrong_with_what_the_zoo_descends_from(cls):
+    check_strategy(cls, {}, examples=10)
+    check_strategy(cls, cls.Config(sparsity=0.9), trial=Trial("conv", 3, (2, 3), 4, "adamw"))
+
+
+@pytest.mark.parametrize(("cls", "fault"), zoo.STRATEGIES.items(), ids=title)
+def test_a_broken_strategy_is_caught_and_its_fault_named(cls, fault):
+    with pytest.raises(ConformanceError, match=fault) as caught:
+        check_strategy(cls, {}, examples=10)
+    assert isinstance(caught.value, AssertionError)
+    assert cls.__name__ in str(caught.value)
+
+
+def test_nothing_is_wrong_with_halving():
+    check_compressor(zoo.Halves, {})
+
+
+@pytest.mark.parametrize(("cls", "fault"), zoo.COMPRESSORS.items(), ids=title)
+def test_a_broken_compressor_is_caught_and_its_fault_named(cls, fault):
+    with pytest.raises(ConformanceError, match=fault) as caught:
+        check_compressor(cls, {})
+    assert cls.__name__ in str(caught.value)
+
+
+@pytest.mark.parametrize(("cls", "fault"), zoo.PROBES.items(), ids=title)
+def test_a_broken_probe_is_caught_and_its_fault_named(cls, fault):
+    check_probe(zoo.Counts, {}, examples=5)
+    with pytest.raises(ConformanceError, match=fault):
+        check_probe(cls, {})
+
+
+# --- what the author gets
+
+
+def test_a_failure_is_shrunk_and_printed_as_a_test_that_fails_alike(tmp_path):
+    with pytest.raises(ConformanceError) as caught:
+        check_strategy(zoo.MovesBatchNorm, {"sparsity": 0.75})
+    text = str(caught.value)
+    assert "trial = Trial(model='conv')" in text
+    lines = text.partition("as a test:\n\n")[2].splitlines()
+    path = tmp_path / "pasted.py"
+    path.write_text("\n".join(line.removeprefix("    ") for line in lines))
+    spec = importlib.util.spec_from_file_location("pasted", path)
+    pasted = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(pasted)
+    with pytest.raises(ConformanceError, match=r"changes buffer 1\.running_mean"):
+        pasted.test_movesbatchnorm()
+
+
+def test_a_compressors_failure_is_printed_as_a_test_too():
+    with pytest.raises(ConformanceError) as caught:
+        check_compressor(zoo.MixesSamples, {})
+    assert "check_compressor(MixesSamples, settings, trial=trial)" in str(caught.value)
+    with pytest.raises(ConformanceError, match="alone than in its batch"):
+        check_compressor(zoo.MixesSamples, {}, trial=TokenTrial(samples=2))
+
+
+def test_the_authors_own_traceback_is_kept():
+    with pytest.raises(ConformanceError) as caught:
+        check_strategy(zoo.Crashes, {})
+    assert isinstance(caught.value.__cause__, KeyError)
+
+
+@pytest.mark.parametrize("check", [check_strategy, check_compressor, check_probe])
+def test_a_check_says_what_kind_of_class_it_takes(check):
+    with pytest.raises(ConformanceError, match="Linear does not inherit from"):
+        check(nn.Linear, {})
+
+
+def test_settings_that_do_not_parse_are_named():
+    with pytest.raises(ConformanceError, match=r"(?s)Sound.Config refuses .*sparsity"):
+        check_strategy(zoo.Sound, {"sparsity": 2.0})
+    with pytest.raises(ConformanceError, match=r"the settings are a Config, no Sound.Config"):
+        check_strategy(zoo.Sound, zoo.Counts.Config())
+
+
+def test_a_missing_hypothesis_is_named_with_the_remedy(monkeypatch):
+    for name in [n for n in sys.modules if n.startswith("prunekit.testing")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "hypothesis", None)
+    with pytest.raises(ModuleNotFoundError, match=r'pip install "prunekit\[test\]"'):
+        importlib.import_module("prunekit.testing")
+
+
+def test_checking_leaves_no_trace(recwarn):
+    torch.manual_seed(7)
+    before = torch.get_rng_state()
+    check_strategy(zoo.Sound, {}, examples=5)
+    check_compressor(zoo.Halves, {}, examples=5)
+    assert torch.equal(before, torch.get_rng_state())
+    assert torch.is_grad_enabled()
+    assert not recwarn.list

@@ -1,0 +1,134 @@
+"""Two real Gloo processes: equal masks and weights, parity with one, errors with their code."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from prunekit.errors import CheckpointError, DivergedError
+from prunekit.recipe.yaml_text import dump_yaml
+from prunekit.runs.checkpoint import checkpoints
+from prunekit.runs.directory import open_run
+from prunekit.train.launch import resume_run, run_recipe
+from tests.support.training import MAGNITUDE, curve, recipe, result, rewound, run, same
+
+pytestmark = pytest.mark.ddp
+
+VIT = {
+    "model": {"name": "vit", "patch_size": 2, "depth": 1, "embed_dim": 16, "heads": 2},
+    "compressors": [{"name": "tome", "ratio": 0.4}],
+}
+
+
+def run_in_two(out: Path, **changes: Any) -> Path:
+    made = recipe(**changes)
+    return run_recipe(made, source_text=dump_yaml(made), out=out, nproc=2)
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return run_in_two(tmp_path_factory.mktemp("pair"), **VIT)
+
+
+def test_two_processes_do_what_one_does(pair: Path, tmp_path: Path) -> None:
+    """The masks of the ranks are compared at each update by the run itself, which ended well."""
+    alone = run(tmp_path, **VIT)
+    assert open_run(pair).manifest()["environment"]["world_size"] == 2
+    losses = [[m["train/loss"] for m in curve(p) if "train/loss" in m] for p in (pair, alone)]
+    assert losses[0] == pytest.approx(losses[1], rel=2e-3)
+    first, second = open_run(pair).masks(), open_run(alone).masks()
+    entries = sum(mask.numel() for mask in first.values())
+    assert sum(int(m.sum()) for m in first.values()) == sum(int(m.sum()) for m in second.values())
+    hamming = sum(int((first[n] != second[n]).sum()) for n in first)
+    assert hamming <= entries // 100  # the order of additions differs, so near ties may flip
+
+
+def test_the_same_two_processes_give_the_same_bits_again(pair: Path, tmp_path: Path) -> None:
+    assert same(result(run_in_two(tmp_path, **VIT)), result(pair))
+
+
+def test_a_resumed_pair_is_the_undisturbed_one(pair: Path, tmp_path: Path) -> None:
+    resumed = resume_run(rewound(pair, 20, tmp_path / "again"))
+    assert same(result(resumed), result(pair))
+    assert curve(resumed) == curve(pair)
+
+
+def test_ranks_hold_equal_weights_and_micro_batches_are_shared_out(tmp_path: Path) -> None:
+    data = {"name": "digits", "batch_size": 64, "train_limit": 256, "micro_batch": 10}
+    done = run_in_two(tmp_path, data=data, strategies=[MAGNITUDE | {"mode": "hard"}])
+    assert open_run(done).report()["train"]["images"] == 24 * 64
+
+
+def test_a_failing_pair_tells_its_own_error(tmp_path: Path) -> None:
+    with pytest.raises(DivergedError, match="not finite"):
+        run_in_two(tmp_path, optimizer={"name": "sgd", "lr": 1e30})
+    source = [{"name": "optimal_subnetwork", "source": "nowhere"}]
+    with pytest.raises(CheckpointError, match="nowhere: no such run"):
+        run_in_two(tmp_path, strategies=source)
+
+
+def test_torchrun_starts_it_too(tmp_path: Path, pair: Path) -> None:
+    (tmp_path / "r.yaml").write_text(dump_yaml(recipe(**VIT)))
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    command += ["-m", "prunekit", "run", "r.yaml", "--out", "runs"]
+    env = os.environ | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env=env)
+    assert done.returncode == 0, done.stderr
+    assert same(result(tmp_path / "runs/tiny/latest"), result(pair))
+
+
+def test_ranks_as_processes_agree_on_what_they_share(tmp_path: Path) -> None:
+    script = tmp_path / "ranks.py"
+    script.write_text(
+        "import json, sys, torch\n"
+        "from prunekit.train.distributed import join\n"
+        "g = join()\n"
+        "x = torch.tensor([float(g.rank), 1.0])\n"
+        "out = dict(mean=g.mean(x).tolist(), total=g.total(x).tolist(), any=g.any(g.rank == 1),\n"
+        "           none=g.any(False), same=g.all_equal(b'a' * 32),\n"
+        "           differ=g.all_equal(bytes([g.rank] * 32)), word=g.share(f'from {g.rank}'))\n"
+        "open(f'{sys.argv[1]}/{g.rank}.json', 'w').write(json.dumps(out))\n"
+        "g.leave()\n"
+    )
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    env = os.environ | {"OMP_NUM_THREADS": "1"}
+    subprocess.run([*command, str(script), str(tmp_path)], check=True, env=env, timeout=120)
+    for rank in (0, 1):
+        assert json.loads((tmp_path / f"{rank}.json").read_text()) == {
+            "mean": [0.5, 1.0],
+            "total": [1.0, 2.0],
+            "any": True,
+            "none": False,
+            "same": True,
+            "differ": False,
+            "word": "from 0",
+        }
+    assert torch.get_num_threads() == 1
+
+
+@pytest.mark.parametrize("to_all", [False, True], ids=["SIGTERM to the parent", "Ctrl-C"])
+def test_a_pair_that_is_told_to_stop_saves_and_says_so(tmp_path: Path, to_all: bool) -> None:
+    changes = {"phases": [{"name": "train", "length": "2000ep"}], "evaluate": {"every": "50%"}}
+    (tmp_path / "r.yaml").write_text(dump_yaml(recipe(**changes, checkpoint={"every": "50st"})))
+    command = [sys.executable, "-m", "prunekit", "run", "r.yaml", "--nproc", "2", "--out", "runs"]
+    with subprocess.Popen(
+        command, cwd=tmp_path, stderr=subprocess.PIPE, text=True, start_new_session=True
+    ) as process:
+        while len(checkpoints(tmp_path / "runs/tiny/latest")) < 2:
+            time.sleep(0.05)
+            assert process.poll() is None
+        if to_all:
+            os.killpg(process.pid, signal.SIGINT)
+        else:
+            process.send_signal(signal.SIGTERM)
+        _, error = process.communicate(timeout=120)
+    assert process.returncode == 75, error
+    assert "prunekit resume" in error
+    assert open_run(tmp_path / "runs/tiny/latest").status()["status"] == "stopped"
