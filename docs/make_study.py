@@ -30,7 +30,7 @@ from study_burden import (
 )
 from study_compression import compression, interaction, merging, merging_pairs, speed
 
-from prunekit.report.read import RunFacts, common
+from prunekit.report.read import RunRecord, common
 from prunekit.report.study import Study, sweep_study
 
 PAGE = Path(__file__).parent / "study.md"
@@ -72,7 +72,7 @@ def made_by(study: Study, command: str) -> str:
     )
 
 
-def _manifest(run: RunFacts, *keys: str) -> object:
+def _manifest(run: RunRecord, *keys: str) -> object:
     from prunekit import open_run
 
     found: object = open_run(run.path).manifest()

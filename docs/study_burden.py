@@ -15,7 +15,7 @@ from study_tables import VERDICT, cell_at, mean_and_deviation, paired, table, ve
 from prunekit.report.curves import at_levels, curve, curves
 from prunekit.report.figures.curves import curve_picture
 from prunekit.report.figures.style import save
-from prunekit.report.read import RunFacts
+from prunekit.report.read import RunRecord
 from prunekit.report.study import Cell, Study
 
 PICTURES = Path(__file__).parent / "study"
@@ -119,7 +119,7 @@ def burden_dense(study: Study) -> str:
     return table(["optimizer", "sparsity", *columns], rows)
 
 
-def sparsity_at(run: RunFacts, loss: float) -> float:
+def sparsity_at(run: RunRecord, loss: float) -> float:
     """What was pruned when the training loss first came down to `loss`; nothing before a record."""
     step = next(step for step, value in run.series("train/loss") if value <= loss)
     return next((s for at, s in reversed(run.series("sparsity/achieved")) if at <= step), 0.0)
@@ -145,12 +145,12 @@ def burden_seeds(study: Study) -> str:
     return table(["optimizer", "indicator", *study.axes["sparsity"]], rows)
 
 
-def level(run: RunFacts, key: str) -> float:
+def level(run: RunRecord, key: str) -> float:
     """The mean of the records of a run."""
     return statistics.fmean(value for _, value in run.series(key))
 
 
-def final(run: RunFacts, key: str) -> float:
+def final(run: RunRecord, key: str) -> float:
     """The last record of a run."""
     return run.series(key)[-1][1]
 
@@ -248,7 +248,7 @@ def burden_pictures(study: Study) -> None:
     """The curves of the arms at the highest sparsity; those of followed entries at each."""
     arms = ("iterative", "optimal", "match", "random", "dense")
     highest = study.axes["sparsity"][-1]
-    shown = narrowed(study, arms, lambda cell: cell.place.get("sparsity", highest) == highest)
+    shown = narrowed(study, arms, lambda cell: cell.labels.get("sparsity", highest) == highest)
     for name, key, against in (
         ("burden_gradient_by_step", f"{BURDEN}/gradient_mean_abs/active/pooled", None),
         ("burden_gradient_by_loss", f"{BURDEN}/gradient_mean_abs/active/pooled", "train/loss"),

@@ -22,7 +22,7 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 def cell_at(study: Study, arm: str, **place: str) -> Cell:
     """The cell of an arm at a place; labels of axes that it does not have are passed over."""
     for cell in study.arm_cells(arm):
-        if all(cell.place.get(axis, label) == label for axis, label in place.items()):
+        if all(cell.labels.get(axis, label) == label for axis, label in place.items()):
             return cell
     raise SystemExit(f"{study.name}: no arm {arm!r} at {place}: made by another sweep file?")
 

@@ -1,4 +1,4 @@
-"""How large a benchmark is: as the goals say, or just large enough to run."""
+"""What is compared: sizes, trainings with and without masks, and what others take for the same."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ PEER = "torch.nn.utils.prune"
 
 
 @dataclass
-class Training:
+class TrainingCase:
     """A model, its optimizer and perhaps an engine that prunes it."""
 
     model: nn.Module
@@ -92,13 +92,13 @@ class Training:
             self.engine.update_masks()
 
 
-def dense(size: Size) -> Training:
+def dense(size: Size) -> TrainingCase:
     """Without masks."""
     model = size.vit()
-    return Training(model, _adamw(model))
+    return TrainingCase(model, _adamw(model))
 
 
-def masked(size: Size, mode: str, **settings: Any) -> Training:
+def masked(size: Size, mode: str, **settings: Any) -> TrainingCase:
     """Pruned by magnitude; a fixed mask of 90 % unless `settings` say otherwise."""
     model = size.vit()
     fixed = {"schedule": "constant", "cadence": {"every": "once"}}
@@ -106,17 +106,17 @@ def masked(size: Size, mode: str, **settings: Any) -> Training:
     engine = Engine(model, [chosen], Timeline.single(STEPS, 1))
     optimizer = _adamw(model)
     engine.attach(optimizer)
-    return Training(model, optimizer, engine)
+    return TrainingCase(model, optimizer, engine)
 
 
-def by_peer(size: Size) -> Training:
+def by_peer(size: Size) -> TrainingCase:
     """Pruned by `torch.nn.utils.prune`, to the same sparsity of the same weights."""
     model = size.vit()
-    prune_by_peer(places(model))
-    return Training(model, _adamw(model))
+    prune_by_peer(peer_weights(model))
+    return TrainingCase(model, _adamw(model))
 
 
-def places(model: nn.Module) -> list[tuple[nn.Module, str]]:
+def peer_weights(model: nn.Module) -> list[tuple[nn.Module, str]]:
     """The weights in scope, as the peer names them."""
     names = [name.rpartition(".") for name in Scope().select(model)]
     return [(model.get_submodule(path), own) for path, _, own in names]

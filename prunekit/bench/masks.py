@@ -17,12 +17,12 @@ from prunekit.bench.cases import (
     SPARSITY,
     STEPS,
     Size,
-    Training,
+    TrainingCase,
     by_kthvalue,
     by_peer,
     dense,
     masked,
-    places,
+    peer_weights,
     prune_by_peer,
     scope_size,
 )
@@ -85,20 +85,20 @@ def _section(
 def _by_peer(size: Size, *, pruned: bool) -> Variant:
     start = size.vit()
     if pruned:
-        weights = places(start)
+        weights = peer_weights(start)
         prune_by_peer(weights)
         for module, name in weights:
             prune.remove(module, name)  # type: ignore[no-untyped-call]
 
     def variant() -> float:
         gc.collect()  # what the last time left behind is a cycle
-        weights = places(copy.deepcopy(start))  # masks would pile up
+        weights = peer_weights(copy.deepcopy(start))  # masks would pile up
         return timed(lambda: prune_by_peer(weights))()
 
     return variant
 
 
-def _by_engine(training: Training, slope: int = 1) -> Variant:
+def _by_engine(training: TrainingCase, slope: int = 1) -> Variant:
     engine = training.engine
     assert engine is not None
     generator = torch.Generator().manual_seed(3)
@@ -118,7 +118,7 @@ def _by_engine(training: Training, slope: int = 1) -> Variant:
 EVAL_PASSES = 10
 
 
-def _trainings(size: Size) -> dict[str, Training]:
+def _trainings(size: Size) -> dict[str, TrainingCase]:
     """Dense first; each has a model and an optimizer of its own."""
     return {
         "dense": dense(size),
@@ -151,7 +151,7 @@ def evaluation(size: Size) -> Section:
     x, y = size.images(1)
     trainings = _trainings(size)
 
-    def forward(training: Training) -> None:
+    def forward(training: TrainingCase) -> None:
         with torch.inference_mode():
             training.model(x)
 

@@ -18,7 +18,7 @@ from prunekit.bench.cases import (
     QUICK,
     SPARSITY,
     Size,
-    Training,
+    TrainingCase,
     by_kthvalue,
     by_peer,
     dense,
@@ -32,7 +32,7 @@ from prunekit.pruning.selection import find_threshold, keep_count
 def memory(size: Size) -> Section:
     """Tensors alive after a training step, and the peak of a search."""
     weights = scope_size(size.vit())
-    makes: dict[str, tuple[Callable[[], Training], float | None]] = {
+    makes: dict[str, tuple[Callable[[], TrainingCase], float | None]] = {
         "hard": (lambda: masked(size, "hard"), 4),
         "ste": (lambda: masked(size, "ste"), 8),
         PEER: (lambda: by_peer(size), None),
@@ -63,7 +63,7 @@ def memory(size: Size) -> Section:
     )
 
 
-def held_bytes(size: Size, make: Callable[[], Training]) -> int:
+def held_bytes(size: Size, make: Callable[[], TrainingCase]) -> int:
     """Bytes that a training holds between two steps, gradients included."""
     x, y = size.images(1)
     before = live_bytes()

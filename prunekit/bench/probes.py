@@ -43,7 +43,7 @@ PROBES: dict[str, dict[str, Any]] = {
 
 
 @dataclass(frozen=True, slots=True)
-class Task:
+class Workload:
     """A model and the batches that it trains on."""
 
     title: str
@@ -64,14 +64,14 @@ class Task:
         return x, torch.randint(CLASSES, (self.batch,), generator=generator)
 
 
-TASKS = {
-    "mlp": Task(
+WORKLOADS = {
+    "mlp": Workload(
         "MLP 784-300-100-10, batch 128, as recipes/mlp_mnist_iterative",
         MLPConfig(name="mlp", hidden=(300, 100)),
         side=28,
         batch=128,
     ),
-    "vit": Task(
+    "vit": Workload(
         "ViT 64x3 on 16 tokens, batch 32, as recipes/quickstart without its compressor",
         ViTConfig(name="vit", patch_size=2, depth=3, embed_dim=64, heads=4, mlp_ratio=2),
         side=8,
@@ -114,23 +114,23 @@ class _Loop:
 
 
 def bench_probes(only: Sequence[str] = (), *, quick: bool = False) -> Iterator[Section]:
-    """Measure one task after the other, on one thread of the CPU; arguments as for masks."""
+    """Measure one workload after the other, on one thread of the CPU; arguments as for masks."""
     with one_thread():
-        for name in only or TASKS:
+        for name in only or WORKLOADS:
             yield _section(name, QUICK if quick else FULL)
 
 
 def _section(name: str, size: Size) -> Section:
-    task, steps = TASKS[name], STEPS if size.judged else FEW
+    workload, steps = WORKLOADS[name], STEPS if size.judged else FEW
     with ExitStack() as stack:
         settings = {"no probe": None, AGAIN: None, ALONE: RECORDS, **PROBES}
-        loops = {what: _loop(task, chosen, steps, stack) for what, chosen in settings.items()}
+        loops = {what: _loop(workload, chosen, steps, stack) for what, chosen in settings.items()}
         variants = {what: timed(loop.steps) for what, loop in loops.items()}
         variants[ALONE] = partial(_alone, loops[ALONE])
         measured = in_turn(variants, size.least, size.most)
     return Section(
         name=name,
-        title=f"{steps} training steps, one of them recorded: {task.title}",
+        title=f"{steps} training steps, one of them recorded: {workload.title}",
         baseline="the same steps without a probe",
         rows=Timed(measured, size.judged).rows({ALONE: GOAL}),
         rounds=measured.rounds,
@@ -147,8 +147,8 @@ def _alone(loop: _Loop) -> float:
     return timed(loop.record)()
 
 
-def _loop(task: Task, probe: dict[str, Any] | None, steps: int, stack: ExitStack) -> _Loop:
-    model = task.build()
+def _loop(workload: Workload, probe: dict[str, Any] | None, steps: int, stack: ExitStack) -> _Loop:
+    model = workload.build()
     fixed = {"schedule": "constant", "cadence": {"every": "once"}}
     chosen = strategy("magnitude", mode="ste", sparsity=0.9, **fixed)
     config = None if probe is None else Burden.Config.model_validate({"name": "burden", **probe})
@@ -158,4 +158,4 @@ def _loop(task: Task, probe: dict[str, Any] | None, steps: int, stack: ExitStack
     engine.attach(optimizer)
     log = RunLog(Path(stack.enter_context(TemporaryDirectory())))
     stack.callback(log.close)
-    return _Loop(engine, optimizer, log, *task.images(), steps)
+    return _Loop(engine, optimizer, log, *workload.images(), steps)

@@ -12,7 +12,7 @@ from prunekit.cli.common import ExampleCommand, json_option, print_json
 from prunekit.errors import UsageError
 
 if TYPE_CHECKING:
-    from prunekit.report.document import Comparison, Document
+    from prunekit.report.document import Comparison, Report
 
 EXAMPLES = """
 prunekit report runs                               every run below a folder
@@ -80,25 +80,25 @@ def command(
     as_json: bool,
 ) -> None:
     """Compare runs, folders of runs, or a sweep; runs that differ in the seed alone are one."""
-    from prunekit.report.document import Document, compare, document_of
-    from prunekit.report.figures.all import Wanted, pictures, plan_pictures
+    from prunekit.report.document import Report, compare, report_of
+    from prunekit.report.figures.all import WantedPictures, pictures, plan_drawings
 
     if not runs and masks is None:
         raise UsageError("give run directories, a folder of runs or a sweep; or --masks A B")
     found = compare(list(runs), baselines) if runs else None
-    document = document_of(found) if found else Document("Masks of two runs")
+    report = report_of(found) if found else Report("Masks of two runs")
     if found is not None:
-        wanted = Wanted(curves, against, grid, reference, _pairs(where))
-        plan = plan_pictures(found.study, wanted)
+        wanted = WantedPictures(curves, against, grid, reference, _pairs(where))
+        drawings = plan_drawings(found.study, wanted)
         if out is not None:
-            document = replace(document, pictures=tuple(pictures(found, plan, against)))
+            report = replace(report, pictures=tuple(pictures(found, drawings, against)))
     if masks is not None:
-        document = _with_masks(document, masks, draw=out is not None)
-    files = _write(document, found, out) if out is not None else []
+        report = _with_masks(report, masks, draw=out is not None)
+    files = _write(report, found, out) if out is not None else []
     if as_json:
-        print_json(_plain(document, found, files))
+        print_json(_plain(report, found, files))
     else:
-        _show(document, files)
+        _show(report, files)
 
 
 def _pairs(where: tuple[str, ...]) -> dict[str, str]:
@@ -108,7 +108,7 @@ def _pairs(where: tuple[str, ...]) -> dict[str, str]:
     return dict(text.split("=", 1) for text in where)
 
 
-def _with_masks(document: Document, runs: tuple[Path, Path], draw: bool) -> Document:
+def _with_masks(report: Report, runs: tuple[Path, Path], draw: bool) -> Report:
     from prunekit.report.document import Picture
     from prunekit.report.mask_overlap import compare_masks, mask_picture, mask_table
 
@@ -116,20 +116,20 @@ def _with_masks(document: Document, runs: tuple[Path, Path], draw: bool) -> Docu
     table = mask_table(found, *runs)
     drawn = [Picture("masks", "Masks of two runs", table.note, mask_picture(found))] if draw else []
     return replace(
-        document,
-        tables=(*document.tables, table),
-        pictures=(*document.pictures, *drawn),
+        report,
+        tables=(*report.tables, table),
+        pictures=(*report.pictures, *drawn),
     )
 
 
-def _write(document: Document, found: Comparison | None, out: Path) -> list[Path]:
-    from prunekit.report.write import write_document, write_numbers
+def _write(report: Report, found: Comparison | None, out: Path) -> list[Path]:
+    from prunekit.report.write import write_numbers, write_report
 
-    files = write_document(document, out)
+    files = write_report(report, out)
     return [*files, *(write_numbers(found, out) if found else [])]
 
 
-def _plain(document: Document, found: Comparison | None, files: list[Path]) -> dict[str, object]:
+def _plain(report: Report, found: Comparison | None, files: list[Path]) -> dict[str, object]:
     from prunekit.report.notices import warnings
     from prunekit.report.spreadsheet import cell_rows, difference_rows, run_rows
 
@@ -144,18 +144,18 @@ def _plain(document: Document, found: Comparison | None, files: list[Path]) -> d
             "differences": difference_rows(study, found.differences),
             "warnings": dict(warnings(study)),
         }
-    tables = {t.title: [list(t.columns), *map(list, t.rows)] for t in document.tables}
+    tables = {t.title: [list(t.columns), *map(list, t.rows)] for t in report.tables}
     return {
         **numbers,
-        "notices": list(document.notices),
-        "missing": list(document.missing),
+        "notices": list(report.notices),
+        "missing": list(report.missing),
         "tables": tables,
         "files": [str(path) for path in files],
     }
 
 
-def _show(document: Document, files: list[Path]) -> None:
+def _show(report: Report, files: list[Path]) -> None:
     from prunekit.foundation.console import console
-    from prunekit.report.terminal import print_document
+    from prunekit.report.terminal import print_report
 
-    print_document(document, files, console())
+    print_report(report, files, console())

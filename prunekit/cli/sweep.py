@@ -85,8 +85,8 @@ def command(
     from prunekit.sweep.command_line import read_command_line
     from prunekit.sweep.session import Session
 
-    asked = read_command_line(target, words, with_baselines=baselines)
-    session = Session(asked, out, retry_failed=retry_failed)
+    request = read_command_line(target, words, with_baselines=baselines)
+    session = Session(request, out, retry_failed=retry_failed)
     if slurm:
         ctx.exit(session.on_slurm(pack, slurm_settings, dry_run=dry_run))
     ctx.exit(session.on_this_machine(jobs, dry_run=dry_run))

@@ -97,7 +97,7 @@ class ViT(nn.Module):
         self.pos_drop = nn.Dropout(config.dropout)
         self.compressor: DataCompressor | None = None
         self.blocks = nn.ModuleList(
-            Block(width, config.heads, hidden, config.qkv_bias, config.dropout)
+            EncoderBlock(width, config.heads, hidden, config.qkv_bias, config.dropout)
             for _ in range(config.depth)
         )
         self.norm = nn.LayerNorm(width, eps=1e-6)
@@ -136,10 +136,10 @@ class ViT(nn.Module):
         held = [(slot, owner.compressor) for slot, owner in self._places()]
         return count_through(self.patches, [(s, c) for s, c in held if c is not None])
 
-    def _places(self) -> Iterator[tuple[str, ViT | Block]]:
+    def _places(self) -> Iterator[tuple[str, ViT | EncoderBlock]]:
         yield "tokens", self
         for index, block in enumerate(self.blocks):
-            assert isinstance(block, Block)
+            assert isinstance(block, EncoderBlock)
             yield f"blocks.{index}", block
 
     def forward(self, images: Tensor) -> Tensor:
@@ -181,7 +181,7 @@ class PatchEmbed(nn.Module):
         return patches
 
 
-class Block(nn.Module):
+class EncoderBlock(nn.Module):
     """Attention, then a compressor where there is one, then an MLP, each on a residual."""
 
     def __init__(self, width: int, heads: int, hidden: int, qkv_bias: bool, dropout: float) -> None:

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from prunekit.errors import UsageError
+from prunekit.foundation.parameters import ParamRule
 from prunekit.foundation.timeline import Timeline
 from prunekit.pruning.assignment import Assigned
 from prunekit.pruning.context import Anchor, Calibration, LossFunction, OneProcess, Ranks, Sources
@@ -55,7 +56,7 @@ class Pruner:
         UsageError: neither `total_steps` nor `timeline`, or both.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - one call sets up all that a strategy may ask for
         self,
         model: nn.Module,
         strategies: Sequence[PruningStrategy],
@@ -155,6 +156,18 @@ class Pruner:
     def dense(self, name: str) -> Tensor:
         """Dense W of any parameter."""
         return self._engine.around.dense(name)
+
+    def set_dense(self, name: str, value: Tensor) -> None:
+        """Write dense W of any parameter, as rewinding does; masks stay in force."""
+        self._engine.around.set_dense(name, value)
+
+    def target(self) -> float | None:
+        """Sparsity promised over all scopes at the last updates; None where one emerges."""
+        return self._engine.target()
+
+    def optimizer_rules(self) -> list[ParamRule]:
+        """Learning rates and decays by parameter name that the strategies ask for."""
+        return self._engine.optimizer_rules()
 
     def metrics(self) -> dict[str, float]:
         """What strategies and probes want logged: `strategy/<label>/<key>`, `probe/<label>/<key>`.

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from prunekit.errors import UsageError
 from prunekit.foundation.suggestions import did_you_mean
-from prunekit.report.read import RunFacts
+from prunekit.report.read import RunRecord
 from prunekit.report.settings import fingerprint, settings
 from prunekit.report.statistics import PairedDifference, Summary, paired_difference, summary
 from prunekit.report.study import Cell, Study, number_of
@@ -36,11 +36,11 @@ class Baseline:
             if cell.arm == self.arm:
                 return None
             found = [other for other in study.cells if other.arm == self.arm]
-            return next((c for c in found if c.place.items() <= cell.place.items()), None)
-        wanted = {**cell.place, self.axis: self.label}
-        if self.axis not in cell.place or wanted == cell.place:
+            return next((c for c in found if c.labels.items() <= cell.labels.items()), None)
+        wanted = {**cell.labels, self.axis: self.label}
+        if self.axis not in cell.labels or wanted == cell.labels:
             return None
-        return next((c for c in study.cells if c.arm == cell.arm and c.place == wanted), None)
+        return next((c for c in study.cells if c.arm == cell.arm and c.labels == wanted), None)
 
 
 @dataclass(frozen=True)
@@ -72,24 +72,24 @@ def accuracy(cell: Cell, key: str) -> Summary | None:
     return summary(list(accuracies(cell, key).values()))
 
 
-def is_dense(run: RunFacts) -> bool:
+def is_dense(run: RunRecord) -> bool:
     """Whether nothing is pruned."""
     return not run.recipe.get("strategies")
 
 
-def is_random(run: RunFacts) -> bool:
+def is_random(run: RunRecord) -> bool:
     """Whether what is kept was drawn."""
     strategies = run.recipe.get("strategies") or ()
     return any(isinstance(s, dict) and s.get("name") == "random_subnetwork" for s in strategies)
 
 
-def is_compressed(run: RunFacts) -> bool:
+def is_compressed(run: RunRecord) -> bool:
     """Whether tokens are removed."""
     before, after = run.number("tokens", "before"), run.number("tokens", "after")
     return before is not None and after is not None and after < before
 
 
-def arms_where(study: Study, test: Callable[[RunFacts], bool]) -> list[str]:
+def arms_where(study: Study, test: Callable[[RunRecord], bool]) -> list[str]:
     """Arms all of whose runs pass a test."""
     found = []
     for arm in study.arms:
@@ -99,7 +99,7 @@ def arms_where(study: Study, test: Callable[[RunFacts], bool]) -> list[str]:
     return found
 
 
-def baselines(study: Study, names: tuple[str, ...] = ()) -> list[Baseline]:
+def chosen_baselines(study: Study, names: tuple[str, ...] = ()) -> list[Baseline]:
     """The baselines that `names` ask for; else dense, random, uncompressed, and an axis at 0.
 
     Raises:
@@ -129,7 +129,7 @@ def repeating(study: Study, arms: Sequence[str]) -> list[str]:
     found = []
     for arm in arms:
         own: set[object] = {
-            (tuple(cell.place.items()), seed, fingerprint(settings(run.recipe)))
+            (tuple(cell.labels.items()), seed, fingerprint(settings(run.recipe)))
             for cell in study.arm_cells(arm)
             for seed, run in cell.runs.items()
         }

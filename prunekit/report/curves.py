@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from prunekit.report.comparison import repeating
-from prunekit.report.read import RunFacts
-from prunekit.report.study import Cell, Place, Study
+from prunekit.report.read import RunRecord
+from prunekit.report.study import AxisLabels, Cell, Study
 
 Points = Sequence[tuple[float, float]]
 LEVELS = 60
@@ -21,7 +21,7 @@ class Curve:
     """Of one cell: at each x the mean, lowest and highest of its seeds."""
 
     arm: str
-    place: Place
+    labels: AxisLabels
     seeds: int
     x: np.ndarray
     mean: np.ndarray
@@ -62,10 +62,10 @@ def curve(cell: Cell, key: str, against: str | None = None) -> Curve | None:
         return None
     x = np.array(sorted(shared))
     values = np.array([[value_of[at] for at in x.tolist()] for value_of in map(dict, lines)])
-    return Curve(cell.arm, cell.place, len(lines), x, values.mean(0), values.min(0), values.max(0))
+    return Curve(cell.arm, cell.labels, len(lines), x, values.mean(0), values.min(0), values.max(0))
 
 
-def at_levels(runs: Sequence[RunFacts], key: str, against: str) -> list[Points]:
+def at_levels(runs: Sequence[RunRecord], key: str, against: str) -> list[Points]:
     """For each run (level of `against`, value of `key` when the run first came there).
 
     The levels are those that all runs passed between two records of `key`, evenly apart in the
@@ -89,7 +89,7 @@ def at_levels(runs: Sequence[RunFacts], key: str, against: str) -> list[Points]:
     return found
 
 
-def _falls(runs: Sequence[RunFacts], key: str) -> bool:
+def _falls(runs: Sequence[RunRecord], key: str) -> bool:
     """Whether lower is further on: of a loss always, of another scalar by what most runs did."""
     series = [run.series(key) for run in runs]
     fell = sum(one[-1][1] < one[0][1] for one in series if one)
@@ -97,7 +97,7 @@ def _falls(runs: Sequence[RunFacts], key: str) -> bool:
 
 
 def _track(
-    run: RunFacts, key: str, against: str, *, falls: bool
+    run: RunRecord, key: str, against: str, *, falls: bool
 ) -> tuple[np.ndarray, np.ndarray] | None:
     """(best level of `against` so far, value) at each step where a new best level was reached."""
     measured, level = run.series(key), run.series(against)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from prunekit.foundation.units import counted
-from prunekit.report.comparison import Difference, accuracy_key, baselines, differences
+from prunekit.report.comparison import Difference, accuracy_key, chosen_baselines, differences
 from prunekit.report.notices import notices, warnings
 from prunekit.report.read import clean, common
 from prunekit.report.study import Study, open_study
@@ -35,7 +35,7 @@ class Picture:
 
 
 @dataclass(frozen=True)
-class Document:
+class Report:
     """A whole report."""
 
     title: str
@@ -72,10 +72,10 @@ def compare(paths: list[Path], against: tuple[str, ...] = ()) -> Comparison:
     """
     study = open_study(paths)
     key = accuracy_key(study)
-    return Comparison(study, key, tuple(differences(study, baselines(study, against), key)))
+    return Comparison(study, key, tuple(differences(study, chosen_baselines(study, against), key)))
 
 
-def document_of(found: Comparison) -> Document:
+def report_of(found: Comparison) -> Report:
     """The report without its pictures."""
     study = found.study
     tables = [
@@ -84,7 +84,7 @@ def document_of(found: Comparison) -> Document:
         recipe_table(study),
         warning_table(warnings(study)),
     ]
-    return Document(
+    return Report(
         title=clean(study.name),
         conditions=conditions(study),
         notices=tuple(notices(study)),

@@ -15,7 +15,7 @@ from prunekit.errors import UsageError
 from prunekit.foundation.suggestions import did_you_mean
 from prunekit.report.comparison import accuracies, accuracy
 from prunekit.report.read import clean
-from prunekit.report.study import Cell, Place, Study, number_of
+from prunekit.report.study import AxisLabels, Cell, Study, number_of
 
 Axes = tuple[str, str]
 """Rows and columns."""
@@ -23,12 +23,13 @@ Axes = tuple[str, str]
 
 @dataclass(frozen=True)
 class Grid:
-    """One arm, at one place of the axes that are left, over two axes; NaN where nothing is."""
+    """One arm, at one label of each axis that is left, over two axes; NaN where nothing is."""
 
     arm: str
-    place: Place
+    labels: AxisLabels
     axes: Axes
-    labels: tuple[tuple[str, ...], tuple[str, ...]]
+    tick_labels: tuple[tuple[str, ...], tuple[str, ...]]
+    """Of the rows, and of the columns."""
     means: np.ndarray
     """[R, C] accuracy in percent."""
     deviations: np.ndarray
@@ -41,7 +42,7 @@ class Grid:
     @property
     def reference_gains(self) -> np.ndarray | None:
         """[R, C] published values minus those of the column of label 0."""
-        zero = _zero(self.labels[1])
+        zero = _zero(self.tick_labels[1])
         if self.reference is None or zero is None:
             return None
         gains: np.ndarray = self.reference - self.reference[:, [zero]]
@@ -75,13 +76,13 @@ def choose_axes(study: Study, wanted: Axes | None) -> Axes | None:
 
 
 def grids(study: Study, axes: Axes, key: str, reference: Reference | None) -> list[Grid]:
-    """A grid for each arm, and place of the other axes, that fills two rows and two columns."""
+    """A grid for each arm, and labels of the other axes, that fills two rows and two columns."""
     found: dict[tuple[str, tuple[tuple[str, str], ...]], dict[Axes, Cell]] = {}
     for cell in study.cells:
-        if all(axis in cell.place for axis in axes) and cell.runs:
-            rest = tuple((a, label) for a, label in cell.place.items() if a not in axes)
+        if all(axis in cell.labels for axis in axes) and cell.runs:
+            rest = tuple((a, label) for a, label in cell.labels.items() if a not in axes)
             at = found.setdefault((cell.arm, rest), {})
-            at[cell.place[axes[0]], cell.place[axes[1]]] = cell
+            at[cell.labels[axes[0]], cell.labels[axes[1]]] = cell
     made = []
     for (arm, rest), cells in found.items():
         labels = tuple(
@@ -95,7 +96,7 @@ def grids(study: Study, axes: Axes, key: str, reference: Reference | None) -> li
 
 def _grid(
     arm: str,
-    place: Place,
+    fixed: AxisLabels,
     axes: Axes,
     labels: tuple[Sequence[str], Sequence[str]],
     cells: Mapping[Axes, Cell],
@@ -108,7 +109,7 @@ def _grid(
     for i, row in enumerate(labels[0]):
         base = cells.get((row, labels[1][zero])) if zero is not None else None
         for j, column in enumerate(labels[1]):
-            spot = {**place, axes[0]: row, axes[1]: column}
+            spot = {**fixed, axes[0]: row, axes[1]: column}
             value = reference.at(spot) if reference else None
             published[i, j] = np.nan if value is None else value
             cell = cells.get((row, column))
@@ -120,7 +121,7 @@ def _grid(
             if base is not None and cell is not base:
                 gains[i, j] = _gain(cell, base, key)
     return Grid(
-        arm, place, axes, (tuple(labels[0]), tuple(labels[1])), means, deviations, gains,
+        arm, fixed, axes, (tuple(labels[0]), tuple(labels[1])), means, deviations, gains,
         published if reference else None,
     )  # fmt: skip
 
@@ -150,11 +151,11 @@ class Reference:
     values: Mapping[tuple[str, ...], float]
     """Labels in the order of `axes`, numbers in one form -> value."""
 
-    def at(self, place: Place) -> float | None:
-        """The value at a place; None where the file has none."""
-        if not all(axis in place for axis in self.axes):
+    def at(self, labels: AxisLabels) -> float | None:
+        """The value at these labels; None where the file has none."""
+        if not all(axis in labels for axis in self.axes):
             return None
-        return self.values.get(tuple(_same(place[axis]) for axis in self.axes))
+        return self.values.get(tuple(_same(labels[axis]) for axis in self.axes))
 
 
 def read_reference(path: Path, axes: Sequence[str], where: Mapping[str, str]) -> Reference:

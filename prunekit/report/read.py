@@ -24,7 +24,7 @@ LONGEST = 80
 
 
 @dataclass(frozen=True)
-class RunFacts:
+class RunRecord:
     """One run as it is on the disk."""
 
     path: Path
@@ -86,7 +86,7 @@ class RunFacts:
         ]
 
 
-def read_facts(run: RunDir) -> RunFacts:
+def read_record(run: RunDir) -> RunRecord:
     """Read a run directory.
 
     Raises:
@@ -95,7 +95,7 @@ def read_facts(run: RunDir) -> RunFacts:
     status = _document(run, "status.json")
     report = _document(run, "report.json")
     done = "done" if report else "not started"
-    return RunFacts(
+    return RunRecord(
         path=run.path,
         recipe=read_recipe(run.path),
         status=clean(str(status.get("status", done))),
@@ -137,7 +137,7 @@ def clean(text: str) -> str:
     return printable if len(printable) <= LONGEST * 4 else printable[: LONGEST * 4 - 1] + "…"
 
 
-def common(runs: Sequence[RunFacts], *keys: str) -> str:
+def common(runs: Sequence[RunRecord], *keys: str) -> str:
     """A value of the reports' environments, or `SEVERAL`."""
     values = set()
     for run in runs:
@@ -152,15 +152,15 @@ MARK = "resolved.yaml"
 
 
 @dataclass(frozen=True)
-class Found:
+class FoundRuns:
     """The runs below some paths."""
 
-    runs: tuple[RunFacts, ...]
+    runs: tuple[RunRecord, ...]
     unreadable: tuple[str, ...]
     """One line for each that is corrupt."""
 
 
-def find_runs(paths: Sequence[Path]) -> Found:
+def find_runs(paths: Sequence[Path]) -> FoundRuns:
     """Read every run directory among `paths` and below them, each once.
 
     Raises:
@@ -179,12 +179,12 @@ def find_runs(paths: Sequence[Path]) -> Found:
     runs, unreadable = [], []
     for folder in folders:
         try:
-            runs.append(read_facts(open_run(folder)))
+            runs.append(read_record(open_run(folder)))
         except PrunekitError as error:
             unreadable.append(clean(str(error)))
     if not runs:
         raise CheckpointError(f"{paths[0]}: no run that can be read: {unreadable[0]}")
-    return Found(tuple(runs), tuple(unreadable))
+    return FoundRuns(tuple(runs), tuple(unreadable))
 
 
 def _run_dirs(path: Path) -> Iterator[Path]:

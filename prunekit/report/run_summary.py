@@ -13,7 +13,7 @@ from rich.text import Text
 from prunekit.foundation.units import count, percent, seconds_text, si
 from prunekit.runs.directory import RunDir, open_run
 
-Row = tuple[str, str]
+NamedValue = tuple[str, str]
 
 
 def summarise(run_dir: Path) -> list[RenderableType]:
@@ -40,7 +40,7 @@ def summarise(run_dir: Path) -> list[RenderableType]:
     return parts
 
 
-def _table(title: str, rows: list[Row]) -> Table:
+def _table(title: str, rows: list[NamedValue]) -> Table:
     table = Table(title=title, title_justify="left", show_header=False, box=None, pad_edge=False)
     table.add_column(style="dim", no_wrap=True)
     table.add_column(overflow="fold")
@@ -72,7 +72,7 @@ def _unfinished(run: RunDir, run_dir: Path) -> Table:
     return _table("Not finished", rows)
 
 
-def _results(report: Mapping[str, Any]) -> list[Row]:
+def _results(report: Mapping[str, Any]) -> list[NamedValue]:
     accuracy, sparsity = report.get("accuracy", {}), report.get("sparsity", {})
     rows = [
         (f"{split} accuracy", percent(accuracy[f"{split}_top1"]))
@@ -94,7 +94,7 @@ def _results(report: Mapping[str, Any]) -> list[Row]:
     return rows
 
 
-def _cost(report: Mapping[str, Any]) -> list[Row]:
+def _cost(report: Mapping[str, Any]) -> list[NamedValue]:
     tokens, macs = report.get("tokens", {}), report.get("macs", {})
     rows = []
     if tokens.get("before") is not None:
@@ -120,7 +120,7 @@ def _cost(report: Mapping[str, Any]) -> list[Row]:
     return rows
 
 
-def _training(report: Mapping[str, Any]) -> list[Row]:
+def _training(report: Mapping[str, Any]) -> list[NamedValue]:
     train, environment = report.get("train", {}), report.get("environment", {})
     seconds, flops = train.get("wall_seconds"), train.get("flops")
     rows = [("steps", f"{count(train.get('steps'))}, {count(train.get('images'))} images")]
@@ -144,7 +144,7 @@ def _training(report: Mapping[str, Any]) -> list[Row]:
     return rows
 
 
-def _files(run: RunDir, run_dir: Path) -> list[Row]:
+def _files(run: RunDir, run_dir: Path) -> list[NamedValue]:
     names = {
         "model.safetensors": "model",
         "masks.safetensors": "masks",

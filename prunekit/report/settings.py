@@ -121,7 +121,7 @@ def arm_names(flats: Sequence[Flat]) -> list[str]:
         keys = telling([flats[i] for i in same])
         short = short_keys(keys)
         for i in same:
-            told = [f"{short[k]}={shown(flats[i][k])}" for k in keys if k in flats[i]]
+            told = [f"{short[k]}={value_text(flats[i][k])}" for k in keys if k in flats[i]]
             names[i] = " ".join([name, *told])
     return _unique(names)
 
@@ -190,7 +190,7 @@ def distinctions(flats: Mapping[str, Flat]) -> dict[str, dict[str, str]]:
         usual[key] = Counter(_frozen(flat, key) for flat in flats.values()).most_common(1)[0][0]
     return {
         arm: {
-            key: shown(flat[key]) if key in flat else ABSENT
+            key: value_text(flat[key]) if key in flat else ABSENT
             for key in keys
             if _frozen(flat, key) != usual[key]
         }
@@ -198,7 +198,7 @@ def distinctions(flats: Mapping[str, Flat]) -> dict[str, dict[str, str]]:
     }
 
 
-def shown(value: Any) -> str:
+def value_text(value: Any) -> str:
     """A value of a recipe, short."""
     text = value if isinstance(value, str) else json.dumps(value)
     return clean(text)

@@ -12,7 +12,7 @@ from prunekit.report.comparison import Difference, accuracies
 from prunekit.report.statistics import summary
 from prunekit.report.study import Cell, Study
 
-Row = Mapping[str, Any]
+CsvRow = Mapping[str, Any]
 NUMBERS = {
     "test_top1": ("accuracy", "test_top1"),
     "validation_top1": ("accuracy", "validation_top1"),
@@ -35,7 +35,7 @@ FORMULA = ("=", "+", "-", "@", "\t", "\r")
 """What makes a spreadsheet take text for a formula."""
 
 
-def run_rows(study: Study) -> list[Row]:
+def run_rows(study: Study) -> list[CsvRow]:
     """One row a finished run and place that it serves."""
     return [
         {
@@ -50,9 +50,9 @@ def run_rows(study: Study) -> list[Row]:
     ]
 
 
-def cell_rows(study: Study, key: str) -> list[Row]:
+def cell_rows(study: Study, key: str) -> list[CsvRow]:
     """One row a cell: mean and deviation of the accuracy in percent, means of the rest."""
-    rows: list[Row] = []
+    rows: list[CsvRow] = []
     for cell in study.cells:
         found = summary(list(accuracies(cell, key).values()))
         means = {
@@ -72,9 +72,9 @@ def cell_rows(study: Study, key: str) -> list[Row]:
     return rows
 
 
-def difference_rows(study: Study, found: Iterable[Difference]) -> list[Row]:
+def difference_rows(study: Study, found: Iterable[Difference]) -> list[CsvRow]:
     """One row a cell and baseline, in points."""
-    rows: list[Row] = []
+    rows: list[CsvRow] = []
     for one in found:
         result = one.result
         low, high = result.interval if result and result.interval else (None, None)
@@ -95,7 +95,7 @@ def difference_rows(study: Study, found: Iterable[Difference]) -> list[Row]:
     return rows
 
 
-def write_csv(path: Path, rows: Sequence[Row], columns: Sequence[str] = ()) -> Path:
+def write_csv(path: Path, rows: Sequence[CsvRow], columns: Sequence[str] = ()) -> Path:
     """Write rows, or the header alone where there are none.
 
     Raises:
@@ -114,7 +114,7 @@ def _place(study: Study, cell: Cell) -> dict[str, Any]:
     taken = {"arm", "seed", "seeds", "path", "against", *NUMBERS}
     return {
         "arm": cell.arm,
-        **{f"axis {axis}" if axis in taken else axis: cell.place.get(axis) for axis in study.axes},
+        **{f"axis {axis}" if axis in taken else axis: cell.labels.get(axis) for axis in study.axes},
     }
 
 

@@ -7,21 +7,21 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from prunekit.errors import CheckpointError
-from prunekit.report.read import Found, RunFacts, clean, find_runs, read_facts
+from prunekit.report.read import FoundRuns, RunRecord, clean, find_runs, read_record
 from prunekit.report.settings import (
     Flat,
     arm_names,
     fingerprint,
     settings,
     short_keys,
-    shown,
     source_of,
     swept_numbers,
     value_at,
+    value_text,
 )
-from prunekit.sweep.directory import Cell as Planned, Sweep, open_sweep
+from prunekit.sweep.directory import Sweep, SweepCell, open_sweep
 
-Place = Mapping[str, str]
+AxisLabels = Mapping[str, str]
 """Axis -> label, the seed left out."""
 
 
@@ -30,8 +30,8 @@ class Cell:
     """An arm at a place, with its finished runs."""
 
     arm: str
-    place: Place
-    runs: Mapping[int, RunFacts]
+    labels: AxisLabels
+    runs: Mapping[int, RunRecord]
     """Seed -> run."""
 
     def values(self, *keys: str) -> dict[int, float]:
@@ -42,7 +42,7 @@ class Cell:
     @property
     def label(self) -> str:
         """The arm and where it stands."""
-        return " ".join([self.arm, *(f"{axis}={label}" for axis, label in self.place.items())])
+        return " ".join([self.arm, *(f"{axis}={label}" for axis, label in self.labels.items())])
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class Study:
     """Runs left out as a newer one has their recipe and seed."""
 
     @property
-    def runs(self) -> list[RunFacts]:
+    def runs(self) -> list[RunRecord]:
         """Every finished run, once."""
         by_path = {run.path: run for cell in self.cells for run in cell.runs.values()}
         return list(by_path.values())
@@ -85,7 +85,7 @@ def open_study(paths: Sequence[Path]) -> Study:
     return study_of(find_runs(paths), name=paths[0].resolve().name)
 
 
-def study_of(found: Found, name: str) -> Study:
+def study_of(found: FoundRuns, name: str) -> Study:
     """Sort runs by what differs in their recipes."""
     runs, older = newest(found.runs)
     whole = {run.path: settings(run.recipe) for run in runs}
@@ -94,15 +94,15 @@ def study_of(found: Found, name: str) -> Study:
     rest = {run.path: settings(run.recipe, keys) for run in runs}
     by_print = {fingerprint(flat): flat for flat in rest.values()}
     arms = dict(zip(by_print, arm_names(list(by_print.values())), strict=True))
-    cells: dict[tuple[str, tuple[tuple[str, str], ...]], dict[int, RunFacts]] = {}
+    cells: dict[tuple[str, tuple[tuple[str, str], ...]], dict[int, RunRecord]] = {}
     for run in runs:
         at_keys = {axis: value_at(run.recipe, key) for key, axis in axes.items()}
-        place = tuple((axis, shown(v)) for axis, v in at_keys.items() if v is not None)
-        at = cells.setdefault((arms[fingerprint(rest[run.path])], place), {})
+        where = tuple((axis, value_text(v)) for axis, v in at_keys.items() if v is not None)
+        at = cells.setdefault((arms[fingerprint(rest[run.path])], where), {})
         if run.finished:
             at[run.seed] = run
-    table = [Cell(arm, dict(place), dict(sorted(at.items()))) for (arm, place), at in cells.items()]
-    labels = {axis: in_order(cell.place.get(axis) for cell in table) for axis in axes.values()}
+    table = [Cell(arm, dict(where), dict(sorted(at.items()))) for (arm, where), at in cells.items()]
+    labels = {axis: in_order(cell.labels.get(axis) for cell in table) for axis in axes.values()}
     table.sort(key=lambda cell: rank(cell, tuple(arms.values()), labels))
     unfinished = [unfinished_line(run) for run in runs if not run.finished]
     return Study(
@@ -116,16 +116,16 @@ def study_of(found: Found, name: str) -> Study:
     )
 
 
-def newest(runs: Iterable[RunFacts]) -> tuple[list[RunFacts], list[tuple[RunFacts, RunFacts]]]:
+def newest(runs: Iterable[RunRecord]) -> tuple[list[RunRecord], list[tuple[RunRecord, RunRecord]]]:
     """Of runs with one recipe and seed the newest that finished; and the others, each with it."""
-    same: dict[tuple[str, int], list[RunFacts]] = {}
+    same: dict[tuple[str, int], list[RunRecord]] = {}
     for run in sorted(runs, key=lambda run: (run.finished, run.path.name)):
         same.setdefault((fingerprint(settings(run.recipe)), run.seed), []).append(run)
     kept = sorted((group[-1] for group in same.values()), key=lambda run: str(run.path))
     return kept, [(run, group[-1]) for group in same.values() for run in group[:-1]]
 
 
-def _of_other_data(older: Iterable[tuple[RunFacts, RunFacts]]) -> list[str]:
+def _of_other_data(older: Iterable[tuple[RunRecord, RunRecord]]) -> list[str]:
     """One line for each run that was left out though it is no repetition."""
     return [
         f"{run.path}: left out: the recipe and seed of {newer.path}, but other data"
@@ -148,7 +148,7 @@ def number_of(label: str) -> float | None:
         return None
 
 
-def unfinished_line(run: RunFacts) -> str:
+def unfinished_line(run: RunRecord) -> str:
     """What became of a run without numbers."""
     return f"{run.path}: {run.status}" + (f": {run.message}" if run.message else "")
 
@@ -176,7 +176,7 @@ def with_named_sources(recipes: Mapping[str, Flat]) -> dict[str, Flat]:
 def rank(cell: Cell, arms: Sequence[str], axes: Mapping[str, Sequence[str]]) -> list[int]:
     """Where a cell stands in a table: by its arm, then by its labels."""
     places = [
-        labels.index(cell.place[axis]) if axis in cell.place else -1
+        labels.index(cell.labels[axis]) if axis in cell.labels else -1
         for axis, labels in axes.items()
     ]
     return [arms.index(cell.arm), *places]
@@ -189,17 +189,17 @@ def sweep_study(path: Path) -> Study:
         CheckpointError: its plan is corrupt.
     """
     sweep = open_sweep(path)
-    facts, missing = _read(sweep)
-    seed_axis = _seed_axis(sweep, facts)
-    cells: dict[tuple[str, tuple[tuple[str, str], ...]], dict[int, RunFacts]] = {}
+    records, missing = _read(sweep)
+    seed_axis = _seed_axis(sweep, records)
+    cells: dict[tuple[str, tuple[tuple[str, str], ...]], dict[int, RunRecord]] = {}
     for planned in sweep.cells:
         for labels in (planned.axes, *planned.also):
-            place = tuple((clean(a), clean(v)) for a, v in labels.items() if a != seed_axis)
-            at = cells.setdefault((clean(planned.arm), place), {})
-            if planned.id in facts:
-                run = facts[planned.id]
+            where = tuple((clean(a), clean(v)) for a, v in labels.items() if a != seed_axis)
+            at = cells.setdefault((clean(planned.arm), where), {})
+            if planned.id in records:
+                run = records[planned.id]
                 at[run.seed] = run
-    table = [Cell(arm, dict(place), dict(sorted(at.items()))) for (arm, place), at in cells.items()]
+    table = [Cell(arm, dict(where), dict(sorted(at.items()))) for (arm, where), at in cells.items()]
     axes = {
         clean(axis): tuple(clean(label) for label in labels)
         for axis, labels in sweep.axes.items()
@@ -212,41 +212,41 @@ def sweep_study(path: Path) -> Study:
         arms=arms,
         axes=axes,
         cells=tuple(table),
-        recipes=with_named_sources(_recipes(sweep, facts)),
+        recipes=with_named_sources(_recipes(sweep, records)),
         missing=tuple(missing) or tuple(absent_seeds(table)),
     )
 
 
-def _read(sweep: Sweep) -> tuple[dict[str, RunFacts], list[str]]:
+def _read(sweep: Sweep) -> tuple[dict[str, RunRecord], list[str]]:
     """Cell id -> its finished run; and a line for each cell without one."""
-    facts, missing = {}, []
+    records, missing = {}, []
     for cell in sweep.cells:
-        run, problem = _facts(cell)
+        run, problem = _record(cell)
         if run is not None and run.finished:
-            facts[cell.id] = run
+            records[cell.id] = run
         else:
             missing.append(f"{clean(cell.id)}: {problem}")
-    return facts, missing
+    return records, missing
 
 
-def _facts(cell: Planned) -> tuple[RunFacts | None, str]:
+def _record(cell: SweepCell) -> tuple[RunRecord | None, str]:
     if cell.status == "failed" or cell.run is None:
         what = "failed" if cell.status == "failed" else "not run yet"
         return None, what + (f": {clean(cell.error)}" if cell.error else "")
     try:
-        run = read_facts(cell.run)
+        run = read_record(cell.run)
     except CheckpointError as error:
         return None, clean(str(error))
     return run, unfinished_line(run)
 
 
-def _seed_axis(sweep: Sweep, facts: Mapping[str, RunFacts]) -> str | None:
+def _seed_axis(sweep: Sweep, records: Mapping[str, RunRecord]) -> str | None:
     """The axis that sets the seed: it is called so, or its labels are the runs' seeds."""
     for axis in sweep.axes:
         pairs = {
-            (cell.axes.get(axis), str(facts[cell.id].seed))
+            (cell.axes.get(axis), str(records[cell.id].seed))
             for cell in sweep.cells
-            if cell.id in facts
+            if cell.id in records
         }
         same = bool(pairs) and all(label == seed for label, seed in pairs)
         if axis.rsplit(".", 1)[-1] == "seed" or (same and len(pairs) > 1):
@@ -254,10 +254,10 @@ def _seed_axis(sweep: Sweep, facts: Mapping[str, RunFacts]) -> str | None:
     return None
 
 
-def _recipes(sweep: Sweep, facts: Mapping[str, RunFacts]) -> dict[str, dict[str, object]]:
+def _recipes(sweep: Sweep, records: Mapping[str, RunRecord]) -> dict[str, dict[str, object]]:
     """Arm -> the settings of its first finished run."""
     first: dict[str, dict[str, object]] = {}
     for cell in sweep.cells:
-        if cell.id in facts and clean(cell.arm) not in first:
-            first[clean(cell.arm)] = settings(facts[cell.id].recipe)
+        if cell.id in records and clean(cell.arm) not in first:
+            first[clean(cell.arm)] = settings(records[cell.id].recipe)
     return first

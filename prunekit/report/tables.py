@@ -132,7 +132,7 @@ def mean_and_deviation(found: Summary | None) -> str:
 
 
 def _place(study: Study, cell: Cell) -> tuple[str, ...]:
-    return (cell.arm, *(cell.place.get(axis, NONE) for axis in study.axes))
+    return (cell.arm, *(cell.labels.get(axis, NONE) for axis in study.axes))
 
 
 def _mean(cell: Cell, *keys: str, as_text: Callable[[float], str]) -> str:

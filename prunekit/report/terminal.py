@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from rich.console import Console, RenderableType
-from rich.table import Table as Grid
+from rich.table import Table as RichTable
 from rich.text import Text
 
-from prunekit.report.document import Document
+from prunekit.report.document import Report
 from prunekit.report.tables import Table
 
 MOST_MISSING = 10
@@ -19,35 +19,35 @@ WORDS = 24
 """A column of words may be made as narrow as this."""
 
 
-def print_document(document: Document, files: list[Path], screen: Console) -> None:
+def print_report(report: Report, files: list[Path], screen: Console) -> None:
     """Print a report: to a terminal as wide as it is, to a pipe in full width."""
-    for one in _texts(document, files, None if not screen.is_terminal else screen.width):
-        if isinstance(one, Grid) and not screen.is_terminal:
+    for one in _texts(report, files, None if not screen.is_terminal else screen.width):
+        if isinstance(one, RichTable) and not screen.is_terminal:
             screen.print(one, width=10_000, crop=False, no_wrap=True)
         else:
             screen.print(one)
 
 
-def _texts(document: Document, files: list[Path], width: int | None) -> Iterator[RenderableType]:
-    yield Text(document.title, style="bold")
-    if document.conditions:
-        yield Text(document.conditions, style="dim")
-    for notice in document.notices:
+def _texts(report: Report, files: list[Path], width: int | None) -> Iterator[RenderableType]:
+    yield Text(report.title, style="bold")
+    if report.conditions:
+        yield Text(report.conditions, style="dim")
+    for notice in report.notices:
         yield Text(f"! {notice}", style="yellow")
-    for one in document.tables:
+    for one in report.tables:
         shown = len(one.columns) if width is None else fitting(one, width)
         yield Text()
-        yield grid(one, shown, WORDS if width else None)
+        yield rich_table(one, shown, WORDS if width else None)
         if one.note:
             yield Text(one.note, style="dim")
         if left_out := ", ".join(one.columns[shown:]):
             yield Text(f"Too wide for this terminal: {left_out}.", style="yellow")
-    if document.missing:
+    if report.missing:
         yield Text()
         yield Text("Missing", style="bold")
-        for line in document.missing[:MOST_MISSING]:
+        for line in report.missing[:MOST_MISSING]:
             yield Text(f"- {line}")
-        if (rest := len(document.missing) - MOST_MISSING) > 0:
+        if (rest := len(report.missing) - MOST_MISSING) > 0:
             yield Text(f"and {rest} more", style="dim")
     yield Text()
     page = next((path for path in files if path.suffix == ".html"), None)
@@ -71,9 +71,9 @@ def _least(column: int, one: Table, words: int | None) -> int:
     return max(heading, min(longest, words or longest) if column < one.words else longest)
 
 
-def grid(one: Table, shown: int, words: int | None) -> Grid:
+def rich_table(one: Table, shown: int, words: int | None) -> RichTable:
     """The first columns of a table; those of words no narrower than `words`, None = whole."""
-    made = Grid(
+    made = RichTable(
         title=Text(one.title),
         title_justify="left",
         box=None,

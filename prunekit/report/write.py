@@ -8,13 +8,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from prunekit.foundation.files import cannot_write, replacing
-from prunekit.report.document import Comparison, Document, Picture
+from prunekit.report.document import Comparison, Picture, Report
 from prunekit.report.figures.style import save
 from prunekit.report.spreadsheet import cell_rows, difference_rows, run_rows, write_csv
 from prunekit.report.tables import Table
 
 
-def write_document(document: Document, folder: Path) -> list[Path]:
+def write_report(report: Report, folder: Path) -> list[Path]:
     """Write the pictures, `report.md` and `index.html`, each in one piece.
 
     Raises:
@@ -24,8 +24,8 @@ def write_document(document: Document, folder: Path) -> list[Path]:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise cannot_write(folder, error) from error
-    drawn = [path for one in document.pictures for path in save(one.figure, folder, one.name)]
-    texts = {"index.html": page(document, folder), "report.md": markdown(document)}
+    drawn = [path for one in report.pictures for path in save(one.figure, folder, one.name)]
+    texts = {"index.html": page(report, folder), "report.md": markdown(report)}
     for name, text in texts.items():
         with replacing(folder / name) as temporary:
             temporary.write_text(text, encoding="utf-8")
@@ -50,37 +50,37 @@ def write_numbers(found: Comparison, folder: Path) -> list[Path]:
     ]
 
 
-def markdown(document: Document) -> str:
+def markdown(report: Report) -> str:
     """The whole report; pictures are links to the files beside it."""
-    parts = [f"# {escaped(document.title)}", escaped(document.conditions)]
-    parts += [bullets(document.notices, bold=True)]
-    parts += [table(one) for one in document.tables]
-    parts += [picture(one) for one in document.pictures]
-    if document.missing:
-        parts += ["## Missing", bullets(document.missing)]
+    parts = [f"# {escaped(report.title)}", escaped(report.conditions)]
+    parts += [markdown_list(report.notices, bold=True)]
+    parts += [markdown_table(one) for one in report.tables]
+    parts += [markdown_picture(one) for one in report.pictures]
+    if report.missing:
+        parts += ["## Missing", markdown_list(report.missing)]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def table(one: Table) -> str:
+def markdown_table(one: Table) -> str:
     """A heading, the rows, the note."""
     align = [":--" if i < one.words else "--:" for i in range(len(one.columns))]
     rows = [one.columns, tuple(align), *one.rows]
-    lines = [line(row) if row is not rows[1] else "|" + "|".join(row) + "|" for row in rows]
+    lines = [markdown_row(row) if row is not rows[1] else "|" + "|".join(row) + "|" for row in rows]
     return "\n".join([f"## {escaped(one.title)}", "", *lines, "", escaped(one.note)]).rstrip()
 
 
-def line(row: Sequence[str]) -> str:
+def markdown_row(row: Sequence[str]) -> str:
     """One row."""
     return "| " + " | ".join(escaped(text) for text in row) + " |"
 
 
-def bullets(lines: Sequence[str], bold: bool = False) -> str:
+def markdown_list(lines: Sequence[str], bold: bool = False) -> str:
     """A list."""
     mark = "**" if bold else ""
     return "\n".join(f"- {mark}{escaped(text)}{mark}" for text in lines)
 
 
-def picture(one: Picture) -> str:
+def markdown_picture(one: Picture) -> str:
     """A heading, the picture, what it shows."""
     link = f"![{escaped(one.title)}]({one.name}.png)"
     return f"## {escaped(one.title)}\n\n{link}\n\n{escaped(one.caption)}"
@@ -94,7 +94,7 @@ def escaped(text: str) -> str:
 PIXELS_PER_INCH = 96
 
 
-def page(document: Document, folder: Path) -> str:
+def page(report: Report, folder: Path) -> str:
     """The page, with the SVG pictures that `folder` holds. All text is escaped."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
@@ -111,6 +111,6 @@ def page(document: Document, folder: Path) -> str:
             "width": round(picture.figure.get_figwidth() * PIXELS_PER_INCH),
             "svg": base64.b64encode((folder / f"{picture.name}.svg").read_bytes()).decode(),
         }
-        for picture in document.pictures
+        for picture in report.pictures
     ]
-    return environment.get_template("page.html.j2").render(document=document, pictures=shown)
+    return environment.get_template("page.html.j2").render(report=report, pictures=shown)

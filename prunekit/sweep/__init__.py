@@ -3,6 +3,9 @@
 Knows recipes and run directories; starts `train` in processes. `report` and `cli` may import it.
 """
 
-from prunekit.sweep.directory import Cell, Sweep, open_sweep
+from prunekit.sweep.directory import Sweep, SweepCell, open_sweep
 
-__all__ = ["Cell", "Sweep", "open_sweep"]
+__all__ = ["Sweep", "SweepCell", "open_sweep"]
+
+Cell = SweepCell
+"""Its former name, for what imports it; a `Cell` is the report's."""

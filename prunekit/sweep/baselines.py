@@ -25,7 +25,7 @@ def base_name(recipe: Recipe) -> str:
     return "recipe" if recipe.name in NAMES else recipe.name
 
 
-def baselines(recipe: Recipe, axes: Mapping[str, str]) -> tuple[dict[str, Tree], list[str]]:
+def baseline_arms(recipe: Recipe, axes: Mapping[str, str]) -> tuple[dict[str, Tree], list[str]]:
     """Arms of a sweep file, and a sentence for each baseline that cannot be planned.
 
     They differ from the recipe in its strategies alone; a phase that rewinds goes on instead, as

@@ -25,14 +25,14 @@ from prunekit.recipe.load import load_recipe
 from prunekit.recipe.schema import Recipe
 from prunekit.recipe.yaml_text import dump_yaml
 from prunekit.runs.directory import RunDir
-from prunekit.sweep.directory import State, read_state, resolved_path, write_state
+from prunekit.sweep.directory import CellState, read_state, resolved_path, write_state
 
 Left = Literal["nothing", "rest", "all"]
 UNFINISHED = ("running", "stopped")
 """Of these a killed or stopped run is."""
 
 
-def run_cell(folder: Path, key: str, sources: Mapping[str, str]) -> State | None:
+def run_cell(folder: Path, key: str, sources: Mapping[str, str]) -> CellState | None:
     """Bring a cell to its end and record it; None where it was stopped and saved.
 
     Args:
@@ -48,7 +48,7 @@ def run_cell(folder: Path, key: str, sources: Mapping[str, str]) -> State | None
         recipe = with_sources(folder, key, sources)
         run, left = _begun(folder / "runs", recipe)
         resumed = left != "all"
-        state = State("done", _relative(_finished(folder / "runs", recipe, run, left), folder))
+        state = CellState("done", _relative(_finished(folder / "runs", recipe, run, left), folder))
     except (StopRequestedError, KeyboardInterrupt):
         return None
     except WriteError:  # not the fault of this cell
@@ -124,10 +124,10 @@ def _newest_run(runs: Path, recipe: Recipe) -> RunDir | None:
     return None
 
 
-def _failed(folder: Path, recipe: Recipe | None, error: str, exit_code: int) -> State:
+def _failed(folder: Path, recipe: Recipe | None, error: str, exit_code: int) -> CellState:
     run = _newest_run(folder / "runs", recipe) if recipe else None
     line = " ".join(error.split()) or "no message"
-    return State("failed", _relative(run.path, folder) if run else None, line, exit_code)
+    return CellState("failed", _relative(run.path, folder) if run else None, line, exit_code)
 
 
 def _relative(run: Path, folder: Path) -> str:

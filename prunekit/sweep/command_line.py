@@ -20,7 +20,7 @@ from prunekit.recipe.load import (
 from prunekit.recipe.overrides import apply_change
 from prunekit.recipe.schema import Recipe
 from prunekit.recipe.yaml_text import yaml_text
-from prunekit.sweep.baselines import base_name, baselines
+from prunekit.sweep.baselines import base_name, baseline_arms
 from prunekit.sweep.design import Change, Design, read_design
 from prunekit.sweep.file import Word, label, read_word
 
@@ -29,7 +29,7 @@ SWEEP_KEYS = {"recipe", "axes", "arms"}
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class SweepRequest:
     """A sweep that was asked for."""
 
     design: Design
@@ -42,7 +42,7 @@ class Asked:
 
 def read_command_line(
     target: str, words: Sequence[str] = (), *, with_baselines: bool = False
-) -> Asked:
+) -> SweepRequest:
     """Find and read what a command line means.
 
     Args:
@@ -92,7 +92,7 @@ def find_file(target: str) -> Path:
 
 def _of_sweep(
     path: Path, text: str, document: SourceDocument, words: Sequence[Word], given: tuple[str, ...]
-) -> Asked:
+) -> SweepRequest:
     def find(recipe: str) -> Path:
         beside = path.parent / recipe
         return beside if beside.is_file() else find_recipe(recipe)
@@ -107,7 +107,7 @@ def _of_sweep(
                 last.append(Change(word.key, word.values[0], word.place))
             else:
                 _add_axis(document, word)
-    return Asked(read_design(document, find, last), text, given)
+    return SweepRequest(read_design(document, find, last), text, given)
 
 
 def _narrow_axis(document: SourceDocument, word: Word) -> bool:
@@ -148,7 +148,7 @@ def _add_axis(document: SourceDocument, word: Word) -> str:
 
 def _of_recipe(
     path: Path, document: SourceDocument, words: Sequence[Word], with_baselines: bool
-) -> Asked:
+) -> SweepRequest:
     recipe = _first_recipe(document, words)
     tree: dict[str, Any] = {
         "name": recipe.name,
@@ -166,8 +166,8 @@ def _of_recipe(
     tree["arms"], notes = {base_name(recipe): {}}, list[str]()
     if with_baselines:
         paths = {name: axis["path"] for name, axis in tree["axes"].items()}
-        tree["arms"], notes = baselines(recipe, paths)
-    return Asked(read_design(sweep, Path), yaml_text(tree), (), tuple(notes))
+        tree["arms"], notes = baseline_arms(recipe, paths)
+    return SweepRequest(read_design(sweep, Path), yaml_text(tree), (), tuple(notes))
 
 
 def _first_recipe(document: SourceDocument, words: Sequence[Word]) -> Recipe:

@@ -28,7 +28,7 @@ class Change:
 
 
 @dataclass(frozen=True, slots=True)
-class Option:
+class AxisValue:
     """A point of an axis: its label and what it sets."""
 
     label: str
@@ -40,7 +40,7 @@ class Axis:
     """What is varied."""
 
     name: str
-    options: tuple[Option, ...]
+    values: tuple[AxisValue, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,22 +133,22 @@ class _Reader:
         written = self.document.at(("axes", name))
         if isinstance(written, dict) and not ("values" in written and "path" in written):
             path: KeyPath = ("axes", name)
-            options = [Option(block, self.changes((*path, block))) for block in written]
+            made = [AxisValue(block, self.changes((*path, block))) for block in written]
         elif isinstance(written, dict):
             path = ("axes", name, "values")
-            options = self.options(path, written["path"], written["values"])
+            made = self.axis_values(path, written["path"], written["values"])
         else:
             path = ("axes", name)
-            options = self.options(path, name, written)
-        labels = [option.label for option in options]
-        if not options and not self.faults:
+            made = self.axis_values(path, name, written)
+        labels = [value.label for value in made]
+        if not made and not self.faults:
             self.fault(path, "no values: give at least one")
         for i, text in enumerate(labels):
             if text in labels[:i]:
                 self.fault(path, f"{text} is given twice")
-        return Axis(name, tuple(options))
+        return Axis(name, tuple(made))
 
-    def options(self, path: KeyPath, key: str, written: Any) -> list[Option]:
+    def axis_values(self, path: KeyPath, key: str, written: Any) -> list[AxisValue]:
         if isinstance(written, str):
             written, places = [written], [self.document.place(path)]
         else:
@@ -160,7 +160,7 @@ class _Reader:
             except ValueError as error:
                 self.faults.append(RecipeFault(place, dotted(path), str(error)))
                 continue
-            found += [Option(label(each), (Change(key, each, place),)) for each in values]
+            found += [AxisValue(label(each), (Change(key, each, place),)) for each in values]
         return found
 
     def arm(self, name: str, arm: ArmFile, file: SweepFile) -> Arm:

@@ -20,7 +20,7 @@ Status = Literal["done", "failed", "pending"]
 
 
 @dataclass(frozen=True, slots=True)
-class State:
+class CellState:
     """How a cell ended."""
 
     status: Literal["done", "failed"]
@@ -36,7 +36,7 @@ class State:
 
 
 @dataclass(frozen=True, slots=True)
-class Cell:
+class SweepCell:
     """One run of a sweep: an arm at one label of each axis that it has."""
 
     id: str
@@ -64,7 +64,7 @@ class Sweep:
     axes: Mapping[str, tuple[str, ...]]
     """Axis -> its labels."""
     arms: tuple[str, ...]
-    cells: tuple[Cell, ...]
+    cells: tuple[SweepCell, ...]
     """In the order of the plan: what a cell needs stands before it."""
 
 
@@ -101,7 +101,7 @@ def is_sweep(path: Path) -> bool:
     return (path / "plan.json").is_file()
 
 
-def read_state(folder: Path, key: str) -> State | None:
+def read_state(folder: Path, key: str) -> CellState | None:
     """How the cell with this key ended; None where it did not.
 
     Raises:
@@ -111,7 +111,7 @@ def read_state(folder: Path, key: str) -> State | None:
     if not path.is_file():
         return None
     try:
-        state = State(**read_json(path))
+        state = CellState(**read_json(path))
     except CheckpointError as error:
         raise CheckpointError(f"{error}: delete it to run the cell again") from error
     except TypeError:
@@ -121,7 +121,7 @@ def read_state(folder: Path, key: str) -> State | None:
     return state
 
 
-def _is_sound(state: State) -> bool:
+def _is_sound(state: CellState) -> bool:
     return (
         state.status in ("done", "failed")
         and isinstance(state.run, str | None)
@@ -129,13 +129,13 @@ def _is_sound(state: State) -> bool:
     )
 
 
-def write_state(folder: Path, key: str, state: State) -> None:
+def write_state(folder: Path, key: str, state: CellState) -> None:
     """Record how a cell ended, in one piece.
 
     Raises:
         WriteError: the disk is full or the folder cannot be written.
     """
-    document = {name: getattr(state, name) for name in State.__slots__}
+    document = {name: getattr(state, name) for name in CellState.__slots__}
     write_json(state_path(folder, key), document)
 
 
@@ -154,13 +154,13 @@ def log_path(folder: Path, key: str) -> Path:
     return folder / "logs" / f"{key}.txt"
 
 
-def _cell(folder: Path, entry: dict[str, Any]) -> Cell:
+def _cell(folder: Path, entry: dict[str, Any]) -> SweepCell:
     try:
         state = read_state(folder, entry["key"])
     except CheckpointError as error:  # the others can be read
-        state = State("failed", None, str(error))
+        state = CellState("failed", None, str(error))
     run = state.run if state else None
-    return Cell(
+    return SweepCell(
         id=entry["id"],
         arm=entry["arm"],
         axes=dict(entry["axes"]),

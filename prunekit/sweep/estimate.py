@@ -16,7 +16,7 @@ from prunekit.recipe.load import recipe_from, recipe_from_text
 from prunekit.recipe.schema import Recipe
 from prunekit.recipe.yaml_text import dump_yaml
 from prunekit.sweep.plan import PlannedCell
-from prunekit.sweep.workers import POLL_SECONDS, Executor, Outcome, Task
+from prunekit.sweep.workers import POLL_SECONDS, Executor, Task, TaskOutcome
 
 if TYPE_CHECKING:
     from prunekit.train.trainer import Trainer
@@ -111,7 +111,7 @@ def _text(cell: PlannedCell) -> str:
     return dump_yaml(timed_recipe(cell))
 
 
-def _all_of(tasks: Sequence[Task], executor: Executor) -> Iterator[Outcome]:
+def _all_of(tasks: Sequence[Task], executor: Executor) -> Iterator[TaskOutcome]:
     waiting = list(tasks)
     while waiting or executor.busy:
         while waiting and executor.room:

@@ -17,7 +17,7 @@ from prunekit.recipe.identity import NOT_HASHED_DATA
 from prunekit.recipe.load import MAX_LINES, as_lines, recipe_from_document
 from prunekit.recipe.overrides import apply_change
 from prunekit.recipe.schema import Recipe
-from prunekit.sweep.design import Arm, Change, Design, Option
+from prunekit.sweep.design import Arm, AxisValue, Change, Design
 from prunekit.sweep.directory import FORMAT
 
 NOT_IN_KEY = ("name", "checkpoint")
@@ -53,7 +53,7 @@ class Plan:
     arms: tuple[str, ...]
     cells: tuple[PlannedCell, ...]
 
-    def document(self) -> dict[str, Any]:
+    def as_json(self) -> dict[str, Any]:
         """As `plan.json` holds it."""
         return {
             "format": FORMAT,
@@ -105,10 +105,10 @@ def make_plan(design: Design) -> Plan:
     planner = _Planner(design)
     for arm in ordered:
         planner.take(arm)
-    planner.check_places()
+    planner.check_data_places()
     if planner.problems:
         raise RecipeError("\n".join(planner.told()))
-    axes = {axis.name: tuple(option.label for option in axis.options) for axis in design.axes}
+    axes = {axis.name: tuple(value.label for value in axis.values) for axis in design.axes}
     names = tuple(arm.name for arm in design.arms)
     return Plan(design.name, axes, names, tuple(planner.cells.values()))
 
@@ -134,7 +134,7 @@ def _in_order_of_need(arms: Sequence[Arm]) -> list[Arm]:
 class _Planner:
     def __init__(self, design: Design) -> None:
         self.design = design
-        self.options = {axis.name: axis.options for axis in design.axes}
+        self.axis_values = {axis.name: axis.values for axis in design.axes}
         self.coordinates: dict[str, list[str]] = {}
         """Arm -> the axes along which its cells differ."""
         self.cells: dict[tuple[str, str], PlannedCell] = {}
@@ -148,10 +148,10 @@ class _Planner:
 
     def take(self, arm: Arm) -> None:
         """Plan the cells of an arm; those that it needs are planned."""
-        if not self.place(arm):
+        if not self.find_coordinates(arm):
             return
         axes = self.coordinates[arm.name]
-        for chosen in itertools.product(*(self.options[axis] for axis in axes)):
+        for chosen in itertools.product(*(self.axis_values[axis] for axis in axes)):
             try:
                 cell = self.cell(arm, dict(zip(axes, chosen, strict=True)))
             except RecipeError as error:
@@ -162,9 +162,9 @@ class _Planner:
             if known is not None:
                 cell = replace(known, also=(*known.also, cell.axes, *cell.also))
             self.cells[arm.name, cell.key] = cell
-            self.index[arm.name, tuple(option.label for option in chosen)] = cell
+            self.index[arm.name, tuple(value.label for value in chosen)] = cell
 
-    def check_places(self) -> None:
+    def check_data_places(self) -> None:
         """Runs that differ in the place of the data alone would be taken for one."""
         first: dict[str, PlannedCell] = {}
         for cell in self.planned:
@@ -178,7 +178,7 @@ class _Planner:
                 self.problem(arm, "data.root", what)
                 return
 
-    def place(self, arm: Arm) -> bool:
+    def find_coordinates(self, arm: Arm) -> bool:
         """Find the coordinates of an arm; whether all that it needs has them too."""
         needed = {axis for other in arm.needs.values() for axis in self.coordinates.get(other, ())}
         if lost := sorted(needed & arm.collapse):
@@ -189,7 +189,7 @@ class _Planner:
             self.problem(arm, f"arms.{arm.name}.collapse", what)
             return False
         missing = (arm.without - needed) | arm.collapse
-        self.coordinates[arm.name] = [axis for axis in self.options if axis not in missing]
+        self.coordinates[arm.name] = [axis for axis in self.axis_values if axis not in missing]
         return all(other in self.coordinates for other in arm.needs.values())
 
     def problem(self, arm: Arm, path: str, what: str) -> None:
@@ -200,20 +200,20 @@ class _Planner:
         for line in filter(None, lines):
             self.problems.setdefault(PLACE.sub("", line), line)
 
-    def cell(self, arm: Arm, chosen: Mapping[str, Option]) -> PlannedCell:
-        """The run of an arm at one option of each of its axes.
+    def cell(self, arm: Arm, chosen: Mapping[str, AxisValue]) -> PlannedCell:
+        """The run of an arm at one value of each of its axes.
 
         Raises:
             RecipeError: its recipe is not valid.
         """
         sources = {key: self.needed(other, chosen) for key, other in arm.needs.items()}
         changes = [*arm.changes]
-        for axis, option in chosen.items():
-            changes += option.changes if axis not in arm.without else ()
+        for axis, value in chosen.items():
+            changes += value.changes if axis not in arm.without else ()
         changes += self.design.last
         recipe = self.resolve(arm, changes, {key: cell.key for key, cell in sources.items()})
         first, *also = self.labels(arm, chosen)
-        where = ",".join(f"{axis}={option.label}" for axis, option in chosen.items())
+        where = ",".join(f"{axis}={value.label}" for axis, value in chosen.items())
         return PlannedCell(
             id=f"{arm.name}/{where}" if where else arm.name,
             arm=arm.name,
@@ -225,7 +225,7 @@ class _Planner:
             recipe=recipe,
         )
 
-    def needed(self, other: str, chosen: Mapping[str, Option]) -> PlannedCell:
+    def needed(self, other: str, chosen: Mapping[str, AxisValue]) -> PlannedCell:
         """The run of another arm at the same labels."""
         labels = tuple(chosen[axis].label for axis in self.coordinates[other])
         cell = self.index.get((other, labels))
@@ -246,11 +246,13 @@ class _Planner:
             apply_change(document, change.path, value, change.place)
         return recipe_from_document(document)
 
-    def labels(self, arm: Arm, chosen: Mapping[str, Option]) -> Iterator[Labels]:
+    def labels(self, arm: Arm, chosen: Mapping[str, AxisValue]) -> Iterator[Labels]:
         """Everything that a run stands for: its own labels, times those of collapsed axes."""
-        shown = [axis for axis in self.options if axis in chosen or axis in arm.collapse]
+        shown = [axis for axis in self.axis_values if axis in chosen or axis in arm.collapse]
         choices = [
-            [chosen[axis].label] if axis in chosen else [o.label for o in self.options[axis]]
+            [chosen[axis].label]
+            if axis in chosen
+            else [value.label for value in self.axis_values[axis]]
             for axis in shown
         ]
         for labels in itertools.product(*choices):

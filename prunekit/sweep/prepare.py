@@ -11,8 +11,8 @@ from prunekit.foundation.files import cannot_write, lock, write_json
 from prunekit.recipe.document import flow
 from prunekit.recipe.load import read_text, read_text_document
 from prunekit.recipe.yaml_text import dump_yaml
-from prunekit.sweep.command_line import Asked
-from prunekit.sweep.directory import State, read_state, resolved_path, state_path
+from prunekit.sweep.command_line import SweepRequest
+from prunekit.sweep.directory import CellState, read_state, resolved_path, state_path
 from prunekit.sweep.plan import Plan, PlannedCell
 
 
@@ -24,7 +24,7 @@ def unique_cells(plan: Plan) -> dict[str, PlannedCell]:
     return cells
 
 
-def states_of(plan: Plan, folder: Path) -> dict[str, State]:
+def states_of(plan: Plan, folder: Path) -> dict[str, CellState]:
     """Key -> how it ended, of the cells that did."""
     states = {key: state_of(folder, key) for key in unique_cells(plan)}
     return {key: state for key, state in states.items() if state is not None}
@@ -36,14 +36,14 @@ def left_out(plan: Plan, folder: Path) -> int:
     return sum(path.stem not in known for path in (folder / "cells").glob("*.json"))
 
 
-def state_of(folder: Path, key: str) -> State | None:
+def state_of(folder: Path, key: str) -> CellState | None:
     """How a cell ended, if it did; a run that was deleted counts as never made."""
     state = read_state(folder, key)
     lost = state is not None and state.status == "done" and not (folder / str(state.run)).is_dir()
     return None if lost else state
 
 
-def check_data(plan: Plan, folder: Path, states: Mapping[str, State]) -> None:
+def check_data(plan: Plan, folder: Path, states: Mapping[str, CellState]) -> None:
     """A finished run stands for a cell wherever its data lies, so it must lie where it lay.
 
     Raises:
@@ -73,7 +73,9 @@ def check_free(folder: Path) -> None:
 
 
 @contextmanager
-def prepared(plan: Plan, folder: Path, asked: Asked, *, retry_failed: bool) -> Iterator[None]:
+def prepared(
+    plan: Plan, folder: Path, request: SweepRequest, *, retry_failed: bool
+) -> Iterator[None]:
     """Hold a sweep directory with its plan written for as long as the block runs.
 
     Raises:
@@ -85,10 +87,10 @@ def prepared(plan: Plan, folder: Path, asked: Asked, *, retry_failed: bool) -> I
     except OSError as error:
         raise cannot_write(folder, error) from error
     with lock(folder):
-        _write(folder / "sweep.yaml", asked.text)
+        _write(folder / "sweep.yaml", request.text)
         for key, cell in unique_cells(plan).items():
             _write(resolved_path(folder, key), dump_yaml(cell.recipe))
-        write_json(folder / "plan.json", {**plan.document(), "words": list(asked.words)})
+        write_json(folder / "plan.json", {**plan.as_json(), "words": list(request.words)})
         if retry_failed:
             for key, state in states_of(plan, folder).items():
                 if state.status == "failed":

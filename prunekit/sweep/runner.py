@@ -10,22 +10,22 @@ from pathlib import Path
 from prunekit.errors import CheckpointError, ResourceError, StopRequestedError, WriteError
 from prunekit.foundation.signals import StopSignals
 from prunekit.sweep.cell import run_cell
-from prunekit.sweep.directory import State, log_path, write_state
+from prunekit.sweep.directory import CellState, log_path, write_state
 from prunekit.sweep.plan import Plan, PlannedCell
 from prunekit.sweep.prepare import state_of, states_of, unique_cells
-from prunekit.sweep.workers import POLL_SECONDS, Executor, Outcome, Task
+from prunekit.sweep.workers import POLL_SECONDS, Executor, Task, TaskOutcome
 
-Tell = Callable[[PlannedCell, State], None]
+Tell = Callable[[PlannedCell, CellState], None]
 """Called for every cell that ends."""
 
 
 @dataclass(slots=True)
-class Summary:
+class SweepOutcome:
     """What came of a call."""
 
     done: int = 0
     """Cells done, those of earlier calls included."""
-    failed: dict[str, State] = field(default_factory=dict)
+    failed: dict[str, CellState] = field(default_factory=dict)
     """Cell id -> how it failed, in the order of the plan."""
     ran: dict[str, float] = field(default_factory=dict)
     """Key -> seconds, of the cells that this call brought to their end."""
@@ -39,7 +39,7 @@ class Summary:
         return next((state.exit_code for state in self.failed.values()), 0)
 
 
-def run_plan(plan: Plan, folder: Path, executor: Executor, tell: Tell) -> Summary:
+def run_plan(plan: Plan, folder: Path, executor: Executor, tell: Tell) -> SweepOutcome:
     """Run what is not done, in a directory that is `prepared`.
 
     Raises:
@@ -49,11 +49,11 @@ def run_plan(plan: Plan, folder: Path, executor: Executor, tell: Tell) -> Summar
     """
     began = time.monotonic()
     work = _Work(plan, folder, executor, tell)
-    with StopSignals() as asked:
+    with StopSignals() as signals:
         while work.pending or executor.busy:
-            if asked.times and not work.stopping:
+            if signals.times and not work.stopping:
                 work.stop()
-            if asked.times > 1:
+            if signals.times > 1:
                 raise KeyboardInterrupt
             if not work.stopping:
                 work.begin_what_can()
@@ -67,7 +67,7 @@ def run_plan(plan: Plan, folder: Path, executor: Executor, tell: Tell) -> Summar
             f"stopped: {len(work.states)} of {len(work.cells)} runs have ended; the same command "
             "goes on with the others where they were"
         )
-    return work.summary(time.monotonic() - began)
+    return work.outcome(time.monotonic() - began)
 
 
 class _Work:
@@ -106,12 +106,12 @@ class _Work:
         state = self.states.get(key)
         return state.status if state else None
 
-    def _needs_failed(self, key: str) -> State:
-        return State(
+    def _needs_failed(self, key: str) -> CellState:
+        return CellState(
             "failed", None, f"needs {self.cells[key].id}, which failed", self.states[key].exit_code
         )
 
-    def take(self, outcomes: list[Outcome]) -> None:
+    def take(self, outcomes: list[TaskOutcome]) -> None:
         """Note what ended; a cell writes its own state, unless its process died."""
         for outcome in outcomes:
             cell = self.cells[outcome.task.tag]
@@ -128,28 +128,28 @@ class _Work:
                 self.pending[cell.key] = cell  # stopped from outside, or never begun: it goes on
             elif not self.stopping:
                 what = outcome.died or str(outcome.error)
-                self.end(cell, State("failed", None, what, ResourceError.exit_code))
+                self.end(cell, CellState("failed", None, what, ResourceError.exit_code))
 
-    def _recorded(self, key: str) -> State | None:
+    def _recorded(self, key: str) -> CellState | None:
         """The state that a process wrote before it died."""
         try:
             return state_of(self.folder, key)
         except CheckpointError:
             return None
 
-    def end(self, cell: PlannedCell, state: State) -> None:
+    def end(self, cell: PlannedCell, state: CellState) -> None:
         """Record a failure that no process recorded."""
         write_state(self.folder, cell.key, state)
         self.states[cell.key] = state
         self.tell(cell, state)
 
-    def summary(self, wall: float) -> Summary:
+    def outcome(self, wall: float) -> SweepOutcome:
         """Of all cells."""
-        states: Mapping[str, State] = self.states
+        states: Mapping[str, CellState] = self.states
         failed = {
             cell.id: states[key]
             for key, cell in self.cells.items()
             if states[key].status == "failed"
         }
         done = len(self.cells) - len(failed)
-        return Summary(done, failed, self.ran, wall, self.whole)
+        return SweepOutcome(done, failed, self.ran, wall, self.whole)

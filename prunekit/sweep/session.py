@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from prunekit.foundation.console import console
-from prunekit.sweep.command_line import Asked
+from prunekit.sweep.command_line import SweepRequest
 from prunekit.sweep.estimate import Estimate, estimate
 from prunekit.sweep.plan import make_plan
 from prunekit.sweep.prepare import (
@@ -19,7 +19,7 @@ from prunekit.sweep.prepare import (
 )
 from prunekit.sweep.runner import run_plan
 from prunekit.sweep.slurm import Jobs, slurm_executor
-from prunekit.sweep.view import Progress, plan_view, summary_view
+from prunekit.sweep.view import SweepProgress, outcome_view, plan_view
 from prunekit.sweep.workers import Executor, Workers
 
 NO_ESTIMATE = "no time estimate: the machine of the jobs is another"
@@ -28,9 +28,9 @@ NO_ESTIMATE = "no time estimate: the machine of the jobs is another"
 class Session:
     """A sweep that was asked for, in its directory `<out>/<sweep>`."""
 
-    def __init__(self, asked: Asked, out: Path, *, retry_failed: bool = False) -> None:
-        self.asked, self.retry_failed = asked, retry_failed
-        self.plan = make_plan(asked.design)
+    def __init__(self, request: SweepRequest, out: Path, *, retry_failed: bool = False) -> None:
+        self.request, self.retry_failed = request, retry_failed
+        self.plan = make_plan(request.design)
         self.folder = (out / self.plan.name).resolve()
         self.states = states_of(self.plan, self.folder)
         check_data(self.plan, self.folder, self.states)
@@ -64,15 +64,15 @@ class Session:
 
     def show(self, times: Estimate | None, jobs: int, *notes: str) -> None:
         """Print the plan."""
-        notes = (*self.asked.notes, *notes)
+        notes = (*self.request.notes, *notes)
         if count := left_out(self.plan, self.folder):
             notes = (*notes, f"{count} runs of an earlier plan are not in this one: they are kept")
         self.screen.print(plan_view(self.plan, self.states, times, jobs, notes))
 
     def run(self, executor: Executor, times: Estimate | None, jobs: int) -> int:
         """Run what is left and tell; the exit code."""
-        progress = Progress(self.screen, self.folder, len(self.left), times, jobs)
-        with prepared(self.plan, self.folder, self.asked, retry_failed=self.retry_failed):
-            summary = run_plan(self.plan, self.folder, executor, progress.tell)
-        self.screen.print(summary_view(self.folder, summary, times, jobs))
-        return summary.exit_code
+        progress = SweepProgress(self.screen, self.folder, len(self.left), times, jobs)
+        with prepared(self.plan, self.folder, self.request, retry_failed=self.retry_failed):
+            outcome = run_plan(self.plan, self.folder, executor, progress.tell)
+        self.screen.print(outcome_view(self.folder, outcome, times, jobs))
+        return outcome.exit_code

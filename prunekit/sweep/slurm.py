@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 from prunekit.errors import StopRequestedError, UsageError
 from prunekit.recipe.document import scalar
-from prunekit.sweep.workers import Outcome, Task
+from prunekit.sweep.workers import Task, TaskOutcome
 
 if TYPE_CHECKING:
-    from submitit import Executor, Job
+    import submitit
 
 
-def slurm_executor(folder: Path, settings: Sequence[str]) -> Executor:
+def slurm_executor(folder: Path, settings: Sequence[str]) -> submitit.Executor:
     """A submitit executor for Slurm.
 
     Args:
@@ -65,10 +65,10 @@ def _split(settings: Sequence[str], known: set[str]) -> tuple[dict[str, Any], di
 class Jobs:
     """Tasks in packs, one pack a job; an `Executor`."""
 
-    def __init__(self, executor: Executor, pack: int = 1) -> None:
+    def __init__(self, executor: submitit.Executor, pack: int = 1) -> None:
         self.executor, self.pack = executor, pack
         self._waiting: list[Task] = []
-        self._jobs: dict[str, tuple[Job[Any], list[Task]]] = {}
+        self._jobs: dict[str, tuple[submitit.Job[Any], list[Task]]] = {}
 
     @property
     def room(self) -> int:
@@ -84,7 +84,7 @@ class Jobs:
         """Put a task into a pack; packs are sent off together."""
         self._waiting.append(task)
 
-    def finished(self, timeout: float) -> list[Outcome]:
+    def finished(self, timeout: float) -> list[TaskOutcome]:
         """Send packs off; the tasks of the jobs that ended."""
         while self._waiting:
             tasks, self._waiting = self._waiting[: self.pack], self._waiting[self.pack :]
@@ -119,12 +119,14 @@ def _warned(signum: int, frame: FrameType | None) -> None:
     signal.raise_signal(signal.SIGTERM)  # the run saves and ends
 
 
-def _outcomes(job: Job[Any], tasks: Sequence[Task]) -> list[Outcome]:
+def _outcomes(job: submitit.Job[Any], tasks: Sequence[Task]) -> list[TaskOutcome]:
     problem = job.exception()
     if problem is None:
         values = job.result()
         rest = [None] * (len(tasks) - len(values))
-        return [Outcome(task, value) for task, value in zip(tasks, [*values, *rest], strict=True)]
+        return [
+            TaskOutcome(task, value) for task, value in zip(tasks, [*values, *rest], strict=True)
+        ]
     lines = [line for line in str(problem).splitlines() if line.strip()]
     why = f"Slurm job {job.job_id} ended: {lines[0] if lines else type(problem).__name__}"
-    return [Outcome(task, died=f"{why} (see {job.paths.stderr})") for task in tasks]
+    return [TaskOutcome(task, died=f"{why} (see {job.paths.stderr})") for task in tasks]

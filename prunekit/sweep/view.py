@@ -14,16 +14,16 @@ from rich.text import Text
 from prunekit.errors import CheckpointError
 from prunekit.foundation.units import seconds_text
 from prunekit.runs.directory import RunDir
-from prunekit.sweep.directory import State
+from prunekit.sweep.directory import CellState
 from prunekit.sweep.estimate import Estimate, wall_seconds
 from prunekit.sweep.plan import Plan, PlannedCell
 from prunekit.sweep.prepare import unique_cells
-from prunekit.sweep.runner import Summary
+from prunekit.sweep.runner import SweepOutcome
 
 
 def plan_view(
     plan: Plan,
-    states: Mapping[str, State],
+    states: Mapping[str, CellState],
     estimate: Estimate | None,
     jobs: int,
     notes: tuple[str, ...] = (),
@@ -70,7 +70,7 @@ def available_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def arms_view(plan: Plan, states: Mapping[str, State], estimate: Estimate | None) -> Table:
+def arms_view(plan: Plan, states: Mapping[str, CellState], estimate: Estimate | None) -> Table:
     """A row for each arm: the values of each axis, its runs, what it needs, the time of a run."""
     table = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=(0, 1))
     table.add_column("arm", no_wrap=True)
@@ -110,7 +110,7 @@ def _time_of(keys: Collection[str], estimate: Estimate | None) -> str:
     return seconds_text(sum(seconds) / len(seconds)) if seconds else ""
 
 
-class Progress:
+class SweepProgress:
     """A line for each run that ends; on what is no terminal, only for one that failed."""
 
     def __init__(
@@ -121,7 +121,7 @@ class Progress:
         self.waiting = dict(estimate.seconds) if estimate else {}
         self.promised = self.took = 0.0
 
-    def tell(self, cell: PlannedCell, state: State) -> None:
+    def tell(self, cell: PlannedCell, state: CellState) -> None:
         """A cell ended."""
         self.left -= 1
         promised = self.waiting.pop(cell.key, 0.0)
@@ -152,19 +152,21 @@ def accuracy_of(run: Path) -> str:
         return ""
 
 
-def summary_view(folder: Path, summary: Summary, estimate: Estimate | None, jobs: int) -> Group:
+def outcome_view(
+    folder: Path, outcome: SweepOutcome, estimate: Estimate | None, jobs: int
+) -> Group:
     """What came of the sweep, and how good the estimate was."""
-    lines = [Text(f"{summary.done} runs done, {len(summary.failed)} failed")]
+    lines = [Text(f"{outcome.done} runs done, {len(outcome.failed)} failed")]
     lines += [
-        Text(f"  {cell}: {state.error}", style="red") for cell, state in summary.failed.items()
+        Text(f"  {cell}: {state.error}", style="red") for cell, state in outcome.failed.items()
     ]
-    if summary.failed:
+    if outcome.failed:
         lines.append(Text("  the same command with --retry-failed tries them again"))
-    if summary.ran:
-        line = f"{len(summary.ran)} runs took {seconds_text(summary.wall_seconds)}"
-        if estimate and summary.whole and all(key in estimate.seconds for key in summary.ran):
-            promised = wall_seconds([estimate.seconds[key] for key in summary.ran], jobs)
-            ratio = summary.wall_seconds / promised
+    if outcome.ran:
+        line = f"{len(outcome.ran)} runs took {seconds_text(outcome.wall_seconds)}"
+        if estimate and outcome.whole and all(key in estimate.seconds for key in outcome.ran):
+            promised = wall_seconds([estimate.seconds[key] for key in outcome.ran], jobs)
+            ratio = outcome.wall_seconds / promised
             line += (
                 f"; the estimate was {seconds_text(promised)} (measured / estimated {ratio:.2f})"
             )

@@ -67,7 +67,7 @@ class Workers:
         with suppress(OSError):  # a process that is gone is found by `finished`
             worker.connection.send(task)
 
-    def finished(self, timeout: float) -> list[Outcome]:
+    def finished(self, timeout: float) -> list[TaskOutcome]:
         """Wait until a task ends, or for `timeout` seconds."""
         at_work = [worker for worker in self._workers if worker.task is not None]
         ready = wait([worker.connection for worker in at_work], timeout)
@@ -88,7 +88,7 @@ class Workers:
         self._workers.append(_Worker(process, ours))
         return self._workers[-1]
 
-    def _take(self, worker: _Worker) -> Outcome:
+    def _take(self, worker: _Worker) -> TaskOutcome:
         task, worker.task = worker.task, None
         assert task is not None
         try:
@@ -97,8 +97,8 @@ class Workers:
             worker.process.join()
             self._workers.remove(worker)
             worker.connection.close()
-            return Outcome(task, died=_how(worker.process.exitcode))
-        return Outcome(task, value, error)
+            return TaskOutcome(task, died=_how(worker.process.exitcode))
+        return TaskOutcome(task, value, error)
 
 
 def _how(exit_code: int | None) -> str:
@@ -170,7 +170,7 @@ class Task:
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class TaskOutcome:
     """What became of a task."""
 
     task: Task
@@ -194,7 +194,7 @@ class Executor(Protocol):
     def submit(self, task: Task) -> None:
         """Begin a task."""
 
-    def finished(self, timeout: float) -> list[Outcome]:
+    def finished(self, timeout: float) -> list[TaskOutcome]:
         """Wait until a task ends, or for `timeout` seconds."""
 
     def stop(self) -> None:

@@ -112,7 +112,7 @@ layers share; a vision transformer with fused qkv."""
 BATCH = 8
 
 
-class Samples:
+class CalibrationBatches:
     """Calibration data: the same on all ranks."""
 
     def __init__(self, seed: int, small: SmallModel) -> None:

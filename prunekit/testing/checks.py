@@ -10,7 +10,7 @@ from prunekit.compressors.base import DataCompressor
 from prunekit.pruning.probes.base import Probe
 from prunekit.pruning.strategies.base import PruningStrategy
 from prunekit.registry.configs import CompressorConfig, ProbeConfig, StrategyConfig
-from prunekit.testing import hooks as looks
+from prunekit.testing import hooks
 from prunekit.testing.cases import SMALL_MODELS, SmallModel, TokenTrial, Trial
 from prunekit.testing.faults import ConformanceError, faults_of, report
 from prunekit.testing.hooks import Watch
@@ -105,8 +105,8 @@ def check_probe(
     def run(case: Trial) -> None:
         whole, stopped = make(case), make(case)
         watch = Watch(whole.engine.probes[0], whole)
-        watch.put_pure("due", looks.at_due)
-        watch.put("observe", looks.at_metrics)
+        watch.put_pure("due", hooks.check_due_result)
+        watch.put("observe", hooks.check_metrics_result)
         whole.start()
         stopped.start()
         told = _told(whole, sum(case.phases))

@@ -18,19 +18,19 @@ from prunekit.testing.snapshot import difference, leaves, take
 from prunekit.testing.training import Training
 
 
-def at_due(result: Any) -> str | None:
+def check_due_result(result: Any) -> str | None:
     """A bool."""
     return None if isinstance(result, bool) else f"returned {result!r}, not a bool"
 
 
-def at_target(result: Any) -> str | None:
+def check_target_result(result: Any) -> str | None:
     """A sparsity, or None."""
     if result is None or (isinstance(result, int | float) and 0 <= result < 1):
         return None
     return f"returned {result!r}, not None or a sparsity in [0, 1)"
 
 
-def at_update(result: Any) -> str | None:
+def check_update_result(result: Any) -> str | None:
     """An Update with finite values; its masks are the pruner's to check."""
     if not isinstance(result, Update):
         return f"returned {type(result).__name__}, not an Update"
@@ -40,7 +40,7 @@ def at_update(result: Any) -> str | None:
     return None
 
 
-def at_penalty(result: Any) -> str | None:
+def check_penalty_result(result: Any) -> str | None:
     """A finite scalar that depends on parameters, or None."""
     if result is None:
         return None
@@ -49,7 +49,7 @@ def at_penalty(result: Any) -> str | None:
     return None if torch.isfinite(result).all() else f"returned {float(result)}"
 
 
-def at_metrics(result: Any) -> str | None:
+def check_metrics_result(result: Any) -> str | None:
     """Numbers by name."""
     for name, value in dict(result).items():
         if not isinstance(value, int | float) or not math.isfinite(value):
@@ -57,7 +57,7 @@ def at_metrics(result: Any) -> str | None:
     return None
 
 
-class AtCountUnits:
+class CheckUnitCount:
     """Kept and all, of the entries there are; so a tied weight counts once."""
 
     def __init__(self, training: Training) -> None:
@@ -73,7 +73,9 @@ class AtCountUnits:
         return f"counts {kept} of {total} units, in masks of {most} entries"
 
 
-def at_finish(model: nn.Module, masks: dict[str, Tensor], small: SmallModel) -> str | None:
+def check_finished_model(
+    model: nn.Module, masks: dict[str, Tensor], small: SmallModel
+) -> str | None:
     """Finite outputs, and pruned weights that are zero."""
     for name, param in model.named_parameters():
         if name in masks and masks[name].shape == param.shape and param[~masks[name]].any():
@@ -90,7 +92,7 @@ ALLOWED = {
     "update": ("train/eval mode",),  # the pruner puts it back
     "adjust_gradients": ("the gradient of",),
 }
-Look = Callable[[Any], str | None]
+Check = Callable[[Any], str | None]
 """What is wrong with a result, in words; None = nothing."""
 
 
@@ -102,8 +104,8 @@ class Watch:
         self.answers: dict[tuple[str, Clock], Any] = {}
         """What the pure hooks said."""
 
-    def put(self, hook: str, look: Look | None = None) -> None:
-        """Put a look at everything before and after a hook, and at its result."""
+    def put(self, hook: str, check: Check | None = None) -> None:
+        """Compare everything before and after a hook, and check its result."""
         original = getattr(self.watched, hook)
 
         @functools.wraps(original)
@@ -112,13 +114,13 @@ class Watch:
             with faults_of(f"{hook}, step {self.training.engine.step},"):
                 result = original(*args, **kwargs)
             self._compare(hook, before)
-            if look is not None and (wrong := look(result)):
+            if check is not None and (wrong := check(result)):
                 raise self.fault(hook, wrong)
             return result
 
         setattr(self.watched, hook, watched)
 
-    def put_pure(self, hook: str, look: Look | None = None) -> None:
+    def put_pure(self, hook: str, check: Check | None = None) -> None:
         """As `put`, for a pure function of the clock: it is asked twice, and remembered."""
         original = getattr(self.watched, hook)
 
@@ -133,7 +135,7 @@ class Watch:
             return first
 
         setattr(self.watched, hook, asked_twice)
-        self.put(hook, look)
+        self.put(hook, check)
 
     def fault(self, hook: str, what: str) -> ConformanceError:
         """The error that says so."""

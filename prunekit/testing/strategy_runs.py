@@ -10,7 +10,7 @@ import torch
 
 from prunekit.pruning.strategies.base import PruningStrategy
 from prunekit.registry.configs import StrategyConfig
-from prunekit.testing import hooks as looks
+from prunekit.testing import hooks
 from prunekit.testing.cases import SmallModel, Trial, global_noise
 from prunekit.testing.faults import ConformanceError, RefusedError, faults_of
 from prunekit.testing.hooks import Watch
@@ -90,13 +90,13 @@ class StrategyRuns:
         """A run in which every hook is watched."""
         training = self._training(trial)
         watch = Watch(training.strategy, training)
-        watch.put_pure("due", looks.at_due)
-        watch.put_pure("target", looks.at_target)
-        watch.put("update", looks.at_update)
-        watch.put("penalty", looks.at_penalty)
+        watch.put_pure("due", hooks.check_due_result)
+        watch.put_pure("target", hooks.check_target_result)
+        watch.put("update", hooks.check_update_result)
+        watch.put("penalty", hooks.check_penalty_result)
         watch.put("adjust_gradients")
-        watch.put("metrics", looks.at_metrics)
-        watch.put("count_units", looks.AtCountUnits(training))
+        watch.put("metrics", hooks.check_metrics_result)
+        watch.put("count_units", hooks.CheckUnitCount(training))
         training.start()
         training.advance()
         self.updates += training.updates
@@ -172,7 +172,7 @@ class StrategyRuns:
         """The finished model works, with the masks in it."""
         masks = training.engine.masks()
         with faults_of("finish, or the finished model,"):
-            wrong = looks.at_finish(training.engine.finish(), masks, training.small)
+            wrong = hooks.check_finished_model(training.engine.finish(), masks, training.small)
         if wrong:
             raise ConformanceError(f"finish: {wrong}")
 

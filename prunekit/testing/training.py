@@ -22,7 +22,7 @@ from prunekit.pruning.engine import Engine
 from prunekit.pruning.probes.base import Probe
 from prunekit.pruning.strategies.base import PruningStrategy
 from prunekit.recipe.schema import AdamWConfig, OptimizerConfig, SGDConfig
-from prunekit.testing.cases import Samples, SmallModel, Trial, batch, global_noise
+from prunekit.testing.cases import CalibrationBatches, SmallModel, Trial, batch, global_noise
 from prunekit.testing.faults import ConformanceError, faults_of, refusals
 from prunekit.testing.snapshot import leaves
 from prunekit.train.optim import build_optimizer, set_lr
@@ -67,7 +67,7 @@ class Training:
                     probes=probes,
                     sources=Sources(
                         trial.seed,
-                        data=Samples(trial.seed, small),
+                        data=CalibrationBatches(trial.seed, small),
                         input_shape=small.input_shape,
                         ranks=ranks or OneProcess(),
                         anchor=self.anchor,

@@ -52,7 +52,7 @@ def git_state() -> dict[str, Any] | None:
     return {"commit": commit, "dirty": bool(changes)}
 
 
-def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+def changes_between(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """A sentence for each thing that changed between two environments."""
     old, new = _flat(before), _flat(now)
     return [

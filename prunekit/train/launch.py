@@ -22,7 +22,7 @@ from prunekit.runs.checkpoint import load_checkpoint, newest_checkpoint
 from prunekit.runs.directory import lock, new_run_dir, open_run, point_latest, write_json
 from prunekit.train.build import Run, build
 from prunekit.train.distributed import ProcessGroup, joined, start_processes
-from prunekit.train.environment import differences, environment, git_state
+from prunekit.train.environment import changes_between, environment, git_state
 from prunekit.train.finish import conclude
 from prunekit.train.observer import Observer
 from prunekit.train.trainer import Trainer
@@ -107,7 +107,7 @@ def _resume_here(run_dir: Path) -> Path:
         pending = [checkpoint]  # handed over: it must not be held for the length of the run
         anchor = AnchorFile()
         run = build(opened.recipe(), group, anchor, resuming=True)
-        changed = differences(manifest["environment"], environment(group.device, group.world))
+        changed = changes_between(manifest["environment"], environment(group.device, group.world))
         if manifest["data"] != run.data.fingerprint():
             raise CheckpointError(f"{run_dir}: the data changed since the run began: restore it")
         trainer = _trainer(run, run_dir, anchor, resume_step=checkpoint.step)

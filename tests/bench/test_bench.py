@@ -10,7 +10,7 @@ from prunekit.bench import measure as rounds
 from prunekit.bench.masks import SECTIONS
 from prunekit.bench.measure import AGAIN, Measured, Timed, in_bytes, in_turn
 from prunekit.bench.memory import live_bytes
-from prunekit.bench.probes import TASKS
+from prunekit.bench.probes import WORKLOADS
 from prunekit.cli.app import cli
 from prunekit.cli.bench import PARTS
 from prunekit.cli.common import Options
@@ -98,7 +98,7 @@ def test_the_cost_of_probes_is_beside_training_without_one():
     done = CliRunner().invoke(cli, ["bench", "probes", "--quick", "--json"], obj=Options())
     assert done.exit_code == 0, done.output
     sections = json.loads(done.stdout)["sections"]
-    assert tuple(section["name"] for section in sections) == tuple(TASKS) == PARTS["probes"]
+    assert tuple(section["name"] for section in sections) == tuple(WORKLOADS) == PARTS["probes"]
     for section in sections:
         goals = {row["what"]: row["goal"] for row in section["rows"]}
         probes = {"every 50 steps": "", "with means": ""}

@@ -13,9 +13,9 @@ from rich.console import Console
 from prunekit.cli.app import cli
 from prunekit.cli.common import Options
 from prunekit.errors import CheckpointError, PrunekitError, UsageError
-from prunekit.report.document import Document
+from prunekit.report.document import Report
 from prunekit.report.tables import Table
-from prunekit.report.terminal import print_document
+from prunekit.report.terminal import print_report
 from prunekit.runs.directory import write_masks
 from tests.support.made_runs import magnitude, make_comparison, make_run, report
 
@@ -50,7 +50,7 @@ def test_a_pipe_gets_names_in_one_piece(terminal, whole):
     name = "blocks.0.attention.projection.weight"
     table = Table("Masks", ("layer", *"abcdef"), ((name, *["1234567890"] * 6),))
     screen = Console(file=StringIO(), width=90, force_terminal=terminal)
-    print_document(Document("a", tables=(table,)), [], screen)
+    print_report(Report("a", tables=(table,)), [], screen)
     assert (name in screen.file.getvalue()) == whole
 
 

@@ -423,7 +423,7 @@ def test_a_strategy_that_reads_gradients_has_its_first_masks_before_the_first_st
         pruner.before_step()
         where = "between"
         pruner.after_step()
-        told += [pruner.step] * len(pruner.updated())
+        told += [pruner.step] * (pruner.assigned[0].updated_at == pruner.step)
     assert told == [3, 5, 6, 7]  # an update inside a step is told once the step is done
     assert asked == [(3, "between"), (4, "inside"), (5, "inside"), (7, "inside")]
     assert [clock.active_step for clock in chosen.clocks] == [0, 1, 2, 4]
@@ -443,10 +443,10 @@ def test_probes_change_neither_gradients_nor_random_state() -> None:
     assert all(torch.equal(p.grad, g) for p, g in zip(model.parameters(), grads, strict=True))
     assert torch.equal(torch.get_rng_state(), state)
     total = torch.cat([g.flatten() for g in grads]).norm()
-    assert pruner.observed["probe/gradient_norm/total"] == pytest.approx(float(total), rel=1e-6)
+    assert pruner.metrics()["probe/gradient_norm/total"] == pytest.approx(float(total), rel=1e-6)
     pruner.after_step()
     pruner.before_step()
-    assert not pruner.observed
+    assert not pruner.metrics()
 
 
 class Remembers(Probe):
@@ -489,7 +489,7 @@ def test_probes_prepare_see_the_masks_that_there_are_and_go_on() -> None:
     pruner = make()
     pruner.before_step()
     entries = pruner.params["0.weight"].numel()
-    assert pruner.observed == {
+    assert pruner.metrics() == {
         "probe/remembers/0.weight": entries,  # cubic: nothing is pruned at t = 0
         "probe/remembers/looks": 1,
         "probe/remembers/tensors": len(pruner.params),
@@ -498,7 +498,7 @@ def test_probes_prepare_see_the_masks_that_there_are_and_go_on() -> None:
     again = make()
     again.load_state_dict(pruner.state_dict(), {n: pruner.dense(n) for n in pruner.params})
     again.before_step()
-    assert again.observed["probe/remembers/looks"] == 2
+    assert again.metrics()["probe/remembers/looks"] == 2
 
 
 def test_probes_of_one_name_are_told_apart_by_their_place() -> None:
@@ -506,8 +506,8 @@ def test_probes_of_one_name_are_told_apart_by_their_place() -> None:
     pruner = Pruner(make_model(), [], total_steps=4, probes=probes)
     probes[0].looks = 5
     pruner.before_step()
-    assert pruner.observed["probe/remembers#0/looks"] == 6
-    assert pruner.observed["probe/remembers#1/looks"] == 1
+    assert pruner.metrics()["probe/remembers#0/looks"] == 6
+    assert pruner.metrics()["probe/remembers#1/looks"] == 1
 
 
 def test_ranks_whose_masks_differ_are_stopped() -> None:
@@ -691,7 +691,7 @@ def test_a_class_that_only_shares_the_name_is_not_blamed_on_the_distribution() -
             name: Literal["magnitude"] = "magnitude"
 
     foreign = Pruner(make_model(), [Magnitude(keep_all)], total_steps=1)
-    assert foreign.assigned[0].origin.startswith("strategy 'magnitude' (test_pruner.")
+    assert foreign.assigned[0].origin.startswith("strategy 'magnitude' (tests.pruning.test_pruner.")
     registered = Pruner(make_model(), [magnitude()], total_steps=1)
     assert registered.assigned[0].origin.startswith("strategy 'magnitude' of prunekit")
 
@@ -709,6 +709,6 @@ def test_a_broken_contract_names_the_distribution() -> None:
         make_model(), [Scripted(lambda ctx: Update({"x": torch.ones(1)}))], total_steps=1
     )
     with pytest.raises(
-        PluginError, match=r"^strategy 'scripted' \(test_pruner.Scripted\), step 0: x"
+        PluginError, match=r"^strategy 'scripted' \(tests.pruning.test_pruner.Scripted\), step 0: x"
     ):
         foreign.start()

@@ -13,8 +13,14 @@ from matplotlib.image import imread
 from prunekit.errors import CheckpointError, UsageError
 from prunekit.report.curves import curves
 from prunekit.report.document import compare
-from prunekit.report.figures.all import Plan, Wanted, default_keys, pictures, plan_pictures
-from prunekit.report.figures.cost import COSTS, Point, joined, pareto_front, points_of
+from prunekit.report.figures.all import (
+    Drawings,
+    WantedPictures,
+    default_keys,
+    pictures,
+    plan_drawings,
+)
+from prunekit.report.figures.cost import COSTS, Point, lines_through, pareto_front, points_of
 from prunekit.report.figures.style import LINES, MARKERS, PALETTE, apart, literal, save, styles
 from prunekit.report.grid import choose_axes, grids, read_reference
 from prunekit.report.mask_overlap import compare_masks, mask_picture, mask_table, overlap
@@ -212,11 +218,11 @@ def test_a_reference_that_cannot_be_read_is_one_line(tmp_path):
 def test_wishes_that_cannot_be_met_are_told(tmp_path):
     study = open_study([make_comparison(tmp_path / "runs", seeds=1)])
     with pytest.raises(UsageError, match=r"train/los: no run logged it.*train/loss"):
-        plan_pictures(study, Wanted(curves=("train/los",)))
+        plan_drawings(study, WantedPictures(curves=("train/los",)))
     with pytest.raises(UsageError, match="--grid depth: give two of the axes; there are: sparsity"):
-        plan_pictures(study, Wanted(grid=("depth", "sparsity")))
+        plan_drawings(study, WantedPictures(grid=("depth", "sparsity")))
     with pytest.raises(UsageError, match="no grid of two axes"):
-        plan_pictures(study, Wanted(reference=tmp_path / "x.csv"))
+        plan_drawings(study, WantedPictures(reference=tmp_path / "x.csv"))
 
 
 def test_the_pooled_burden_is_drawn_unasked():
@@ -233,9 +239,9 @@ def test_the_pooled_burden_is_drawn_unasked():
 
 def test_every_picture_is_drawn_and_twice_the_same(tmp_path, paper):
     found = compare([make_comparison(tmp_path / "a"), make_grid(tmp_path / "b")])
-    wanted = Wanted(grid=("sparsity", "ratio"), reference=paper, where={"heads": "6"})
-    plan = plan_pictures(found.study, wanted)
-    drawn = list(pictures(found, plan, None))
+    wanted = WantedPictures(grid=("sparsity", "ratio"), reference=paper, where={"heads": "6"})
+    drawings = plan_drawings(found.study, wanted)
+    drawn = list(pictures(found, drawings, None))
     assert [p.name for p in drawn] == [
         "costs",
         "grid-1",
@@ -247,11 +253,11 @@ def test_every_picture_is_drawn_and_twice_the_same(tmp_path, paper):
         png, svg = save(one.figure, tmp_path, one.name)
         assert imread(png)[..., :3].std() > 0.03
         assert b"<svg" in svg.read_bytes()
-    again = next(pictures(found, plan, None))
+    again = next(pictures(found, drawings, None))
     before = (tmp_path / "costs.svg").read_bytes()
     save(again.figure, tmp_path, "costs")
     assert (tmp_path / "costs.svg").read_bytes() == before
-    against = list(pictures(found, plan, "train/loss"))
+    against = list(pictures(found, drawings, "train/loss"))
     assert "first came to a level" in against[-1].caption
 
 
@@ -268,7 +274,9 @@ def test_names_are_drawn_as_they_are(tmp_path):
         )
     found = compare([tmp_path])
     assert found.study.arms[1] == "_hidden"
-    for one in pictures(found, plan_pictures(found.study, Wanted(curves=("probe/x",))), None):
+    for one in pictures(
+        found, plan_drawings(found.study, WantedPictures(curves=("probe/x",))), None
+    ):
         save(one.figure, tmp_path, one.name)
     assert literal("_x") == " _x"
     assert literal("$a$") == r"\$a\$"
@@ -370,15 +378,18 @@ def test_lines_join_what_differs_in_the_axis_of_the_cost():
     points = [
         point("a", 100.0 - s - r, sparsity=str(s), ratio=str(r)) for s in (20, 80) for r in (0, 5)
     ]
-    lines = joined([*points, point("dense", 100.0)])
+    lines = lines_through([*points, point("dense", 100.0)])
     assert [[p.cost for p in line] for line in lines] == [[20.0, 80.0], [15.0, 75.0], [100.0]]
-    assert joined([point("a", 1.0), point("b", 2.0)]) == [[point("a", 1.0)], [point("b", 2.0)]]
+    assert lines_through([point("a", 1.0), point("b", 2.0)]) == [
+        [point("a", 1.0)],
+        [point("b", 2.0)],
+    ]
 
 
 def test_cells_that_share_their_run_are_one_point(tmp_path):
     made = make_sweep(tmp_path)
     [dense] = [p for p in points_of(open_study([made]), COSTS[0], "test_top1") if p.arm == "dense"]
-    assert dense.place == {}
+    assert dense.labels == {}
     assert dense.accuracy.count == 2
 
 
@@ -389,7 +400,7 @@ def test_a_caption_counts_the_places_that_are_drawn(tmp_path):
         make_run(tmp_path / str(i), strategies=text, result=report(0.9), lines=logged)
     found = compare([tmp_path])
     few = replace(found, study=replace(found.study, cells=found.study.cells[:12]))
-    plan = Plan(("train/loss",), None, None)
+    plan = Drawings(("train/loss",), None, None)
     caption, short = ([*pictures(each, plan, None)][-1].caption for each in (found, few))
     assert "The first 12 of 14 places are drawn." in caption
     assert "places" not in short

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, strategies as st
 
 from prunekit.errors import CheckpointError, UsageError
-from prunekit.report.comparison import Baseline, accuracy, baselines, differences, repeating
-from prunekit.report.document import compare, document_of
+from prunekit.report.comparison import Baseline, accuracy, chosen_baselines, differences, repeating
+from prunekit.report.document import compare, report_of
 from prunekit.report.figures.cost import COSTS, points_of
 from prunekit.report.notices import notices, warnings
 from prunekit.report.read import read_recipe
@@ -30,7 +30,7 @@ def test_seeds_are_repetitions_and_a_number_that_varies_alone_is_an_axis(runs):
     study = open_study([runs])
     assert study.arms == ("dense", "magnitude", "random_subnetwork")
     assert study.axes == {"sparsity": ("0.8", "0.9")}
-    assert [(cell.arm, dict(cell.place), list(cell.runs)) for cell in study.cells] == [
+    assert [(cell.arm, dict(cell.labels), list(cell.runs)) for cell in study.cells] == [
         ("dense", {}, [0, 1, 2]),
         ("magnitude", {"sparsity": "0.8"}, [0, 1, 2]),
         ("magnitude", {"sparsity": "0.9"}, [0, 1, 2]),
@@ -100,7 +100,7 @@ def test_the_path_of_a_source_does_not_tell_seeds_apart(tmp_path):
     study = open_study([tmp_path])
     assert study.arms == ("optimal_subnetwork", "magnitude")
     assert study.axes == {"sparsity": ("0.8", "0.9")}
-    assert [(c.arm, dict(c.place), list(c.runs)) for c in study.cells][:2] == [
+    assert [(c.arm, dict(c.labels), list(c.runs)) for c in study.cells][:2] == [
         ("optimal_subnetwork", {"sparsity": "0.8"}, [0, 1]),
         ("optimal_subnetwork", {"sparsity": "0.9"}, [0, 1]),
     ]
@@ -210,14 +210,14 @@ def test_ragged_reports_are_no_crash(tmp_path, result):
     (folder / "report.json").write_text(json.dumps(result))
     make_run(tmp_path / "b", lr="0.1", seed=1, result=report(0.9, tokens=4))
     found = compare([tmp_path])
-    document = document_of(found)
+    document = report_of(found)
     assert len(document.tables[0].rows) == 2
     assert found.key == "test_top1"
 
 
 def test_nothing_finished_is_said(tmp_path):
     make_run(tmp_path / "a")
-    document = document_of(compare([tmp_path]))
+    document = report_of(compare([tmp_path]))
     assert document.notices[0] == "No run has finished: there is nothing to compare yet."
     assert document.missing == (f"{tmp_path / 'a'}: running",)
 
@@ -238,8 +238,8 @@ def test_paths_that_hold_no_run_are_one_line(tmp_path):
 
 def test_a_baseline_is_an_arm_or_a_label(runs):
     study = open_study([runs])
-    assert baselines(study, ("magnitude",)) == [Baseline("magnitude", arm="magnitude")]
-    by_axis = baselines(study, ("sparsity=0.8",))
+    assert chosen_baselines(study, ("magnitude",)) == [Baseline("magnitude", arm="magnitude")]
+    by_axis = chosen_baselines(study, ("sparsity=0.8",))
     found = list(differences(study, by_axis, "test_top1"))
     assert [d.cell.label for d in found] == [
         "magnitude sparsity=0.9",
@@ -247,9 +247,9 @@ def test_a_baseline_is_an_arm_or_a_label(runs):
     ]
     assert found[0].result.mean == 0
     with pytest.raises(UsageError, match=r"magnitud: no such arm.*magnitude"):
-        baselines(study, ("magnitud",))
+        chosen_baselines(study, ("magnitud",))
     with pytest.raises(UsageError, match=r"sparsity=0\.7"):
-        baselines(study, ("sparsity=0.7",))
+        chosen_baselines(study, ("sparsity=0.7",))
 
 
 def test_compression_is_judged_against_none(tmp_path):
@@ -260,7 +260,7 @@ def test_compression_is_judged_against_none(tmp_path):
             compressors=text,
             result=report(0.9, tokens=16 - int(ratio * 16)),
         )
-    assert [b.name for b in baselines(open_study([tmp_path]))] == ["ratio=0"]
+    assert [b.name for b in chosen_baselines(open_study([tmp_path]))] == ["ratio=0"]
     other = tmp_path / "other"
     make_run(other / "none", strategies=magnitude(0.8), result=report(0.9, 0.8, tokens=16))
     drop = "[{name: random_drop, ratio: 0.5}]"
@@ -272,7 +272,7 @@ def test_compression_is_judged_against_none(tmp_path):
     )
     study = open_study([other])
     assert len(study.arms) == 2
-    [baseline] = baselines(study)
+    [baseline] = chosen_baselines(study)
     [judged] = [cell for cell in study.cells if cell.arm != baseline.arm]
     assert judged.values("tokens", "after") == {0: 8}
 
@@ -394,7 +394,7 @@ def watched(folder):
 def test_an_arm_that_repeats_another_is_compared_and_drawn_once(tmp_path):
     study = watched(make_sweep(tmp_path))
     assert "watched" in study.arms
-    assert [b.name for b in baselines(study)] == ["dense", "ratio=0"]
+    assert [b.name for b in chosen_baselines(study)] == ["dense", "ratio=0"]
     found = differences(study, [Baseline("iterative", arm="iterative")], "test_top1")
     assert {one.cell.arm for one in found} == {"dense"}
     assert {p.arm for p in points_of(study, COSTS[0], "test_top1")} == {"iterative", "dense"}

@@ -13,9 +13,9 @@ from html.parser import HTMLParser
 import pytest
 from matplotlib.image import imread
 
-from prunekit.report.document import compare, document_of
-from prunekit.report.figures.all import Wanted, pictures, plan_pictures
-from prunekit.report.write import write_document, write_numbers
+from prunekit.report.document import compare, report_of
+from prunekit.report.figures.all import WantedPictures, pictures, plan_drawings
+from prunekit.report.write import write_numbers, write_report
 from tests.support.made_runs import magnitude, make_comparison, make_run, report
 
 BROWSER = next(
@@ -39,10 +39,10 @@ LONG = "probe/burden/gradient_mean_abs/support/pooled"
 
 def write(root, out):
     found = compare([root])
-    document = document_of(found)
-    drawn = tuple(pictures(found, plan_pictures(found.study, Wanted()), None))
+    document = report_of(found)
+    drawn = tuple(pictures(found, plan_drawings(found.study, WantedPictures()), None))
     document = replace(document, pictures=drawn)
-    write_document(document, out)
+    write_report(document, out)
     write_numbers(found, out)
     return (out / "index.html").read_text()
 

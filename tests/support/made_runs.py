@@ -45,7 +45,7 @@ def report(accuracy: float, sparsity: float = 0.0, tokens: int | None = None) ->
     }
 
 
-def make_run(
+def make_run(  # noqa: PLR0913 - a run has many settings
     folder: Path,
     *,
     seed: int = 0,

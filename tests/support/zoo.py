@@ -194,7 +194,7 @@ class SwitchesGradientsOff(Sound):
 class ForgetsMomentum(Sound):
     def update(self, ctx):
         if ctx.clock.step:
-            for state in ctx.pruner._optimizer.state.values():
+            for state in ctx.around.mask_set._optimizer.state.values():
                 del state["momentum_buffer"]
         return super().update(ctx)
 
@@ -335,7 +335,7 @@ class ReadsItsOwnBuffers(Sound):
 @broken(STRATEGIES, r"ranks part ways, .*rank 0 is at mean_over_ranks")
 class MeansOnOneRank(Sound):
     def update(self, ctx):
-        if getattr(ctx.pruner.ranks, "rank", 1) == 0:
+        if getattr(ctx.around.sources.ranks, "rank", 1) == 0:
             ctx.mean_over_ranks(torch.ones(1))
         return super().update(ctx)
 

@@ -11,7 +11,7 @@ from prunekit.errors import RecipeError, UsageError
 from prunekit.recipe.document import SourceDocument
 from prunekit.recipe.find import find_recipe, shipped_sweeps
 from prunekit.recipe.load import read_text_document, recipe_from, recipe_from_text
-from prunekit.sweep.baselines import baselines
+from prunekit.sweep.baselines import baseline_arms
 from prunekit.sweep.command_line import read_command_line
 from prunekit.sweep.design import read_design
 from prunekit.sweep.estimate import wall_seconds
@@ -339,7 +339,7 @@ def test_baselines_share_sparsity_seed_and_steps(base):
 
 def test_single_weights_are_no_baseline_of_units_of_its_own():
     own = SimpleNamespace(model_dump=lambda mode: {"name": "own", "sparsity": 0.5})
-    arms, notes = baselines(SimpleNamespace(name="r", strategies=[own], phases=[]), {})
+    arms, notes = baseline_arms(SimpleNamespace(name="r", strategies=[own], phases=[]), {})
     assert list(arms) == ["r", "dense"]
     assert "own prunes units of its own" in notes[0]
 

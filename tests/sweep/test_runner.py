@@ -19,12 +19,12 @@ from prunekit.recipe.load import load_recipe, read_text
 from prunekit.runs.directory import open_run
 from prunekit.sweep import open_sweep
 from prunekit.sweep.command_line import read_command_line
-from prunekit.sweep.directory import State, read_state, state_path, write_state
+from prunekit.sweep.directory import CellState, read_state, state_path, write_state
 from prunekit.sweep.estimate import Estimate, estimate, shape_of
 from prunekit.sweep.session import Session
 from prunekit.sweep.slurm import Jobs, _split, private, run_pack
-from prunekit.sweep.view import Progress
-from prunekit.sweep.workers import Outcome, Task, Workers
+from prunekit.sweep.view import SweepProgress
+from prunekit.sweep.workers import Task, TaskOutcome, Workers
 from prunekit.train.launch import run_recipe
 from tests.support.training import result, same
 
@@ -81,7 +81,7 @@ class Inline:
         return len(self.ended)
 
     def submit(self, task):
-        self.ended.append(Outcome(task, task.call(*task.arguments)))
+        self.ended.append(TaskOutcome(task, task.call(*task.arguments)))
 
     def finished(self, timeout):
         ended, self.ended = self.ended, []
@@ -258,7 +258,7 @@ def test_a_failed_cell_is_recorded_and_does_not_stop_the_rest(folder, capsys):
 def test_failed_cells_are_tried_again_when_asked(folder):
     opened = sweep(folder, "sparsity=0.5")
     (cell,) = (cell for cell in opened.cells if cell.arm == "dense")
-    write_state(opened.path, cell.key, State("failed", None, "no memory", 8, 1.0))
+    write_state(opened.path, cell.key, CellState("failed", None, "no memory", 8, 1.0))
     assert sweep(folder, "sparsity=0.5", code=8).cells != opened.cells
     assert sweep(folder, "sparsity=0.5", retry_failed=True).cells == opened.cells
 
@@ -384,7 +384,7 @@ class Dying(Inline):
     """An executor whose processes all die."""
 
     def submit(self, task):
-        self.ended.append(Outcome(task, died="its process was ended by SIGKILL"))
+        self.ended.append(TaskOutcome(task, died="its process was ended by SIGKILL"))
 
 
 def test_a_cell_whose_process_died_has_failed(folder, capsys):
@@ -409,7 +409,7 @@ class Full(Inline):
     def submit(self, task):
         if any((task.arguments[0] / "cells").iterdir()):
             full = WriteError("out: cannot be written: No space left on device")
-            self.ended.append(Outcome(task, error=full))
+            self.ended.append(TaskOutcome(task, error=full))
         else:
             super().submit(task)
 
@@ -475,7 +475,7 @@ class Interrupting(Inline):
             super().submit(task)
         else:
             self.stopped.add(task.tag)
-            self.ended.append(Outcome(task))
+            self.ended.append(TaskOutcome(task))
 
 
 def test_what_was_stopped_from_outside_goes_on(folder):
@@ -536,9 +536,9 @@ def test_settings_of_slurm_are_its_own_or_sbatchs():
 def test_a_terminal_gets_a_line_for_each_run(whole, capsys):
     screen = Console(force_terminal=True, color_system=None, width=80, height=20)
     cells = [cell for cell in whole.cells if cell.arm == "iterative"]
-    progress = Progress(screen, whole.path, 2, Estimate({c.key: 10.0 for c in cells}, {}), 2)
+    progress = SweepProgress(screen, whole.path, 2, Estimate({c.key: 10.0 for c in cells}, {}), 2)
     for cell in cells:
-        progress.tell(cell, State("done", str(cell.run.path), seconds=20.0))
+        progress.tell(cell, CellState("done", str(cell.run.path), seconds=20.0))
     first, second = capsys.readouterr().out.splitlines()
     accuracy = f"{cells[0].run.report()['accuracy']['test_top1']:.2%}"
     assert first == f"[1/2] iterative/sparsity=0.5,seed=0  {accuracy}  20.0 s  20.0 s left"

@@ -12,7 +12,7 @@ import torch
 from rich.console import Console
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from prunekit.train.environment import differences, environment
+from prunekit.train.environment import changes_between, environment
 from prunekit.train.log import NullLog, RunLog
 from prunekit.train.progress import Display, NullDisplay
 
@@ -260,8 +260,8 @@ def test_environment_tells_what_the_result_depends_on():
 
 def test_differences_name_each_change_once():
     now = environment(torch.device("cpu"))
-    assert differences(now, now) == []
+    assert changes_between(now, now) == []
     before = {**now, "threads": 99, "versions": {**now["versions"], "torch": "2.0"}}
-    told = differences(before, now)
+    told = changes_between(before, now)
     assert [sentence.split(" was ")[0] for sentence in told] == ["threads", "versions.torch"]
     assert "99" in told[0]

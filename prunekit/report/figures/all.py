@@ -12,7 +12,7 @@ from prunekit.foundation.suggestions import did_you_mean
 from prunekit.report.curves import curves, logged_keys
 from prunekit.report.document import Comparison, Picture
 from prunekit.report.figures.cost import cost_picture
-from prunekit.report.figures.curves import BURDEN, MOST_PANELS, curve_picture, panel_places
+from prunekit.report.figures.curves import BURDEN, MOST_PANELS, curve_picture, panel_labels
 from prunekit.report.figures.grid import grid_picture
 from prunekit.report.grid import Reference, choose_axes, grids, read_reference
 from prunekit.report.study import Study
@@ -23,7 +23,7 @@ ALWAYS = ("train/loss", "eval/test_top1")
 
 
 @dataclass(frozen=True)
-class Wanted:
+class WantedPictures:
     """What pictures a person asks for."""
 
     curves: tuple[str, ...] = ()
@@ -39,7 +39,7 @@ class Wanted:
 
 
 @dataclass(frozen=True)
-class Plan:
+class Drawings:
     """What is asked for, checked against what there is."""
 
     keys: tuple[str, ...]
@@ -47,7 +47,7 @@ class Plan:
     reference: Reference | None
 
 
-def plan_pictures(study: Study, wanted: Wanted) -> Plan:
+def plan_drawings(study: Study, wanted: WantedPictures) -> Drawings:
     """Check all that is asked for.
 
     Raises:
@@ -64,7 +64,7 @@ def plan_pictures(study: Study, wanted: Wanted) -> Plan:
             raise UsageError("--reference: these runs have no grid of two axes to stand beside")
         reference = read_reference(wanted.reference, list(study.axes), wanted.where)
     unasked = tuple(key for key in default_keys(logged) if key != wanted.against)
-    return Plan(wanted.curves or unasked, grid, reference)
+    return Drawings(wanted.curves or unasked, grid, reference)
 
 
 def default_keys(logged: Sequence[str]) -> tuple[str, ...]:
@@ -80,7 +80,7 @@ def default_keys(logged: Sequence[str]) -> tuple[str, ...]:
     return (*burden[:MOST_BURDENS], *(key for key in ALWAYS if key in logged))
 
 
-def pictures(found: Comparison, plan: Plan, against: str | None) -> Iterator[Picture]:
+def pictures(found: Comparison, drawings: Drawings, against: str | None) -> Iterator[Picture]:
     """Draw them one after the other."""
     if (costs := cost_picture(found.study, found.key)) is not None:
         caption = (
@@ -89,21 +89,22 @@ def pictures(found: Comparison, plan: Plan, against: str | None) -> Iterator[Pic
             "Where values near 100 % would lie on each other, the axis is stretched there."
         )
         yield Picture("costs", "Accuracy against what it costs", caption, costs)
-    yield from _grids(found, plan)
-    yield from _curves(found.study, plan.keys, against)
+    yield from _grids(found, drawings)
+    yield from _curves(found.study, drawings.keys, against)
 
 
-def _grids(found: Comparison, plan: Plan) -> Iterator[Picture]:
-    if plan.grid is None:
+def _grids(found: Comparison, drawings: Drawings) -> Iterator[Picture]:
+    if drawings.grid is None:
         return
-    made = grids(found.study, plan.grid, found.key, plan.reference)
+    reference = drawings.reference
+    made = grids(found.study, drawings.grid, found.key, reference)
     for number, grid in enumerate(made[:MOST_GRIDS], start=1):
-        beside = plan.reference.name if plan.reference else ""
         caption = "Mean ± standard deviation over seeds; below, the gain by seed over the column 0."
-        if beside:
-            caption += f" Right: {plan.reference.value if plan.reference else ''} of {beside}."
+        if reference is not None:
+            caption += f" Right: {reference.value} of {reference.name}."
         title = f"{grid.axes[0]} x {grid.axes[1]}: {grid.arm}"
-        yield Picture(f"grid-{number}", title, caption, grid_picture(grid, beside))
+        figure = grid_picture(grid, reference.name if reference else "")
+        yield Picture(f"grid-{number}", title, caption, figure)
 
 
 def _curves(study: Study, keys: Sequence[str], against: str | None) -> Iterator[Picture]:
@@ -115,7 +116,7 @@ def _curves(study: Study, keys: Sequence[str], against: str | None) -> Iterator[
         caption = "Line: mean over seeds; band: lowest to highest."
         if against:
             caption += f" Each run is read where its {against} first came to a level."
-        if (places := len(panel_places(found))) > MOST_PANELS:
+        if (places := len(panel_labels(found))) > MOST_PANELS:
             caption += f" The first {MOST_PANELS} of {places} places are drawn."
         title = f"{key} against {against}" if against else key
         yield Picture(re.sub(r"[^0-9A-Za-z]+", "-", f"curve-{title}"), title, caption, figure)

@@ -19,7 +19,7 @@ from prunekit.report.figures.style import (
     thousands,
 )
 from prunekit.report.statistics import Summary, summary
-from prunekit.report.study import Cell, Place, Study
+from prunekit.report.study import AxisLabels, Cell, Study
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -59,7 +59,7 @@ class Point:
     arm: str
     cost: float
     accuracy: Summary
-    place: Place = field(default_factory=dict)
+    labels: AxisLabels = field(default_factory=dict)
 
 
 def pareto_front(points: Sequence[Point], more_is_better: bool) -> list[Point]:
@@ -90,10 +90,10 @@ def points_of(study: Study, cost: Cost, key: str) -> list[Point]:
         if spent is None or found is None:
             continue
         same = (cell.arm, *(str(run.path) for run in cell.runs.values()))
-        place = cell.place
+        labels = cell.labels
         if same in points:  # one run serves several places
-            place = dict(points[same].place.items() & place.items())
-        points[same] = Point(cell.arm, spent.mean, found, place)
+            labels = dict(points[same].labels.items() & labels.items())
+        points[same] = Point(cell.arm, spent.mean, found, labels)
     return list(points.values())
 
 
@@ -131,7 +131,7 @@ def _panel(
     front = pareto_front(points, cost.more_is_better)
     xs, ys = [p.cost for p in front], [p.accuracy.mean for p in front]
     axis.plot(xs, ys, **FRONT, zorder=1, marker="o", markersize=6)
-    lines = joined(points)
+    lines = lines_through(points)
     for line in lines:
         look = {**looks[line[0].arm], "linewidth": 1, "markersize": 4.5, "capsize": 2}
         if line[-1].cost <= SAME * line[0].cost:
@@ -160,12 +160,12 @@ def _panel(
         label_ends(axis, [end for end in ends if end.name], size=7)
 
 
-def joined(points: Sequence[Point]) -> list[list[Point]]:
+def lines_through(points: Sequence[Point]) -> list[list[Point]]:
     """Points that a line joins, cheapest first: of one arm, and apart in one axis alone.
 
     The axis is the one along which the cost changes most.
     """
-    axes = dict.fromkeys(axis for point in points for axis in point.place)
+    axes = dict.fromkeys(axis for point in points for axis in point.labels)
     ways = [_along(points, axis) for axis in axes]
     return max(ways, key=_spread, default=[[point] for point in points])
 
@@ -173,14 +173,14 @@ def joined(points: Sequence[Point]) -> list[list[Point]]:
 def _along(points: Sequence[Point], axis: str) -> list[list[Point]]:
     lines: dict[tuple[object, ...], list[Point]] = {}
     for point in points:
-        rest = tuple((a, label) for a, label in point.place.items() if a != axis)
-        lines.setdefault((point.arm, axis in point.place, rest), []).append(point)
+        rest = tuple((a, label) for a, label in point.labels.items() if a != axis)
+        lines.setdefault((point.arm, axis in point.labels, rest), []).append(point)
     return [sorted(line, key=lambda p: p.cost) for line in lines.values()]
 
 
 def _end(line: Sequence[Point], color: str) -> End:
     """The end of a line, called after what all its points share."""
-    shared = set.intersection(*(set(point.place.items()) for point in line))
+    shared = set.intersection(*(set(point.labels.items()) for point in line))
     name = ", ".join(f"{axis} {label}" for axis, label in sorted(shared))
     return End(name, line[-1].cost, line[-1].accuracy.mean, color)
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from prunekit.report.curves import Curve
 from prunekit.report.figures.style import End, dress, label_ends, legend_below, new_figure, styles
-from prunekit.report.study import Place, Study
+from prunekit.report.study import AxisLabels, Study
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -31,27 +31,27 @@ def curve_picture(
     """Draw curves of one scalar; None without any."""
     if not curves:
         return None
-    places = sorted(panel_places(curves), key=lambda place: _rank(study, place))[:MOST_PANELS]
+    panels = sorted(panel_labels(curves), key=lambda panel: _rank(study, panel))[:MOST_PANELS]
     if PERCENT.match(key):
         curves = [curve.times(100) for curve in curves]
-    columns = _across(study, places)
-    rows = -(-len(places) // columns)
+    columns = _across(study, panels)
+    rows = -(-len(panels) // columns)
     arms = [arm for arm in study.arms if any(curve.arm == arm for curve in curves)]
     looks = {arm: look for arm, look in styles(study.arms).items() if arm in arms}
-    single = len(places) == 1
+    single = len(panels) == 1
     figure = new_figure(7.6 if single else 3.9 * columns, 4.4 if single else 3.1 * rows + 0.8)
     axes = figure.subplots(rows, columns, squeeze=False, sharey=True, sharex=True)
     x_label = _unit(against) if against else "optimizer step"
-    for number, (axis, place) in enumerate(zip(axes.flat, places, strict=False)):
-        here = [curve for curve in curves if curve.place.items() <= place.items()]
+    for number, (axis, panel) in enumerate(zip(axes.flat, panels, strict=False)):
+        here = [curve for curve in curves if curve.labels.items() <= panel.items()]
         _panel(axis, here, looks)
-        title = ", ".join(f"{name} {label}" for name, label in place.items())
+        title = ", ".join(f"{name} {label}" for name, label in panel.items())
         dress(axis, x_label, _unit(key), title)
         axis.label_outer()
-        if number + columns >= len(places):  # the lowest of its column
+        if number + columns >= len(panels):  # the lowest of its column
             axis.tick_params(labelbottom=True)
             axis.set_xlabel(x_label)
-    for axis in axes.flat[len(places) :]:
+    for axis in axes.flat[len(panels) :]:
         axis.axis("off")
     _scale(axes.flat[0], curves, against)
     if single and len(arms) <= LABELLED:
@@ -62,11 +62,11 @@ def curve_picture(
     return figure
 
 
-def panel_places(curves: Sequence[Curve]) -> list[Place]:
+def panel_labels(curves: Sequence[Curve]) -> list[AxisLabels]:
     """Places of the curves, without those that say less than another."""
-    distinct = [dict(items) for items in dict.fromkeys(tuple(c.place.items()) for c in curves)]
+    distinct = [dict(items) for items in dict.fromkeys(tuple(c.labels.items()) for c in curves)]
     return [
-        place for place in distinct if not any(place.items() < other.items() for other in distinct)
+        panel for panel in distinct if not any(panel.items() < other.items() for other in distinct)
     ]
 
 
@@ -109,16 +109,16 @@ def _unit(key: str) -> str:
     return f"{key}, %" if PERCENT.match(key) else key
 
 
-def _across(study: Study, places: Sequence[Place]) -> int:
+def _across(study: Study, panels: Sequence[AxisLabels]) -> int:
     """Columns: the labels of the last axis that varies, else as many as fit."""
     for axis in reversed(list(study.axes)):
-        labels = {place[axis] for place in places if axis in place}
-        if 1 < len(labels) <= ACROSS + 1 and len(labels) < len(places):
+        labels = {panel[axis] for panel in panels if axis in panel}
+        if 1 < len(labels) <= ACROSS + 1 and len(labels) < len(panels):
             return len(labels)
-    return min(ACROSS, len(places))
+    return min(ACROSS, len(panels))
 
 
-def _rank(study: Study, place: Place) -> list[int]:
+def _rank(study: Study, panel: AxisLabels) -> list[int]:
     return [
-        labels.index(place[axis]) if axis in place else -1 for axis, labels in study.axes.items()
+        labels.index(panel[axis]) if axis in panel else -1 for axis, labels in study.axes.items()
     ]

@@ -26,7 +26,7 @@ def grid_picture(grid: Grid, reference: str = "") -> Figure:
     size = (max(3.6, 0.95 * columns + 1.7) * across, (0.55 * rows + 1.3) * deep + 0.3)
     figure = new_figure(*size)
     axes = figure.subplots(deep, across, squeeze=False)
-    where = ", ".join(f"{axis} {label}" for axis, label in grid.place.items())
+    where = ", ".join(f"{axis} {label}" for axis, label in grid.labels.items())
     figure.suptitle(
         literal(" · ".join(filter(None, [grid.arm, where]))), fontsize=10, x=0.02, ha="left"
     )
@@ -78,8 +78,9 @@ def _map(
         ink = "white" if dark else "black"
         axis.text(j, i, text, ha="center", va="center", fontsize=8, color=ink)
     axis.set_title(literal(title), loc="left", fontsize=9)
-    axis.set_yticks(range(len(grid.labels[0])), [literal(label) for label in grid.labels[0]])
-    axis.set_xticks(range(len(grid.labels[1])), [literal(label) for label in grid.labels[1]])
+    rows, columns = ([literal(label) for label in labels] for labels in grid.tick_labels)
+    axis.set_yticks(range(len(rows)), rows)
+    axis.set_xticks(range(len(columns)), columns)
     axis.set_ylabel(literal(grid.axes[0]))
     axis.set_xlabel(literal(grid.axes[1]))
     axis.spines[:].set_visible(False)

@@ -43,7 +43,7 @@ def seen(probe: Burden, steps: int, seed: int = 0, **pruning: Any) -> Iterator[t
         nn.functional.cross_entropy(model(x), x[:, :3].argmax(1)).backward()
         grads = {name: param.grad.clone() for name, param in model.named_parameters()}
         take_step = pruner.before_step()
-        yield pruner, {"grads": grads, "seen": strip(pruner.observed)}
+        yield pruner, {"grads": grads, "seen": strip(pruner.metrics())}
         if take_step:
             optimizer.step()
         pruner.after_step()

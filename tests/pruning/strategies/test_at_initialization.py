@@ -12,7 +12,9 @@ from hypothesis import given, strategies as st
 from torch import nn
 
 from prunekit.errors import RecipeError
-from prunekit.pruning.context import StepContext
+from prunekit.foundation.timeline import Timeline
+from prunekit.pruning.context import Sources, StepContext
+from prunekit.pruning.engine import Engine
 from prunekit.pruning.pruner import Pruner
 from prunekit.pruning.selection import keep_count
 from prunekit.pruning.strategies import strategy
@@ -82,11 +84,15 @@ def convolutional(seed=0):
     )
 
 
-def pruner_of(name, model, data=None, shape=(4,), **settings):
+def chosen(name, data, settings):
     if name != "synflow":
         settings = {"samples": len(data.y)} | settings
-    chosen = strategy(name, **{"sparsity": 0.5} | settings)
-    return Pruner(model, [chosen], total_steps=3, data=data, input_shape=shape)
+    return strategy(name, **{"sparsity": 0.5} | settings)
+
+
+def pruner_of(name, model, data=None, shape=(4,), **settings):
+    made = chosen(name, data, settings)
+    return Pruner(model, [made], total_steps=3, data=data, input_shape=shape)
 
 
 def masks_of(name, model, data=None, shape=(4,), **settings):
@@ -96,10 +102,10 @@ def masks_of(name, model, data=None, shape=(4,), **settings):
 
 
 def scores_of(name, model, data=None, shape=(4,), **settings):
-    pruner = pruner_of(name, model, data, shape, **settings)
-    clock = pruner.timeline.clock(0)
-    ctx = StepContext(pruner, name, pruner.assigned[0].scope, clock, 0)
-    return pruner.assigned[0].strategy.passes(ctx)
+    sources = Sources(data=data, input_shape=shape)
+    engine = Engine(model, [chosen(name, data, settings)], Timeline.single(3), sources=sources)
+    ctx = StepContext(engine.around, name, engine.assigned[0].scope, engine.timeline.clock(0), 0)
+    return engine.assigned[0].strategy.passes(ctx)
 
 
 def weights_of(model):

@@ -117,7 +117,7 @@ def chosen(name: str, **settings: Any) -> PruningStrategy:
 
 
 def in_scope(pruner: Pruner) -> Weights:
-    return {n: pruner.dense(n).clone() for n in pruner.mask_set.params}
+    return {n: pruner.dense(n).clone() for n in pruner.masks()}
 
 
 def observed(
@@ -135,7 +135,7 @@ def observed(
             x = torch.randn(6, 7, generator=torch.Generator().manual_seed(100 * step + part))
             loss = nn.functional.cross_entropy(model(x), x[:, :3].argmax(1))
             (loss / parts).backward()
-        grads = {n: pruner.params[n].grad.clone() for n in pruner.mask_set.params}
+        grads = {n: pruner.params[n].grad.clone() for n in pruner.masks()}
         weights, masks = in_scope(pruner), pruner.masks()
         taken = pruner.before_step()
         if taken:
@@ -143,11 +143,11 @@ def observed(
         if not inside:
             weights = in_scope(pruner)
         pruner.after_step()
-        if pruner.updated():
+        if pruner.assigned[0].updated_at == pruner.step:
             state = {
                 f"{n} {key}": value
-                for n, param in pruner.mask_set.params.items()
-                for key, value in made.state[param].items()
+                for n in masks
+                for key, value in made.state[pruner.params[n]].items()
                 if key in STATE
             }
             pairs = (weights, in_scope(pruner)), (masks, pruner.masks())

@@ -15,7 +15,7 @@ from prunekit.pruning.strategies.base import Context, PruningStrategy, Update
 from prunekit.recipe.find import shipped_recipes
 from prunekit.recipe.load import load_recipe
 from prunekit.registry.configs import DataSpec
-from prunekit.train.build import lay_out
+from prunekit.train.phases import lay_out
 
 STEPS_PER_EPOCH, TOTAL = 8, 8 * 30
 SIZES = (64 * 128, 128 * 64, 64 * 10)
@@ -38,7 +38,7 @@ class Seen:
         self.masks.append(pruner.masks())
         self.dense.append({name: pruner.dense(name).clone() for name in pruner.masks()})
         self.values.append({name: pruner.params[name].clone() for name in pruner.masks()})
-        if pruner.updated():
+        if pruner.assigned[0].updated_at == pruner.step:
             self.updates.append(pruner.step)
 
     def kept(self) -> list[int]:
@@ -73,7 +73,7 @@ def train(name: str) -> Seen:
     torch.manual_seed(0)
     model = build_model(recipe.model, DataSpec(channels=1, height=8, width=8, classes=10))
     settings = recipe.strategies[0].model_dump()
-    _, timeline = lay_out(recipe, STEPS_PER_EPOCH)
+    timeline = lay_out(recipe, STEPS_PER_EPOCH).timeline
     chosen, ranked = recording(strategy(**settings))
     pruner = Pruner(model, [chosen], timeline=timeline)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
