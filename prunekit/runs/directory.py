@@ -48,11 +48,11 @@ class RunDir:
 
     def recipe(self) -> Recipe:
         """The resolved recipe."""
-        from prunekit.recipe.load import load_recipe
+        from prunekit.recipe.load import read_written_out
 
         path = self._existing("resolved.yaml")
         try:
-            return load_recipe(path)
+            return read_written_out(path)
         except RecipeError as error:
             raise CheckpointError(f"{path}: corrupt or of another version: {error}") from error
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from prunekit.errors import CheckpointError, PrunekitError, ResourceError, WriteError
-from prunekit.recipe.identity import recipe_hash
+from prunekit.recipe.identity import as_before, recipe_hash
 from prunekit.recipe.load import recipe_from_text
 from prunekit.recipe.schema import Recipe
 from prunekit.recipe.yaml_text import dump_yaml
@@ -172,7 +172,9 @@ def _outcome(error: PrunekitError) -> str:
 
 def _manifest(run: Run) -> dict[str, Any]:
     """What the result depends on."""
+    later = as_before(run.recipe)
     return {
+        **({"as_before": later} if later else {}),
         "recipe_hash": recipe_hash(run.recipe),
         "seed": run.recipe.seed,
         "data": run.data.fingerprint(),
