@@ -99,7 +99,7 @@ ARMS = (
             schedule={"name": "cubic", "stop": "50%"})),
     Arm("ste", "magnitude, `ste`, every step, the whole target at once",
         one(name="magnitude", cadence={"every": "1st"}, schedule="constant")),
-    Arm("optimal_subnetwork", "`persistent`'s final mask from its initial weights",
+    Arm("optimal_subnetwork", "`persistent`'s final mask from its start weights",
         lambda s, source: {"strategies": [{"name": "optimal_subnetwork", "source": source}]}),
     Arm("lamp", "LAMP scores, global", one(name="lamp")),
     Arm("snip", "before training", one(name="snip")),

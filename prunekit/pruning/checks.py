@@ -1,4 +1,8 @@
-"""What the hooks of strategies and probes must give: checked at each call, whoever wrote them."""
+"""What the hooks of strategies and probes must give: checked at each call, whoever wrote them.
+
+A `*_fault` says what is wrong with a result, None where nothing is; the conformance kit asks them
+too, so that there is one truth.
+"""
 
 from __future__ import annotations
 
@@ -13,14 +17,38 @@ from prunekit.pruning.assignment import Assigned
 from prunekit.pruning.strategies.base import Masks, Update
 
 
+def type_fault(update: object) -> str | None:
+    """An `Update`."""
+    if isinstance(update, Update):
+        return None
+    return f"returned {type(update).__name__}, not an Update"
+
+
+def penalty_fault(term: object) -> str | None:
+    """A scalar that autograd can follow to the parameters."""
+    if isinstance(term, Tensor) and term.numel() == 1 and term.requires_grad:
+        return None
+    return "returned no scalar tensor with a gradient, and not None"
+
+
+def scalars_fault(values: object) -> str | None:
+    """Numbers by name."""
+    if not isinstance(values, Mapping):
+        return f"returned {type(values).__name__}, not numbers by name"
+    for key, value in values.items():
+        if not isinstance(value, int | float):
+            return f"gave {key!r} as {type(value).__name__}, not as an int or a float"
+    return None
+
+
 def check_update(assigned: Assigned, update: Update, params: Mapping[str, Tensor]) -> None:
     """An `Update` must name parameters that the strategy covers, with bool masks of their shapes.
 
     Raises:
         PluginError: the parameter, what was expected and what came.
     """
-    if not isinstance(update, Update):
-        raise PluginError(f"update returned {type(update).__name__}, not an Update")
+    if fault := type_fault(update):
+        raise PluginError(f"update {fault}")
     for name, mask in update.masks.items():
         if name not in assigned.cover:
             raise PluginError(f"{name}: a mask for a parameter outside of the scope")
@@ -41,10 +69,8 @@ def check_penalty(assigned: Assigned, term: Tensor) -> None:
     Raises:
         PluginError: it is something else; None, for no penalty, is not asked.
     """
-    if not isinstance(term, Tensor) or term.numel() != 1 or not term.requires_grad:
-        raise PluginError(
-            f"{assigned.origin}: penalty returned no scalar tensor with a gradient, and not None"
-        )
+    if fault := penalty_fault(term):
+        raise PluginError(f"{assigned.origin}: penalty {fault}")
 
 
 def check_scalars(hook: str, values: Mapping[str, float]) -> None:
@@ -57,12 +83,8 @@ def check_scalars(hook: str, values: Mapping[str, float]) -> None:
     Raises:
         PluginError: the name and what came.
     """
-    if not isinstance(values, Mapping):
-        raise PluginError(f"{hook} returned {type(values).__name__}, not numbers by name")
-    for key, value in values.items():
-        if not isinstance(value, int | float):
-            kind = type(value).__name__
-            raise PluginError(f"{hook} gave {key!r} as {kind}, not as an int or a float")
+    if fault := scalars_fault(values):
+        raise PluginError(f"{hook} {fault}")
 
 
 def check_finish(assigned: Assigned, model: nn.Module) -> None:

@@ -126,7 +126,7 @@ def t_cdf(x: float, df: int, shift: float = 0.0) -> float:
 
 @cache
 def t_quantile(probability: float, df: int) -> float:
-    """The x with P(T <= x) = `probability`, in [0.5, 0.9999]; by bisection of `t_cdf`."""
+    """The x with P(T <= x) = `probability`, in [0.5, 0.999]; by bisection of `t_cdf`."""
     return _root(lambda x: t_cdf(x, df) - probability, 1.0)
 
 
@@ -140,7 +140,7 @@ def power(shift: float, df: int) -> float:
 def detectable_shift(pairs: int) -> float:
     """Standard errors that the true mean of `pairs` (2 or more) must be away from 0 for `POWER`.
 
-    The usual short cut, t(0.975) + t(0.8), says 16 % less for two pairs and 5 % less for three.
+    The usual short cut, t(0.975) + t(0.8), says 14 % less for two pairs and 5 % less for three.
     """
     return _root(lambda shift: power(shift, pairs - 1) - POWER, 4.0)
 

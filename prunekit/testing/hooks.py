@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from prunekit.foundation.timeline import Clock
-from prunekit.pruning.strategies.base import Update
+from prunekit.pruning.checks import penalty_fault, scalars_fault, type_fault
 from prunekit.testing.cases import RANDOM, SmallModel, batch
 from prunekit.testing.faults import ConformanceError, faults_of
 from prunekit.testing.snapshot import difference, leaves, take
@@ -31,9 +31,9 @@ def check_target_result(result: Any) -> str | None:
 
 
 def check_update_result(result: Any) -> str | None:
-    """An Update with finite values; its masks are the pruner's to check."""
-    if not isinstance(result, Update):
-        return f"returned {type(result).__name__}, not an Update"
+    """An Update with finite values; its masks are checked where they are put in force."""
+    if fault := type_fault(result):
+        return fault
     for name, value in result.values.items():
         if not torch.isfinite(value).all():
             return f"values of {name} are not finite"
@@ -44,15 +44,17 @@ def check_penalty_result(result: Any) -> str | None:
     """A finite scalar that depends on parameters, or None."""
     if result is None:
         return None
-    if not isinstance(result, Tensor) or result.numel() != 1 or not result.requires_grad:
-        return "returned no scalar tensor with a gradient, and not None"
+    if fault := penalty_fault(result):
+        return fault
     return None if torch.isfinite(result).all() else f"returned {float(result)}"
 
 
 def check_metrics_result(result: Any) -> str | None:
-    """Numbers by name."""
-    for name, value in dict(result).items():
-        if not isinstance(value, int | float) or not math.isfinite(value):
+    """Finite numbers by name."""
+    if fault := scalars_fault(result):
+        return fault
+    for name, value in result.items():
+        if not math.isfinite(value):
             return f"{name!r} is {value!r}, not a finite number"
     return None
 

@@ -18,7 +18,7 @@ from prunekit.errors import RecipeError
 from prunekit.models import build_model
 from prunekit.models.cost import Macs, count_macs
 from prunekit.models.resnet import BasicBlock, PadShortcut
-from prunekit.pruning.distributions import Uniform
+from prunekit.pruning.distributions import Demand, Uniform
 from prunekit.pruning.pruner import Pruner
 from prunekit.pruning.selection import keep_count
 from prunekit.pruning.strategies import strategy
@@ -352,7 +352,7 @@ def test_closed_channels_can_be_cut_out_and_the_rest_computes_the_same(name, see
     model, x = stir(build(config, seed=seed)), torch.randn(2, *IMAGE)
     names = [f"{layer}.weight" for layer in chains(model)]
     scores = {n: torch.rand(model.get_parameter(n).shape) for n in names}
-    masks = Channel().select(model, scores, 0.4, Uniform(), min_keep=1)
+    masks = Channel().select(model, Demand(scores, 0.4, min_keep=1), Uniform())
     with torch.no_grad():
         for parameter, mask in masks.items():
             model.get_parameter(parameter).mul_(mask)

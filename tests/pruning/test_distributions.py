@@ -19,6 +19,7 @@ from prunekit.pruning.apportion import apportion
 from prunekit.pruning.distributions import (
     ERK,
     AnyDistribution,
+    Demand,
     ErdosRenyi,
     Global,
     Match,
@@ -146,7 +147,7 @@ def drawn(draw, values):
 def test_exact_in_the_total_and_within_bounds(data, values, min_keep):
     distribution = data.draw(drawn(values))
     sparsity = data.draw(sparsities(total(values)))
-    counts = distribution.keep_counts(values, sparsity, min_keep)
+    counts = distribution.keep_counts(Demand(values, sparsity, min_keep))
     floors = {name: min(min_keep, v.numel()) for name, v in values.items()}
     assert list(counts) == list(values)
     assert all(floors[name] <= counts[name] <= v.numel() for name, v in values.items())
@@ -158,7 +159,7 @@ def test_exact_in_the_total_and_within_bounds(data, values, min_keep):
 def test_nested_in_the_sparsity(data, values, min_keep):
     distribution = data.draw(drawn(values))
     lower, higher = sorted(data.draw(sparsities(total(values))) for _ in range(2))
-    dense, sparse = (distribution.select(values, s, min_keep) for s in (lower, higher))
+    dense, sparse = (distribution.select(Demand(values, s, min_keep)) for s in (lower, higher))
     assert not any((sparse[name] & ~dense[name]).any() for name in values)
 
 
@@ -166,8 +167,8 @@ def test_nested_in_the_sparsity(data, values, min_keep):
 def test_masks_keep_what_the_counts_say(data, values, min_keep):
     distribution = data.draw(drawn(values))
     sparsity = data.draw(sparsities(total(values)))
-    masks = distribution.select(values, sparsity, min_keep)
-    counts = distribution.keep_counts(values, sparsity, min_keep)
+    masks = distribution.select(Demand(values, sparsity, min_keep))
+    counts = distribution.keep_counts(Demand(values, sparsity, min_keep))
     assert {name: int(mask.sum()) for name, mask in masks.items()} == counts
 
 
@@ -176,8 +177,8 @@ def test_renaming_and_reordering_move_counts_along(data, values):
     distribution = data.draw(st.sampled_from([Uniform(), ErdosRenyi(), ERK(), Global()]))
     sparsity = data.draw(sparsities(total(values)))
     shuffled = {name: values[name] for name in data.draw(st.permutations(list(values)))}
-    assert distribution.keep_counts(shuffled, sparsity) == distribution.keep_counts(
-        values, sparsity
+    assert distribution.keep_counts(Demand(shuffled, sparsity)) == distribution.keep_counts(
+        Demand(values, sparsity)
     )
 
 
@@ -186,12 +187,14 @@ def test_global_is_the_slow_selection(data, values, min_keep):
     sparsity = data.draw(sparsities(total(values)))
     floors = {name: min(min_keep, v.numel()) for name, v in values.items()}
     keep = max(kept_by_decimals(total(values), sparsity), sum(floors.values()))
-    assert same(Global().select(values, sparsity, min_keep), slow_masks(values, keep, floors))
+    assert same(
+        Global().select(Demand(values, sparsity, min_keep)), slow_masks(values, keep, floors)
+    )
 
 
 @given(st.data(), SCORES)
 def test_uniform_rounds_one_density(data, values):
-    counts = Uniform().keep_counts(values, data.draw(sparsities(total(values))))
+    counts = Uniform().keep_counts(Demand(values, data.draw(sparsities(total(values)))))
     sizes = {name: v.numel() for name, v in values.items()}
     dearest = max((Fraction(2 * c - 1, 2 * sizes[n]) for n, c in counts.items() if c), default=0)
     left = [Fraction(2 * c + 1, 2 * sizes[n]) for n, c in counts.items() if c < sizes[n]]
@@ -201,7 +204,7 @@ def test_uniform_rounds_one_density(data, values):
 @given(st.floats(0, 1), st.integers(1, 50), st.integers(1, 6))
 def test_uniform_gives_equal_tensors_the_rounded_share(sparsity, size, tensors):
     values = {str(i): torch.zeros(size) for i in range(tensors)}
-    counts = Uniform().keep_counts(values, sparsity).values()
+    counts = Uniform().keep_counts(Demand(values, sparsity)).values()
     assert max(counts) - min(counts) <= 1
     assert all(abs(count / size - (1 - sparsity)) < 1 / size for count in counts)
 
@@ -233,7 +236,7 @@ def test_erk_equals_its_saturation_loop_to_the_unit(sides, sparsity, kind):
     distribution, dims = kind
     shapes = {f"{i}": shape for i, shape in enumerate(sides)}
     values = {name: torch.empty(shape) for name, shape in shapes.items()}
-    counts = distribution.keep_counts(values, sparsity)
+    counts = distribution.keep_counts(Demand(values, sparsity))
     densities = erk_densities(shapes, sparsity, dims)
     exact = {name: densities[name] * prod(shape) for name, shape in shapes.items()}
     assert sum(exact.values()) == pytest.approx((1 - sparsity) * total(values), rel=1e-9, abs=1e-9)
@@ -244,45 +247,45 @@ def test_erk_equals_its_saturation_loop_to_the_unit(sides, sparsity, kind):
 def test_erk_by_hand():
     shapes = {"conv": (8, 4, 3, 3), "wide": (30, 50), "narrow": (2, 4)}
     values = {name: torch.empty(shape) for name, shape in shapes.items()}
-    counts = ERK().keep_counts(values, 0.9)  # keep 180 of 1796; claims 18, 80, 6
+    counts = ERK().keep_counts(Demand(values, 0.9))  # keep 180 of 1796; claims 18, 80, 6
     assert counts == {"conv": 32, "wide": 140, "narrow": 8}  # 172 = 18e + 80e, e = 1.755
 
 
 def test_erdos_renyi_leaves_the_kernel_out():
     values = {"conv": torch.empty(8, 4, 3, 3), "wide": torch.empty(30, 50)}
     # claims 288 * 12 / 32 = 108 and 80: the convolution takes 108 of each 188
-    assert ErdosRenyi().keep_counts(values, 0.9) == {"conv": 103, "wide": 76}
+    assert ErdosRenyi().keep_counts(Demand(values, 0.9)) == {"conv": 103, "wide": 76}
 
 
 def test_claims_come_from_the_weights_and_counts_from_the_units():
     pooled = {"a": torch.rand(10), "b": torch.rand(10)}
     shapes = {"a": (10, 1000), "b": (10, 10)}
-    counts = ERK().keep_counts(pooled, 0.5, shapes=shapes)
+    counts = ERK().keep_counts(Demand(pooled, 0.5, shapes=shapes))
     assert counts == {"a": 3, "b": 7}  # 10 * 1010 / 10000 against 10 * 20 / 100: 1.01 to 2
 
 
 def test_a_single_tensor_has_the_sparsity_whatever_the_split():
     values = {"only": torch.rand(10, 10)}
     for distribution in (Uniform(), Global(), ErdosRenyi(), ERK()):
-        assert distribution.keep_counts(values, 0.37) == {"only": 63}
+        assert distribution.keep_counts(Demand(values, 0.37)) == {"only": 63}
 
 
 def test_normalized_scores_do_not_depend_on_the_scale_of_a_tensor():
     generator = torch.Generator().manual_seed(0)
     values = {n: torch.rand(100, generator=generator) for n in ("a", "b")}
     scaled = {"a": values["a"] * 1024, "b": values["b"]}
-    assert Global().keep_counts(scaled, 0.5) == {"a": 100, "b": 0}
-    even = Global(normalize=True).keep_counts(values, 0.5)
+    assert Global().keep_counts(Demand(scaled, 0.5)) == {"a": 100, "b": 0}
+    even = Global(normalize=True).keep_counts(Demand(values, 0.5))
     assert 30 < even["a"] < 70
-    assert Global(normalize=True).keep_counts(scaled, 0.5) == even
+    assert Global(normalize=True).keep_counts(Demand(scaled, 0.5)) == even
 
 
 def test_normalizing_leaves_units_that_may_not_come_back_last():
     gone = torch.tensor([float("-inf"), 3.0, 4.0])
-    masks = Global(normalize=True).select({"a": gone, "b": torch.tensor([1.0, 1.0])}, 0.2)
+    masks = Global(normalize=True).select(Demand({"a": gone, "b": torch.tensor([1.0, 1.0])}, 0.2))
     assert masks["a"].tolist() == [False, True, True]
     with pytest.raises(ValueError, match="NaN"):
-        Global(normalize=True).select({"a": torch.tensor([float("nan"), 1.0])}, 0.5)
+        Global(normalize=True).select(Demand({"a": torch.tensor([float("nan"), 1.0])}, 0.5))
 
 
 def test_match_has_the_counts_of_its_source(source):
@@ -294,8 +297,8 @@ def test_match_has_the_counts_of_its_source(source):
     source(masks)
     match, values = Match(source="runs/x/latest"), {"b": torch.rand(8), "a": torch.rand(3, 4)}
     match.check({"a": 12, "b": 8}, 0.4)
-    assert match.keep_counts(values, 0.4) == {"a": 5, "b": 7}
-    assert match.keep_counts(values, 0.75) == {"b": 3, "a": 2}  # 5 in the proportion 7 : 5
+    assert match.keep_counts(Demand(values, 0.4)) == {"a": 5, "b": 7}
+    assert match.keep_counts(Demand(values, 0.75)) == {"b": 3, "a": 2}  # 5 in the proportion 7 : 5
     assert match == Match(source="runs/x/latest")
 
 
@@ -309,7 +312,7 @@ def test_match_reads_its_source_once(monkeypatch):
     monkeypatch.setattr(prunekit.runs.directory, "open_run", open_run)
     match = Match(source="there")
     for _ in range(3):
-        match.keep_counts({"a": torch.rand(4)}, 0.0)
+        match.keep_counts(Demand({"a": torch.rand(4)}, 0.0))
     assert reads == ["there"]
 
 
@@ -339,14 +342,16 @@ def pattern_values():
 def test_named_tensors_have_their_sparsity_and_the_others_share_the_rest():
     values = pattern_values()
     per = PerPattern(sparsities={"head": 0.0, "blocks.*.mlp.*": 0.9})
-    counts = per.keep_counts(values, 0.72)  # keep 70 of 250: 10 + 5 + 40, and 15 of 60 remain
+    counts = per.keep_counts(
+        Demand(values, 0.72)
+    )  # keep 70 of 250: 10 + 5 + 40, and 15 of 60 remain
     assert list(counts.values()) == [10, 5, 15, 40]
     per.check({name: v.numel() for name, v in values.items()}, 0.72)
 
 
 def test_the_first_pattern_counts():
     per = PerPattern(sparsities={"blocks.1.*": 0.0, "blocks.*.mlp.*": 0.9})
-    counts = per.keep_counts(pattern_values(), 0.6)  # keep 100: 50 + 10, and 40 of 100 even
+    counts = per.keep_counts(Demand(pattern_values(), 0.6))  # keep 100: 50 + 10, and 40 of 100 even
     assert counts == {
         "blocks.0.mlp.fc": 10,
         "blocks.1.mlp.fc": 50,
@@ -357,13 +362,15 @@ def test_the_first_pattern_counts():
 
 def test_named_tensors_go_first_while_a_schedule_rises():
     per = PerPattern(sparsities={"blocks.0.mlp.fc": 0.8, "blocks.1.mlp.fc": 0.4})
-    counts = per.keep_counts(pattern_values(), 0.2)  # prune 50 of the 80 and 20 that they will
+    counts = per.keep_counts(
+        Demand(pattern_values(), 0.2)
+    )  # prune 50 of the 80 and 20 that they will
     assert list(counts.values()) == [60, 40, 60, 40]
 
 
 def test_named_tensors_give_more_when_the_others_are_empty():
     per = PerPattern(sparsities={"blocks.*": 0.5})
-    counts = per.keep_counts(pattern_values(), 0.8)
+    counts = per.keep_counts(Demand(pattern_values(), 0.8))
     assert counts["head"] == 0
     assert sum(counts.values()) == 50
 
@@ -399,7 +406,7 @@ def test_a_pattern_map_cannot_change():
 def test_min_keep_says_where_it_holds(caplog):
     values = {"tiny.held": torch.rand(2), "huge": torch.rand(1000)}
     with caplog.at_level(logging.WARNING, logger="prunekit"):
-        assert Uniform().keep_counts(values, 0.9, 1) == {"tiny.held": 1, "huge": 99}
+        assert Uniform().keep_counts(Demand(values, 0.9, 1)) == {"tiny.held": 1, "huge": 99}
     assert "tiny.held" in caplog.text
     assert "huge" not in caplog.text
 

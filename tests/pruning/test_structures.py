@@ -9,7 +9,7 @@ from pydantic import TypeAdapter, ValidationError
 from torch import nn
 
 from prunekit.errors import RecipeError
-from prunekit.pruning.distributions import ERK, Global, Uniform
+from prunekit.pruning.distributions import ERK, Demand, Global, Uniform
 from prunekit.pruning.structures import NM, AnyStructure, Block, Channel, Head, Unstructured
 from tests.support.scored import (
     FINITE,
@@ -69,7 +69,7 @@ def weights(model):
 def select(structure, model, sparsity, distribution=None, names=None, min_keep=0):
     """Masks by magnitude, checked to be those of the cover, exact in units."""
     chosen = {n: w.abs() for n, w in weights(model).items() if names is None or n in names}
-    masks = structure.select(model, chosen, sparsity, distribution or Uniform(), min_keep)
+    masks = structure.select(model, Demand(chosen, sparsity, min_keep), distribution or Uniform())
     parameters = dict(model.named_parameters())
     assert set(masks) == set(structure.cover(model, list(chosen)))
     assert all(m.shape == parameters[n].shape and m.dtype == torch.bool for n, m in masks.items())
@@ -149,7 +149,7 @@ def test_every_entry_in_scope_is_in_one_unit(structure, model):
 @given(st.data(), scores(entries=FINITE, dtypes=st.just(torch.float32)))
 def test_unstructured_is_the_distributions_own_choice(data, values):
     sparsity = data.draw(sparsities(total(values)))
-    masks = Unstructured().select(nn.Module(), values, sparsity, Global(), 0)
+    masks = Unstructured().select(nn.Module(), Demand(values, sparsity, 0), Global())
     slow = slow_masks(values, kept_by_decimals(total(values), sparsity))
     assert all(torch.equal(masks[name], slow[name]) for name in values)
 
@@ -170,7 +170,7 @@ def linear_scores(draw):
 def test_each_group_keeps_the_stable_best_n(drawn):
     n, m, score = drawn
     model = nn.Linear(score.shape[1], score.shape[0])
-    mask = NM(n=n, m=m).select(model, {"weight": score}, 0.5, Uniform())["weight"]
+    mask = NM(n=n, m=m).select(model, Demand({"weight": score}, 0.5), Uniform())["weight"]
     for group, kept in zip(score.reshape(-1, m), mask.reshape(-1, m), strict=True):
         assert torch.equal(kept, slow_masks({"": group}, n)[""])
 
@@ -227,7 +227,9 @@ def test_n_m_names_all_that_do_not_fit():
 
 def test_n_m_refuses_nan():
     with pytest.raises(ValueError, match="NaN"):
-        NM().select(nn.Linear(4, 1), {"weight": torch.full((1, 4), float("nan"))}, 0.5, Uniform())
+        NM().select(
+            nn.Linear(4, 1), Demand({"weight": torch.full((1, 4), float("nan"))}, 0.5), Uniform()
+        )
 
 
 # ----------------------------------------------------------------------------------------- block
@@ -238,7 +240,7 @@ def test_blocks_by_hand_with_smaller_ones_at_the_edges():
     model, block = nn.Linear(5, 3), Block(rows=2, columns=2, norm="l1")
     means = block.units(model, ["weight"]).pool({"weight": score}, power=1)["weight"]
     assert means.tolist() == [2.25, 1, 5, 2, 0, 4]
-    masks = block.select(model, {"weight": score}, 0.5, Uniform())
+    masks = block.select(model, Demand({"weight": score}, 0.5), Uniform())
     expected = torch.tensor([[1, 1, 0, 0, 1], [1, 1, 0, 0, 1], [0, 0, 0, 0, 1]]) > 0
     assert torch.equal(masks["weight"], expected)
     assert list(masks) == ["weight"]
@@ -298,7 +300,7 @@ def test_a_batch_norm_of_another_width_or_without_parameters_is_left():
 def test_a_bias_in_scope_is_part_of_its_weights_channel():
     model = nn.Linear(3, 2)
     values = {"bias": torch.tensor([9.0, 0.0]), "weight": torch.tensor([[1.0] * 3, [2.0] * 3])}
-    masks = Channel().select(model, values, 0.5, Uniform())
+    masks = Channel().select(model, Demand(values, 0.5), Uniform())
     assert masks["bias"].tolist() == [True, False]  # 81 + 3 against 0 + 12
     assert Channel().count(model, masks) == (1, 2)
 
@@ -306,7 +308,7 @@ def test_a_bias_in_scope_is_part_of_its_weights_channel():
 @pytest.mark.parametrize(("norm", "kept"), [("l1", [False, True]), ("l2", [True, False])])
 def test_the_norm_decides(norm, kept):
     values = {"weight": torch.tensor([[5.0, 0.0, 0.0], [2.0, 2.0, 2.0]])}
-    masks = Channel(norm=norm).select(nn.Linear(3, 2), values, 0.5, Uniform())
+    masks = Channel(norm=norm).select(nn.Linear(3, 2), Demand(values, 0.5), Uniform())
     assert masks["bias"].tolist() == kept
 
 
@@ -320,7 +322,7 @@ def test_signed_and_forbidden_scores_keep_their_order(norm):
 def test_min_keep_counts_units():
     model = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 4))
     values = {"0.weight": torch.zeros(4, 3), "1.weight": torch.ones(4, 4)}
-    masks = Channel().select(model, values, 0.5, Global(), 1)
+    masks = Channel().select(model, Demand(values, 0.5, 1), Global())
     assert [int(masks[f"{i}.bias"].sum()) for i in (0, 1)] == [1, 3]
 
 

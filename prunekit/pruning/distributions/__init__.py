@@ -7,7 +7,7 @@ from typing import Annotated
 from pydantic import BeforeValidator, Field
 
 from prunekit.foundation.values import name_only
-from prunekit.pruning.distributions.base import Distribution
+from prunekit.pruning.distributions.base import Demand, Distribution
 from prunekit.pruning.distributions.global_pool import Global
 from prunekit.pruning.distributions.match import Match
 from prunekit.pruning.distributions.per_pattern import PerPattern
@@ -24,6 +24,7 @@ AnyDistribution = Annotated[
 __all__ = [
     "ERK",
     "AnyDistribution",
+    "Demand",
     "Distribution",
     "ErdosRenyi",
     "Global",

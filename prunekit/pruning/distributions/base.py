@@ -1,19 +1,54 @@
-"""What a distribution is."""
+"""What a distribution is, and what is asked of it."""
 
 from __future__ import annotations
 
 import abc
 from collections.abc import Mapping
+from dataclasses import dataclass
 from fractions import Fraction
 
 from torch import Tensor
 
 from prunekit.foundation.values import Frozen
 from prunekit.pruning.apportion import apportion
+from prunekit.pruning.scores import sizes_of
 from prunekit.pruning.selection import keep_count, top_mask, warn_held
 
 Shapes = Mapping[str, tuple[int, ...]]
 """Name -> shape of the weight that the units are of; with structures, a score is one a unit."""
+
+
+@dataclass(frozen=True, slots=True)
+class Demand:
+    """How many units are to be kept, of which tensors, and what ranks them."""
+
+    scores: Mapping[str, Tensor]
+    """Name -> one score a unit; higher is kept."""
+    sparsity: float
+    """Share of all units to prune, [0, 1]."""
+    min_keep: int = 0
+    """Units that each tensor keeps at least, or all if it has fewer."""
+    shapes: Shapes | None = None
+    """Name -> shape of the weight that the units are of; None: those of the scores."""
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Name -> units."""
+        return sizes_of(self.scores)
+
+    @property
+    def floors(self) -> dict[str, int]:
+        """What `min_keep` asks of each tensor: never more than it has."""
+        return {name: min(self.min_keep, size) for name, size in self.sizes.items()}
+
+    @property
+    def keep(self) -> int:
+        """Units to keep in all."""
+        return keep_count(sum(self.sizes.values()), self.sparsity, sum(self.floors.values()))
+
+    def weight_shapes(self) -> Shapes:
+        """Name -> shape of the weight that the units are of."""
+        return self.shapes or {name: tuple(score.shape) for name, score in self.scores.items()}
 
 
 class Distribution(Frozen, abc.ABC):
@@ -27,37 +62,17 @@ class Distribution(Frozen, abc.ABC):
     name: str
 
     @abc.abstractmethod
-    def keep_counts(
-        self,
-        scores: Mapping[str, Tensor],
-        sparsity: float,
-        min_keep: int = 0,
-        *,
-        shapes: Shapes | None = None,
-    ) -> dict[str, int]:
+    def keep_counts(self, demand: Demand) -> dict[str, int]:
         """How many units each tensor keeps.
-
-        Args:
-            scores: name -> one score a unit.
-            sparsity: fraction of all units to prune, [0, 1].
-            min_keep: units that each tensor keeps at least.
-            shapes: name -> shape of the weight; None takes those of the scores.
 
         Raises:
             RecipeError: this distribution does not fit these tensors.
         """
 
-    def select(
-        self,
-        scores: Mapping[str, Tensor],
-        sparsity: float,
-        min_keep: int = 0,
-        *,
-        shapes: Shapes | None = None,
-    ) -> dict[str, Tensor]:
-        """Bool masks of the best `keep_counts` units of each tensor; arguments as there."""
-        counts = self.keep_counts(scores, sparsity, min_keep, shapes=shapes)
-        return {name: top_mask(score, counts[name]) for name, score in scores.items()}
+    def select(self, demand: Demand) -> dict[str, Tensor]:
+        """Bool masks of the best `keep_counts` units of each tensor."""
+        counts = self.keep_counts(demand)
+        return {name: top_mask(score, counts[name]) for name, score in demand.scores.items()}
 
     def check(self, sizes: Mapping[str, int], sparsity: float) -> None:
         """Make sure that the split at the final `sparsity` is the one that the settings name.
@@ -71,19 +86,10 @@ class Distribution(Frozen, abc.ABC):
         """
 
 
-def floors_of(sizes: Mapping[str, int], min_keep: int) -> dict[str, int]:
-    """What `min_keep` asks of each tensor: never more than it has."""
-    return {name: min(min_keep, size) for name, size in sizes.items()}
-
-
-def split(
-    weights: Mapping[str, Fraction | int], sizes: Mapping[str, int], sparsity: float, min_keep: int
-) -> dict[str, int]:
+def split(weights: Mapping[str, Fraction | int], demand: Demand) -> dict[str, int]:
     """Units to keep in each tensor, in proportion to `weights`; says where `min_keep` holds."""
-    floors = floors_of(sizes, min_keep)
-    keep = keep_count(sum(sizes.values()), sparsity, sum(floors.values()))
-    counts = apportion(keep, weights, sizes, floors)
-    if min_keep:
-        free = apportion(keep, weights, sizes)
+    counts = apportion(demand.keep, weights, demand.sizes, demand.floors)
+    if demand.min_keep:
+        free = apportion(demand.keep, weights, demand.sizes)
         warn_held(name for name in counts if counts[name] > free[name])
     return counts

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Literal
 
 import torch
 from torch import Tensor
 
-from prunekit.pruning.distributions.base import Distribution, Shapes, floors_of
-from prunekit.pruning.scores import sizes_of
-from prunekit.pruning.selection import keep_count, top_masks_global
+from prunekit.pruning.distributions.base import Demand, Distribution
+from prunekit.pruning.selection import top_masks_global
 
 
 class Global(Distribution):
@@ -21,33 +19,17 @@ class Global(Distribution):
     """Divide each tensor's scores by their L2 norm + 1e-8 first, as jaxpruner does: scores that
     depend on the scale of a layer become comparable. Costs a second copy of the scores."""
 
-    def keep_counts(
-        self,
-        scores: Mapping[str, Tensor],
-        sparsity: float,
-        min_keep: int = 0,
-        *,
-        shapes: Shapes | None = None,
-    ) -> dict[str, int]:
+    def keep_counts(self, demand: Demand) -> dict[str, int]:
         """See `Distribution`."""
-        masks = self.select(scores, sparsity, min_keep, shapes=shapes)
+        masks = self.select(demand)
         return {name: int(mask.sum()) for name, mask in masks.items()}
 
-    def select(
-        self,
-        scores: Mapping[str, Tensor],
-        sparsity: float,
-        min_keep: int = 0,
-        *,
-        shapes: Shapes | None = None,
-    ) -> dict[str, Tensor]:
+    def select(self, demand: Demand) -> dict[str, Tensor]:
         """See `Distribution`; one search finds counts and masks."""
-        sizes = sizes_of(scores)
-        floors = floors_of(sizes, min_keep)
-        keep = keep_count(sum(sizes.values()), sparsity, sum(floors.values()))
+        scores = demand.scores
         if self.normalize:
             scores = {name: _normalized(score) for name, score in scores.items()}
-        return top_masks_global(scores, keep, floors)
+        return top_masks_global(scores, demand.keep, demand.floors)
 
 
 def _normalized(score: Tensor) -> Tensor:

@@ -6,12 +6,9 @@ from collections.abc import Mapping
 from functools import cached_property
 from typing import Literal
 
-from torch import Tensor
-
 from prunekit.errors import RecipeError
 from prunekit.foundation.values import RunPath
-from prunekit.pruning.distributions.base import Distribution, Shapes, split
-from prunekit.pruning.scores import sizes_of
+from prunekit.pruning.distributions.base import Demand, Distribution, split
 from prunekit.pruning.selection import keep_count
 
 
@@ -27,17 +24,9 @@ class Match(Distribution):
     source: RunPath
     """The other run; read once, when first needed."""
 
-    def keep_counts(
-        self,
-        scores: Mapping[str, Tensor],
-        sparsity: float,
-        min_keep: int = 0,
-        *,
-        shapes: Shapes | None = None,
-    ) -> dict[str, int]:
+    def keep_counts(self, demand: Demand) -> dict[str, int]:
         """See `Distribution`."""
-        sizes = sizes_of(scores)
-        return split(self._weights(sizes), sizes, sparsity, min_keep)
+        return split(self._weights(demand.sizes), demand)
 
     def check(self, sizes: Mapping[str, int], sparsity: float) -> None:
         """See `Distribution`: the sparsity is that of the source."""

@@ -7,13 +7,11 @@ from fnmatch import fnmatchcase
 from typing import Annotated, Any, Literal, NoReturn
 
 from pydantic import AfterValidator, Field
-from torch import Tensor
 
 from prunekit.errors import RecipeError
 from prunekit.foundation.suggestions import closest
 from prunekit.pruning.apportion import apportion
-from prunekit.pruning.distributions.base import Distribution, Shapes, floors_of
-from prunekit.pruning.scores import sizes_of
+from prunekit.pruning.distributions.base import Demand, Distribution
 from prunekit.pruning.selection import keep_count
 
 
@@ -51,25 +49,15 @@ class PerPattern(Distribution):
     ]
     """Glob on parameter names -> sparsity, [0, 1]; the first that matches counts."""
 
-    def keep_counts(
-        self,
-        scores: Mapping[str, Tensor],
-        sparsity: float,
-        min_keep: int = 0,
-        *,
-        shapes: Shapes | None = None,
-    ) -> dict[str, int]:
+    def keep_counts(self, demand: Demand) -> dict[str, int]:
         """See `Distribution`."""
-        sizes = sizes_of(scores)
-        floors = floors_of(sizes, min_keep)
-        total = sum(sizes.values())
-        keep = keep_count(total, sparsity, sum(floors.values()))
+        sizes, floors, keep = demand.sizes, demand.floors, demand.keep
         own = {name: max(n, floors[name]) for name, n in self._own_counts(sizes).items()}
         others = {name: size for name, size in sizes.items() if name not in own}
         spare, least = keep - sum(own.values()), sum(floors[name] for name in others)
         if spare > sum(others.values()):  # the named tensors are still on their way down
             prunable = {name: sizes[name] - n for name, n in own.items()}
-            pruned = apportion(total - keep, prunable, prunable)
+            pruned = apportion(sum(sizes.values()) - keep, prunable, prunable)
             return {name: size - pruned.get(name, 0) for name, size in sizes.items()}
         if spare < least:  # the others have nothing left to give
             own = apportion(keep - least, own, own, {name: floors[name] for name in own})

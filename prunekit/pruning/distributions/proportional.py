@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import abc
-from collections.abc import Mapping
 from fractions import Fraction
 from math import prod
 from typing import Literal
 
-from torch import Tensor
-
-from prunekit.pruning.distributions.base import Distribution, Shapes, split
-from prunekit.pruning.scores import sizes_of
+from prunekit.pruning.distributions.base import Demand, Distribution, split
 
 
 class Proportional(Distribution):
@@ -21,19 +17,10 @@ class Proportional(Distribution):
     def claim(self, shape: tuple[int, ...]) -> Fraction:
         """What the density of a weight of this shape is in proportion to."""
 
-    def keep_counts(
-        self,
-        scores: Mapping[str, Tensor],
-        sparsity: float,
-        min_keep: int = 0,
-        *,
-        shapes: Shapes | None = None,
-    ) -> dict[str, int]:
+    def keep_counts(self, demand: Demand) -> dict[str, int]:
         """See `Distribution`."""
-        sizes = sizes_of(scores)
-        shapes = shapes or {name: tuple(score.shape) for name, score in scores.items()}
-        weights = {name: self.claim(shapes[name]) * size for name, size in sizes.items()}
-        return split(weights, sizes, sparsity, min_keep)
+        shapes = demand.weight_shapes()
+        return split({n: self.claim(shapes[n]) * size for n, size in demand.sizes.items()}, demand)
 
 
 class Uniform(Proportional):

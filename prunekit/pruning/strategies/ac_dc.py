@@ -11,7 +11,7 @@ from pydantic import Field, field_validator
 
 from prunekit.errors import RecipeError
 from prunekit.foundation.timeline import Clock, Duration, duration
-from prunekit.pruning.distributions import AnyDistribution, Global
+from prunekit.pruning.distributions import AnyDistribution, Demand, Global
 from prunekit.pruning.strategies.base import Context, PruningStrategy, Update
 from prunekit.registry.configs import StrategyConfig
 
@@ -91,5 +91,5 @@ class ACDC(PruningStrategy):
         """Compress or decompress."""
         config, target = self.config, self.target(ctx.clock)
         scores = {name: weight.abs() for name, weight in ctx.weights.items()}
-        masks = config.distribution.select(scores, target, config.min_keep)
+        masks = config.distribution.select(Demand(scores, target, config.min_keep))
         return Update(masks, restart=target == 0)

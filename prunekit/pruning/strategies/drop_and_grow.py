@@ -13,7 +13,7 @@ from torch import Tensor
 from prunekit.foundation.timeline import Clock, Duration, duration
 from prunekit.foundation.values import name_only
 from prunekit.pruning.cadence import Cadence
-from prunekit.pruning.distributions import ERK, ErdosRenyi, Match, PerPattern, Uniform
+from prunekit.pruning.distributions import ERK, Demand, ErdosRenyi, Match, PerPattern, Uniform
 from prunekit.pruning.selection import top_mask
 from prunekit.pruning.strategies.base import Context, PruningStrategy, Update
 from prunekit.registry.configs import StrategyConfig
@@ -96,7 +96,8 @@ class DropAndGrow(PruningStrategy):
     def update(self, ctx: Context) -> Update:
         """A random choice at first; then drop and grow."""
         config, weights = self.config, ctx.weights
-        keep = config.distribution.keep_counts(weights, config.sparsity, config.min_keep)
+        demand = Demand(weights, config.sparsity, config.min_keep)
+        keep = config.distribution.keep_counts(demand)
         if ctx.clock.active_step == 0:
             return Update({name: top_mask(noise(name, ctx), keep[name]) for name in weights})
         share, masks = Fraction(repr(self.drop_fraction(ctx.clock))), ctx.masks

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from prunekit.errors import PluginError
 from prunekit.foundation.timeline import Clock
 from prunekit.pruning.cadence import Cadence
-from prunekit.pruning.distributions import AnyDistribution, Global
+from prunekit.pruning.distributions import AnyDistribution, Demand, Global
 from prunekit.pruning.schedules import AnySchedule, Polynomial
 from prunekit.pruning.scores import Cut, Scores, all_finite
 from prunekit.pruning.strategies.base import Context, Masks, PruningStrategy, Update
@@ -95,9 +95,8 @@ class ScoredStrategy(PruningStrategy):
             old, never = ctx.masks, float("-inf")
             scores = Scores({n: s.masked_fill(~old[n], never) for n, s in scores.items()})
         scores.cut = self._cut
-        masks = config.structure.select(
-            ctx.model, scores, self.target(ctx.clock), config.distribution, config.min_keep
-        )
+        demand = Demand(scores, self.target(ctx.clock), config.min_keep)
+        masks = config.structure.select(ctx.model, demand, config.distribution)
         self._cut = scores.cut
         return Update(masks=masks)
 

@@ -14,6 +14,7 @@ from torch.nn.modules.instancenorm import _InstanceNorm
 
 from prunekit.errors import RecipeError
 from prunekit.foundation.modules import evaluating
+from prunekit.pruning.distributions import Demand
 from prunekit.pruning.strategies.at_initialization import AtInitialization
 from prunekit.pruning.strategies.base import Context, Masks, Update
 
@@ -78,9 +79,8 @@ class SynFlow(AtInitialization):
                 scores = {n: s.masked_fill(~masks[n], -torch.inf) for n, s in scores.items()}
             last = k == rounds
             sparsity = final if last else 1 - start * ((1 - final) / start) ** (k / rounds)
-            masks = config.structure.select(
-                ctx.model, scores, sparsity, config.distribution, config.min_keep
-            )
+            demand = Demand(scores, sparsity, config.min_keep)
+            masks = config.structure.select(ctx.model, demand, config.distribution)
         return Update(masks)
 
     @torch.enable_grad()

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Literal
 
 from torch import Tensor, nn
 
 from prunekit.foundation.values import Frozen
-from prunekit.pruning.distributions import Distribution
+from prunekit.pruning.distributions import Demand, Distribution
 from prunekit.pruning.structures.units import Units
 
 
@@ -43,21 +44,14 @@ class Structure(Frozen, abc.ABC):
 
     @abc.abstractmethod
     def select(
-        self,
-        model: nn.Module,
-        scores: Mapping[str, Tensor],
-        sparsity: float,
-        distribution: Distribution,
-        min_keep: int = 0,
+        self, model: nn.Module, demand: Demand, distribution: Distribution
     ) -> dict[str, Tensor]:
         """Bool masks of everything in the `cover` of the scored parameters.
 
         Args:
             model: where the parameters are.
-            scores: parameter in scope -> score of each entry; higher is kept; -inf comes last.
-            sparsity: fraction of the units to prune.
-            distribution: how the total is split.
-            min_keep: units that each group keeps at least.
+            demand: of parameters in scope, with a score of each entry; -inf comes last.
+            distribution: how the total of units is split.
         """
 
     def reach(self, sparsity: float) -> float:
@@ -80,15 +74,11 @@ class Grouped(Structure):
     that units of different size compare."""
 
     def select(
-        self,
-        model: nn.Module,
-        scores: Mapping[str, Tensor],
-        sparsity: float,
-        distribution: Distribution,
-        min_keep: int = 0,
+        self, model: nn.Module, demand: Demand, distribution: Distribution
     ) -> dict[str, Tensor]:
         """See `Structure`."""
-        units = self.units(model, scores)
-        pooled = units.pool(scores, power=2 if self.norm == "l2" else 1)
-        kept = distribution.select(pooled, sparsity, min_keep, shapes=units.shapes)
-        return units.expand(kept)
+        units = self.units(model, demand.scores)
+        pooled = units.pool(demand.scores, power=2 if self.norm == "l2" else 1)
+        return units.expand(
+            distribution.select(replace(demand, scores=pooled, shapes=units.shapes))
+        )

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from prunekit.errors import RecipeError
 from prunekit.foundation.parameters import Holder, Holders
-from prunekit.pruning.distributions import Distribution
+from prunekit.pruning.distributions import Demand, Distribution
 from prunekit.pruning.structures.base import Structure
 from prunekit.pruning.structures.units import Units, is_transposed
 from prunekit.pruning.structures.unstructured import count_entries, entries
@@ -48,16 +48,12 @@ class NM(Structure):
         return count_entries(masks)
 
     def select(
-        self,
-        model: nn.Module,
-        scores: Mapping[str, Tensor],
-        sparsity: float,
-        distribution: Distribution,
-        min_keep: int = 0,
+        self, model: nn.Module, demand: Demand, distribution: Distribution
     ) -> dict[str, Tensor]:
         """The n highest of each group, ties to the lowest index; everything at sparsity 0."""
+        scores = demand.scores
         axes = self._axes(Holders(model), scores)
-        if sparsity <= 0:
+        if demand.sparsity <= 0:
             return {n: torch.ones_like(score, dtype=torch.bool) for n, score in scores.items()}
         return {name: self._best(score, axes[name]) for name, score in scores.items()}
 

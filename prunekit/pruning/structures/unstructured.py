@@ -8,7 +8,7 @@ from typing import Literal
 from torch import Tensor, nn
 
 from prunekit.foundation.parameters import Holders
-from prunekit.pruning.distributions import Distribution
+from prunekit.pruning.distributions import Demand, Distribution
 from prunekit.pruning.scores import count_true
 from prunekit.pruning.structures.base import Structure
 from prunekit.pruning.structures.units import Group, Part, Units
@@ -32,15 +32,10 @@ class Unstructured(Structure):
         return count_entries(masks)
 
     def select(
-        self,
-        model: nn.Module,
-        scores: Mapping[str, Tensor],
-        sparsity: float,
-        distribution: Distribution,
-        min_keep: int = 0,
+        self, model: nn.Module, demand: Demand, distribution: Distribution
     ) -> dict[str, Tensor]:
         """See `Structure`; the scores are ranked as they are."""
-        return distribution.select(scores, sparsity, min_keep)
+        return distribution.select(demand)
 
 
 def entries(holders: Holders, names: Iterable[str]) -> Units:
