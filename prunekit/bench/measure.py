@@ -12,6 +12,8 @@ from typing import Any, Literal
 
 import torch
 
+from prunekit.foundation.timing import call_seconds
+
 Variant = Callable[[], float]
 """Does its work once, and returns the seconds of it that count."""
 
@@ -92,13 +94,11 @@ def in_turn(variants: Mapping[str, Variant], least: int, most: int) -> Measured:
 def timed(work: Callable[[], Any], times: int = 1) -> Variant:
     """A variant all of whose work counts: process time, which waiting does not add to."""
 
-    def variant() -> float:
-        begin = time.process_time()
+    def repeat() -> None:
         for _ in range(times):
             work()
-        return (time.process_time() - begin) / times
 
-    return variant
+    return lambda: call_seconds(repeat, clock=time.process_time) / times
 
 
 @contextmanager

@@ -86,10 +86,11 @@ def print_version(ctx: click.Context, param: click.Parameter, value: bool) -> No
         return
     from importlib.metadata import version
 
-    from prunekit import __version__
+    from prunekit.registry.installed import own_version
 
+    own = own_version() or "0+unknown"  # run from a checkout that is not installed
     python = ".".join(str(part) for part in sys.version_info[:3])
-    click.echo(f"prunekit {__version__} (torch {version('torch')}, Python {python})")
+    click.echo(f"prunekit {own} (torch {version('torch')}, Python {python})")
     ctx.exit()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import keyword
 import os
 import re
@@ -12,7 +13,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from string import Template
 
-import prunekit
 from prunekit.cli.common import KINDS, registry_of
 from prunekit.errors import UsageError
 from prunekit.foundation.files import cannot_write
@@ -22,8 +22,6 @@ from prunekit.registry.source import find_spec
 TEMPLATES = Path(__file__).with_name("templates")
 DISTRIBUTION = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?")
 """A name that a package index takes (PEP 508)."""
-IMPORTED = {"Literal", "Tensor", "Field", "Path", *prunekit.__all__}
-"""What the written modules import: their class must not hide it."""
 NOT_TEXT_IN_YAML = {"null", "true", "false"}
 
 
@@ -73,11 +71,19 @@ def _refuse_taken(plugin: Plugin) -> None:
         problem = f"there is a recipe {plugin.component}_digits already"
     elif plugin.package in sys.stdlib_module_names or find_spec(plugin.package):
         problem = f"a module {plugin.package!r} is installed already"
-    elif plugin.class_name in IMPORTED:
+    elif plugin.class_name in _imported(plugin):
         problem = f"its class {plugin.class_name} would hide one that it uses"
     else:
         return
     raise UsageError(f"{plugin.distribution!r}: {problem}: choose another name")
+
+
+def _imported(plugin: Plugin) -> set[str]:
+    """What the modules of the package import from others."""
+    trees = [ast.parse(text) for path, text in rendered(plugin).items() if path.suffix == ".py"]
+    nodes = [node for tree in trees for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
+    others = [n for n in nodes if str(n.module).partition(".")[0] != plugin.package]
+    return {alias.name for node in others for alias in node.names}
 
 
 def write_plugin(plugin: Plugin, target: Path) -> list[Path]:

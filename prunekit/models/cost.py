@@ -17,7 +17,6 @@ from __future__ import annotations
 import copy
 import inspect
 import statistics
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -31,6 +30,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from prunekit.compressors.base import DataCompressor
 from prunekit.foundation.modules import evaluating
+from prunekit.foundation.timing import call_seconds
 
 MATRIX = {F.linear, F.conv1d, F.conv2d, F.conv3d}
 TRANSPOSED = {F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d}
@@ -217,25 +217,14 @@ def measure_latency(
     noise = torch.Generator().manual_seed(0)
     images = torch.randn(batch, *input_shape, generator=noise).to(device, dtype)
     with evaluating(model), torch.inference_mode():
-        times = [_time(model, images) for _ in range(WARM_UP + REPEATS)][WARM_UP:]
-    first, median, third = statistics.quantiles(times, n=4)
+        times = [call_seconds(lambda: model(images), device) for _ in range(WARM_UP + REPEATS)]
+    first, median, third = statistics.quantiles(times[WARM_UP:], n=4)
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
     return Latency(
-        median_ms=median,
-        iqr_ms=third - first,
+        median_ms=1e3 * median,
+        iqr_ms=1e3 * (third - first),
         batch=batch,
         device=name,
         dtype=str(dtype).removeprefix("torch."),
         threads=torch.get_num_threads(),
     )
-
-
-def _time(model: nn.Module, images: torch.Tensor) -> float:
-    """Milliseconds of one pass; a GPU is waited for on both sides."""
-    if images.is_cuda:
-        torch.cuda.synchronize(images.device)
-    begin = time.perf_counter()
-    model(images)
-    if images.is_cuda:
-        torch.cuda.synchronize(images.device)
-    return (time.perf_counter() - begin) * 1e3

@@ -12,6 +12,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from prunekit.errors import ResourceError
+from prunekit.foundation.timing import call_seconds, mean_seconds, wait_for
 from prunekit.recipe.load import recipe_from, recipe_from_text
 from prunekit.recipe.schema import Recipe
 from prunekit.recipe.yaml_text import dump_yaml
@@ -194,9 +195,7 @@ def time_recipe(text: str) -> Timing:
         trainer.observer.begin(0)
         start = time.perf_counter() - began
         step = _time_steps(trainer)
-        began = time.perf_counter()
-        trainer.save()
-        save = time.perf_counter() - began
+        save = call_seconds(trainer.save)
         evaluate = _time_evaluation(trainer)
         began = time.perf_counter()
         spec = run.data.spec
@@ -212,22 +211,21 @@ def time_recipe(text: str) -> Timing:
 
 def _time_steps(trainer: Trainer) -> float:
     """Mean seconds of a step after the first few; what a run does after each step is in it."""
-    took: list[float] = []
-    enough = min(MAX_STEPS + WARM_UP, trainer.total)
-    while len(took) < enough and sum(took) < TOO_LONG_SECONDS:
-        if len(took) >= MIN_STEPS + WARM_UP and sum(took) >= ENOUGH_SECONDS:
-            break
-        began = time.perf_counter()
+
+    def step() -> None:
         trainer.advance()
         trainer.observer.saw_update()
         trainer.observer.log_details()
         if trainer.observer.due(trainer.engine.step):
             trainer.observer.log(trainer.images, trainer.optimizer.param_groups[0]["lr"])
-        if trainer.device.type == "cuda":
-            _wait_for_gpu()
-        took.append(time.perf_counter() - began)
-    counted = took[WARM_UP:] or took[1:] or took
-    return sum(counted) / len(counted)
+
+    took: list[float] = []
+    enough = min(MAX_STEPS + WARM_UP, trainer.total)
+    while len(took) < enough and sum(took) < TOO_LONG_SECONDS:
+        if len(took) >= MIN_STEPS + WARM_UP and sum(took) >= ENOUGH_SECONDS:
+            break
+        took.append(call_seconds(step, trainer.device))
+    return mean_seconds(took, WARM_UP)
 
 
 def _time_evaluation(trainer: Trainer) -> float:
@@ -240,15 +238,8 @@ def _time_evaluation(trainer: Trainer) -> float:
         for images, labels in trainer.data.eval_batches("test"):
             with trainer.precision.autocast():
                 model(images)
-            if trainer.device.type == "cuda":
-                _wait_for_gpu()
+            wait_for(trainer.device)
             seen += len(labels)
             if time.perf_counter() - began > ENOUGH_SECONDS:
                 break
     return (time.perf_counter() - began) * trainer.data.test_size / seen
-
-
-def _wait_for_gpu() -> None:
-    import torch
-
-    torch.cuda.synchronize()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import resource
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ import torch
 from torch import Tensor
 
 from prunekit.foundation.modules import training_mode_kept
+from prunekit.foundation.timing import call_seconds, mean_seconds
 from prunekit.models import token_counts
 from prunekit.models.cost import count_macs
 from prunekit.pruning.context import StepContext
@@ -167,20 +167,8 @@ def _three_steps(run: Run) -> tuple[float, int]:
     with TemporaryDirectory(prefix="prunekit-") as folder:
         trainer = Trainer(run, Path(folder), Observer(run, Path(folder)))
         trainer.begin()
-        times = []
-        for _ in range(steps):
-            began = time.perf_counter()
-            trainer.advance()
-            if device.type == "cuda":
-                torch.cuda.synchronize()
-            times.append(time.perf_counter() - began)
+        seconds = mean_seconds([call_seconds(trainer.advance, device) for _ in range(steps)], 1)
         trainer.observer.log_to.close()
     if device.type == "cuda":
-        return _mean(times), torch.cuda.max_memory_allocated()
-    return _mean(times), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-
-
-def _mean(times: list[float]) -> float:
-    """The first step warms up, where there are others."""
-    counted = times[1:] or times
-    return sum(counted) / len(counted)
+        return seconds, torch.cuda.max_memory_allocated()
+    return seconds, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

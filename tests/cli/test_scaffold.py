@@ -105,6 +105,8 @@ def test_it_says_what_to_do_next(call):
         ("prunekit-magnitude", "strategy 'magnitude' of prunekit"),
         ("prunekit-tome-blocks", "a recipe tome_blocks_digits already"),
         ("prunekit-context", "its class Context would hide"),
+        ("prunekit-pruner", "its class Pruner would hide"),
+        ("prunekit-field", "its class Field would hide"),
     ],
 )
 def test_a_bad_or_taken_name_is_one_line(call, name, reason):
