@@ -150,11 +150,6 @@ def shown(value: Any, *, bare: bool = False) -> str:
     return text if len(text) <= LONGEST_SHOWN else f"{text[: LONGEST_SHOWN - 3]}..."
 
 
-def printable(text: str) -> str:
-    """Text of a file without a character that a terminal would obey or cannot show."""
-    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
-
-
 def flow(value: Any) -> str:
     """Plain values as a recipe writes them on one line; texts that need quotes have none."""
     if isinstance(value, dict):

@@ -28,6 +28,7 @@ from ruamel.yaml.events import (
 )
 
 from prunekit.errors import RecipeError
+from prunekit.foundation.text import printable
 from prunekit.recipe.document import (
     KeyPath,
     RecipeFault,
@@ -35,7 +36,6 @@ from prunekit.recipe.document import (
     SourcePosition,
     dotted,
     kind_of,
-    printable,
     scalar,
 )
 
