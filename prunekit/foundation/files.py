@@ -7,7 +7,7 @@ import json
 import os
 import shutil
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -61,6 +61,17 @@ def sha256(path: Path) -> str:
     """SHA-256 of a file, 64 hex digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def check_digest(path: Path, digests: Mapping[str, str]) -> None:
+    """Compare a file with the SHA-256 that is noted under its name.
+
+    Raises:
+        CheckpointError: it has another, or none is noted.
+        OSError: it cannot be read.
+    """
+    if sha256(path) != digests.get(path.name):
+        raise CheckpointError(f"{path}: corrupt: it does not have its SHA-256")
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -15,7 +15,7 @@ from prunekit.errors import CheckpointError, PrunekitError, RecipeError
 from prunekit.foundation.files import read_lines
 from prunekit.recipe.document import SourcePosition
 from prunekit.recipe.yaml_text import read_document
-from prunekit.runs.directory import RunDir, open_run
+from prunekit.runs.directory import RunDir, logged_series, open_run
 
 Tree = dict[str, Any]
 SEVERAL = "several"
@@ -79,11 +79,7 @@ class RunRecord:
 
     def series(self, key: str) -> list[tuple[int, float]]:
         """(optimizer step, value) of a logged scalar, in order; what was not finite is left out."""
-        return [
-            (line["step"], float(value))
-            for line in self.lines
-            if isinstance(value := line.get(key), int | float)
-        ]
+        return logged_series(self.lines, key)
 
 
 def read_record(run: RunDir) -> RunRecord:

@@ -8,29 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from prunekit.foundation.files import replacing
+from prunekit.report.columns import KEYS
 from prunekit.report.comparison import Difference, accuracies
 from prunekit.report.statistics import summary
 from prunekit.report.study import Cell, Study
 
 CsvRow = Mapping[str, Any]
-NUMBERS = {
-    "test_top1": ("accuracy", "test_top1"),
-    "validation_top1": ("accuracy", "validation_top1"),
-    "test_loss": ("loss", "test"),
-    "sparsity_in_scope": ("sparsity", "scope"),
-    "sparsity_of_model": ("sparsity", "model"),
-    "tokens": ("tokens", "after"),
-    "macs_dense": ("macs", "dense"),
-    "macs_executed": ("macs", "executed"),
-    "macs_theoretical": ("macs", "theoretical"),
-    "parameters": ("parameters", "total"),
-    "parameters_nonzero": ("parameters", "nonzero"),
-    "steps": ("train", "steps"),
-    "training_flops": ("train", "flops"),
-    "training_seconds": ("train", "wall_seconds"),
-    "images_per_second": ("train", "images_per_second"),
-}
-"""Column -> where it stands in `report.json`; in its units there: accuracies are shares."""
 FORMULA = ("=", "+", "-", "@", "\t", "\r")
 """What makes a spreadsheet take text for a formula."""
 
@@ -39,9 +22,9 @@ def run_rows(study: Study) -> list[CsvRow]:
     """One row a finished run and place that it serves."""
     return [
         {
-            **_place(study, cell),
+            **_arm_and_labels(study, cell),
             "seed": seed,
-            **{name: run.number(*keys) for name, keys in NUMBERS.items()},
+            **{name: run.number(*keys) for name, keys in KEYS.items()},
             "warnings": len(run.warnings),
             "path": str(run.path),
         }
@@ -57,12 +40,12 @@ def cell_rows(study: Study, key: str) -> list[CsvRow]:
         found = summary(list(accuracies(cell, key).values()))
         means = {
             name: summary(list(cell.values(*keys).values()))
-            for name, keys in NUMBERS.items()
+            for name, keys in KEYS.items()
             if keys[0] != "accuracy"
         }
         rows.append(
             {
-                **_place(study, cell),
+                **_arm_and_labels(study, cell),
                 "seeds": len(cell.runs),
                 "accuracy_percent": found.mean if found else None,
                 "deviation": found.deviation if found else None,
@@ -80,7 +63,7 @@ def difference_rows(study: Study, found: Iterable[Difference]) -> list[CsvRow]:
         low, high = result.interval if result and result.interval else (None, None)
         rows.append(
             {
-                **_place(study, one.cell),
+                **_arm_and_labels(study, one.cell),
                 "against": one.baseline.name,
                 "pairs": result.count if result else 0,
                 "difference": result.mean if result else None,
@@ -109,9 +92,9 @@ def write_csv(path: Path, rows: Sequence[CsvRow], columns: Sequence[str] = ()) -
     return path
 
 
-def _place(study: Study, cell: Cell) -> dict[str, Any]:
+def _arm_and_labels(study: Study, cell: Cell) -> dict[str, Any]:
     """The arm and its labels; an axis that is called like another column is set apart."""
-    taken = {"arm", "seed", "seeds", "path", "against", *NUMBERS}
+    taken = {"arm", "seed", "seeds", "path", "against", *KEYS}
     return {
         "arm": cell.arm,
         **{f"axis {axis}" if axis in taken else axis: cell.labels.get(axis) for axis in study.axes},

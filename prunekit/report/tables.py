@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from prunekit.foundation.units import percent, si
+from prunekit.report.columns import COLUMNS, Column
 from prunekit.report.comparison import POINTS, Difference, accuracy
 from prunekit.report.settings import distinctions, short_keys
 from prunekit.report.statistics import MANY, PairedDifference, Summary, summary
@@ -29,21 +29,17 @@ class Table:
 
 def cell_table(study: Study, key: str) -> Table:
     """One row a cell: accuracy, and what it costs."""
+    shown = [column for column in COLUMNS if column.heading]
     columns = (
-        *("arm", *study.axes),
-        *("seeds", f"{key.split('_')[0]} accuracy, %", "in scope pruned", "tokens"),
-        *("MACs executed", "MACs theoretical", "training FLOPs"),
+        *("arm", *study.axes, "seeds", f"{key.split('_')[0]} accuracy, %"),
+        *(column.heading for column in shown),
     )
     rows = [
         (
-            *_place(study, cell),
+            *_arm_and_labels(study, cell),
             str(len(cell.runs)),
             mean_and_deviation(accuracy(cell, key)),
-            _mean(cell, "sparsity", "scope", as_text=percent),
-            _mean(cell, "tokens", "after", as_text=lambda value: f"{value:.0f}"),
-            _mean(cell, "macs", "executed", as_text=si),
-            _mean(cell, "macs", "theoretical", as_text=si),
-            _mean(cell, "train", "flops", as_text=si),
+            *(_mean(cell, column) for column in shown),
         )
         for cell in study.cells
     ]
@@ -63,7 +59,8 @@ def difference_table(study: Study, found: Sequence[Difference]) -> Table:
         f"seeds for {POINTS:g}",
     )
     rows = [
-        (*_place(study, one.cell), one.baseline.name, *difference_row(one.result)) for one in found
+        (*_arm_and_labels(study, one.cell), one.baseline.name, *difference_row(one.result))
+        for one in found
     ]
     note = (
         "Accuracy of the arm minus that of the baseline with the same seed. Interval: Student's t, "
@@ -131,10 +128,10 @@ def mean_and_deviation(found: Summary | None) -> str:
     return f"{found.mean:.2f} ± {found.deviation:.2f}"
 
 
-def _place(study: Study, cell: Cell) -> tuple[str, ...]:
+def _arm_and_labels(study: Study, cell: Cell) -> tuple[str, ...]:
     return (cell.arm, *(cell.labels.get(axis, NONE) for axis in study.axes))
 
 
-def _mean(cell: Cell, *keys: str, as_text: Callable[[float], str]) -> str:
-    found = summary(list(cell.values(*keys).values()))
-    return NONE if found is None else as_text(found.mean).strip()
+def _mean(cell: Cell, column: Column) -> str:
+    found = summary(list(cell.values(*column.keys).values()))
+    return NONE if found is None else column.as_text(found.mean).strip()

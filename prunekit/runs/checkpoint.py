@@ -23,7 +23,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from prunekit.errors import CheckpointError, WriteError
-from prunekit.foundation.files import flush, sha256
+from prunekit.foundation.files import check_digest, flush, sha256
 
 WEIGHTS, STATE, DIGESTS = "weights.safetensors", "state.pt", "sha256.json"
 
@@ -81,8 +81,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
     try:
         digests = json.loads((path / DIGESTS).read_text())
         for name in (WEIGHTS, STATE):
-            if sha256(path / name) != digests.get(name):
-                raise CheckpointError(f"{path / name}: corrupt: it does not have its SHA-256")
+            check_digest(path / name, digests)
         weights = load_file(path / WEIGHTS)
         state = torch.load(path / STATE, map_location="cpu", weights_only=True)
     except (OSError, ValueError, AttributeError, RuntimeError, EOFError) as error:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -18,7 +18,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from prunekit.errors import CheckpointError, RecipeError
-from prunekit.foundation.files import cannot_write, lock, read_json, read_lines, sha256, write_json
+from prunekit.foundation.files import (
+    cannot_write,
+    check_digest,
+    lock,
+    read_json,
+    read_lines,
+    write_json,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -28,6 +35,7 @@ if TYPE_CHECKING:
 __all__ = [
     "RunDir",
     "lock",
+    "logged_series",
     "new_run_dir",
     "open_run",
     "point_latest",
@@ -77,11 +85,7 @@ class RunDir:
 
         A step whose value was not finite is left out; a key that was never logged has no steps.
         """
-        return [
-            (line["step"], float(value))
-            for line in self.metrics()
-            if isinstance(value := line.get(key), int | float)
-        ]
+        return logged_series(self.metrics(), key)
 
     def masks(self) -> dict[str, Tensor]:
         """The final masks: parameter name -> bool, True = kept."""
@@ -97,9 +101,7 @@ class RunDir:
         from prunekit.runs.tensors import read_tensors
 
         weights = self._existing("checkpoints/step-0/weights.safetensors")
-        digests = self._document("checkpoints/step-0/sha256.json")
-        if sha256(weights) != digests.get(weights.name):
-            raise CheckpointError(f"{weights}: corrupt: it does not have its SHA-256")
+        check_digest(weights, self._document("checkpoints/step-0/sha256.json"))
         return read_tensors(weights)[0]
 
     def final_weights(self) -> dict[str, Tensor]:
@@ -122,6 +124,15 @@ class RunDir:
         if not isinstance(value, dict):
             raise CheckpointError(f"{self.path / name}: corrupt: not a JSON object")
         return value
+
+
+def logged_series(lines: Iterable[Mapping[str, Any]], key: str) -> list[tuple[int, float]]:
+    """(step, value) of a key in lines of `metrics.jsonl`; what was not finite is left out."""
+    return [
+        (line["step"], float(value))
+        for line in lines
+        if isinstance(value := line.get(key), int | float)
+    ]
 
 
 def open_run(path: str | Path) -> RunDir:

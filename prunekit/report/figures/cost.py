@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from prunekit.report.columns import KEYS
 from prunekit.report.comparison import accuracy, repeating
 from prunekit.report.figures.style import (
     WIDE,
@@ -34,17 +35,17 @@ class Cost:
 
     title: str
     unit: str
-    keys: tuple[str, ...]
+    keys: tuple[str, str]
     scale: float = 1.0
     more_is_better: bool = False
 
 
 COSTS = (
-    Cost("Sparsity", "pruned, % of the weights in scope", ("sparsity", "scope"), 100, True),
-    Cost("Tokens", "patch tokens of an image after compression", ("tokens", "after")),
-    Cost("Theoretical MACs", "multiply-adds of an image, zeros skipped", ("macs", "theoretical")),
-    Cost("Executed MACs", "multiply-adds of an image, zeros multiplied", ("macs", "executed")),
-    Cost("Training", "FLOPs spent", ("train", "flops")),
+    Cost("Sparsity", "pruned, % of the weights in scope", KEYS["sparsity_in_scope"], 100, True),
+    Cost("Tokens", "patch tokens of an image after compression", KEYS["tokens"]),
+    Cost("Theoretical MACs", "multiply-adds of an image, zeros skipped", KEYS["macs_theoretical"]),
+    Cost("Executed MACs", "multiply-adds of an image, zeros multiplied", KEYS["macs_executed"]),
+    Cost("Training", "FLOPs spent", KEYS["training_flops"]),
 )
 SAME = 1.02
 """Costs within this ratio are not joined by a line: it would say nothing."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from prunekit.foundation.files import replacing
 from prunekit.foundation.units import percent, si
-from prunekit.runs.directory import RunDir, open_run
+from prunekit.runs.directory import RunDir, logged_series, open_run
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -94,8 +94,7 @@ def _title(run: RunDir, report: Mapping[str, Any]) -> str:
 
 def _curve(axis: Axes, lines: Lines, tag: str, label: str, scale: float = 1, **style: Any) -> None:
     """One tag over the steps; nothing where it was never logged."""
-    points = [(line["step"], value) for line in lines if (value := line.get(tag)) is not None]
-    if points:
+    if points := logged_series(lines, tag):
         steps = [step for step, _ in points]
         values = [scale * value for _, value in points]
         marker = "o" if len(points) <= MARKED else None
