@@ -90,7 +90,15 @@ def earlier_defaults(config: type[BaseModel], as_of: int) -> Mapping[str, Any]:
         if later:  # the mark of the earliest change tells what stood before it
             first = min(later, key=lambda mark: mark.format)
             found[key] = as_values(first.before if isinstance(first, NewKey) else first.value)
+        elif isinstance(field.default, BaseModel) and earlier_defaults(type(field.default), as_of):
+            found[key] = _as_written(field.default)  # read again, with the defaults of that format
     return found
+
+
+def _as_written(value: BaseModel) -> dict[str, Any]:
+    """The settings that were given when `value` was made, and its name, by which it is read."""
+    named = {key: getattr(value, key) for key in type(value).model_fields if key == "name"}
+    return {**named, **as_values(value.model_dump(mode="json", exclude_unset=True))}
 
 
 def as_values(tree: Any) -> Any:

@@ -122,6 +122,34 @@ def test_what_a_recipe_leaves_out_means_what_its_format_meant():
     assert both(recipe(cls, 1)) == both(recipe(Plain, 2))
 
 
+class Paced(Frozen):
+    name: str = "paced"
+    every: Annotated[int, OldDefault(2, 10)] = 5
+    start: Annotated[int, NewKey(2, before=0)] = 3
+    stop: int = 100
+
+
+class Holding(Frozen):
+    """Values that are left out as a whole, one of them two deep."""
+
+    plain: Paced = Paced()
+    given: Paced = Paced(every=7, stop=9)
+    untouched: Inner = Inner()
+
+
+class Outer(Frozen):
+    holding: Holding = Holding()
+
+
+@pytest.mark.parametrize("tree", [{}, {"holding": {}}, {"holding": {"plain": {}}}])
+def test_a_value_that_is_left_out_as_a_whole_has_the_defaults_of_the_format_within_it(tree):
+    earlier = Outer.model_validate(tree, context={"as_of": 1}).holding
+    assert earlier.plain == Paced(every=10, start=0)
+    assert earlier.given == Paced(every=7, start=0, stop=9)
+    assert earlier.untouched == Inner()
+    assert Outer.model_validate(tree, context={"as_of": 2}) == Outer()
+
+
 def test_a_recipe_that_was_written_out_reads_back_in_every_format():
     cls = create_sibling()
     for as_of in (1, 2):
