@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +19,8 @@ from prunekit.recipe.find import named_recipes, shipped_sweeps
 
 if TYPE_CHECKING:
     from prunekit.registry import Registry
+
+Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
 
 @dataclass
@@ -68,6 +70,30 @@ class ExampleCommand(click.Command):
 json_option = click.option(
     "--json", "as_json", is_flag=True, help="One JSON document on stdout, the rest on stderr."
 )
+
+
+def out_option(default: str, what: str) -> Decorator:
+    """`--out DIR`, where the directories of runs or of sweeps go."""
+    return click.option(
+        "--out",
+        type=click.Path(path_type=Path),
+        default=Path(default),
+        show_default=True,
+        metavar="DIR",
+        help=f"Parent of the {what} directories.",
+    )
+
+
+def count_option(name: str, help_text: str, most: int | None = None) -> Decorator:
+    """An option `N`, 1 unless it is given."""
+    return click.option(
+        name,
+        type=click.IntRange(min=1, max=most),
+        default=1,
+        show_default=True,
+        metavar="N",
+        help=help_text,
+    )
 
 
 def split_overrides(arguments: Sequence[str]) -> tuple[list[str], list[str]]:

@@ -6,7 +6,13 @@ from pathlib import Path
 
 import click
 
-from prunekit.cli.common import ExampleCommand, check_overrides, complete_recipe
+from prunekit.cli.common import (
+    ExampleCommand,
+    check_overrides,
+    complete_recipe,
+    count_option,
+    out_option,
+)
 from prunekit.errors import PrunekitError
 from prunekit.foundation.console import console, is_main_rank
 from prunekit.recipe.find import find_recipe
@@ -30,22 +36,8 @@ torchrun --nproc-per-node 8 -m prunekit run my.yaml
 )
 @click.argument("recipe", shell_complete=complete_recipe)
 @click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
-@click.option(
-    "--out",
-    type=click.Path(path_type=Path),
-    default=Path("runs"),
-    show_default=True,
-    metavar="DIR",
-    help="Parent of the run directories.",
-)
-@click.option(
-    "--nproc",
-    type=click.IntRange(min=1),
-    default=1,
-    show_default=True,
-    metavar="N",
-    help="Processes on this machine; the batch is shared out among them.",
-)
+@out_option("runs", "run")
+@count_option("--nproc", "Processes on this machine; the batch is shared out among them.")
 @click.option("--dry-run", is_flag=True, help="Show what would be pruned, and the cost; no run.")
 def command(recipe: str, overrides: tuple[str, ...], out: Path, nproc: int, dry_run: bool) -> None:
     """Train, prune, compress and evaluate what RECIPE says.

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from prunekit.cli.common import ExampleCommand, complete_sweep
+from prunekit.cli.common import ExampleCommand, complete_sweep, count_option, out_option
 
 EXAMPLES = """
 prunekit sweep burden_mnist --dry-run          what it would run, and the time
@@ -26,34 +26,15 @@ prunekit sweep my.yaml --slurm --pack 8 --slurm-set gpus=1
 )
 @click.argument("target", metavar="SWEEP|RECIPE", shell_complete=complete_sweep)
 @click.argument("words", nargs=-1, metavar="[KEY=VALUE,...]...")
-@click.option(
-    "--out",
-    type=click.Path(path_type=Path),
-    default=Path("sweeps"),
-    show_default=True,
-    metavar="DIR",
-    help="Parent of the sweep directories.",
-)
-@click.option(
-    "--jobs",
-    type=click.IntRange(min=1, max=256),
-    default=1,
-    show_default=True,
-    metavar="N",
-    help="Runs at a time on this machine, each with the threads of its recipe.",
+@out_option("sweeps", "sweep")
+@count_option(
+    "--jobs", "Runs at a time on this machine, each with the threads of its recipe.", most=256
 )
 @click.option("--dry-run", "--plan", is_flag=True, help="Show the runs and their time; run none.")
 @click.option("--baselines", is_flag=True, help="Add dense, random, match and one-shot runs.")
 @click.option("--retry-failed", is_flag=True, help="Try runs again that failed before.")
 @click.option("--slurm", is_flag=True, help="Submit the runs to Slurm (needs prunekit[slurm]).")
-@click.option(
-    "--pack",
-    type=click.IntRange(min=1),
-    default=1,
-    show_default=True,
-    metavar="N",
-    help="Runs a Slurm job, one after the other.",
-)
+@count_option("--pack", "Runs a Slurm job, one after the other.")
 @click.option(
     "--slurm-set",
     "slurm_settings",
