@@ -600,7 +600,7 @@ class ClipsGradients(Counts):
         return {}
 
 
-@broken(PROBES, r"observe, step 0: 'norm' is tensor\(1\.\), not a finite number")
+@broken(PROBES, r"observe, step 0: gave 'norm' as Tensor, not as an int or a float")
 class ReturnsTensors(Counts):
     def observe(self, ctx):
         return {"norm": torch.tensor(1.0)}
