@@ -11,11 +11,13 @@ from tests.support.plugin_env import PluginEnv
 torch.set_num_threads(1)
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+# how many examples of a property: few beside the work, the same hundred in CI, many at night
 _common = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow]}
 settings.register_profile("dev", max_examples=30, **_common)
-settings.register_profile("ci", max_examples=500, derandomize=True, **_common)
+settings.register_profile("ci", max_examples=100, derandomize=True, **_common)
+settings.register_profile("nightly", max_examples=1000, print_blob=True, **_common)
 settings.load_profile(
-    os.environ.get("PRUNEKIT_HYPOTHESIS", "ci" if os.environ.get("CI") else "dev")
+    os.environ.get("HYPOTHESIS_PROFILE") or ("ci" if os.environ.get("CI") else "dev")
 )
 
 

@@ -5,6 +5,7 @@ import sys
 
 import pytest
 import torch
+from hypothesis import settings
 from torch import nn
 
 from prunekit.models import build_model
@@ -23,6 +24,7 @@ from prunekit.testing import (
 from tests.support import training, zoo
 
 OFTEN = {"every": "2st"}
+WHOLE = {"sparsity": 0.7, "cadence": {"every": "1st", "stop": "100%"}}
 STRATEGY_SETTINGS = {
     "magnitude": [
         {"sparsity": 0.7, "cadence": OFTEN},
@@ -31,19 +33,24 @@ STRATEGY_SETTINGS = {
         {"sparsity": 0.5, "structure": "channel", "distribution": "uniform", "during": ["ramp"]},
     ],
     "random_subnetwork": [{"sparsity": 0.5}],
-    "set": [{"sparsity": 0.5, "cadence": OFTEN}],
-    "rigl": [{"sparsity": 0.5, "cadence": OFTEN}],
-    "ac_dc": [{"sparsity": 0.5, "switches": ["25%", "50%", "75%"]}],
-    "lottery_ticket": [{"sparsity": 0.5, "schedule": {"name": "geometric", "rounds": 2}}],
-    "snip": [{"sparsity": 0.5}],
-    "grasp": [{"sparsity": 0.5}],
+    "set": [{"sparsity": 0.5, "cadence": OFTEN}, WHOLE],
+    "rigl": [{"sparsity": 0.5, "cadence": OFTEN}, WHOLE],
+    "ac_dc": [
+        {"sparsity": 0.5, "switches": ["25%", "50%", "75%"]},
+        {"sparsity": 0.7, "switches": ["40%"]},
+    ],
+    "lottery_ticket": [{"sparsity": 0.7, "schedule": {"name": "geometric", "rounds": 2}}],
+    "snip": [{"sparsity": 0.5, "samples": 16}],
+    "grasp": [{"sparsity": 0.5, "samples": 16}],
     "synflow": [{"sparsity": 0.5, "iterations": 10}],
-    "lamp": [{"sparsity": 0.5, "cadence": OFTEN}],
+    "lamp": [{"sparsity": 0.5, "cadence": OFTEN}, {"sparsity": 0.5}],
     "movement": [{"sparsity": 0.5}],
     "movement_soft": [{}],
     "sr_ste": [{}],
     "filter_magnitude": [{"sparsity": 0.5}],
 }
+LONG = {name: [{"sparsity": 0.5}] for name in ("snip", "grasp", "synflow")}
+"""As many samples or iterations as by default."""
 COMPRESSOR_SETTINGS = {
     "tome": [
         {"ratio": 0.4},
@@ -60,12 +67,17 @@ PROBE_SETTINGS = {
 
 
 def cases(names, table):
-    """(name, settings); a name that the table does not know is tried with its defaults."""
-    return [(name, settings) for name in names for settings in table.get(name, [{}])]
+    """(name, config); a name that the table does not know is tried with its defaults."""
+    return [(name, config) for name in names for config in table.get(name, [{}])]
 
 
 def built_in(registry, without=()):
     return [c.name for c in registry.components() if c.builtin and c.name not in without]
+
+
+def examples(most):
+    """The kit draws its own: the default number where there is time, two fifths beside the work."""
+    return most if settings().max_examples >= 100 else most * 2 // 5
 
 
 def title(value):
@@ -76,30 +88,36 @@ def title(value):
 
 
 @pytest.mark.parametrize(
-    ("name", "settings"), cases(built_in(STRATEGIES, ["optimal_subnetwork"]), STRATEGY_SETTINGS)
+    ("name", "config"), cases(built_in(STRATEGIES, ["optimal_subnetwork"]), STRATEGY_SETTINGS)
 )
-def test_a_built_in_strategy_conforms(name, settings):
-    check_strategy(STRATEGIES.load(name), settings)
+def test_a_built_in_strategy_conforms(name, config):
+    check_strategy(STRATEGIES.load(name), config, examples=examples(25))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "config"), cases(LONG, LONG))
+def test_a_built_in_strategy_conforms_with_its_long_defaults(name, config):
+    check_strategy(STRATEGIES.load(name), config)
 
 
 def test_the_sub_network_of_a_real_run_conforms_on_the_model_of_that_run(tmp_path):
     source = training.run(tmp_path, strategies=[training.MAGNITUDE])
     mlp, spec = MLPConfig(name="mlp", hidden=(16,)), DataSpec(1, 8, 8, 10)
     models = {"source": SmallModel(lambda: build_model(mlp, spec), (1, 8, 8), 10)}
-    settings = {"source": str(source)}
-    check_strategy(STRATEGIES.load("optimal_subnetwork"), settings, models=models, examples=10)
+    config = {"source": str(source)}
+    check_strategy(STRATEGIES.load("optimal_subnetwork"), config, models=models, examples=10)
     with pytest.raises(ConformanceError, match=r"refuses all models.*\n  tiny: .*another model"):
-        check_strategy(STRATEGIES.load("optimal_subnetwork"), settings)
+        check_strategy(STRATEGIES.load("optimal_subnetwork"), config)
 
 
-@pytest.mark.parametrize(("name", "settings"), cases(built_in(COMPRESSORS), COMPRESSOR_SETTINGS))
-def test_a_built_in_compressor_conforms(name, settings):
-    check_compressor(COMPRESSORS.load(name), settings)
+@pytest.mark.parametrize(("name", "config"), cases(built_in(COMPRESSORS), COMPRESSOR_SETTINGS))
+def test_a_built_in_compressor_conforms(name, config):
+    check_compressor(COMPRESSORS.load(name), config, examples=examples(100))
 
 
-@pytest.mark.parametrize(("name", "settings"), cases(built_in(PROBES), PROBE_SETTINGS))
-def test_a_built_in_probe_conforms(name, settings):
-    check_probe(PROBES.load(name), settings)
+@pytest.mark.parametrize(("name", "config"), cases(built_in(PROBES), PROBE_SETTINGS))
+def test_a_built_in_probe_conforms(name, config):
+    check_probe(PROBES.load(name), config, examples=examples(25))
 
 
 # --- what is broken

@@ -14,7 +14,6 @@ from prunekit.foundation.timeline import Timeline
 from prunekit.pruning.pruner import Pruner
 from prunekit.pruning.strategies import strategy
 from prunekit.pruning.strategies.base import PruningStrategy
-from prunekit.testing import check_strategy
 from tests.support.scored import kept_by_decimals, slow_masks
 from tests.support.training import with_steps
 
@@ -184,7 +183,3 @@ def test_each_tensor_may_keep_some_weights_whatever_the_sparsity() -> None:
     assert all(int(mask.sum()) >= 5 for mask in course.masks[-1].values())
     kept = {len(set(pair)) for pair in pairwise(course.kept()[2:])}
     assert kept == {1}
-
-
-def test_the_contract_holds() -> None:
-    check_strategy(type(chosen()), {"sparsity": 0.7, "switches": ["40%"]}, examples=10)

@@ -23,7 +23,6 @@ from prunekit.pruning.strategies.base import PruningStrategy
 from prunekit.pruning.strategies.drop_and_grow import drop_and_grow
 from prunekit.recipe.yaml_text import dump_yaml
 from prunekit.runs.directory import open_run
-from prunekit.testing import check_strategy
 from prunekit.train.launch import resume_run, run_recipe
 from tests.support.scored import FINITE, kept_by_decimals, tensors
 from tests.support.training import recipe, result, rewound, run, same, with_steps
@@ -391,9 +390,3 @@ def test_two_processes_grow_the_same_weights(tmp_path: Path) -> None:
     done = run_recipe(made, source_text=dump_yaml(made), out=tmp_path, nproc=2)
     masks = open_run(done).masks()
     assert sum(int(mask.sum()) for mask in masks.values()) == kept_by_decimals(1184, 0.9)
-
-
-@pytest.mark.parametrize("name", ["set", "rigl"])
-def test_the_contract_holds(name: str) -> None:
-    settings = {"sparsity": 0.7, "cadence": {"every": "1st", "stop": "100%"}}
-    check_strategy(type(chosen(name)), {"name": name, **settings}, examples=10)

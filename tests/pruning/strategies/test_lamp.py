@@ -10,9 +10,7 @@ from torch import nn
 from prunekit.pruning.pruner import Pruner
 from prunekit.pruning.selection import keep_count
 from prunekit.pruning.strategies import strategy
-from prunekit.registry import STRATEGIES
 from prunekit.runs.directory import open_run
-from prunekit.testing import check_strategy
 from tests.support.scored import FINITE, same, scores, slow_masks, sparsities, tensors, total
 from tests.support.training import run, with_steps
 
@@ -99,7 +97,3 @@ def test_it_prunes_in_training_and_masks_are_nested_in_hard(tmp_path: Path):
     assert sum(int(m.sum()) for m in kept.values()) == keep_count(total(kept), 0.8)
     densities = [float(m.double().mean()) for m in kept.values()]
     assert densities[0] < densities[1]  # the classifier is the smaller layer and stays denser
-
-
-def test_the_contract_holds():
-    check_strategy(STRATEGIES.load("lamp"), {"name": "lamp", "sparsity": 0.5}, examples=5)

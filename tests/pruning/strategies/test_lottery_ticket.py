@@ -21,7 +21,6 @@ from prunekit.registry import PROBES
 from prunekit.registry.configs import ProbeConfig
 from prunekit.runs.checkpoint import checkpoints
 from prunekit.runs.directory import open_run
-from prunekit.testing import check_strategy
 from prunekit.train.launch import resume_run
 from tests.support.scored import kept_by_decimals
 from tests.support.training import curve, result, rewound, run, same, with_steps
@@ -263,8 +262,3 @@ def test_settings_that_make_no_lottery_ticket_are_refused(
 def test_dense_weights_behind_the_mask_are_refused() -> None:
     with pytest.raises(RecipeError, match="lottery_ticket does not work in mode 'ste'"):
         Pruner(small_model(), [chosen(1, mode="ste")], total_steps=1)
-
-
-def test_the_contract_holds() -> None:
-    schedule = {"name": "geometric", "rounds": 2}
-    check_strategy(type(chosen()), {"sparsity": 0.7, "schedule": schedule}, examples=20)
