@@ -16,6 +16,7 @@ from prunekit.errors import (
     StopRequestedError,
     UsageError,
 )
+from prunekit.foundation.text import printable
 
 INTERRUPTED = 130
 
@@ -71,8 +72,3 @@ def place_in_plugin(error: Exception) -> str | None:
         if package == "prunekit":
             return None
     return None
-
-
-def printable(text: str) -> str:
-    """Control characters made visible: names come from files and plugins."""
-    return re.sub(r"[\x00-\x08\x0b-\x1f\x7f]", lambda match: f"\\x{ord(match[0]):02x}", text)

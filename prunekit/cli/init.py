@@ -9,10 +9,10 @@ import click
 from click.shell_completion import CompletionItem
 
 from prunekit.cli.common import ExampleCommand
-from prunekit.cli.failures import printable
 from prunekit.errors import UsageError
 from prunekit.foundation.files import replacing
 from prunekit.foundation.suggestions import did_you_mean
+from prunekit.foundation.text import printable
 from prunekit.recipe.find import headline, named_recipes, recipe_named
 from prunekit.registry.installed import AmbiguousNameError, UnknownNameError
 

@@ -14,8 +14,8 @@ from prunekit.cli.common import (
     print_json,
     split_overrides,
 )
-from prunekit.cli.failures import printable
 from prunekit.errors import PrunekitError
+from prunekit.foundation.text import printable
 from prunekit.recipe.find import find_recipe
 
 EXAMPLES = """

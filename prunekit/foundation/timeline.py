@@ -117,7 +117,7 @@ class Timeline:
         return sum(span.steps for span in self.spans)
 
     def index(self, step: int, *, ending: bool) -> int:
-        """Which stretch `step` is in; at a boundary the one that ends, or the one that begins."""
+        """Which span `step` is in; at a boundary the one that ends, or the one that begins."""
         begin = 0
         for i, span in enumerate(self.spans):
             end = begin + span.steps
@@ -127,7 +127,7 @@ class Timeline:
         return len(self.spans) - 1
 
     def begins(self, index: int) -> int:
-        """The step at which stretch `index` begins."""
+        """The step at which span `index` begins."""
         return sum(span.steps for span in self.spans[:index])
 
     def is_active(self, step: int, during: Collection[str], *, ending: bool = True) -> bool:

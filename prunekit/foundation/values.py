@@ -4,14 +4,47 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo, model_validator
 
 from prunekit.errors import RecipeError
+
+RECIPE_FORMAT = 1
+"""The format of the recipes that this version writes; a key or default that changes raises it."""
+
+
+@dataclass(frozen=True, slots=True)
+class NewKey:
+    """Marks a key that recipes did not have at first: `Annotated[bool, NewKey(2, before=False)]`.
+
+    Where it has the value `before` it is no part of a hash, so that a run of earlier keeps its own;
+    and a recipe that was written out before there was the key means `before`, whatever default the
+    key has now.
+    """
+
+    format: int
+    """The first format that has the key."""
+    before: Any
+    """What runs did before, as JSON has it."""
+
+
+@dataclass(frozen=True, slots=True)
+class OldDefault:
+    """Marks a default that was another at first: `Annotated[int, OldDefault(2, 10)] = 5`.
+
+    A recipe of an earlier format that leaves the key out means `value`.
+    """
+
+    format: int
+    """The first format with another default."""
+    value: Any
+    """The default until then, as JSON has it."""
 
 
 class Frozen(BaseModel):
@@ -30,12 +63,42 @@ class Frozen(BaseModel):
         use_attribute_docstrings=True,
     )
 
+    @model_validator(mode="before")
+    @classmethod
+    def _defaults_of_its_format(cls, data: Any, info: ValidationInfo) -> Any:
+        """Put the defaults of an earlier format where that format left keys out."""
+        as_of = (info.context or {}).get("as_of", RECIPE_FORMAT)
+        if as_of >= RECIPE_FORMAT or not isinstance(data, dict):
+            return data
+        return {**earlier_defaults(cls, as_of), **data}
+
 
 class ComponentConfig(Frozen):
     """The settings of a registered component; a subclass narrows `name` to its own literal."""
 
     name: str
     """The registered name."""
+
+
+@cache
+def earlier_defaults(config: type[BaseModel], as_of: int) -> Mapping[str, Any]:
+    """Key -> its default in recipes of the format `as_of`, of the keys that have another now."""
+    found = {}
+    for key, field in config.model_fields.items():
+        later = [m for m in field.metadata if isinstance(m, NewKey | OldDefault)]
+        later = [mark for mark in later if as_of < mark.format]
+        if later:  # the mark of the earliest change tells what stood before it
+            first = min(later, key=lambda mark: mark.format)
+            found[key] = as_values(first.before if isinstance(first, NewKey) else first.value)
+        elif isinstance(field.default, BaseModel) and earlier_defaults(type(field.default), as_of):
+            found[key] = _as_written(field.default)  # read again, with the defaults of that format
+    return found
+
+
+def _as_written(value: BaseModel) -> dict[str, Any]:
+    """The settings that were given when `value` was made, and its name, by which it is read."""
+    named = {key: getattr(value, key) for key in type(value).model_fields if key == "name"}
+    return {**named, **as_values(value.model_dump(mode="json", exclude_unset=True))}
 
 
 def as_values(tree: Any) -> Any:

@@ -161,7 +161,7 @@ class HostPool(ScorePool):
     block = 1 << 17  # 512 KiB of float32: stays in the cache over the passes
 
     def split(self, low: float, high: float, most: int) -> tuple[int, Tensor] | None:
-        """See `Pool`."""
+        """See `ScorePool`."""
         above, inside = 0, [np.empty(0, dtype=np.float32)]
         for part in self.blocks():
             x = part.numpy()
@@ -175,7 +175,7 @@ class HostPool(ScorePool):
         return above, torch.from_numpy(np.concatenate(inside))
 
     def count(self, edge: float) -> tuple[int, int]:
-        """See `Pool`."""
+        """See `ScorePool`."""
         over = at = 0
         for part in self.blocks():
             x = part.numpy()
@@ -184,12 +184,12 @@ class HostPool(ScorePool):
         return over, at
 
     def largest(self, values: Tensor, rank: int) -> float:
-        """See `Pool`."""
+        """See `ScorePool`."""
         place = values.numel() - rank
         return float(np.partition(values.numpy(), place)[place])
 
     def at_least(self, edge: float) -> tuple[list[Tensor], int]:
-        """See `Pool`."""
+        """See `ScorePool`."""
         masks, total = [], 0
         for flat in self.flat:
             mask = torch.empty(flat.numel(), dtype=torch.bool)
@@ -207,7 +207,7 @@ class DevicePool(ScorePool):
     block = 1 << 24
 
     def split(self, low: float, high: float, most: int) -> tuple[int, Tensor] | None:
-        """See `Pool`."""
+        """See `ScorePool`."""
         above, inside = [], []
         for x in self.blocks():
             over = x >= high
@@ -219,16 +219,16 @@ class DevicePool(ScorePool):
         return int(torch.stack(above).sum()), torch.cat(inside)
 
     def count(self, edge: float) -> tuple[int, int]:
-        """See `Pool`."""
+        """See `ScorePool`."""
         counts = [torch.stack([(x > edge).sum(), (x == edge).sum()]) for x in self.blocks()]
         over, at = torch.stack(counts).sum(0).tolist()
         return over, at
 
     def largest(self, values: Tensor, rank: int) -> float:
-        """See `Pool`."""
+        """See `ScorePool`."""
         return float(values.sort(descending=True).values[rank - 1])
 
     def at_least(self, edge: float) -> tuple[list[Tensor], int]:
-        """See `Pool`."""
+        """See `ScorePool`."""
         masks = [self.read(flat) >= edge for flat in self.flat]
         return masks, int(torch.stack([mask.sum() for mask in masks]).sum())

@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from prunekit.errors import PluginError, RecipeError
-from prunekit.foundation.values import KEY, as_values
+from prunekit.foundation.values import KEY, RECIPE_FORMAT, as_values
 from prunekit.recipe.conflicts import conflicts
 from prunekit.recipe.document import (
     KeyPath,
@@ -30,13 +30,16 @@ MAX_LINES = 100
 """Errors that a person is shown at once."""
 
 
-def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
+def load_recipe(
+    path: str | Path, overrides: Sequence[str] = (), *, as_of: int = RECIPE_FORMAT
+) -> Recipe:
     """Read a recipe.
 
     Args:
         path: a YAML file; a str may also be the name of a recipe of prunekit or of a plugin.
         overrides: `key.path=value`, such as `strategies.0.sparsity=0.8`, applied in this order
             before anything is checked.
+        as_of: the format of the recipe: keys that it leaves out have the defaults of that format.
 
     Raises:
         RecipeError: everything that is wrong, one a line: `file:line:column path: what`.
@@ -44,7 +47,19 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
         UsageError: a str is neither a file nor the name of a recipe.
     """
     file = find_recipe(path) if isinstance(path, str) else path
-    return recipe_from_text(read_text(file), overrides, source=str(file))
+    document = document_from_text(read_text(file), overrides, source=str(file))
+    return recipe_from_document(document, as_of)
+
+
+def read_written_out(path: Path, overrides: Sequence[str] = ()) -> Recipe:
+    """Read the recipe that a run or a sweep wrote with every default it knew: `resolved.yaml`.
+
+    A key that is missing came later, and means what runs did before there was the key.
+
+    Raises:
+        RecipeError, PluginError: see `load_recipe`.
+    """
+    return load_recipe(path, overrides, as_of=1)
 
 
 def recipe_from_text(text: str, overrides: Sequence[str] = (), source: str = "recipe") -> Recipe:
@@ -74,10 +89,10 @@ def recipe_from(tree: Mapping[str, Any]) -> Recipe:
     return recipe_from_document(SourceDocument(root=dict(tree)))
 
 
-def recipe_from_document(document: SourceDocument) -> Recipe:
+def recipe_from_document(document: SourceDocument, as_of: int = RECIPE_FORMAT) -> Recipe:
     """Check a mapping as it was written, faults found before included. See `load_recipe`."""
     try:
-        recipe = Recipe.model_validate(as_values(document.root))
+        recipe = Recipe.model_validate(as_values(document.root), context={"as_of": as_of})
     except ValidationError as error:
         faults = [*document.faults, *faults_in(error, document, Recipe)]
         problems = error.errors()

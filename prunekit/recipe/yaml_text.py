@@ -28,6 +28,7 @@ from ruamel.yaml.events import (
 )
 
 from prunekit.errors import RecipeError
+from prunekit.foundation.text import printable
 from prunekit.recipe.document import (
     KeyPath,
     RecipeFault,
@@ -75,7 +76,7 @@ def read_document(text: str, place: Callable[[int, int], SourcePosition]) -> Sou
     except MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         where = place(mark.line + 1, mark.column + 1) if mark else place(1, 1)
-        problem = " ".join(str(error.problem or error.context).split())
+        problem = printable(" ".join(str(error.problem or error.context).split()))
         raise RecipeError(f"{where.label}: no valid YAML: {problem}") from None
     except YAMLError as error:
         index = getattr(error, "position", 0)
@@ -206,7 +207,9 @@ class _Reader:
         return self.place_of(mark.line + 1, mark.column + 1)
 
     def fault(self, event: Event, path: KeyPath, what: str) -> None:
-        self.document.faults.append(RecipeFault(self.where(event), dotted(path), what))
+        """Note what is wrong; the names of anchors and tags are whatever the file has."""
+        found = RecipeFault(self.where(event), dotted(path), printable(what))
+        self.document.faults.append(found)
 
 
 def dump_yaml(recipe: BaseModel) -> str:

@@ -7,11 +7,11 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Literal, get_args, get_origin
 
-from pydantic import ValidationError, create_model
+from pydantic import ValidationError, ValidationInfo, create_model
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from prunekit.errors import PluginError, PrunekitError
-from prunekit.foundation.values import ComponentConfig, as_values, name_only
+from prunekit.foundation.values import RECIPE_FORMAT, ComponentConfig, as_values, name_only
 from prunekit.registry.installed import (
     AmbiguousNameError,
     Component,
@@ -129,8 +129,12 @@ class Registry:
             )
         return self._renamed_configs[config, name]
 
-    def parse(self, value: Any) -> ComponentConfig:
+    def parse(self, value: Any, as_of: int = RECIPE_FORMAT) -> ComponentConfig:
         """Turn `{"name": ..., **settings}`, or only a name, into the config of that component.
+
+        Args:
+            value: as a recipe has it.
+            as_of: the format of that recipe.
 
         Raises:
             ValidationError: the settings or the name are not valid; paths begin at `value`.
@@ -144,12 +148,12 @@ class Registry:
         settings = as_values(name_only(value))
         if not isinstance(settings, dict):
             raise ValueError(f"must be a mapping with the `name` of a {self.kind}")
-        return self._read(self._named(settings), settings)
+        return self._read(self._named(settings), settings, as_of)
 
-    def parse_in_recipe(self, value: Any) -> ComponentConfig:
+    def parse_in_recipe(self, value: Any, info: ValidationInfo) -> ComponentConfig:
         """`parse` as a field's validator: a PluginError becomes an error that has a place."""
         try:
-            return self.parse(value)
+            return self.parse(value, (info.context or {}).get("as_of", RECIPE_FORMAT))
         except PluginError as error:
             context = {"why": str(error), "cause": error}
             raise PydanticCustomError("plugin", "{why}", context) from error
@@ -172,9 +176,11 @@ class Registry:
         line = InitErrorDetails(type=problem, loc=("name",), input=value)
         return ValidationError.from_exception_data(self.kind, [line], hide_input=True)
 
-    def _read(self, config: type[ComponentConfig], settings: dict[str, Any]) -> ComponentConfig:
+    def _read(
+        self, config: type[ComponentConfig], settings: dict[str, Any], as_of: int
+    ) -> ComponentConfig:
         try:
-            return config.model_validate(settings)
+            return config.model_validate(settings, context={"as_of": as_of})
         except (ValidationError, PluginError):
             raise
         except PrunekitError as error:  # pydantic gives a ValueError its place

@@ -104,6 +104,9 @@ def read_record(run: RunDir) -> RunRecord:
 def read_recipe(run_dir: Path) -> Tree:
     """The resolved recipe of a run as plain values, whatever version or plugin wrote it.
 
+    Without the keys that stand as they did before there were such keys: so a run compares with one
+    of an earlier version, which has none of them.
+
     Raises:
         CheckpointError: it cannot be read as a mapping.
     """
@@ -117,7 +120,29 @@ def read_recipe(run_dir: Path) -> Tree:
         raise CheckpointError(f"{path}: corrupt: {error}") from error
     if not isinstance(document.root, dict):
         raise CheckpointError(f"{path}: corrupt: not a recipe")
+    for key in _as_before(run_dir):
+        _drop(document.root, key.split("."))
     return document.root
+
+
+def _as_before(run_dir: Path) -> list[str]:
+    """The dotted keys that the manifest names as standing as before."""
+    try:
+        keys = RunDir(run_dir).manifest().get("as_before", [])
+    except CheckpointError:  # a run without a manifest has its recipe all the same
+        return []
+    return [key for key in keys if isinstance(key, str)] if isinstance(keys, list) else []
+
+
+def _drop(node: Any, keys: Sequence[str]) -> None:
+    first, rest = keys[0], keys[1:]
+    if isinstance(node, list):
+        if first.isdecimal() and int(first) < len(node):
+            _drop(node[int(first)], rest or [""])
+    elif isinstance(node, dict) and not rest:
+        node.pop(first, None)
+    elif isinstance(node, dict):
+        _drop(node.get(first), rest)
 
 
 def _document(run: RunDir, name: str) -> Tree:

@@ -56,11 +56,11 @@ class RunDir:
 
     def recipe(self) -> Recipe:
         """The resolved recipe."""
-        from prunekit.recipe.load import load_recipe
+        from prunekit.recipe.load import read_written_out
 
         path = self._existing("resolved.yaml")
         try:
-            return load_recipe(path)
+            return read_written_out(path)
         except RecipeError as error:
             raise CheckpointError(f"{path}: corrupt or of another version: {error}") from error
 
@@ -155,6 +155,22 @@ def open_run(path: str | Path) -> RunDir:
         )
         raise CheckpointError(f"{run}: not a run directory: {remedy}")
     return RunDir(run.resolve())
+
+
+def refuse_links(run_dir: Path) -> None:
+    """A run writes and deletes in its own folder alone; a link in it would lead elsewhere.
+
+    Raises:
+        CheckpointError: a file or folder of the run is a link.
+    """
+    for folder, folders, files in os.walk(run_dir):
+        for name in (*folders, *files):
+            path = Path(folder, name)
+            if path.is_symlink():
+                raise CheckpointError(
+                    f"{path}: a link, through which a resumed run would write or delete: put "
+                    f"what it points to in its place"
+                )
 
 
 def new_run_dir(out: Path, name: str, hash8: str) -> Path:

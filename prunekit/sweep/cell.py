@@ -9,21 +9,22 @@ import sys
 import time
 import traceback
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
 from prunekit.errors import (
     CheckpointError,
+    PluginError,
     PrunekitError,
     ResourceError,
     StopRequestedError,
     WriteError,
 )
 from prunekit.recipe.identity import recipe_hash
-from prunekit.recipe.load import load_recipe
+from prunekit.recipe.load import read_written_out
 from prunekit.recipe.schema import Recipe
-from prunekit.recipe.yaml_text import dump_yaml
 from prunekit.runs.directory import RunDir
 from prunekit.sweep.directory import CellState, read_state, resolved_path, write_state
 
@@ -79,7 +80,7 @@ def with_sources(folder: Path, key: str, sources: Mapping[str, str]) -> Recipe:
         if state is None or state.run is None:
             raise CheckpointError(f"{folder}: the cell {source[:8]} is not done: run it first")
         overrides.append(f"{path}={json.dumps(str(folder / state.run))}")
-    return load_recipe(resolved_path(folder, key), overrides)
+    return read_written_out(resolved_path(folder, key), overrides)
 
 
 def _begun(runs: Path, recipe: Recipe) -> tuple[RunDir | None, Left]:
@@ -115,12 +116,12 @@ def _left_to_do(run: RunDir) -> Left:
 
 def _newest_run(runs: Path, recipe: Recipe) -> RunDir | None:
     """The newest run of exactly this recipe; a killed sweep had no time to note it down."""
-    text = dump_yaml(recipe)
     stamp = f"*-{recipe_hash(recipe)[:8]}*"
     for path in sorted((runs / recipe.name).glob(stamp), reverse=True):
-        resolved = path / "resolved.yaml"
-        if resolved.is_file() and resolved.read_text(encoding="utf-8") == text:
-            return RunDir(path)
+        run = RunDir(path)
+        with suppress(CheckpointError, PluginError):  # what cannot be read is not this recipe
+            if run.recipe() == recipe:
+                return run
     return None
 
 

@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 from prunekit.errors import CheckpointError
 from prunekit.foundation.files import read_json, write_json
+from prunekit.foundation.values import RECIPE_FORMAT
 from prunekit.runs.directory import RunDir
 
 FORMAT = 1
@@ -94,6 +95,21 @@ def open_sweep(path: str | Path) -> Sweep:
         )
     except (KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{plan_file}: corrupt: {type(error).__name__} {error}") from error
+
+
+def begun_with(folder: Path) -> int:
+    """The format of the recipes of a sweep that was begun in `folder`, else that of today.
+
+    Raises:
+        CheckpointError: the plan in it is corrupt.
+    """
+    if not is_sweep(folder):
+        return RECIPE_FORMAT
+    plan = read_json(folder / "plan.json")
+    begun = plan.get("recipe_format", 1) if isinstance(plan, dict) else None
+    if not isinstance(begun, int):
+        raise CheckpointError(f"{folder / 'plan.json'}: corrupt: delete it to plan anew")
+    return begun
 
 
 def is_sweep(path: Path) -> bool:

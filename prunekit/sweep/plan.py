@@ -3,25 +3,22 @@
 from __future__ import annotations
 
 import copy
-import hashlib
 import itertools
-import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from prunekit.errors import RecipeError
+from prunekit.foundation.values import RECIPE_FORMAT
 from prunekit.recipe.document import RecipeFault, SourceDocument
-from prunekit.recipe.identity import NOT_HASHED_DATA
+from prunekit.recipe.identity import cell_key
 from prunekit.recipe.load import MAX_LINES, as_lines, recipe_from_document
 from prunekit.recipe.overrides import apply_change
 from prunekit.recipe.schema import Recipe
 from prunekit.sweep.design import Arm, AxisValue, Change, Design
 from prunekit.sweep.directory import FORMAT
 
-NOT_IN_KEY = ("name", "checkpoint")
-"""Recipe keys that do not change what a run leaves behind; probes and logging do."""
 SOURCE = "cell:"
 """Stands, with the key of a cell, for the path of its run until there is one."""
 Labels = Mapping[str, str]
@@ -52,12 +49,15 @@ class Plan:
     axes: Mapping[str, tuple[str, ...]]
     arms: tuple[str, ...]
     cells: tuple[PlannedCell, ...]
+    recipe_format: int = RECIPE_FORMAT
+    """The format whose defaults its recipes have."""
 
     def as_json(self) -> dict[str, Any]:
         """As `plan.json` holds it."""
         return {
             "format": FORMAT,
             "name": self.name,
+            **({"recipe_format": self.recipe_format} if self.recipe_format > 1 else {}),
             "axes": {axis: list(labels) for axis, labels in self.axes.items()},
             "arms": list(self.arms),
             "cells": [
@@ -74,35 +74,27 @@ class Plan:
         }
 
 
-def cell_key(recipe: Recipe) -> str:
-    """64 hexadecimal digits, equal for recipes that leave the same run behind.
-
-    As `recipe_hash`, but what is logged and probed counts, as a run without it cannot stand for one
-    with it.
-    """
-    tree = recipe.model_dump(mode="json", exclude=set(NOT_IN_KEY))
-    for key in NOT_HASHED_DATA:
-        tree["data"].pop(key, None)
-    canonical = json.dumps(tree, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(canonical.encode()).hexdigest()
-
-
 PLACE = re.compile(r"^\S+:[0-9]+:[0-9]+:? ")
 
 
-def make_plan(design: Design) -> Plan:
+def make_plan(design: Design, as_of: int = RECIPE_FORMAT) -> Plan:
     """Multiply a sweep out.
 
     An arm has a cell for each combination of the axes that it is neither `without` nor collapses,
     and of those that it is without but a run that it needs has. Cells of one arm that come to the
     same recipe are one cell.
 
+    Args:
+        design: the sweep.
+        as_of: the format of its recipes, that of the call which began it: so a default that has
+            changed since makes no other run.
+
     Raises:
         RecipeError: needs in a circle or not of the same cell; whatever is wrong with a recipe.
         PluginError: a component cannot be imported.
     """
     ordered = _in_order_of_need(design.arms)
-    planner = _Planner(design)
+    planner = _Planner(design, as_of)
     for arm in ordered:
         planner.take(arm)
     planner.check_data_places()
@@ -110,7 +102,7 @@ def make_plan(design: Design) -> Plan:
         raise RecipeError("\n".join(planner.told()))
     axes = {axis.name: tuple(value.label for value in axis.values) for axis in design.axes}
     names = tuple(arm.name for arm in design.arms)
-    return Plan(design.name, axes, names, tuple(planner.cells.values()))
+    return Plan(design.name, axes, names, tuple(planner.cells.values()), as_of)
 
 
 def _in_order_of_need(arms: Sequence[Arm]) -> list[Arm]:
@@ -132,8 +124,8 @@ def _in_order_of_need(arms: Sequence[Arm]) -> list[Arm]:
 
 
 class _Planner:
-    def __init__(self, design: Design) -> None:
-        self.design = design
+    def __init__(self, design: Design, as_of: int) -> None:
+        self.design, self.as_of = design, as_of
         self.axis_values = {axis.name: axis.values for axis in design.axes}
         self.coordinates: dict[str, list[str]] = {}
         """Arm -> the axes along which its cells differ."""
@@ -244,7 +236,7 @@ class _Planner:
         for change in (*changes, *sources, Change("name", arm.name, arm.place)):
             value = SourceDocument(root=copy.deepcopy(change.value))
             apply_change(document, change.path, value, change.place)
-        return recipe_from_document(document)
+        return recipe_from_document(document, self.as_of)
 
     def labels(self, arm: Arm, chosen: Mapping[str, AxisValue]) -> Iterator[Labels]:
         """Everything that a run stands for: its own labels, times those of collapsed axes."""

@@ -6,7 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from prunekit.foundation.console import console
+from prunekit.foundation.values import RECIPE_FORMAT
 from prunekit.sweep.command_line import SweepRequest
+from prunekit.sweep.directory import begun_with
 from prunekit.sweep.estimate import Estimate, estimate
 from prunekit.sweep.plan import make_plan
 from prunekit.sweep.prepare import (
@@ -30,8 +32,8 @@ class Session:
 
     def __init__(self, request: SweepRequest, out: Path, *, retry_failed: bool = False) -> None:
         self.request, self.retry_failed = request, retry_failed
-        self.plan = make_plan(request.design)
-        self.folder = (out / self.plan.name).resolve()
+        self.folder = (out / request.design.name).resolve()
+        self.plan = make_plan(request.design, begun_with(self.folder))
         self.states = states_of(self.plan, self.folder)
         check_data(self.plan, self.folder, self.states)
         if retry_failed:
@@ -67,6 +69,8 @@ class Session:
         notes = (*self.request.notes, *notes)
         if count := left_out(self.plan, self.folder):
             notes = (*notes, f"{count} runs of an earlier plan are not in this one: they are kept")
+        if self.plan.recipe_format < RECIPE_FORMAT:
+            notes = (*notes, "begun by an earlier version: it keeps the defaults of that one")
         self.screen.print(plan_view(self.plan, self.states, times, jobs, notes))
 
     def run(self, executor: Executor, times: Estimate | None, jobs: int) -> int:

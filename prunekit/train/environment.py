@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import subprocess
 import sys
@@ -39,17 +40,44 @@ def environment(device: torch.device, world_size: int = 1) -> dict[str, Any]:
 
 
 def git_state() -> dict[str, Any] | None:
-    """Commit of the repository that the run was started in, and whether files differ from it."""
+    """Commit of the repository that the run was started in, and whether files differ from it.
+
+    Runs no program that the repository names: a folder from anywhere may be one whose settings run
+    its own code at a `git status`. What a filter (such as git-lfs) would see as the same may so
+    count as changed.
+    """
     try:
-        commit, changes = (
-            subprocess.run(
-                ["git", *command], capture_output=True, text=True, timeout=10, check=True
-            ).stdout.strip()
-            for command in (["rev-parse", "HEAD"], ["status", "--porcelain", "-uno"])
-        )
+        found = _git(["config", "-z", "--includes", "--name-only", "--get-regexp", FILTERS], {})
+        filters = dict.fromkeys(filter(None, found.split("\0")), "")
+        off = {"core.fsmonitor": "false", "core.hooksPath": os.devnull, **filters}
+        commit = _git(["rev-parse", "--verify", "--quiet", "HEAD"], off).strip()
+        # a submodule has settings of its own
+        changes = _git(["status", "--porcelain", "-uno", "--ignore-submodules=all"], off)
     except (OSError, subprocess.SubprocessError):
         return None  # no git, or no repository
-    return {"commit": commit, "dirty": bool(changes)}
+    return {"commit": commit, "dirty": bool(changes)} if commit else None
+
+
+FILTERS = r"^filter\..*\.(clean|smudge|process|required)$"
+"""Settings whose values git would run, or insist on running, to compare a file."""
+
+
+def _git(command: list[str], settings: Mapping[str, str]) -> str:
+    """What git says of the current folder under `settings`; empty where it says it by failing."""
+    given = {"GIT_CONFIG_COUNT": str(len(settings))}
+    for i, (key, value) in enumerate(settings.items()):
+        given |= {f"GIT_CONFIG_KEY_{i}": key, f"GIT_CONFIG_VALUE_{i}": value}
+    # no index is written, so no hook of that runs; nothing is fetched, so no transport runs
+    given |= {"GIT_OPTIONAL_LOCKS": "0", "GIT_NO_LAZY_FETCH": "1", "GIT_ALLOW_PROTOCOL": "none"}
+    return subprocess.run(
+        ["git", *command],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        timeout=10,
+        env={**os.environ, **given},
+    ).stdout
 
 
 def changes_between(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:

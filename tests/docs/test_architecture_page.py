@@ -2,6 +2,7 @@
 
 import ast
 import re
+import runpy
 from functools import cache
 from pathlib import Path
 
@@ -81,3 +82,19 @@ def test_every_record_is_in_the_index():
     index = (ROOT / "docs/decisions/index.md").read_text("utf-8")
     lost = [page.name for page in RECORDS if f"({page.name})" not in index]
     assert lost == ["index.md"]
+
+
+def measured(name, capsys) -> str:
+    """What `python docs/decisions/measure.py NAME` prints."""
+    runpy.run_path(str(ROOT / "docs/decisions/measure.py"))[name]()
+    return capsys.readouterr().out
+
+
+def test_counts_that_no_machine_changes_are_those_of_the_records(capsys):
+    assert measured("counts", capsys).startswith("49 of 100,000")
+    assert measured("split", capsys).splitlines() == [
+        "largest remainders: 508 of 20,000 totals",
+        "ours: 0 of 20,000 totals",
+    ]
+    assert "1,111,110 values" in measured("aliases", capsys)
+    assert "2 pairs: 0.862" in measured("shift", capsys)

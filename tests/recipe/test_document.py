@@ -4,7 +4,7 @@ import math
 import string
 
 import pytest
-from hypothesis import given, strategies as st
+from hypothesis import example, given, strategies as st
 
 from prunekit.errors import RecipeError
 from prunekit.recipe.document import SourcePosition, scalar, shown
@@ -160,6 +160,9 @@ YAML_LIKE = st.text(
 
 
 @given(st.one_of(YAML_LIKE, st.text(max_size=40)))
+@example("*\U00018d09")  # an alias whose name is no character of this Python's Unicode
+@example("a: &\u200e 1")
+@example("!\u202e x")
 def test_any_text_is_read_or_refused(text):
     try:
         lines = [str(fault) for fault in read(text).faults]

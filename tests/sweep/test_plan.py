@@ -10,13 +10,14 @@ from hypothesis import given, settings, strategies as st
 from prunekit.errors import RecipeError, UsageError
 from prunekit.recipe.document import SourceDocument
 from prunekit.recipe.find import find_recipe, shipped_sweeps
+from prunekit.recipe.identity import cell_key
 from prunekit.recipe.load import read_text_document, recipe_from, recipe_from_text
 from prunekit.sweep.baselines import baseline_arms
 from prunekit.sweep.command_line import read_command_line
 from prunekit.sweep.design import read_design
 from prunekit.sweep.estimate import wall_seconds
 from prunekit.sweep.file import expanded, read_word
-from prunekit.sweep.plan import cell_key, make_plan
+from prunekit.sweep.plan import make_plan
 
 BASE = """
 name: base

@@ -1,0 +1,224 @@
+"""Keys and defaults that change from one format of recipes to the next: who keeps what."""
+
+import json
+from typing import Annotated, Any
+
+import pytest
+from hypothesis import given, strategies as st
+from pydantic import Field, create_model
+
+from prunekit import PruningStrategy, StrategyConfig, Update, open_run, run_recipe
+from prunekit.errors import CheckpointError
+from prunekit.foundation import values
+from prunekit.foundation.values import Frozen, NewKey, OldDefault, earlier_defaults
+from prunekit.recipe.identity import as_before, cell_key, recipe_hash
+from prunekit.recipe.load import document_from_text, recipe_from, recipe_from_document
+from prunekit.recipe.yaml_text import dump_yaml
+from prunekit.registry import STRATEGIES
+from prunekit.report.read import read_recipe
+from prunekit.sweep import directory, session
+from prunekit.sweep.command_line import read_command_line
+from prunekit.sweep.directory import CellState, resolved_path, write_state
+from prunekit.sweep.prepare import prepared
+from prunekit.sweep.session import Session
+
+
+class Inner(Frozen):
+    width: int = 3
+    depth: Annotated[int, NewKey(3, before=1)] = 1
+
+
+class Plain(PruningStrategy):
+    """As its first version had it."""
+
+    class Config(StrategyConfig):
+        share: float = 0.5
+
+    def due(self, clock):
+        return clock.active_step == 0
+
+    def update(self, ctx):
+        return Update({name: weight.abs() > 0 for name, weight in ctx.weights.items()})
+
+
+class Grown(Plain):
+    """A later version: another default, two new keys, one of them with keys of its own."""
+
+    class Config(StrategyConfig):
+        share: Annotated[float, OldDefault(2, 0.5)] = 0.25
+        soft: Annotated[bool, NewKey(2, before=False)] = True
+        inner: Annotated[Inner | None, NewKey(2, before=None)] = None
+        parts: tuple[Inner, ...] = ()
+
+
+TREE: dict[str, Any] = {
+    "name": "formats",
+    "data": {"name": "digits", "batch_size": 128},
+    "model": {"name": "mlp", "hidden": [8]},
+    "strategies": [{"name": "mine"}],
+    "optimizer": {"name": "sgd", "lr": 0.1},
+    "phases": [{"name": "train", "length": "3st"}],
+}
+
+
+@pytest.fixture(autouse=True)
+def _format_2(monkeypatch):
+    """This version writes recipes of format 2."""
+    for module in (values, directory, session):
+        monkeypatch.setattr(module, "RECIPE_FORMAT", 2)
+
+
+def recipe(cls, as_of, **settings):
+    with STRATEGIES.temporarily("mine", cls):
+        tree = {**TREE, "strategies": [{"name": "mine", **settings}]}
+        return recipe_from_document(document_from_text(json.dumps(tree)), as_of)
+
+
+def both(made):
+    return recipe_hash(made), cell_key(made)
+
+
+def test_a_new_key_that_stands_as_before_changes_no_hash():
+    old = recipe(Plain, 2, share=0.25)
+    assert both(recipe(Grown, 2, soft=False, parts=[{"width": 3}])) != both(old)  # parts is written
+    new = recipe(Grown, 2, soft=False)
+    assert "parts" in json.dumps(new.model_dump(mode="json"))
+    plain = recipe(create_sibling(), 2, share=0.25, soft=False)
+    assert both(plain) == both(old)
+    assert as_before(plain) == ["strategies.0.soft", "strategies.0.inner"]
+
+
+def create_sibling():
+    """`Grown` without the key that has no mark."""
+
+    class Sibling(Plain):
+        class Config(StrategyConfig):
+            share: Annotated[float, OldDefault(2, 0.5)] = 0.25
+            soft: Annotated[bool, NewKey(2, before=False)] = True
+            inner: Annotated[Inner | None, NewKey(2, before=None)] = None
+
+    return Sibling
+
+
+@pytest.mark.parametrize("settings", [{}, {"soft": True}, {"inner": {"width": 3}}])
+def test_a_new_key_with_another_value_counts(settings):
+    cls = create_sibling()
+    assert both(recipe(cls, 2, **settings)) != both(recipe(cls, 2, soft=False))
+
+
+def test_a_key_within_a_new_one_counts_only_where_it_is_not_as_before():
+    deep, flat = ({"inner": {"width": 3, "depth": depth}} for depth in (2, 1))
+    cls = create_sibling()
+    assert both(recipe(cls, 2, **deep)) != both(recipe(cls, 2, **flat))
+    assert as_before(recipe(cls, 2, **flat)) == ["strategies.0.inner.depth"]
+
+
+def test_what_a_recipe_leaves_out_means_what_its_format_meant():
+    cls = create_sibling()
+    earlier, now = recipe(cls, 1).strategies[0], recipe(cls, 2).strategies[0]
+    assert (earlier.share, earlier.soft, earlier.inner) == (0.5, False, None)
+    assert (now.share, now.soft, now.inner) == (0.25, True, None)
+    assert recipe(cls, 1, share=0.1).strategies[0].share == 0.1
+    assert both(recipe(cls, 1)) == both(recipe(Plain, 2))
+
+
+class Paced(Frozen):
+    name: str = "paced"
+    every: Annotated[int, OldDefault(2, 10)] = 5
+    start: Annotated[int, NewKey(2, before=0)] = 3
+    stop: int = 100
+
+
+class Holding(Frozen):
+    """Values that are left out as a whole, one of them two deep."""
+
+    plain: Paced = Paced()
+    given: Paced = Paced(every=7, stop=9)
+    untouched: Inner = Inner()
+
+
+class Outer(Frozen):
+    holding: Holding = Holding()
+
+
+@pytest.mark.parametrize("tree", [{}, {"holding": {}}, {"holding": {"plain": {}}}])
+def test_a_value_that_is_left_out_as_a_whole_has_the_defaults_of_the_format_within_it(tree):
+    earlier = Outer.model_validate(tree, context={"as_of": 1}).holding
+    assert earlier.plain == Paced(every=10, start=0)
+    assert earlier.given == Paced(every=7, start=0, stop=9)
+    assert earlier.untouched == Inner()
+    assert Outer.model_validate(tree, context={"as_of": 2}) == Outer()
+
+
+def test_a_recipe_that_was_written_out_reads_back_in_every_format():
+    cls = create_sibling()
+    for as_of in (1, 2):
+        made = recipe(cls, as_of)
+        with STRATEGIES.temporarily("mine", cls):
+            again = document_from_text(dump_yaml(made))
+            assert [recipe_from_document(again, i) for i in (1, 2)] == [made, made]
+
+
+@given(st.lists(st.tuples(st.integers(2, 6), st.integers()), unique_by=lambda m: m[0], max_size=4))
+def test_the_default_of_a_format_is_that_of_the_first_change_after_it(changes):
+    marks = tuple(OldDefault(*change) for change in changes)
+    annotation = Annotated[(int, *marks)] if marks else int
+    config = create_model("Config", __base__=Frozen, key=(annotation, Field(default=-1)))
+    for as_of in range(1, 8):
+        later = sorted(change for change in changes if change[0] > as_of)
+        expected = {"key": later[0][1]} if later else {}
+        assert earlier_defaults(config, as_of) == expected
+        made = config.model_validate({}, context={"as_of": min(as_of, 2)})
+        assert made.key == earlier_defaults(config, 1).get("key", -1) if as_of == 1 else True
+
+
+def test_a_run_says_which_keys_stand_as_before_and_reports_compare_it_with_earlier_ones(tmp_path):
+    cls = create_sibling()
+    with STRATEGIES.temporarily("mine", Plain):
+        old = run_recipe(recipe_from({**TREE, "strategies": ["mine"]}), out=tmp_path / "old")
+    made = recipe(cls, 1)
+    with STRATEGIES.temporarily("mine", cls):
+        new = run_recipe(made, out=tmp_path / "new")
+        assert open_run(old).recipe() == open_run(new).recipe() == made
+    assert open_run(new).manifest()["as_before"] == ["strategies.0.soft", "strategies.0.inner"]
+    assert read_recipe(new) == read_recipe(old)
+
+
+def begun(folder, name, cls, *words):
+    """Plan a sweep as a call of `prunekit sweep` does, and write it down; what is left to run."""
+    file = folder / f"{name}.yaml"
+    file.write_text(f"name: {name}\nrecipe: recipe.yaml\naxes: {{seed: [0, 1]}}\n")
+    with STRATEGIES.temporarily("mine", cls):
+        call = Session(read_command_line(str(file), words), folder / "out")
+        with prepared(call.plan, call.folder, call.request, retry_failed=False):
+            return call
+
+
+def test_a_sweep_keeps_the_defaults_that_it_was_begun_with(tmp_path, monkeypatch):
+    (tmp_path / "recipe.yaml").write_text(json.dumps({**TREE, "strategies": [{"name": "mine"}]}))
+    with monkeypatch.context() as earlier:
+        for module in (values, directory, session):
+            earlier.setattr(module, "RECIPE_FORMAT", 1)
+        first = begun(tmp_path, "s", Plain)
+    for cell in first.left:  # as if both had run
+        (first.folder / "runs" / cell.key).mkdir()
+        write_state(first.folder, cell.key, CellState("done", f"runs/{cell.key}"))
+    plan, resolved = first.folder / "plan.json", resolved_path(first.folder, first.left[0].key)
+    written = plan.read_bytes()
+    grown = create_sibling()
+    assert begun(tmp_path, "s", grown).left == []
+    assert plan.read_bytes() == written
+    assert "share: 0.5" in resolved.read_text()
+    more = begun(tmp_path, "s", grown, "seed=0..2").left
+    assert [cell.recipe.strategies[0].share for cell in more] == [0.5]
+    explicit = begun(tmp_path, "s", grown, "strategies.0.share=0.25").left
+    assert [cell.recipe.strategies[0].share for cell in explicit] == [0.25, 0.25]
+    new = begun(tmp_path, "new", grown)
+    assert [cell.recipe.strategies[0].share for cell in new.left] == [0.25, 0.25]
+    assert json.loads((new.folder / "plan.json").read_text())["recipe_format"] == 2
+
+
+def test_a_corrupt_plan_is_not_planned_over(tmp_path):
+    (tmp_path / "plan.json").write_text('{"recipe_format": "two"}')
+    with pytest.raises(CheckpointError, match=r"plan\.json: corrupt: delete it to plan anew"):
+        directory.begun_with(tmp_path)
