@@ -88,7 +88,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
         raise CheckpointError(f"{path}: no readable checkpoint: {error}") from error
     except (SafetensorError, pickle.UnpicklingError) as error:
         raise CheckpointError(f"{path}: refused: it holds more than plain data") from error
-    return Checkpoint(int(path.name.removeprefix("step-")), weights, state)
+    return Checkpoint(step_of(path), weights, state)
 
 
 def checkpoints(run_dir: Path) -> list[Path]:
@@ -96,27 +96,49 @@ def checkpoints(run_dir: Path) -> list[Path]:
     found = [
         p for p in (run_dir / "checkpoints").glob("step-*") if re.fullmatch(r"step-\d+", p.name)
     ]
-    return sorted(found, key=lambda path: int(path.name.removeprefix("step-")))
+    return sorted(found, key=step_of)
 
 
-def newest_checkpoint(run_dir: Path) -> tuple[Checkpoint, list[str]]:
-    """The newest checkpoint that is whole, and a line for each newer one that is not.
+def step_of(path: Path) -> int:
+    """The step of a checkpoint."""
+    return int(path.name.removeprefix("step-"))
+
+
+def newest_checkpoint(run_dir: Path) -> tuple[Checkpoint, dict[int, str]]:
+    """The newest checkpoint that is whole; of each newer one, which is not, step and reason.
 
     Raises:
         CheckpointError: there is none.
     """
-    refused: list[str] = []
+    refused: dict[int, str] = {}
     for path in reversed(checkpoints(run_dir)):
         try:
             return load_checkpoint(path), refused
         except CheckpointError as error:
-            refused.append(str(error))
-    detail = "; ".join(refused) or "its folder is empty"
+            refused[step_of(path)] = str(error)
+    detail = "; ".join(refused.values()) or "its folder is empty"
     raise CheckpointError(f"{run_dir}: no checkpoint to resume from: {detail}")
 
 
-def prune_checkpoints(run_dir: Path, keep_steps: Collection[int], newest: int = 2) -> None:
-    """Delete all but the newest ones and those of `keep_steps`."""
-    for path in checkpoints(run_dir)[:-newest]:
-        if int(path.name.removeprefix("step-")) not in keep_steps:
+def prune_checkpoints(
+    run_dir: Path,
+    saved: int,
+    keep_steps: Collection[int],
+    refused: Collection[int] = (),
+    newest: int = 2,
+) -> None:
+    """Delete all up to the one just saved but the newest ones and those of `keep_steps`.
+
+    Args:
+        run_dir: the run directory.
+        saved: the step that was just saved. Those after it are of a run that went further and could
+            not be read: they are none of the newest, and stay until they are written anew.
+        keep_steps: kept for good.
+        refused: steps that could not be read when the run was resumed: none of the newest either.
+        newest: how many of the others are kept.
+    """
+    known = [path for path in checkpoints(run_dir) if step_of(path) <= saved]
+    whole = [path for path in known if step_of(path) == saved or step_of(path) not in refused]
+    for path in known:
+        if path not in whole[-newest:] and step_of(path) not in keep_steps:
             shutil.rmtree(path, ignore_errors=True)

@@ -157,6 +157,22 @@ def open_run(path: str | Path) -> RunDir:
     return RunDir(run.resolve())
 
 
+def refuse_links(run_dir: Path) -> None:
+    """A run writes and deletes in its own folder alone; a link in it would lead elsewhere.
+
+    Raises:
+        CheckpointError: a file or folder of the run is a link.
+    """
+    for folder, folders, files in os.walk(run_dir):
+        for name in (*folders, *files):
+            path = Path(folder, name)
+            if path.is_symlink():
+                raise CheckpointError(
+                    f"{path}: a link, through which a resumed run would write or delete: put "
+                    f"what it points to in its place"
+                )
+
+
 def new_run_dir(out: Path, name: str, hash8: str) -> Path:
     """Make an empty run directory `<out>/<name>/<UTC>-<hash8>`.
 

@@ -19,7 +19,14 @@ from prunekit.recipe.load import recipe_from_text
 from prunekit.recipe.schema import Recipe
 from prunekit.recipe.yaml_text import dump_yaml
 from prunekit.runs.checkpoint import load_checkpoint, newest_checkpoint
-from prunekit.runs.directory import lock, new_run_dir, open_run, point_latest, write_json
+from prunekit.runs.directory import (
+    lock,
+    new_run_dir,
+    open_run,
+    point_latest,
+    refuse_links,
+    write_json,
+)
 from prunekit.train.build import Run, build
 from prunekit.train.distributed import ProcessGroup, joined, start_processes
 from prunekit.train.environment import changes_between, environment, git_state
@@ -99,6 +106,7 @@ def _run_here(recipe: Recipe, source_text: str, out: Path) -> Path:
 
 def _resume_here(run_dir: Path) -> Path:
     opened = open_run(run_dir)
+    refuse_links(run_dir)
     manifest = opened.manifest()
     with joined() as group, _held(run_dir, group):
         if opened.status().get("status") == "done":
@@ -112,7 +120,8 @@ def _resume_here(run_dir: Path) -> Path:
             raise CheckpointError(f"{run_dir}: the data changed since the run began: restore it")
         trainer = _trainer(run, run_dir, anchor, resume_step=checkpoint.step)
         del checkpoint
-        for line in (*refused, *changed):
+        trainer.refused |= refused.keys()
+        for line in (*refused.values(), *changed):
             trainer.observer.warn(line)
         _train(trainer, lambda: trainer.resume(pending.pop()))
     return run_dir

@@ -7,13 +7,14 @@ eval/<split>_loss, strategy/<name>/<key>, probe/<name>/<key>.
 
 from __future__ import annotations
 
+import abc
 import json
 import logging
 import math
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from torch import Tensor
 
@@ -23,44 +24,12 @@ from prunekit.foundation.files import read_lines, replacing
 logger = logging.getLogger("prunekit")
 
 
-class Log(Protocol):
-    """What the trainer writes to, on every rank."""
-
-    def scalars(self, step: int, values: Mapping[str, float]) -> None:
-        """Write numbers, tag -> value, at `step` optimizer steps done."""
-
-    def histogram(self, step: int, tag: str, values: Tensor) -> None:
-        """Write the distribution of `values`; TensorBoard only."""
-
-    def text(self, step: int, tag: str, text: str) -> None:
-        """Write Markdown; TensorBoard only."""
-
-    def close(self) -> None:
-        """Flush and close; may be called twice."""
-
-
-class NullLog:
-    """The log of all ranks but the main one."""
-
-    def scalars(self, step: int, values: Mapping[str, float]) -> None:
-        """Nothing."""
-
-    def histogram(self, step: int, tag: str, values: Tensor) -> None:
-        """Nothing."""
-
-    def text(self, step: int, tag: str, text: str) -> None:
-        """Nothing."""
-
-    def close(self) -> None:
-        """Nothing."""
-
-
 class RunLog:
     """Write to `metrics.jsonl` and `tb/`; one that fails is given up with a warning."""
 
     def __init__(
         self,
-        run_dir: Path,
+        run_dir: Path | None,
         *,
         resume_step: int | None = None,
         warn: Callable[[str], object] = logger.warning,
@@ -68,18 +37,16 @@ class RunLog:
         """Open both.
 
         Args:
-            run_dir: the run directory.
+            run_dir: the run directory; None: write nothing, as on all ranks but the main one.
             resume_step: optimizer steps done at the checkpoint that the run goes on from; what
                 was logged after it is dropped. None: a new run.
             warn: takes the one sentence about a log that is given up.
         """
         self._warn = warn
         self._sinks: list[_Sink] = []
-        for name, kind in (("metrics.jsonl", _Lines), ("tb", _TensorBoard)):
-            try:
-                self._sinks.append(kind(run_dir / name, resume_step))
-            except (OSError, ResourceError) as error:
-                self._give_up(name, error)
+        if run_dir is not None:
+            self._open(run_dir / "metrics.jsonl", _Lines, resume_step)
+            self._open(run_dir / "tb", _TensorBoard, resume_step)
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
         """Write numbers, tag -> value, at `step` optimizer steps done."""
@@ -99,6 +66,12 @@ class RunLog:
         self._each(lambda sink: sink.close())
         self._sinks.clear()
 
+    def _open(self, path: Path, kind: type[_Sink], resume_step: int | None) -> None:
+        try:
+            self._sinks.append(kind(path, resume_step))
+        except (OSError, ResourceError) as error:
+            self._give_up(path.name, error)
+
     def _each(self, act: Callable[[_Sink], None]) -> None:
         for sink in tuple(self._sinks):
             try:
@@ -113,17 +86,30 @@ class RunLog:
         self._warn(f"{name}: nothing more is logged there: {error}; the run goes on")
 
 
-class _Sink(Log, Protocol):
-    """A log that raises OSError when it cannot write."""
-
-    path: Path
-
-
-class _Lines(NullLog):
-    """One JSON object a line: `step`, then tag -> number, null where it is not finite."""
+class _Sink(abc.ABC):
+    """Where numbers go, by the calls of a `RunLog`; raises OSError when it cannot write."""
 
     def __init__(self, path: Path, resume_step: int | None) -> None:
         self.path = path
+
+    @abc.abstractmethod
+    def scalars(self, step: int, values: Mapping[str, float]) -> None: ...
+
+    def histogram(self, step: int, tag: str, values: Tensor) -> None:  # noqa: B027 - not in all
+        """Left out where there is no form for it, as texts are."""
+
+    def text(self, step: int, tag: str, text: str) -> None:  # noqa: B027 - as histograms
+        """See `histogram`."""
+
+    @abc.abstractmethod
+    def close(self) -> None: ...
+
+
+class _Lines(_Sink):
+    """One JSON object a line: `step`, then tag -> number, null where it is not finite."""
+
+    def __init__(self, path: Path, resume_step: int | None) -> None:
+        super().__init__(path, resume_step)
         if resume_step is not None and path.exists():
             kept = [line for line in read_lines(path) if line["step"] <= resume_step]
             with replacing(path) as temporary:
@@ -139,11 +125,11 @@ class _Lines(NullLog):
         self._file.close()
 
 
-class _TensorBoard:
+class _TensorBoard(_Sink):
     def __init__(self, path: Path, resume_step: int | None) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
-        self.path = path
+        super().__init__(path, resume_step)
         # events at purge_step and later are hidden; the checkpoint's own step was logged before it
         purge_step = None if resume_step is None else resume_step + 1
         self._writer: Any = SummaryWriter(str(path), purge_step=purge_step)

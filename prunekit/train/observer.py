@@ -16,9 +16,9 @@ from prunekit.models import token_counts
 from prunekit.pruning.sparsity import measure_sparsity, warn_empty_tensors
 from prunekit.recipe.yaml_text import dump_yaml
 from prunekit.train.build import Run
-from prunekit.train.log import Log, NullLog, RunLog
+from prunekit.train.log import RunLog
 from prunekit.train.passes import Score
-from prunekit.train.progress import Display, NullDisplay, Screen
+from prunekit.train.progress import Display
 
 
 class Observer:
@@ -26,13 +26,11 @@ class Observer:
 
     def __init__(self, run: Run, run_dir: Path, resume_step: int | None = None) -> None:
         self.run, self.timeline, self.warnings = run, run.timeline, list[str]()
-        self.log_to: Log = NullLog()
-        self.screen: Screen = NullDisplay()
-        if run.group.is_main:
-            # step 0 is told anew by a run that begins there again
-            last = -1 if resume_step == 0 else resume_step
-            self.log_to = RunLog(run_dir, resume_step=last, warn=self.warn)
-            self.screen = Display(self.timeline.total_steps, console())
+        self.screen = Display(self.timeline.total_steps, console())  # quiet on all ranks but one
+        # step 0 is told anew by a run that begins there again
+        last = -1 if resume_step == 0 else resume_step
+        home = run_dir if run.group.is_main else None
+        self.log_to = RunLog(home, resume_step=last, warn=self.warn)
         total, epoch = self.timeline.total_steps, self.timeline.steps_per_epoch
         logging = run.recipe.logging
         self.every = max(1, logging.every.steps(total, epoch))

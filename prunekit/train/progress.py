@@ -2,59 +2,26 @@
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
-from typing import Protocol, Self
+from typing import Self
 
-from rich.console import Console, Group
-from rich.live import Live
-from rich.progress_bar import ProgressBar
-from rich.table import Table
+from rich.console import Console, RenderableType
+from rich.progress import BarColumn, Progress
 from rich.text import Text
 
 LINE_SECONDS = 10.0
 REFRESH_SECONDS = 0.2
 
 
-class Screen(Protocol):
-    """What the trainer shows its progress on, on every rank."""
-
-    def __enter__(self) -> Self:
-        """Begin."""
-
-    def __exit__(self, *_: object) -> None:
-        """Leave the last state on the screen."""
-
-    def show(self, step: int, values: Mapping[str, float] | None = None) -> None:
-        """Take the optimizer steps done and the newest numbers, by the tags of the log."""
-
-    def note(self, text: str) -> None:
-        """Print a line that stays."""
-
-
-class NullDisplay:
-    """The display of all ranks but the main one."""
-
-    def __enter__(self) -> Self:
-        """Begin."""
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """End."""
-
-    def show(self, step: int, values: Mapping[str, float] | None = None) -> None:
-        """Nothing."""
-
-    def note(self, text: str) -> None:
-        """Nothing."""
-
-
 class Display:
     """Progress on a console. On one that cannot redraw, a line every ten seconds.
 
     Evaluations stay on the screen in either case. A console that is gone (a closed pipe) is given
-    up in silence: training goes on.
+    up in silence: training goes on. One that is quiet, as on all ranks but the first, shows
+    nothing.
     """
 
     def __init__(
@@ -67,46 +34,48 @@ class Display:
             console: where to draw.
             now: a clock in seconds that never goes back.
         """
-        self._total = total_steps
-        self._console = console
-        self._now = now
-        self._step = 0
+        self._console, self._now = console, now
         self._values: dict[str, float] = {}
-        self._first: tuple[int, float] | None = None  # the first step is slow: compile, warm-up
-        self._drawn = float("-inf")
+        self._drawn = -math.inf
         self._gone = False
-        self._live: Live | None = None
-        if console.is_interactive:
-            self._live = Live(console=console, auto_refresh=False)
+        self._bar = _Bar(
+            "{task.description}",
+            BarColumn(bar_width=30),
+            "{task.fields[left]}",
+            console=console,
+            get_time=now,
+            speed_estimate_period=math.inf,  # from the second number on: the first steps are slow
+            auto_refresh=False,  # in a thread a closed pipe could not be caught
+            disable=console.quiet or not console.is_interactive,
+        )
+        self._bar.add_task("", total=total_steps, visible=False, left="")
+        [self._run] = self._bar.tasks
 
     def __enter__(self) -> Self:
         """Begin."""
-        if self._live is not None:
-            self._guarded(self._live.start)
+        self._guarded(self._bar.start)
         return self
 
     def __exit__(self, *_: object) -> None:
         """Leave the last state on the screen."""
-        if self._live is not None:
-            self._guarded(partial(self._live.update, self._picture(), refresh=True))
-            self._guarded(self._live.stop)
+        self._draw()
+        self._guarded(self._bar.stop)
 
     def show(self, step: int, values: Mapping[str, float] | None = None) -> None:
         """Take the optimizer steps done and the newest numbers, by the tags of the log."""
         values, now = values or {}, self._now()
-        self._step = step
         self._values.update(values)
-        self._first = self._first or (step, now)
+        self._bar.update(self._run.id, completed=step)
         if any(tag.startswith("eval/") for tag in values):
-            self.note(f"step {step:,}/{self._total:,}  " + "  ".join(_evaluation(values)))
-        every = REFRESH_SECONDS if self._live is not None else LINE_SECONDS
+            self.note(f"{self._steps()}  " + "  ".join(_evaluation(values)))
+        every = LINE_SECONDS if self._bar.disable else REFRESH_SECONDS
         if not self._values or now - self._drawn < every:
             return
         self._drawn = now
-        if self._live is not None:
-            self._guarded(partial(self._live.update, self._picture(), refresh=True))
-        else:
+        if self._bar.disable:
             self.note(self.line())
+        else:
+            self._draw()
 
     def note(self, text: str) -> None:
         """Print a line that stays."""
@@ -115,34 +84,33 @@ class Display:
     def line(self) -> str:
         """The state in one line."""
         numbers = "  ".join(f"{name} {value}" for name, value in self._numbers())
-        return f"step {self._step:,}/{self._total:,}  {numbers}  {self._time_left()}"
+        return f"{self._steps()}  {numbers}  {self._time_left()}"
 
-    def _numbers(self) -> list[tuple[str, str]]:
-        shown: dict[str, str] = {}
+    def _draw(self) -> None:
+        self._bar.numbers = Text()
+        for name, value in self._numbers():
+            self._bar.numbers.append(f"{name} ", "dim").append(value, "bold").append("   ")
+        self._bar.update(
+            self._run.id, description=self._steps(), left=self._time_left(), visible=True
+        )
+        self._guarded(self._bar.refresh)
+
+    def _steps(self) -> str:
+        return f"step {self._run.completed:,}/{self._run.total:,}"
+
+    def _numbers(self) -> Iterator[tuple[str, str]]:
+        told = set()
         for name, text, *tags in FIELDS:
-            if name not in shown and all(tag in self._values for tag in tags):
-                shown[name] = text.format(*(self._values[tag] for tag in tags))
-        return list(shown.items())
+            if name not in told and all(tag in self._values for tag in tags):
+                told.add(name)
+                yield name, text.format(*(self._values[tag] for tag in tags))
 
     def _time_left(self) -> str:
-        first_step, began = self._first or (0, 0.0)
-        done = self._step - first_step
-        if done <= 0:
+        seconds = self._run.time_remaining
+        if seconds is None:
             return "time left unknown"
-        seconds = round((self._now() - began) / done * (self._total - self._step))
-        return f"{seconds // 3600}:{seconds // 60 % 60:02}:{seconds % 60:02} left"
-
-    def _picture(self) -> Group:
-        head = Table.grid(padding=(0, 2))
-        head.add_row(
-            f"step {self._step:,}/{self._total:,}",
-            ProgressBar(total=max(self._total, 1), completed=self._step, width=30),
-            self._time_left(),
-        )
-        numbers = Text()
-        for name, value in self._numbers():
-            numbers.append(f"{name} ", style="dim").append(value, style="bold").append("   ")
-        return Group(head, numbers)
+        minutes, seconds = divmod(round(seconds), 60)
+        return f"{minutes // 60}:{minutes % 60:02}:{seconds:02} left"
 
     def _guarded(self, act: Callable[[], object]) -> None:
         if self._gone:
@@ -155,6 +123,16 @@ class Display:
             if not self._console.file.closed:
                 raise
             self._gone = True
+
+
+class _Bar(Progress):
+    """A bar with a text below."""
+
+    numbers = Text()
+
+    def get_renderables(self) -> Iterable[RenderableType]:
+        yield from super().get_renderables()
+        yield self.numbers
 
 
 FIELDS = (

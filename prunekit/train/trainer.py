@@ -38,6 +38,8 @@ class Trainer:
         self.stopping = Stopping(self.group)
         self.state = ModelState(run)
         self.watch, self.images = Stopwatch(self.device), 0
+        self.refused: set[int] = set()
+        """Steps whose checkpoints could not be read."""
         self.passes: Passes
         self.optimizer: Optimizer
 
@@ -212,7 +214,8 @@ class Trainer:
                     "seconds": self.watch.seconds,
                 }
             save_checkpoint(self.run_dir, step, weights, others)
-            prune_checkpoints(self.run_dir, keep_steps=(0, self.plan.anchor_step))
+            prune_checkpoints(self.run_dir, step, (0, self.plan.anchor_step), self.refused)
+            self.refused.discard(step)  # it is whole now
         self.group.barrier()
 
 

@@ -13,8 +13,8 @@ from rich.console import Console
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from prunekit.train.environment import changes_between, environment
-from prunekit.train.log import NullLog, RunLog
-from prunekit.train.progress import Display, NullDisplay
+from prunekit.train.log import RunLog
+from prunekit.train.progress import Display
 
 
 def lines(folder):
@@ -110,15 +110,28 @@ def test_log_that_cannot_be_opened_is_given_up(tmp_path):
     assert lines(tmp_path) == [{"step": 1, "a": 1.0}]
 
 
-def test_null_versions_take_everything():
-    log = NullLog()
+def test_a_log_of_no_folder_takes_everything_and_writes_nothing(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    log = RunLog(None, resume_step=3)
     log.scalars(1, {"a": 1.0})
     log.histogram(1, "a", torch.zeros(2))
     log.text(1, "a", "b")
     log.close()
-    with NullDisplay() as screen:
-        screen.show(1, {"a": 1.0})
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_a_quiet_console_shows_nothing_and_takes_no_output_of_others(terminal):
+    file, watch = io.StringIO(), Watch()
+    console = Console(file=file, quiet=True, force_terminal=terminal, width=80, _environ={})
+    before = sys.stdout
+    with Display(10, console, now=watch) as screen:
+        assert sys.stdout is before  # what others print goes where it went
+        for step in range(1, 11):
+            watch.seconds += 11.0
+            screen.show(step, VALUES | {"eval/test_top1": 0.5})
         screen.note("text")
+    assert file.getvalue() == ""
 
 
 class Watch:

@@ -25,6 +25,7 @@ from prunekit.errors import (
     PrunekitError,
     RecipeError,
     ResourceError,
+    StopRequestedError,
 )
 from prunekit.foundation.modules import weights_digest
 from prunekit.models.saved import load_model
@@ -40,6 +41,7 @@ from prunekit.train.distributed import ProcessGroup
 from prunekit.train.launch import resume_run, run_recipe
 from prunekit.train.observer import Observer
 from prunekit.train.precision import PATIENCE, Precision
+from prunekit.train.stopping import Stopping
 from prunekit.train.trainer import Trainer
 from tests.support.training import MAGNITUDE, curve, recipe, result, rewound, run, same
 
@@ -391,6 +393,33 @@ def test_a_damaged_checkpoint_is_passed_over(
     assert same(result(resumed), result(finished))
     warnings = open_run(resumed).report()["warnings"]
     assert any("step-23" in warning for warning in warnings)
+
+
+def test_checkpoints_after_damaged_ones_stay_and_are_gone_on_from(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broken = rewound(finished, 23, tmp_path / "broken")
+    shutil.copytree(broken / "checkpoints/step-23", broken / "checkpoints/step-22")
+    for step in (22, 23):
+        damage(broken / f"checkpoints/step-{step}/weights.safetensors", "flip")
+    monkeypatch.setattr(Stopping, "agreed", lambda self, step: step == 9)
+    with pytest.raises(StopRequestedError, match="stopped at step 9"):
+        resume_run(broken)
+    assert (broken / "checkpoints/step-9").is_dir()
+    monkeypatch.undo()
+    assert same(result(resume_run(broken)), result(finished))
+
+
+def test_a_run_whose_folders_are_links_is_not_resumed(finished: Path, tmp_path: Path) -> None:
+    """What a link points to is nobody's to delete."""
+    foreign = rewound(finished, 20, tmp_path / "foreign")
+    victim = tmp_path / "victim"
+    (foreign / "checkpoints").rename(victim)
+    (foreign / "checkpoints").symlink_to(victim)
+    before = sorted(victim.rglob("*"))
+    with pytest.raises(CheckpointError, match=r"checkpoints: a link, .* put what it points to"):
+        resume_run(foreign)
+    assert sorted(victim.rglob("*")) == before
 
 
 def test_what_is_warned_through_logging_is_in_every_report(tmp_path: Path) -> None:
