@@ -192,10 +192,13 @@ def test_n_m_is_dense_until_any_sparsity_is_asked():
 
 
 @pytest.mark.parametrize(
-    ("n", "m", "sparsity"), [(2, 4, 0.5), (1, 3, 0.667), (1, 4, 0.75), (1, 8, 0.0)]
+    ("n", "m", "sparsity", "kept"),
+    [(2, 4, 0.5, 36), (1, 3, 0.667, 24), (1, 4, 0.75, 18), (1, 8, 0.0, 72)],
 )
-def test_n_m_takes_its_own_sparsity(n, m, sparsity):
-    NM(n=n, m=m).check(sparsity)
+def test_n_m_takes_its_own_sparsity(n, m, sparsity, kept):
+    structure, model = NM(n=n, m=m), nn.Linear(24, 3)
+    structure.check(sparsity)
+    assert structure.count(model, select(structure, model, sparsity)) == (kept, 72)
 
 
 def test_n_m_refuses_another_sparsity():

@@ -238,11 +238,34 @@ def test_nothing_is_pruned_within_a_phase() -> None:
     assert made.target(timeline.clock(12)) == 0.7
 
 
-def test_rounds_may_stop_before_the_last_phase_or_have_a_window_of_their_own() -> None:
-    stop = {"name": "geometric", "rounds": 3, "stop": "75%"}
-    built(chosen(schedule=stop), *[PhaseSpan("round", 4)] * 4)
-    built(chosen(3, during=["round"]), *[PhaseSpan("round", 4)] * 3, PhaseSpan("ticket", 7))
-    built(chosen(3, during=["round"]), PhaseSpan("dense", 7), *[PhaseSpan("round", 4)] * 3)
+STOPPED = {"name": "geometric", "rounds": 3, "stop": "75%"}
+ROUNDS = (PhaseSpan("round", 4),) * 3
+
+
+@pytest.mark.parametrize(
+    ("settings", "spans", "ends"),
+    [
+        ({"schedule": STOPPED}, (*ROUNDS, PhaseSpan("round", 4)), [4, 8, 12]),
+        ({"during": ["round"]}, (*ROUNDS, PhaseSpan("ticket", 7)), [4, 8, 12]),
+        ({"during": ["round"]}, (PhaseSpan("dense", 7), *ROUNDS), [11, 15, 19]),
+    ],
+    ids=["stopped", "ticket", "dense"],
+)
+def test_rounds_may_stop_before_the_last_phase_or_have_a_window_of_their_own(
+    settings: dict[str, Any], spans: tuple[PhaseSpan, ...], ends: list[int]
+) -> None:
+    pruner = built(chosen(**settings), *spans)
+    optimizer = torch.optim.SGD(pruner.model.parameters(), lr=0.1)
+    pruner.attach(optimizer)
+    kept = [N]
+    for _ in range(sum(span.steps for span in spans)):
+        assert pruner.before_step()
+        optimizer.step()
+        pruner.after_step()
+        kept.append(sum(int(mask.sum()) for mask in pruner.masks().values()))
+    assert [t for t in range(1, len(kept)) if kept[t] != kept[t - 1]] == ends
+    assert kept == sorted(kept, reverse=True)
+    assert kept[-1] == kept_by_decimals(N, 0.7)
 
 
 @pytest.mark.parametrize(
