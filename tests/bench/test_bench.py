@@ -45,6 +45,7 @@ def document():
     return json.loads(bench("--json"))
 
 
+@pytest.mark.slow
 def test_every_part_has_its_rows_with_baseline_ratio_and_goal(document):
     assert tuple(SECTIONS) == PARTS["masks"]
     assert [section["name"] for section in document["sections"]] == list(GOALS)
@@ -63,6 +64,7 @@ def test_every_part_has_its_rows_with_baseline_ratio_and_goal(document):
                 assert low <= row["ratio"] <= high
 
 
+@pytest.mark.slow
 def test_the_document_says_what_the_numbers_depend_on(document):
     assert document["schema_version"] == 1
     assert document["quick"] is True
@@ -70,6 +72,7 @@ def test_the_document_says_what_the_numbers_depend_on(document):
     assert document["environment"]["threads"] == 1
 
 
+@pytest.mark.slow
 def test_held_memory_is_counted_to_the_byte(document):
     rows = {row["what"]: row for row in document["sections"][4]["rows"]}
     over = {what: row["ours"] - row["baseline"] for what, row in rows.items() if "held" in what}

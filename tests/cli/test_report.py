@@ -26,12 +26,16 @@ def invoke(*words):
     )
 
 
-@pytest.fixture
-def runs(tmp_path):
-    return make_comparison(tmp_path / "runs")
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    return make_comparison(tmp_path_factory.mktemp("of") / "runs")
 
 
-def test_the_terminal_has_the_tables(runs, tmp_path):
+def files_in(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_the_terminal_has_the_tables(runs):
     done = invoke(runs)
     assert done.exit_code == 0, done.output
     for text in (
@@ -42,7 +46,7 @@ def test_the_terminal_has_the_tables(runs, tmp_path):
         "--out DIR",
     ):
         assert text in done.output
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["runs"]  # nothing is written
+    assert files_in(runs.parent) == ["runs"]  # nothing is written
 
 
 @pytest.mark.parametrize(("terminal", "whole"), [(False, True), (True, False)])
@@ -54,12 +58,19 @@ def test_a_pipe_gets_names_in_one_piece(terminal, whole):
     assert (name in screen.file.getvalue()) == whole
 
 
-def test_out_has_the_page_and_all_files(runs, tmp_path):
-    out = tmp_path / "a" / "report"
+@pytest.fixture(scope="module")
+def written(runs, tmp_path_factory):
+    """A report in a folder of its own, and what was printed."""
+    out = tmp_path_factory.mktemp("out") / "a" / "report"
     done = invoke(runs, "--out", out, "--curve", "sparsity/achieved", "--baseline", "dense")
     assert done.exit_code == 0, done.output
-    assert "index.html" in done.output
-    assert sorted(path.name for path in out.iterdir()) == [
+    return out, done.output
+
+
+def test_out_has_the_page_and_all_files(written):
+    out, printed = written
+    assert "index.html" in printed
+    assert files_in(out) == [
         "cells.csv",
         "costs.png",
         "costs.svg",
@@ -70,18 +81,20 @@ def test_out_has_the_page_and_all_files(runs, tmp_path):
         "report.md",
         "runs.csv",
     ]
-    again = invoke(runs, "--out", out, "--curve", "sparsity/achieved", "--baseline", "dense")
-    assert again.exit_code == 0
 
 
-def test_json_is_one_document(runs, tmp_path):
-    done = invoke(runs, "--json", "--out", tmp_path / "report")
+def test_json_is_one_document_and_a_report_may_be_written_again(runs, written):
+    out, _ = written
+    files = files_in(out)
+    done = invoke(runs, "--json", "--out", out, "--curve", "sparsity/achieved")
+    assert done.exit_code == 0, done.output
+    assert files_in(out) == files
     document = json.loads(done.stdout)
     assert document["schema_version"] == 1
     assert [len(document[name]) for name in ("runs", "cells", "differences")] == [15, 5, 6]
     assert document["axes"] == {"sparsity": ["0.8", "0.9"]}
     assert document["notices"] == document["missing"] == []
-    assert str(tmp_path / "report" / "index.html") in document["files"]
+    assert str(out / "index.html") in document["files"]
     json.dumps(document, allow_nan=False)
 
 
@@ -113,19 +126,20 @@ def test_masks_alone_and_beside_runs(tmp_path):
         (("runs", "--out", "runs/dense-0/report.json/x"), PrunekitError),
     ],
 )
-def test_nonsense_is_one_line_and_writes_nothing(runs, tmp_path, monkeypatch, words, error):
-    monkeypatch.chdir(tmp_path)
+def test_nonsense_is_one_line_and_writes_nothing(runs, monkeypatch, words, error):
+    monkeypatch.chdir(runs.parent)
     done = invoke(*words)
     if done.exit_code == 2 and isinstance(done.exception, SystemExit):
         return  # click's own, with the usage
     assert isinstance(done.exception, error)
     assert "\n" not in str(done.exception)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["runs"]
+    assert files_in(runs.parent) == ["runs"]
 
 
 @pytest.mark.slow
-def test_a_report_needs_no_torch_and_no_plugin(runs, tmp_path):
+def test_a_report_needs_no_torch_and_no_plugin(tmp_path):
     """Also of runs whose strategy is not installed here."""
+    runs = make_comparison(tmp_path / "runs")
     make_run(tmp_path / "runs" / "other", strategies="[{name: gone_plugin}]", result=report(0.5))
     code = (
         "import sys; from prunekit.cli.app import cli; "

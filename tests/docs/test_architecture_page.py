@@ -90,6 +90,7 @@ def measured(name, capsys) -> str:
     return capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_counts_that_no_machine_changes_are_those_of_the_records(capsys):
     assert measured("counts", capsys).startswith("49 of 100,000")
     assert measured("split", capsys).splitlines() == [

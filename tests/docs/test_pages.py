@@ -37,7 +37,14 @@ def idfn(value: object) -> str:
     return value if isinstance(value, str) and "\n" not in value else ""
 
 
-@pytest.mark.parametrize(("where", "code"), blocks("python"), ids=idfn)
+@pytest.mark.parametrize(
+    ("where", "code"),
+    [
+        pytest.param(*block, marks=[pytest.mark.slow] if "check_strategy" in block[1] else [])
+        for block in blocks("python")
+    ],
+    ids=idfn,
+)
 def test_python_blocks_run(where: str, code: str) -> None:
     exec(compile(code, where, "exec"), {"__name__": "example"})  # noqa: S102 - our own docs
 

@@ -23,7 +23,7 @@ DIGITS = [
 ]
 SMALLER = {
     "vit_cifar_tome": ["data.image_size=32", "model.patch_size=8", "model.embed_dim=48"],
-    "vit_cifar_tome_cpu": ["data.image_size=32"],
+    "vit_cifar_tome_cpu": ["data.image_size=32", "model.embed_dim=48"],
     "lenet5_mnist": ["data.image_size=28"],
     "mlp_mnist_optimal": ["strategies.0.source=runs/mlp_mnist_iterative/latest"],
 }

@@ -523,6 +523,7 @@ def test_pretrained_loads_all_but_a_classifier_of_another_size(monkeypatch):
         assert set(stock) - set(loaded) == left
 
 
+@pytest.mark.slow
 def test_pretrained_positions_are_resized_to_the_image(monkeypatch):
     torch.manual_seed(1)
     stock = torchvision.models.vit_b_32(num_classes=1000).state_dict()

@@ -370,7 +370,13 @@ RUNS = {
 }
 
 
-@pytest.mark.parametrize("name", sorted(RUNS))
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[pytest.mark.slow] if runs > 500 else [])
+        for name, runs in sorted(RUNS.items())
+    ],
+)
 def test_a_shipped_sweep_is_as_many_runs_as_it_says(name):
     plan = make_plan(read_command_line(name).design)
     assert len({cell.key for cell in plan.cells}) == RUNS[name]

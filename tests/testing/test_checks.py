@@ -67,8 +67,12 @@ PROBE_SETTINGS = {
 
 
 def cases(names, table):
-    """(name, config); a name that the table does not know is tried with its defaults."""
-    return [(name, config) for name in names for config in table.get(name, [{}])]
+    """(name, config), one of each in the quick loop; a name unknown to the table with defaults."""
+    return [
+        pytest.param(name, config, marks=[pytest.mark.slow] if nth else [])
+        for name in names
+        for nth, config in enumerate(table.get(name, [{}]))
+    ]
 
 
 def built_in(registry, without=()):
