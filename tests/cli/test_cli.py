@@ -63,23 +63,40 @@ def spawn(*args, env=None, **kwargs):
     )
 
 
-def heavy_imports(args, env=None):
-    """Which heavy modules a command line imports, in a fresh interpreter."""
-    code = (
-        "import sys\n"
-        "from prunekit.cli import main\n"
-        "try:\n    main(sys.argv[1:])\n"
-        "finally:\n"
-        f"    print('HEAVY', [n for n in {HEAVY} if n in sys.modules], file=sys.stderr)\n"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code, *args],
-        env=env or environment(),
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    return re.search(r"HEAVY (.*)", done.stderr)[1], done
+LOOKING = """
+import contextlib, io, json, os, sys
+from prunekit.cli import main
+
+heavy, told = json.loads(sys.argv[1]), []
+for args, env in json.loads(sys.argv[2]):
+    before, out = set(sys.modules), io.TextIOWrapper(io.BytesIO(), write_through=True)
+    os.environ.update(env)
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(out):
+        try:
+            main(args)
+        except SystemExit as end:
+            code = end.code
+    for name in env:
+        del os.environ[name]
+    printed = out.buffer.getvalue().decode()
+    told.append([code, printed, [n for n in heavy if n in set(sys.modules) - before]])
+print(json.dumps(told))
+"""
+
+
+@pytest.fixture(scope="module")
+def looked():
+    """Each light command line, in one fresh interpreter -> code, output, heavy modules imported."""
+    lines = [(args, {}) for args in LIGHT] + [([], completing(words)) for words, _ in COMPLETED]
+    code = [sys.executable, "-c", LOOKING, json.dumps(HEAVY), json.dumps(lines)]
+    done = subprocess.run(code, env=environment(), capture_output=True, text=True, check=True)
+    return json.loads(done.stdout)
+
+
+def completing(words):
+    """What a shell sets when it asks for completions."""
+    place = str(len(words.split()) - 1)
+    return {"_PRUNEKIT_COMPLETE": "bash_complete", "COMP_WORDS": words, "COMP_CWORD": place}
 
 
 def drawn(renderable, width=80):
@@ -92,62 +109,63 @@ def drawn(renderable, width=80):
 # ---- what is imported
 
 
-@pytest.mark.parametrize(
-    "args",
-    [
-        ["--help"],
-        ["--version"],
-        ["init"],
-        ["list"],
-        ["list", "strategies", "--json"],
-        *[[name, "--help"] for name in COMMANDS],
-    ],
-    ids=" ".join,
-)
-def test_nothing_heavy_is_imported(args):
-    heavy, done = heavy_imports(args)
-    assert done.returncode == 0, done.stderr
-    assert heavy == "[]"
+LIGHT = [
+    ["--help"],
+    ["--version"],
+    ["init"],
+    ["list"],
+    ["list", "strategies", "--json"],
+    *[[name, "--help"] for name in COMMANDS],
+]
+COMPLETED = [
+    ("prunekit ru", "run"),
+    ("prunekit run qui", "quickstart"),
+    ("prunekit validate mlp_mnist_i", "mlp_mnist_iterative"),
+    ("prunekit init vit_cifar_tome_", "vit_cifar_tome_cpu"),
+    ("prunekit list comp", "compressors"),
+    ("prunekit show magn", "magnitude"),
+    ("prunekit show compressor to", "tome"),
+]
 
 
-@pytest.mark.parametrize(
-    ("words", "expected"),
-    [
-        ("prunekit ru", "run"),
-        ("prunekit run qui", "quickstart"),
-        ("prunekit validate mlp_mnist_i", "mlp_mnist_iterative"),
-        ("prunekit init vit_cifar_tome_", "vit_cifar_tome_cpu"),
-        ("prunekit list comp", "compressors"),
-        ("prunekit show magn", "magnitude"),
-        ("prunekit show compressor to", "tome"),
-    ],
-)
-def test_completion_knows_names_and_imports_nothing_heavy(words, expected):
-    env = environment(
-        _PRUNEKIT_COMPLETE="bash_complete",
-        COMP_WORDS=words,
-        COMP_CWORD=str(len(words.split()) - 1),
-    )
-    heavy, done = heavy_imports([], env)
-    assert f"plain,{expected}" in done.stdout.splitlines()
-    assert heavy == "[]"
+@pytest.mark.parametrize("nth", range(len(LIGHT)), ids=[" ".join(args) for args in LIGHT])
+def test_nothing_heavy_is_imported(looked, nth):
+    code, out, heavy = looked[nth]
+    assert code == 0, out
+    assert heavy == []
+
+
+@pytest.mark.parametrize("nth", range(len(COMPLETED)), ids=[words for words, _ in COMPLETED])
+def test_completion_knows_names_and_imports_nothing_heavy(looked, nth):
+    _, out, heavy = looked[len(LIGHT) + nth]
+    assert f"plain,{COMPLETED[nth][1]}" in out.splitlines()
+    assert heavy == []
 
 
 def test_completion_offers_the_recipe_files_of_this_folder(tmp_path, monkeypatch):
     (tmp_path / "mine.yaml").touch()
-    env = environment(
-        _PRUNEKIT_COMPLETE="bash_complete", COMP_WORDS="prunekit run ", COMP_CWORD="2"
-    )
+    env = environment(**completing("prunekit run ") | {"COMP_CWORD": "2"})
     offered = spawn(env=env, cwd=tmp_path).stdout.splitlines()
     assert "plain,mine.yaml" in offered
     assert "plain,quickstart" in offered
 
 
+@pytest.mark.slow
 def test_validate_never_imports_torchvision():
-    heavy, done = heavy_imports(["validate", *RECIPES])
+    code = (
+        "import sys\nfrom prunekit.cli import main\n"
+        "try:\n    main(sys.argv[1:])\n"
+        "finally:\n    assert 'torchvision' not in sys.modules"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, "validate", *RECIPES],
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines() == [f"{name}: valid" for name in RECIPES]
-    assert "torchvision" not in heavy
 
 
 # ---- help
@@ -514,6 +532,7 @@ class Zoo(Probe):
 '''
 
 
+@pytest.mark.slow
 def test_check_imports_each_apart_and_shows_what_fails(plugins):
     plain = spawn("list", "probes", env=plugins)
     assert plain.returncode == 0
@@ -748,11 +767,21 @@ def test_colours_only_where_they_are_wanted():
         text = in_terminal("list", "strategies", **env)
         assert "\x1b" not in text
         assert "magnitude" in text
-    assert "\x1b" not in spawn("list", "strategies").stdout
-    assert "\x1b" not in spawn("show", "magnitude").stdout
 
 
-@pytest.mark.parametrize("args", [["list"], ["list", "--json"], ["show", "magnitude"], ["schema"]])
+IMPORTS_TORCH = [
+    pytest.param(args, marks=pytest.mark.slow) for args in (["show", "magnitude"], ["schema"])
+]
+
+
+@pytest.mark.parametrize("args", [["list", "strategies"], IMPORTS_TORCH[0]])
+def test_a_pipe_gets_no_colours(args):
+    done = spawn(*args)
+    assert "magnitude" in done.stdout
+    assert "\x1b" not in done.stdout
+
+
+@pytest.mark.parametrize("args", [["list"], ["list", "--json"], *IMPORTS_TORCH])
 def test_a_reader_that_goes_away_ends_a_command_without_a_word(args):
     reader, writer = os.pipe()
     os.close(reader)

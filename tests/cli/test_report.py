@@ -123,6 +123,7 @@ def test_nonsense_is_one_line_and_writes_nothing(runs, tmp_path, monkeypatch, wo
     assert sorted(path.name for path in tmp_path.iterdir()) == ["runs"]
 
 
+@pytest.mark.slow
 def test_a_report_needs_no_torch_and_no_plugin(runs, tmp_path):
     """Also of runs whose strategy is not installed here."""
     make_run(tmp_path / "runs" / "other", strategies="[{name: gone_plugin}]", result=report(0.5))

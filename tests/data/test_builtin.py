@@ -52,6 +52,7 @@ def test_digits_need_nothing_and_open_as_a_data_set():
     assert y.dtype == torch.int64
 
 
+@pytest.mark.slow
 def test_data_needs_neither_torchvision_nor_pillow():
     code = (
         "import sys, prunekit.data, prunekit.data.builtin, prunekit.data.builtin;"

@@ -1,8 +1,8 @@
 """The model file: zeros in place, plain keys, and a model that gives the same answers."""
 
 import json
-import subprocess
-import sys
+import resource
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
@@ -151,28 +151,24 @@ def test_pickles_and_missing_files_are_refused(tmp_path):
         load_model(tmp_path / "other.safetensors")
 
 
-FULL = """
-import resource, sys
-from pathlib import Path
-from torch import nn
-from prunekit.errors import ResourceError
-from prunekit.models.saved import write_model
-resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
-try:
-    write_model(Path(sys.argv[1]), nn.Linear(100, 100), {}, {})
-except ResourceError as error:
-    print(error)
-"""
+@contextmanager
+def full_disk(room=4096):
+    """No file grows beyond `room` bytes; print nothing meanwhile, pytest keeps it in a file."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (room, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 def test_full_disk_leaves_the_file_that_was_there(tmp_path):
     path = tmp_path / "model.safetensors"
     write_model(path, nn.Linear(2, 2), {}, {})
     before = path.read_bytes()
-    done = subprocess.run(
-        [sys.executable, "-c", FULL, path], capture_output=True, text=True, check=True
-    )
-    assert done.stdout.startswith(f"{path}: cannot be written")
+    full = pytest.raises(ResourceError, match=rf"^{path}: cannot be written")
+    with full, full_disk():
+        write_model(path, nn.Linear(100, 100), {}, {})
     assert path.read_bytes() == before
     assert list(tmp_path.iterdir()) == [path]
 

@@ -70,6 +70,7 @@ def test_importing_it_imports_no_torch():
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
+@pytest.mark.slow
 def test_loading_one_imports_no_torchvision():
     code = (
         "import sys; from prunekit.recipe.load import recipe_from_text;"

@@ -118,6 +118,7 @@ def test_each_failure_has_its_distribution_and_reason_and_the_others_work(
     assert found["fine"]["check"] == found["gradient_norm"]["check"] == {"ok": True, "reason": None}
 
 
+@pytest.mark.slow
 def test_the_reason_comes_back_from_the_process_apart(install, call):
     install("plug-misnamed", "misnamed", BROKEN["misnamed"][0])
     assert import_check.reason_to_fail("probes", "misnamed") == BROKEN["misnamed"][1]

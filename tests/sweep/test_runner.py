@@ -134,6 +134,19 @@ def whole(tmp_path_factory):
     return sweep(with_files(tmp_path_factory.mktemp("whole")))
 
 
+@pytest.fixture(scope="module")
+def half(tmp_path_factory):
+    """The sweep of one sparsity, undisturbed: three runs."""
+    return sweep(with_files(tmp_path_factory.mktemp("half")), "sparsity=0.5")
+
+
+@pytest.fixture
+def finished(half, folder):
+    """A copy of it beside the sweep file, to be disturbed."""
+    shutil.copytree(half.path.parent, folder / "out", symlinks=True)
+    return open_sweep(folder / "out" / half.name)
+
+
 def test_every_cell_is_the_run_of_its_recipe(whole, tmp_path):
     assert [cell.status for cell in whole.cells] == ["done"] * 5
     for cell in whole.cells:
@@ -179,14 +192,13 @@ def test_two_jobs_give_what_one_process_gives(whole, folder, capsys):
 
 
 def test_what_is_done_is_not_run_again_and_a_grown_sweep_runs_only_what_is_new(
-    whole, folder, capsys
+    whole, finished, folder, capsys
 ):
-    first = sweep(folder, "sparsity=0.5")
-    runs = {cell.key: cell.run.path for cell in first.cells}
+    runs = {cell.key: cell.run.path for cell in finished.cells}
     assert len(runs) == 3
     assert command(folder, "sparsity=0.5") == 0  # nothing to time, nothing to run
     assert "3 runs, 3 done, 0 failed, 0 to run" in capsys.readouterr().out
-    assert open_sweep(first.path).cells == first.cells
+    assert open_sweep(finished.path).cells == finished.cells
     grown = sweep(folder)
     assert len(grown.cells) == 5
     assert {cell.key: cell.run.path for cell in grown.cells if cell.key in runs} == runs
@@ -255,12 +267,11 @@ def test_a_failed_cell_is_recorded_and_does_not_stop_the_rest(folder, capsys):
     assert sorted((opened.path / "runs").glob("*/2*")) == runs
 
 
-def test_failed_cells_are_tried_again_when_asked(folder):
-    opened = sweep(folder, "sparsity=0.5")
-    (cell,) = (cell for cell in opened.cells if cell.arm == "dense")
-    write_state(opened.path, cell.key, CellState("failed", None, "no memory", 8, 1.0))
-    assert sweep(folder, "sparsity=0.5", code=8).cells != opened.cells
-    assert sweep(folder, "sparsity=0.5", retry_failed=True).cells == opened.cells
+def test_failed_cells_are_tried_again_when_asked(finished, folder):
+    (cell,) = (cell for cell in finished.cells if cell.arm == "dense")
+    write_state(finished.path, cell.key, CellState("failed", None, "no memory", 8, 1.0))
+    assert sweep(folder, "sparsity=0.5", code=8).cells != finished.cells
+    assert sweep(folder, "sparsity=0.5", retry_failed=True).cells == finished.cells
 
 
 def test_finished_runs_do_not_stand_for_other_data(whole, folder, capsys):
@@ -272,14 +283,13 @@ def test_finished_runs_do_not_stand_for_other_data(whole, folder, capsys):
     assert len(told.splitlines()) == 1
 
 
-def test_a_run_that_was_deleted_is_made_again(folder):
-    opened = sweep(folder, "sparsity=0.5")
-    (cell,) = (cell for cell in opened.cells if cell.arm == "dense")
+def test_a_run_that_was_deleted_is_made_again(finished, folder):
+    (cell,) = (cell for cell in finished.cells if cell.arm == "dense")
     shutil.rmtree(cell.run.path)
     again = sweep(folder, "sparsity=0.5")
     (made,) = (cell for cell in again.cells if cell.arm == "dense")
     assert (made.run.path / "report.json").is_file()
-    assert len(list((opened.path / "runs" / "dense").glob("2*"))) == 1
+    assert len(list((finished.path / "runs" / "dense").glob("2*"))) == 1
 
 
 def test_a_bad_sweep_touches_nothing(folder, capsys):
@@ -288,6 +298,7 @@ def test_a_bad_sweep_touches_nothing(folder, capsys):
     assert not (folder / "out").exists()
 
 
+@pytest.mark.slow
 def test_data_that_is_not_there_is_told_before_anything_runs(folder, capsys):
     with_files(folder, base=BASE.replace("{name: digits,", "{name: mnist, root: nowhere,"))
     assert command(folder) == 4
@@ -395,9 +406,8 @@ def test_a_cell_whose_process_died_has_failed(folder, capsys):
     assert "0 runs done, 5 failed" in capsys.readouterr().out
 
 
-def test_a_deleted_run_whose_repetition_dies_has_failed(folder):
-    opened = sweep(folder, "sparsity=0.5")
-    (dense,) = (cell for cell in opened.cells if cell.arm == "dense")
+def test_a_deleted_run_whose_repetition_dies_has_failed(finished, folder):
+    (dense,) = (cell for cell in finished.cells if cell.arm == "dense")
     shutil.rmtree(dense.run.path)
     again = sweep(folder, "sparsity=0.5", code=8, executor=Dying())
     assert [cell.arm for cell in again.cells if cell.status == "failed"] == ["dense"]
@@ -422,10 +432,9 @@ def test_a_full_disk_ends_the_sweep_and_counts_nothing_as_failed(folder):
     assert {cell.status for cell in sweep(folder, "sparsity=0.5").cells} == {"done"}
 
 
-def test_a_run_that_lacked_space_goes_on_where_it_was(folder):
-    opened = sweep(folder, "sparsity=0.5")
-    (dense,) = (cell for cell in opened.cells if cell.arm == "dense")
-    state_path(opened.path, dense.key).unlink()
+def test_a_run_that_lacked_space_goes_on_where_it_was(finished, folder):
+    (dense,) = (cell for cell in finished.cells if cell.arm == "dense")
+    state_path(finished.path, dense.key).unlink()
     status = json.loads((dense.run.path / "status.json").read_text())
     status |= {"status": "failed", "exit_code": WriteError.exit_code}
     (dense.run.path / "status.json").write_text(json.dumps(status))

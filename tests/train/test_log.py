@@ -93,6 +93,7 @@ print(len(warnings), sorted(w.split(":")[0] for w in warnings))
 """
 
 
+@pytest.mark.slow
 def test_both_logs_out_of_space_do_not_stop_the_run(tmp_path):
     done = subprocess.run(
         [sys.executable, "-c", LIMITED, tmp_path], capture_output=True, text=True, check=True

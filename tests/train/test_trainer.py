@@ -9,8 +9,9 @@ import subprocess
 import sys
 import time
 from collections import OrderedDict
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import pytest
 import torch
@@ -28,12 +29,15 @@ from prunekit.errors import (
     StopRequestedError,
 )
 from prunekit.foundation.modules import weights_digest
+from prunekit.foundation.timeline import Clock
 from prunekit.models.saved import load_model
+from prunekit.pruning.probes.base import Probe
 from prunekit.pruning.selection import keep_count
 from prunekit.pruning.strategies.base import Context, Update
 from prunekit.pruning.strategies.magnitude import Magnitude
 from prunekit.recipe.yaml_text import dump_yaml
-from prunekit.registry import STRATEGIES
+from prunekit.registry import PROBES, STRATEGIES
+from prunekit.registry.configs import ProbeConfig
 from prunekit.runs.checkpoint import checkpoints
 from prunekit.runs.directory import lock, open_run
 from prunekit.train.build import build
@@ -517,13 +521,58 @@ def test_a_folder_that_cannot_be_written_is_said_before_the_data_is_read(tmp_pat
         run(tmp_path / "file" / "runs")
 
 
-@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
+class Stops(Probe):
+    """Asks for a stop at step 7, once."""
+
+    class Config(ProbeConfig):
+        name: Literal["stops"]
+
+    asked: ClassVar[list[signal.Signals]] = []
+
+    def due(self, clock: Clock) -> bool:
+        return clock.step == 7
+
+    def observe(self, ctx: Context) -> Mapping[str, float]:
+        if self.asked:
+            signal.raise_signal(self.asked.pop())
+        return {}
+
+
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_run_that_is_told_to_stop_saves_and_goes_on(
-    tmp_path: Path, signum: signal.Signals
+    finished: Path, tmp_path: Path, signum: signal.Signals
 ) -> None:
-    long = {"phases": [{"name": "train", "length": "150ep"}], "evaluate": {"every": "50ep"},
-            "checkpoint": {"every": "25st"}}  # fmt: skip
-    (tmp_path / "r.yaml").write_text(dump_yaml(recipe(**long)))
+    Stops.asked.append(signum)
+    with PROBES.temporarily("stops", Stops):
+        with pytest.raises(
+            StopRequestedError, match=r"at step \d of 24 and saved.*prunekit resume"
+        ):
+            run(tmp_path, probes=["stops"])
+        latest = tmp_path / "tiny/latest"
+        status = open_run(latest).status()
+        assert (status["status"], status["exit_code"]) == ("stopped", 75)
+        assert 7 <= status["step"] <= 8
+        assert checkpoints(latest.resolve())[-1].name == f"step-{status['step']}"
+        resumed = resume_run(latest)
+    assert same(result(resumed), result(finished))
+
+
+LONG = {"phases": [{"name": "train", "length": "150ep"}], "evaluate": {"every": "50ep"},
+        "checkpoint": {"every": "25st"}}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def long(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Long enough to be stopped from outside."""
+    return run(tmp_path_factory.mktemp("long"), **LONG)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
+def test_a_process_that_is_told_to_stop_says_so_and_goes_on(
+    long: Path, tmp_path: Path, signum: signal.Signals
+) -> None:
+    (tmp_path / "r.yaml").write_text(dump_yaml(recipe(**LONG)))
     command = [sys.executable, "-m", "prunekit", "run", "r.yaml", "--out", "runs"]
     latest = tmp_path / "runs/tiny/latest"
     with subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True) as process:
@@ -538,7 +587,7 @@ def test_a_run_that_is_told_to_stop_saves_and_goes_on(
     assert status["status"] == "stopped"
     assert checkpoints(latest.resolve())[-1].name == f"step-{status['step']}"
     resumed = resume_run(latest)
-    assert same(result(resumed), result(run(tmp_path / "whole", **long)))
+    assert same(result(resumed), result(long))
 
 
 def test_a_source_is_pinned_when_the_recipe_is_read(tmp_path: Path) -> None:
