@@ -68,7 +68,11 @@ class Context(Protocol):
 
     @property
     def lr_scale(self) -> float:
-        """Learning rate now over the recipe's learning rate, in [0, 1]."""
+        """Learning rate now over its highest, in [0, 1]: of the parameter of the scope that has
+        most left."""
+
+    def lr_scale_of(self, name: str) -> float:
+        """Learning rate of a parameter now over its highest, in [0, 1]; 0 where it is frozen."""
 
     @property
     def input_shape(self) -> tuple[int, ...]:
@@ -106,6 +110,9 @@ class PruningStrategy(abc.ABC):
     its last step for who reads gradients."""
     modes: ClassVar[tuple[Mode, ...]] = ("ste", "masked", "hard")
     """The modes that make sense for this strategy."""
+    needs_learning: ClassVar[bool] = False
+    """Whether a parameter that does not learn has no score, as scores come from training. It is
+    refused at the first update that prunes after step 0, and not ranked by its index."""
     default_scope: ClassVar[tuple[str, ...] | None] = None
     """Patterns that an empty `scope.include` stands for. None: the weights of linear and
     convolution layers and the input projections of attention."""
