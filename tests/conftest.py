@@ -1,5 +1,6 @@
 """Hypothesis profiles, one thread a process, and an environment for plugins, for every test."""
 
+import gc
 import os
 
 import pytest
@@ -19,6 +20,12 @@ settings.register_profile("nightly", max_examples=1000, print_blob=True, **_comm
 settings.load_profile(
     os.environ.get("HYPOTHESIS_PROFILE") or ("ci" if os.environ.get("CI") else "dev")
 )
+
+
+def pytest_collection_finish() -> None:
+    """What is imported by now stays: the garbage collector need not walk through it again."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")

@@ -344,9 +344,11 @@ def test_pooled_duplicates_may_weigh_as_much_as_before():
 
 
 @every_control
-def test_compiles_without_a_graph_break(kind):
+@pytest.mark.parametrize("dynamic", [False, pytest.param(None, marks=pytest.mark.slow)])
+def test_compiles_without_a_graph_break(kind, dynamic):
+    torch.compiler.reset()
     compressor = make(kind, 0.7, eval_ratio=0.2)
-    compiled = torch.compile(compressor, backend="eager", fullgraph=True)
+    compiled = torch.compile(compressor, backend="eager", fullgraph=True, dynamic=dynamic)
     for training in (True, False):
         compressor.train(training)
         for patches in (8, 13):

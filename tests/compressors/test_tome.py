@@ -498,9 +498,12 @@ def test_merged_duplicates_with_proportional_attention_change_nothing():
 
 
 @pytest.mark.parametrize("deterministic", [False, True])
-def test_compiles_without_a_graph_break(deterministic):
+@pytest.mark.parametrize("dynamic", [False, pytest.param(None, marks=pytest.mark.slow)])
+def test_compiles_without_a_graph_break(deterministic, dynamic):
+    """For each size anew, and for any size from the second on, as torch does by itself."""
+    torch.compiler.reset()
     compressor = tome(0.7, eval_ratio=0.2, similarity="cosine", deterministic=deterministic)
-    compiled = torch.compile(compressor, backend="eager", fullgraph=True)
+    compiled = torch.compile(compressor, backend="eager", fullgraph=True, dynamic=dynamic)
     for training in (True, False):
         compressor.train(training)
         for patches in (8, 13):

@@ -1,16 +1,19 @@
 """Shipped recipes, run for a few steps on data that needs no download."""
 
-import json
 import math
 from pathlib import Path
 
 import pytest
 import torch
+from rich.console import Console
 
 from prunekit.cli import main
 from prunekit.recipe.find import shipped_recipes
 from prunekit.recipe.load import load_recipe
+from prunekit.recipe.yaml_text import dump_yaml
+from prunekit.report import summarise
 from prunekit.runs.directory import open_run
+from prunekit.train.launch import run_recipe
 
 DIGITS = [
     "data={name: digits, batch_size: 32, train_limit: 128, test_limit: 64}",
@@ -26,19 +29,32 @@ SMALLER = {
 }
 
 
-@pytest.fixture
-def run(tmp_path, monkeypatch, capsys):
-    """Run a shipped recipe in an empty folder -> its report and what was printed."""
+@pytest.fixture(autouse=True)
+def empty_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
-    def run(name, *overrides):
-        with pytest.raises(SystemExit) as exit_info:
-            main(["run", name, *DIGITS, *SMALLER.get(name, ()), *overrides])
-        printed = capsys.readouterr()
-        assert exit_info.value.code == 0, printed.err
-        return json.loads(Path("runs", name, "latest", "report.json").read_text()), printed.out
 
-    return run
+def run(name, *overrides):
+    """Run a shipped recipe in this folder -> its report."""
+    recipe = load_recipe(shipped_recipes()[name], [*DIGITS, *SMALLER.get(name, ()), *overrides])
+    return open_run(run_recipe(recipe, source_text=dump_yaml(recipe), out=Path("runs"))).report()
+
+
+def printed(path):
+    console = Console(width=100, force_terminal=False)
+    with console.capture() as capture:
+        for part in summarise(Path(path)):
+            console.print(part)
+    return capture.get()
+
+
+def test_a_recipe_runs_by_its_name_from_the_command_line(capsys):
+    with pytest.raises(SystemExit) as exit_info:
+        main(["run", "quickstart", *DIGITS])
+    told = capsys.readouterr()
+    assert exit_info.value.code == 0, told.err
+    assert "16 -> 12" in told.out
+    assert open_run("runs/quickstart/latest").report()["tokens"] == {"before": 16, "after": 12}
 
 
 VITS = ["quickstart", "vit_cifar_tome", "vit_cifar_tome_cpu"]
@@ -46,36 +62,36 @@ VITS += ["random_drop_digits", "average_pool_digits", "tome_blocks_digits"]
 
 
 @pytest.mark.parametrize("name", VITS)
-def test_a_vit_ends_at_its_sparsity_and_tokens(name, run):
-    report, printed = run(name)
+def test_a_vit_ends_at_its_sparsity_and_tokens(name):
+    report = run(name)
     recipe = load_recipe(shipped_recipes()[name])
     assert report["sparsity"]["target"] == recipe.strategies[0].sparsity
     assert report["sparsity"]["scope"] == pytest.approx(recipe.strategies[0].sparsity, abs=1e-4)
     before, after = report["tokens"]["before"], report["tokens"]["after"]
     left = math.prod(1 - compressor.ratio for compressor in recipe.compressors)
     assert after / before == pytest.approx(left, abs=1 / before)
-    assert f"{before} -> {after}" in printed
+    assert f"{before} -> {after}" in printed(f"runs/{name}/latest")
     steps = [path.name for path in Path("runs", name, "latest", "checkpoints").iterdir()]
     assert {"step-0", "step-4", "step-8"} <= set(steps)
 
 
 @pytest.mark.parametrize("name", ["lenet5_mnist", "resnet_cifar"])
-def test_a_dense_baseline_keeps_everything(name, run):
-    report, _ = run(name)
+def test_a_dense_baseline_keeps_everything(name):
+    report = run(name)
     assert report["train"]["steps"] == 8
     assert report["parameters"]["stored"] == report["parameters"]["total"]
     assert report["parameters"]["nonzero"] > 0.99 * report["parameters"]["total"]
     assert report["macs"]["theoretical"] == report["macs"]["dense"]
 
 
-def test_the_three_mlps_end_at_one_sparsity(run):
+def test_the_three_mlps_end_at_one_sparsity():
     for name in ("mlp_mnist_iterative", "mlp_mnist_optimal", "mlp_mnist_random"):
-        report, _ = run(name)
+        report = run(name)
         assert report["sparsity"]["scope"] == pytest.approx(0.9, abs=1e-3), name
         assert report["train"]["steps"] == 8
 
 
-def test_the_optimal_mlp_has_the_mask_and_the_start_of_the_iterative_one(run):
+def test_the_optimal_mlp_has_the_mask_and_the_start_of_the_iterative_one():
     run("mlp_mnist_iterative")
     run("mlp_mnist_optimal", "seed=5")
     source, optimal = (open_run(f"runs/mlp_mnist_{n}/latest") for n in ("iterative", "optimal"))
