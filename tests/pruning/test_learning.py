@@ -109,6 +109,17 @@ def test_the_highest_rate_goes_on_with_a_loop_that_is_resumed():
     assert again.scale_of("2.weight") == learning.scale_of("2.weight") == 0.5
 
 
+def test_the_rates_are_those_that_an_optimizer_has_loaded():
+    """Loading replaces the groups of an optimizer, whose rates a scheduler then sets."""
+    model = net()
+    optimizer = torch.optim.SGD(groups_of(model, [0.1, 0.1, 0.2, 0.2]), lr=1.0)
+    learning = Learning(dict(model.named_parameters()))
+    learning.attach(optimizer)
+    optimizer.load_state_dict(optimizer.state_dict())
+    optimizer.param_groups[2]["lr"] = 0.05
+    assert [learning.scale_of(name) for name in NAMES] == [1.0, 1.0, 0.25, 1.0]
+
+
 def train(model, pruner, optimizer, steps, inputs=slice(None)):
     generator = torch.Generator().manual_seed(1)
     for _ in range(steps):

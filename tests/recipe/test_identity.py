@@ -7,7 +7,14 @@ import pytest
 from hypothesis import given, strategies as st
 from pydantic import Field, create_model
 
-from prunekit import PruningStrategy, StrategyConfig, Update, open_run, run_recipe
+from prunekit import (
+    PruningStrategy,
+    ScoredStrategy,
+    StrategyConfig,
+    Update,
+    open_run,
+    run_recipe,
+)
 from prunekit.errors import CheckpointError
 from prunekit.foundation import values
 from prunekit.foundation.values import Frozen, NewKey, OldDefault, earlier_defaults
@@ -19,6 +26,7 @@ from prunekit.report.read import read_recipe
 from prunekit.sweep import directory, session
 from prunekit.sweep.command_line import read_command_line
 from prunekit.sweep.directory import CellState, resolved_path, write_state
+from prunekit.sweep.plan import make_plan
 from prunekit.sweep.prepare import prepared
 from prunekit.sweep.session import Session
 
@@ -216,6 +224,34 @@ def test_a_sweep_keeps_the_defaults_that_it_was_begun_with(tmp_path, monkeypatch
     new = begun(tmp_path, "new", grown)
     assert [cell.recipe.strategies[0].share for cell in new.left] == [0.25, 0.25]
     assert json.loads((new.folder / "plan.json").read_text())["recipe_format"] == 2
+
+
+class Scored(ScoredStrategy):
+    def score(self, weight, ctx):
+        return weight.abs()
+
+
+class Careful(Scored):
+    """A later version, which keeps a weight of each tensor."""
+
+    class Config(ScoredStrategy.Config):
+        min_keep: Annotated[int, OldDefault(2, 0)] = 1
+
+
+def test_baselines_of_a_sweep_keep_the_defaults_that_it_was_begun_with(tmp_path):
+    def keys(cls, as_of):
+        with STRATEGIES.temporarily("mine", cls):
+            asked = read_command_line(
+                str(file), ["seed=0,1"], with_baselines=True, format_of={"formats": as_of}.get
+            )
+            return {cell.id: cell.key for cell in make_plan(asked.design, as_of).cells}
+
+    file = tmp_path / "recipe.yaml"
+    file.write_text(json.dumps({**TREE, "strategies": [{"name": "mine", "sparsity": 0.5}]}))
+    began = keys(Scored, 1)
+    assert keys(Careful, 1) == began
+    now = keys(Careful, 2)
+    assert {cell.partition("/")[0] for cell in began if now[cell] == began[cell]} == {"dense"}
 
 
 def test_a_corrupt_plan_is_not_planned_over(tmp_path):
