@@ -126,7 +126,7 @@ class Registry:
 
         Args:
             value: as a recipe has it.
-            as_of: the format of that recipe; None = that of this version.
+            as_of: an earlier format of that recipe; None = that of this version.
 
         Raises:
             ValidationError: the settings or the name are not valid; paths begin at `value`.

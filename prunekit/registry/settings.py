@@ -9,7 +9,7 @@ from pydantic import ValidationError, create_model
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from prunekit.errors import PluginError, PrunekitError
-from prunekit.foundation.values import RECIPE_FORMAT, ComponentConfig, as_values, name_only
+from prunekit.foundation.values import ComponentConfig, as_values, name_only
 from prunekit.registry.installed import (
     AmbiguousNameError,
     Component,
@@ -85,7 +85,7 @@ def _read(
     known: NamedConfigs, config: type[ComponentConfig], settings: dict[str, Any], as_of: int | None
 ) -> ComponentConfig:
     try:
-        context = {"as_of": RECIPE_FORMAT if as_of is None else as_of}
+        context = {"as_of": as_of}
         return config.model_validate(settings, context=context)
     except (ValidationError, PluginError):
         raise

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from prunekit.errors import UsageError
-from prunekit.foundation.values import RECIPE_FORMAT
 from prunekit.recipe.document import SourceDocument
 from prunekit.recipe.find import find_recipe, shipped_sweeps
 from prunekit.recipe.load import (
@@ -46,7 +45,7 @@ def read_command_line(
     words: Sequence[str] = (),
     *,
     with_baselines: bool = False,
-    format_of: Callable[[str], int] = lambda name: RECIPE_FORMAT,
+    format_of: Callable[[str], int | None] = lambda name: None,
 ) -> SweepRequest:
     """Find and read what a command line means.
 
@@ -54,8 +53,8 @@ def read_command_line(
         target: a sweep file or a recipe, by its path or its name.
         words: `key=value,...`; several values are an axis, one holds in every run.
         with_baselines: add the baselines of a recipe.
-        format_of: the format of the recipes of the sweep with this name, that of the call which
-            began it: baselines share settings that the recipe leaves to its defaults.
+        format_of: the earlier format of recipes that the sweep with this name was begun with, if it
+            was: baselines share settings that the recipe leaves to its defaults.
 
     Raises:
         UsageError: there is no such file; a word that means nothing or is there twice; baselines
@@ -157,7 +156,7 @@ def _of_recipe(
     path: Path,
     document: SourceDocument,
     words: Sequence[Word],
-    baselines_of: Callable[[str], int] | None,
+    baselines_of: Callable[[str], int | None] | None,
 ) -> SweepRequest:
     recipe = _first_recipe(document, words)
     tree: dict[str, Any] = {
@@ -182,7 +181,7 @@ def _of_recipe(
 
 
 def _first_recipe(
-    document: SourceDocument, words: Sequence[Word], as_of: int = RECIPE_FORMAT
+    document: SourceDocument, words: Sequence[Word], as_of: int | None = None
 ) -> Recipe:
     """The recipe with the first value of every word: to know its name and strategies."""
     whole = copy.deepcopy(document)
