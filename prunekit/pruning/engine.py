@@ -143,7 +143,7 @@ class Engine:
         return any(True for _ in chain(inside, after))
 
     def masks(self) -> dict[str, Tensor]:
-        """The masks of all scopes."""
+        """The masks of all covers."""
         return self.mask_set.masks()
 
     def optimizer_rules(self) -> list[ParamRule]:
@@ -251,8 +251,8 @@ class Engine:
         """Ask, check and apply.
 
         Raises:
-            PluginError: names the strategy's distribution, the parameter, what was expected and
-                what came.
+            PluginError: names the package that the strategy is of, the parameter, what was expected
+                and what came.
         """
         try:
             return self._checked_update(assigned, ctx)

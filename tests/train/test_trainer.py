@@ -28,6 +28,7 @@ from prunekit.errors import (
     ResourceError,
     StopRequestedError,
 )
+from prunekit.foundation.files import lock
 from prunekit.foundation.modules import weights_digest
 from prunekit.foundation.timeline import Clock
 from prunekit.models.saved import load_model
@@ -39,7 +40,7 @@ from prunekit.recipe.yaml_text import dump_yaml
 from prunekit.registry import PROBES, STRATEGIES
 from prunekit.registry.configs import ProbeConfig
 from prunekit.runs.checkpoint import checkpoints, newest_checkpoint
-from prunekit.runs.directory import lock, open_run
+from prunekit.runs.directory import open_run
 from prunekit.train.build import build
 from prunekit.train.distributed import ProcessGroup
 from prunekit.train.launch import resume_run, run_recipe
