@@ -28,6 +28,22 @@ def pytest_collection_finish() -> None:
     gc.freeze()
 
 
+MAY_SKIP = ("needs a CUDA device", "root may write anywhere", "no Chromium here")
+"""Reasons to skip a test in CI: what no environment that it makes can have."""
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """A skipped test proves nothing: in CI any other reason fails the whole run."""
+    reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+    if reporter is None or not os.environ.get("CI"):
+        return
+    reasons = {report.longrepr[2] for report in reporter.stats.get("skipped", [])}
+    if wrong := sorted(r for r in reasons if not any(known in r for known in MAY_SKIP)):
+        reporter.ensure_newline()
+        reporter.write_line(f"in CI nothing else may be skipped: {'; '.join(wrong)}", red=True)
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
 @pytest.fixture(scope="session")
 def plugin_env(tmp_path_factory: pytest.TempPathFactory) -> PluginEnv:
     """Where plugins are installed; made when a test first asks for it."""

@@ -9,7 +9,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from prunekit.foundation.units import seconds_text, si
+from prunekit.foundation.number_text import seconds_text, si
 
 if TYPE_CHECKING:
     from prunekit.train.dry_run import DryRun, TensorPlan

@@ -64,9 +64,12 @@ def command(
     of the first that failed.
     """
     from prunekit.sweep.command_line import read_command_line
+    from prunekit.sweep.directory import begun_with
     from prunekit.sweep.session import Session
 
-    request = read_command_line(target, words, with_baselines=baselines)
+    request = read_command_line(
+        target, words, with_baselines=baselines, format_of=lambda name: begun_with(out / name)
+    )
     session = Session(request, out, retry_failed=retry_failed)
     if slurm:
         ctx.exit(session.on_slurm(pack, slurm_settings, dry_run=dry_run))

@@ -82,7 +82,11 @@ def duration(text: str) -> Duration:
 
 @dataclass(frozen=True, slots=True)
 class Clock:
-    """All that `due` may depend on. At a boundary the phase is the one that ends."""
+    """All that `due` may depend on.
+
+    At a boundary the phase is the one that ends, between steps, and the one that begins, inside the
+    step that follows.
+    """
 
     step: int
     """Optimizer steps done, over all phases; 0 .. total_steps."""
@@ -126,7 +130,7 @@ class Timeline:
             begin = end
         return len(self.spans) - 1
 
-    def begins(self, index: int) -> int:
+    def first_step(self, index: int) -> int:
         """The step at which span `index` begins."""
         return sum(span.steps for span in self.spans[:index])
 
@@ -148,7 +152,7 @@ class Timeline:
             ending: at a boundary, tell the phase that ends (between steps) or begins (inside one).
         """
         index = self.index(step, ending=ending)
-        begin = self.begins(index)
+        begin = self.first_step(index)
         active = [not during or span.phase in during for span in self.spans]
         before = sum(s.steps for s, on in zip(self.spans[:index], active, strict=False) if on)
         return Clock(

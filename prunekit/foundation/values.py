@@ -16,7 +16,8 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInf
 from prunekit.errors import RecipeError
 
 RECIPE_FORMAT = 1
-"""The format of the recipes that this version writes; a key or default that changes raises it."""
+"""The format of the recipes that this version writes: raise it with a release that adds a key or
+changes a default, and mark the field with it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,8 +68,8 @@ class Frozen(BaseModel):
     @classmethod
     def _defaults_of_its_format(cls, data: Any, info: ValidationInfo) -> Any:
         """Put the defaults of an earlier format where that format left keys out."""
-        as_of = (info.context or {}).get("as_of", RECIPE_FORMAT)
-        if as_of >= RECIPE_FORMAT or not isinstance(data, dict):
+        as_of = (info.context or {}).get("as_of")
+        if as_of is None or not isinstance(data, dict):
             return data
         return {**earlier_defaults(cls, as_of), **data}
 

@@ -11,9 +11,10 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from prunekit.errors import PluginError
+from prunekit.errors import PluginError, RecipeError
 from prunekit.foundation.timeline import Clock
 from prunekit.pruning.assignment import Assigned
+from prunekit.pruning.learning import Learning
 from prunekit.pruning.strategies.base import Masks, Update
 
 
@@ -111,4 +112,22 @@ def check_count(assigned: Assigned, clock: Clock, model: nn.Module, masks: Masks
         raise PluginError(
             f"promised to keep {promised} of {total} units "
             f"(sparsity {assigned.target:.6g}), but its masks keep {kept}"
+        )
+
+
+def check_learning(assigned: Assigned, clock: Clock, learning: Learning) -> None:
+    """A strategy whose scores come from training has none for what does not learn.
+
+    Raises:
+        RecipeError: a parameter of its scope has not learned so far, and masks change now.
+    """
+    strategy = assigned.strategy
+    if not strategy.needs_learning or not clock.active_step or strategy.target(clock) == 0:
+        return
+    if idle := learning.idle(assigned.scope):
+        name, reason = next(iter(idle.items()))
+        more = f" (and {len(idle) - 1} more)" if len(idle) > 1 else ""
+        raise RecipeError(
+            f"scope: {name} does not learn: {reason}{more}; {strategy.config.name} ranks by what "
+            f"training does, so leave it out: scope.exclude: [{', '.join(idle)}]"
         )

@@ -15,6 +15,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from prunekit.errors import UsageError
 from prunekit.foundation.seeding import seed_for
 from prunekit.foundation.timeline import Clock
+from prunekit.pruning.learning import Learning
 from prunekit.pruning.masks import MaskSet
 from prunekit.pruning.strategies.base import Masks
 
@@ -85,8 +86,7 @@ class Surroundings:
     params: Mapping[str, nn.Parameter]
     mask_set: MaskSet
     sources: Sources
-    lr_scale: Callable[[], float]
-    """Learning rate now over its highest, in [0, 1]."""
+    learning: Learning
 
     def dense(self, name: str) -> Tensor:
         """Dense W of any parameter."""
@@ -169,8 +169,12 @@ class StepContext:
 
     @property
     def lr_scale(self) -> float:
-        """Learning rate now over its highest."""
-        return self.around.lr_scale()
+        """The highest `lr_scale_of` of the scope."""
+        return max(map(self.lr_scale_of, self.names), default=1.0)
+
+    def lr_scale_of(self, name: str) -> float:
+        """Learning rate of a parameter now over its highest, in [0, 1]."""
+        return self.around.learning.scale_of(name)
 
     @property
     def input_shape(self) -> tuple[int, ...]:

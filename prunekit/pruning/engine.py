@@ -19,11 +19,13 @@ from prunekit.pruning.assignment import Assigned, Due, DueStrategies, assign
 from prunekit.pruning.checks import (
     check_count,
     check_finish,
+    check_learning,
     check_penalty,
     check_scalars,
     check_update,
 )
 from prunekit.pruning.context import Sources, StepContext, Surroundings
+from prunekit.pruning.learning import Learning
 from prunekit.pruning.masks import MaskSet
 from prunekit.pruning.probes.base import Probe, labels, prepare_all
 from prunekit.pruning.strategies.base import PruningStrategy, Update
@@ -56,7 +58,6 @@ class Engine:
     ) -> None:
         self.model, self.timeline, self.step = model, timeline, 0
         self._started, self._initialized = False, resuming
-        self._optimizer: Optimizer | None = None
         for index, strategy in enumerate(strategies):
             with about_key(f"strategies.{index}", strategy.config):
                 strategy.check(timeline.clock(0, strategy.config.during, ending=False))
@@ -70,8 +71,9 @@ class Engine:
         """What the probes saw at the last step."""
         modes = {n: a.strategy.config.mode for a in self.assigned for n in a.cover}
         self.mask_set = MaskSet({name: self.params[name] for name in modes}, modes)
+        self.learning = Learning(self.params)
         self.around = Surroundings(
-            model, self.params, self.mask_set, sources or Sources(), self.lr_scale
+            model, self.params, self.mask_set, sources or Sources(), self.learning
         )
         self.changes_gradients = any(map(_changes_gradients, strategies))
         """Whether a penalty or an adjustment may follow the raw gradients."""
@@ -96,9 +98,7 @@ class Engine:
         """Hook into an optimizer, also a new one in mid-run; the first call starts the masks."""
         if not self._started:
             self.start()
-        for group in optimizer.param_groups:
-            group.setdefault("initial_lr", group["lr"])  # as torch's own schedulers do
-        self._optimizer = optimizer
+        self.learning.attach(optimizer)
         self.mask_set.attach(optimizer)
 
     def before_step(self) -> bool:
@@ -107,6 +107,7 @@ class Engine:
         Probes look at the raw gradients, penalties and adjustments are added, strategies that read
         gradients update, and the gradients of pruned weights are zeroed in `hard` and `masked`.
         """
+        self.learning.note()
         self._observe()
         if self.changes_gradients:
             self._add_penalties()
@@ -142,15 +143,8 @@ class Engine:
         return any(True for _ in chain(inside, after))
 
     def masks(self) -> dict[str, Tensor]:
-        """The masks of all scopes."""
+        """The masks of all covers."""
         return self.mask_set.masks()
-
-    def lr_scale(self) -> float:
-        """Learning rate now over its highest, in [0, 1]."""
-        if self._optimizer is None:
-            return 1.0
-        group = self._optimizer.param_groups[0]
-        return float(group["lr"] / group["initial_lr"]) if group["initial_lr"] else 0.0
 
     def optimizer_rules(self) -> list[ParamRule]:
         """Learning-rate and decay rules that the strategies ask for; the user's own rules win."""
@@ -196,6 +190,7 @@ class Engine:
             "strategies": [a.strategy.state_dict() for a in self.assigned],
             "targets": [a.target for a in self.assigned],
             "probes": [probe.state_dict() for probe in self.probes],
+            "highest_lr": self.learning.state_dict(),
         }
 
     def load_state_dict(self, state: Mapping[str, Any], dense: Mapping[str, Tensor]) -> None:
@@ -211,6 +206,7 @@ class Engine:
             assigned.target = target
         for probe, seen in zip(self.probes, state["probes"], strict=True):
             probe.load_state_dict(seen)
+        self.learning.load_state_dict(state.get("highest_lr", {}))  # earlier states have none
 
     # ---- inside
 
@@ -255,8 +251,8 @@ class Engine:
         """Ask, check and apply.
 
         Raises:
-            PluginError: names the strategy's distribution, the parameter, what was expected and
-                what came.
+            PluginError: names the package that the strategy is of, the parameter, what was expected
+                and what came.
         """
         try:
             return self._checked_update(assigned, ctx)
@@ -266,6 +262,7 @@ class Engine:
     def _checked_update(self, assigned: Assigned, ctx: StepContext) -> Update:
         strategy, place = assigned.strategy, f"strategies.{ctx.index}"
         with training_mode_kept(self.model), about_key(place, strategy.config):
+            check_learning(assigned, ctx.clock, self.learning)
             update = strategy.update(ctx)
         check_update(assigned, update, self.params)
         assigned.flips = self.mask_set.apply(update, assigned.cover)

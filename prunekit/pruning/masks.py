@@ -83,7 +83,7 @@ class MaskSet:
     # ---- changing masks
 
     @torch.no_grad()
-    def apply(self, update: Update, scope: Iterable[str]) -> dict[str, int]:
+    def apply(self, update: Update, cover: Iterable[str]) -> dict[str, int]:
         """Put new masks in force; return the flips of each tensor that was given one."""
         flips = {}
         for name, new in update.masks.items():
@@ -93,7 +93,7 @@ class MaskSet:
             if flips[name] or name not in self._working:
                 self._replace(name, old, new, update.values.get(name))
         if update.restart:
-            self._forget_state(scope)
+            self._forget_state(cover)
         self._unproven = True
         return flips
 
@@ -224,7 +224,7 @@ class MaskSet:
     # ---- saving
 
     def state_dict(self) -> dict[str, Masks]:
-        """Masks in force, and what a mask hides; dense weights are saved by the caller."""
+        """Masks in force; dense weights, those that a mask hides too, are saved by the caller."""
         return {"masks": {name: self.mask(name).cpu() for name in self._working}}
 
     @torch.no_grad()

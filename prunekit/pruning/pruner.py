@@ -150,7 +150,8 @@ class Pruner:
     # ---- what a loop logs and saves
 
     def masks(self) -> dict[str, Tensor]:
-        """Parameter name -> bool mask of its shape, True = kept; of all scopes."""
+        """Parameter name -> bool mask of its shape, True = kept: of the scopes and what goes
+        along with their units."""
         return self._engine.masks()
 
     def dense(self, name: str) -> Tensor:

@@ -62,12 +62,12 @@ def top_masks_global(
     least, most = sum(floor.values()), sum(sizes.values())
     if not least <= keep <= most:
         raise ValueError(f"keep {keep} is not in {least} .. {most}: the floors, and all entries")
-    masks, held = _pooled(scores, keep), dict[str, Tensor]()
+    masks, held = _best_of_pool(scores, keep), dict[str, Tensor]()
     while low := [n for n in floor if n in masks and count_true(masks[n]) < floor[n]]:
         held |= {name: top_mask(scores[name], floor[name]) for name in low}
         rest = {name: tensor for name, tensor in scores.tensors.items() if name not in held}
         fewer = keep - sum(floor[name] for name in held)
-        masks = _pooled(Scores(rest, scores.key), fewer)
+        masks = _best_of_pool(Scores(rest, scores.key), fewer)
     warn_held(held)
     masks |= held
     return {name: masks[name] for name in scores}
@@ -79,7 +79,7 @@ def warn_held(names: Iterable[str]) -> None:
         warn_once(f"min_keep holds, else these would keep fewer units: {line}")
 
 
-def _pooled(scores: Scores, keep: int) -> dict[str, Tensor]:
+def _best_of_pool(scores: Scores, keep: int) -> dict[str, Tensor]:
     names = sorted(scores)
     pool = pool_of([scores.tensors[name] for name in names], scores.key)
     if keep in (0, pool.size):

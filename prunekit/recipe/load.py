@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from prunekit.errors import PluginError, RecipeError
-from prunekit.foundation.values import KEY, RECIPE_FORMAT, as_values
+from prunekit.foundation.values import KEY, as_values
 from prunekit.recipe.conflicts import conflicts
 from prunekit.recipe.document import (
     KeyPath,
@@ -31,7 +31,7 @@ MAX_LINES = 100
 
 
 def load_recipe(
-    path: str | Path, overrides: Sequence[str] = (), *, as_of: int = RECIPE_FORMAT
+    path: str | Path, overrides: Sequence[str] = (), *, as_of: int | None = None
 ) -> Recipe:
     """Read a recipe.
 
@@ -39,7 +39,7 @@ def load_recipe(
         path: a YAML file; a str may also be the name of a recipe of prunekit or of a plugin.
         overrides: `key.path=value`, such as `strategies.0.sparsity=0.8`, applied in this order
             before anything is checked.
-        as_of: the format of the recipe: keys that it leaves out have the defaults of that format.
+        as_of: an earlier format of recipes, whose defaults the keys have that it leaves out.
 
     Raises:
         RecipeError: everything that is wrong, one a line: `file:line:column path: what`.
@@ -89,7 +89,7 @@ def recipe_from(tree: Mapping[str, Any]) -> Recipe:
     return recipe_from_document(SourceDocument(root=dict(tree)))
 
 
-def recipe_from_document(document: SourceDocument, as_of: int = RECIPE_FORMAT) -> Recipe:
+def recipe_from_document(document: SourceDocument, as_of: int | None = None) -> Recipe:
     """Check a mapping as it was written, faults found before included. See `load_recipe`."""
     try:
         recipe = Recipe.model_validate(as_values(document.root), context={"as_of": as_of})

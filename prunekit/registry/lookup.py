@@ -5,15 +5,10 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, Literal, get_args, get_origin
+from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
 
-from pydantic import ValidationError, ValidationInfo, create_model
-from pydantic_core import InitErrorDetails, PydanticCustomError
-
-from prunekit.errors import PluginError, PrunekitError
-from prunekit.foundation.values import RECIPE_FORMAT, ComponentConfig, as_values, name_only
+from prunekit.errors import PluginError
 from prunekit.registry.installed import (
-    AmbiguousNameError,
     Component,
     UnknownNameError,
     explain_unknown,
@@ -21,11 +16,15 @@ from prunekit.registry.installed import (
     import_object,
     installed_components,
     own_version,
-    reason,
     resolve,
     usable_names,
 )
 from prunekit.registry.source import Description, describe_class, describe_source
+
+if TYPE_CHECKING:
+    from pydantic import ValidationInfo
+
+    from prunekit.foundation.values import ComponentConfig
 
 
 class Registry:
@@ -54,9 +53,8 @@ class Registry:
         among: Mapping[str, Registry] | None = None,
     ) -> None:
         self.kind, self._among = kind, {} if among is None else among
-        self._base, self._config, self._builtins = base, config, builtins
+        self._base, self.config, self._builtins = base, config, builtins
         self._temporary: dict[str, type] = {}
-        self._renamed_configs: dict[tuple[type, str], type[ComponentConfig]] = {}
         self._failed: set[str] = set()
 
     def components(self) -> list[Component]:
@@ -101,7 +99,7 @@ class Registry:
     def _load(self, component: Component) -> tuple[type[Any], type[ComponentConfig]]:
         try:
             cls = self._temporary.get(component.name) or import_component(component)
-            return cls, checked_config(component, cls, self._base, self._config)
+            return cls, checked_config(component, cls, self._base, self.config)
         except PluginError:
             self._failed |= {component.name, component.qualified}
             raise
@@ -116,80 +114,33 @@ class Registry:
         """
         component = self.component(name)
         config = self._load(component)[1]
-        return self._renamed(config, name) if name == component.qualified else config
+        if name != component.qualified:
+            return config
 
-    def _renamed(self, config: type[ComponentConfig], name: str) -> type[ComponentConfig]:
-        if (config, name) not in self._renamed_configs:
-            annotation: Any = Literal.__getitem__(name)
-            self._renamed_configs[config, name] = create_model(
-                config.__name__,
-                __base__=config,
-                __module__=config.__module__,
-                name=(annotation, ...),
-            )
-        return self._renamed_configs[config, name]
+        from prunekit.registry.settings import config_named
 
-    def parse(self, value: Any, as_of: int = RECIPE_FORMAT) -> ComponentConfig:
+        return config_named(config, name)
+
+    def parse(self, value: Any, as_of: int | None = None) -> ComponentConfig:
         """Turn `{"name": ..., **settings}`, or only a name, into the config of that component.
 
         Args:
             value: as a recipe has it.
-            as_of: the format of that recipe.
+            as_of: an earlier format of that recipe; None = that of this version.
 
         Raises:
             ValidationError: the settings or the name are not valid; paths begin at `value`.
             PluginError: the component cannot be imported, or fails while it reads its settings.
         """
-        if isinstance(value, ComponentConfig):
-            config_base: type[ComponentConfig] = import_object(self._config)
-            if not isinstance(value, config_base):
-                raise ValueError(f"must be the settings of a {self.kind}")
-            return value
-        settings = as_values(name_only(value))
-        if not isinstance(settings, dict):
-            raise ValueError(f"must be a mapping with the `name` of a {self.kind}")
-        return self._read(self._named(settings), settings, as_of)
+        from prunekit.registry.settings import parse_settings
+
+        return parse_settings(self, value, as_of)
 
     def parse_in_recipe(self, value: Any, info: ValidationInfo) -> ComponentConfig:
         """`parse` as a field's validator: a PluginError becomes an error that has a place."""
-        try:
-            return self.parse(value, (info.context or {}).get("as_of", RECIPE_FORMAT))
-        except PluginError as error:
-            context = {"why": str(error), "cause": error}
-            raise PydanticCustomError("plugin", "{why}", context) from error
+        from prunekit.registry.settings import parse_with_place
 
-    def _named(self, settings: dict[str, Any]) -> type[ComponentConfig]:
-        name = settings.get("name")
-        if not isinstance(name, str):
-            raise self._at_name("string_type" if "name" in settings else "missing", name)
-        try:
-            return self.config_class(name)
-        except UnknownNameError as error:
-            problem = PydanticCustomError("name", "{why}", {"why": str(error)})
-            raise self._at_name(problem, name) from None
-        except AmbiguousNameError as error:  # what is installed is at fault, not the recipe
-            context = {"why": str(error), "cause": PluginError(str(error))}
-            problem = PydanticCustomError("plugin", "{why}", context)
-            raise self._at_name(problem, name) from None
-
-    def _at_name(self, problem: str | PydanticCustomError, value: object) -> ValidationError:
-        line = InitErrorDetails(type=problem, loc=("name",), input=value)
-        return ValidationError.from_exception_data(self.kind, [line], hide_input=True)
-
-    def _read(
-        self, config: type[ComponentConfig], settings: dict[str, Any], as_of: int
-    ) -> ComponentConfig:
-        try:
-            return config.model_validate(settings, context={"as_of": as_of})
-        except (ValidationError, PluginError):
-            raise
-        except PrunekitError as error:  # pydantic gives a ValueError its place
-            raise ValueError(str(error)) from error
-        except Exception as error:
-            name = self.component(settings["name"])
-            raise PluginError(
-                f"{name} fails while it reads its settings: {reason(error)}"
-            ) from error
+        return parse_with_place(self, value, (info.context or {}).get("as_of"))
 
     def create(self, config: ComponentConfig) -> Any:
         """The component with these settings: of a strategy, compressor or probe."""

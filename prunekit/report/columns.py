@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from prunekit.foundation.units import percent, si
+from prunekit.foundation.number_text import percent, si
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from prunekit.foundation.units import counted
+from prunekit.foundation.number_text import counted
 from prunekit.report.comparison import Difference, accuracy_key, chosen_baselines, differences
 from prunekit.report.notices import notices, warnings
 from prunekit.report.read import clean, common

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from prunekit.errors import UsageError
-from prunekit.foundation.units import percent
+from prunekit.foundation.number_text import percent
 from prunekit.report.figures.style import PALETTE, dress, literal, new_figure
 from prunekit.report.read import clean
 from prunekit.report.tables import Table

@@ -10,7 +10,7 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from prunekit.foundation.units import count, percent, seconds_text, si
+from prunekit.foundation.number_text import count, percent, seconds_text, si
 from prunekit.runs.directory import RunDir, open_run
 
 NamedValue = tuple[str, str]

@@ -120,7 +120,7 @@ def newest_checkpoint(run_dir: Path) -> tuple[Checkpoint, dict[int, str]]:
     raise CheckpointError(f"{run_dir}: no checkpoint to resume from: {detail}")
 
 
-def prune_checkpoints(
+def delete_old_checkpoints(
     run_dir: Path,
     saved: int,
     keep_steps: Collection[int],

@@ -21,29 +21,14 @@ from prunekit.errors import CheckpointError, RecipeError
 from prunekit.foundation.files import (
     cannot_write,
     check_digest,
-    lock,
     read_json,
     read_lines,
-    write_json,
 )
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from prunekit.recipe.schema import Recipe
-
-__all__ = [
-    "RunDir",
-    "lock",
-    "logged_series",
-    "new_run_dir",
-    "open_run",
-    "point_latest",
-    "read_json",
-    "read_masks",
-    "write_json",
-    "write_masks",
-]
 
 MASKS_FORMAT = "prunekit-masks-1"
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -41,7 +41,11 @@ class SweepRequest:
 
 
 def read_command_line(
-    target: str, words: Sequence[str] = (), *, with_baselines: bool = False
+    target: str,
+    words: Sequence[str] = (),
+    *,
+    with_baselines: bool = False,
+    format_of: Callable[[str], int | None] = lambda name: None,
 ) -> SweepRequest:
     """Find and read what a command line means.
 
@@ -49,6 +53,8 @@ def read_command_line(
         target: a sweep file or a recipe, by its path or its name.
         words: `key=value,...`; several values are an axis, one holds in every run.
         with_baselines: add the baselines of a recipe.
+        format_of: the earlier format of recipes that the sweep with this name was begun with, if it
+            was: baselines share settings that the recipe leaves to its defaults.
 
     Raises:
         UsageError: there is no such file; a word that means nothing or is there twice; baselines
@@ -66,7 +72,7 @@ def read_command_line(
         return _of_sweep(path, text, document, read, tuple(words))
     if not isinstance(document.root, dict):
         recipe_from_text(text, source=str(path))  # says what is wrong
-    return _of_recipe(path, document, read, with_baselines)
+    return _of_recipe(path, document, read, format_of if with_baselines else None)
 
 
 def _check_words(words: Sequence[Word]) -> None:
@@ -147,7 +153,10 @@ def _add_axis(document: SourceDocument, word: Word) -> str:
 
 
 def _of_recipe(
-    path: Path, document: SourceDocument, words: Sequence[Word], with_baselines: bool
+    path: Path,
+    document: SourceDocument,
+    words: Sequence[Word],
+    baselines_of: Callable[[str], int | None] | None,
 ) -> SweepRequest:
     recipe = _first_recipe(document, words)
     tree: dict[str, Any] = {
@@ -164,17 +173,20 @@ def _of_recipe(
             tree["set"][word.key] = word.values[0]
             sweep.values[("set", word.key)] = word.place
     tree["arms"], notes = {base_name(recipe): {}}, list[str]()
-    if with_baselines:
+    if baselines_of is not None:
         paths = {name: axis["path"] for name, axis in tree["axes"].items()}
-        tree["arms"], notes = baseline_arms(recipe, paths)
+        begun = _first_recipe(document, words, baselines_of(recipe.name))
+        tree["arms"], notes = baseline_arms(begun, paths)
     return SweepRequest(read_design(sweep, Path), yaml_text(tree), (), tuple(notes))
 
 
-def _first_recipe(document: SourceDocument, words: Sequence[Word]) -> Recipe:
+def _first_recipe(
+    document: SourceDocument, words: Sequence[Word], as_of: int | None = None
+) -> Recipe:
     """The recipe with the first value of every word: to know its name and strategies."""
     whole = copy.deepcopy(document)
     for word in words:
         apply_change(
             whole, word.key, SourceDocument(root=copy.deepcopy(word.values[0])), word.place
         )
-    return recipe_from_document(whole)
+    return recipe_from_document(whole, as_of)

@@ -97,19 +97,19 @@ def open_sweep(path: str | Path) -> Sweep:
         raise CheckpointError(f"{plan_file}: corrupt: {type(error).__name__} {error}") from error
 
 
-def begun_with(folder: Path) -> int:
-    """The format of the recipes of a sweep that was begun in `folder`, else that of today.
+def begun_with(folder: Path) -> int | None:
+    """The earlier format of recipes that the sweep in `folder` was begun with; None = today's.
 
     Raises:
         CheckpointError: the plan in it is corrupt.
     """
     if not is_sweep(folder):
-        return RECIPE_FORMAT
+        return None
     plan = read_json(folder / "plan.json")
     begun = plan.get("recipe_format", 1) if isinstance(plan, dict) else None
     if not isinstance(begun, int):
         raise CheckpointError(f"{folder / 'plan.json'}: corrupt: delete it to plan anew")
-    return begun
+    return begun if begun < RECIPE_FORMAT else None
 
 
 def is_sweep(path: Path) -> bool:

@@ -232,7 +232,7 @@ def _time_evaluation(trainer: Trainer) -> float:
     """Seconds for the test split, from as much of it as fits in a second or two."""
     import torch
 
-    model, seen = trainer.passes.compiled.eval(), 0
+    model, seen = trainer.passes.evaluated.eval(), 0
     began = time.perf_counter()
     with torch.no_grad():
         for images, labels in trainer.data.eval_batches("test"):

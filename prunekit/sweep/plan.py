@@ -77,7 +77,7 @@ class Plan:
 PLACE = re.compile(r"^\S+:[0-9]+:[0-9]+:? ")
 
 
-def make_plan(design: Design, as_of: int = RECIPE_FORMAT) -> Plan:
+def make_plan(design: Design, as_of: int | None = None) -> Plan:
     """Multiply a sweep out.
 
     An arm has a cell for each combination of the axes that it is neither `without` nor collapses,
@@ -86,8 +86,8 @@ def make_plan(design: Design, as_of: int = RECIPE_FORMAT) -> Plan:
 
     Args:
         design: the sweep.
-        as_of: the format of its recipes, that of the call which began it: so a default that has
-            changed since makes no other run.
+        as_of: the earlier format of recipes that it was begun with, if it was: so a default that
+            has changed since makes no other run.
 
     Raises:
         RecipeError: needs in a circle or not of the same cell; whatever is wrong with a recipe.
@@ -102,7 +102,7 @@ def make_plan(design: Design, as_of: int = RECIPE_FORMAT) -> Plan:
         raise RecipeError("\n".join(planner.told()))
     axes = {axis.name: tuple(value.label for value in axis.values) for axis in design.axes}
     names = tuple(arm.name for arm in design.arms)
-    return Plan(design.name, axes, names, tuple(planner.cells.values()), as_of)
+    return Plan(design.name, axes, names, tuple(planner.cells.values()), as_of or RECIPE_FORMAT)
 
 
 def _in_order_of_need(arms: Sequence[Arm]) -> list[Arm]:
@@ -124,7 +124,7 @@ def _in_order_of_need(arms: Sequence[Arm]) -> list[Arm]:
 
 
 class _Planner:
-    def __init__(self, design: Design, as_of: int) -> None:
+    def __init__(self, design: Design, as_of: int | None) -> None:
         self.design, self.as_of = design, as_of
         self.axis_values = {axis.name: axis.values for axis in design.axes}
         self.coordinates: dict[str, list[str]] = {}

@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from prunekit.errors import CheckpointError
-from prunekit.foundation.units import seconds_text
+from prunekit.foundation.number_text import seconds_text
 from prunekit.runs.directory import RunDir
 from prunekit.sweep.directory import CellState
 from prunekit.sweep.estimate import Estimate, wall_seconds

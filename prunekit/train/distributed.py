@@ -20,7 +20,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from prunekit.errors import PrunekitError, ResourceError, StopRequestedError
-from prunekit.runs.directory import write_json
+from prunekit.foundation.files import write_json
 
 TIMEOUT = timedelta(minutes=5)
 

@@ -35,7 +35,7 @@ class TensorPlan:
     reason: str
     """Why it is in scope, or why not."""
     density: float | None
-    """Planned share of kept units at the end, (0, 1]; None = not planned ahead (it emerges)."""
+    """Planned share of kept entries at the end, [0, 1]; None = no mask."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +75,7 @@ class DryRun:
 STEPS = 3
 OPTIMIZER_BYTES = {"adamw": 8, "sgd": 4}
 CHECKPOINTS = 3
-"""Kept at the end: step 0 and the two newest."""
+"""Kept at the end: step 0 and the two newest; the anchor too, where it is another."""
 
 
 def dry_run(recipe: Recipe) -> DryRun:
@@ -114,7 +114,8 @@ def plan(run: Run) -> DryRun:
         macs_executed=macs.executed,
         macs_theoretical=macs.theoretical,
         memory_bytes=memory,
-        disk_bytes=CHECKPOINTS * (parameters * (4 + state) + scope) + 4 * parameters,
+        disk_bytes=(CHECKPOINTS + (run.plan.anchor_step > 0)) * (parameters * (4 + state) + scope)
+        + 4 * parameters,
         step_seconds=step_seconds,
         total_seconds=step_seconds * steps,
         device=str(run.group.device),

@@ -10,13 +10,14 @@ from typing import Any
 from torch import Tensor, nn
 
 from prunekit.errors import DivergedError
+from prunekit.foundation.files import write_json
 from prunekit.models import token_counts
 from prunekit.models.cost import Macs, count_macs, measure_latency, train_flops
 from prunekit.models.saved import model_metadata, write_model
 from prunekit.pruning.sparsity import Sparsity, measure_sparsity, warn_empty
-from prunekit.runs.directory import write_json, write_masks
+from prunekit.runs.directory import write_masks
 from prunekit.train.environment import environment
-from prunekit.train.passes import Score
+from prunekit.train.passes import Evaluation
 from prunekit.train.trainer import Trainer
 
 
@@ -39,11 +40,11 @@ def conclude(trainer: Trainer) -> None:
     trained = _look_at(trainer)
     model = trainer.engine.finish()
     trainer.use_model(model)
-    scores = _evaluate(trainer)
+    found = _evaluate(trainer)
     if trainer.group.is_main:
         left = _left(model, trained.masks)
         _write(trainer, model, trained, left)
-        write_json(trainer.run_dir / "report.json", _report(trainer, model, trained, left, scores))
+        write_json(trainer.run_dir / "report.json", _report(trainer, model, trained, left, found))
 
 
 def _look_at(trainer: Trainer) -> Trained:
@@ -63,23 +64,23 @@ def _input_shape(trainer: Trainer) -> tuple[int, int, int]:
     return spec.channels, spec.height, spec.width
 
 
-def _evaluate(trainer: Trainer) -> dict[str, Score]:
+def _evaluate(trainer: Trainer) -> dict[str, Evaluation]:
     """The finished model on the splits there are.
 
     Raises:
         DivergedError: a loss is not finite.
     """
-    scores = {"test": trainer.evaluate("test")}
+    found = {"test": trainer.evaluate("test")}
     if trainer.data.validation_size:
-        scores["validation"] = trainer.evaluate("validation")
-    for split, score in scores.items():
-        trainer.observer.log_score(trainer.images, split, score)
-        if not math.isfinite(score.loss):
+        found["validation"] = trainer.evaluate("validation")
+    for split, one in found.items():
+        trainer.observer.log_evaluation(trainer.images, split, one)
+        if not math.isfinite(one.loss):
             raise DivergedError(
                 f"the loss of the finished model on the {split} split is not finite, so no model "
                 "was written: lower optimizer.lr, or use precision fp32"
             )
-    return scores
+    return found
 
 
 def _left(model: nn.Module, masks: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -114,7 +115,7 @@ def _report(
     model: nn.Module,
     trained: Trained,
     left: Mapping[str, Tensor],
-    scores: Mapping[str, Score],
+    found: Mapping[str, Evaluation],
 ) -> dict[str, Any]:
     """`report.json`; docs/run-directory.md has the units."""
     shape, sparsity = _input_shape(trainer), trained.sparsity
@@ -125,8 +126,8 @@ def _report(
     return {
         "status": "done",
         "recipe": trainer.run.recipe.name,
-        "accuracy": {f"{split}_top1": score.top1 for split, score in scores.items()},
-        "loss": {split: score.loss for split, score in scores.items()},
+        "accuracy": {f"{split}_top1": one.top1 for split, one in found.items()},
+        "loss": {split: one.loss for split, one in found.items()},
         "sparsity": {
             "target": trained.target,
             "scope": sparsity.scope,

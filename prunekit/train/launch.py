@@ -14,19 +14,13 @@ import torch
 from torch import Tensor
 
 from prunekit.errors import CheckpointError, PrunekitError, ResourceError, WriteError
+from prunekit.foundation.files import lock, write_json
 from prunekit.recipe.identity import as_before, recipe_hash
 from prunekit.recipe.load import recipe_from_text
 from prunekit.recipe.schema import Recipe
 from prunekit.recipe.yaml_text import dump_yaml
 from prunekit.runs.checkpoint import load_checkpoint, newest_checkpoint
-from prunekit.runs.directory import (
-    lock,
-    new_run_dir,
-    open_run,
-    point_latest,
-    refuse_links,
-    write_json,
-)
+from prunekit.runs.directory import new_run_dir, open_run, point_latest, refuse_links
 from prunekit.train.build import Run, build
 from prunekit.train.distributed import ProcessGroup, joined, start_processes
 from prunekit.train.environment import changes_between, environment, git_state

@@ -1,8 +1,9 @@
 """Where the numbers of a run go: `metrics.jsonl` and TensorBoard. Logging never stops a run.
 
 Tags: train/loss, train/accuracy, train/lr, train/images_per_second, sparsity/target,
-sparsity/achieved, density/<tensor>, flips/<strategy>, tokens/in, tokens/out, eval/<split>_top1,
-eval/<split>_loss, strategy/<name>/<key>, probe/<name>/<key>.
+sparsity/achieved, density/<tensor>, flips/<label>, tokens/in, tokens/out, eval/<split>_top1,
+eval/<split>_loss, strategy/<label>/<key>, probe/<label>/<key>; in TensorBoard alone recipe,
+weights/<tensor>, gradients/<tensor>. A label is a name, `name#0` where several have it.
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ from prunekit.pruning.sparsity import measure_sparsity, warn_empty_tensors
 from prunekit.recipe.yaml_text import dump_yaml
 from prunekit.train.build import Run
 from prunekit.train.log import RunLog
-from prunekit.train.passes import Score
+from prunekit.train.passes import Evaluation
 from prunekit.train.progress import Display
 
 
@@ -58,7 +58,7 @@ class Observer:
             self.screen.note(f"warning: {text}")
 
     def begin(self, images: int) -> None:
-        """The state before the first step; `images` were trained on before."""
+        """The state before the first step, also after a resume; `images` were seen before."""
         step = self.run.engine.step
         self._since = (time.perf_counter(), images)
         self.run.model.train()
@@ -135,10 +135,10 @@ class Observer:
                 if param.grad is not None:
                     self.log_to.histogram(engine.step, f"gradients/{name}", param.grad)
 
-    def log_score(self, images: int, split: str, score: Score) -> None:
+    def log_evaluation(self, images: int, split: str, found: Evaluation) -> None:
         """An evaluation, after `images` were trained on."""
         step = self.run.engine.step
-        values = {f"eval/{split}_top1": score.top1, f"eval/{split}_loss": score.loss}
+        values = {f"eval/{split}_top1": found.top1, f"eval/{split}_loss": found.loss}
         self.log_to.scalars(step, values)
         self.screen.show(step, values)
         self._since = (time.perf_counter(), images)

@@ -18,7 +18,7 @@ from prunekit.train.precision import Precision
 
 
 @dataclass(frozen=True, slots=True)
-class Score:
+class Evaluation:
     """What a model reaches on a split."""
 
     top1: float
@@ -36,12 +36,12 @@ class Passes:
     def __init__(self, run: Run, precision: Precision) -> None:
         self.run, self.precision = run, precision
         compiled = torch.compile(run.model) if run.recipe.compile else run.model
-        self.compiled = cast(nn.Module, compiled)
+        self.evaluated = cast(nn.Module, compiled)
         """What is evaluated: of each rank for itself."""
-        self.forward = self.compiled
+        self.forward = self.evaluated
         """What is trained."""
         if run.group.world > 1:
-            self.forward = DistributedDataParallel(self.compiled)
+            self.forward = DistributedDataParallel(self.evaluated)
 
     def gradients(self, t: int) -> Tensor:
         """Add the gradients of the mean loss over the global batch of step `t`, in micro-batches.
@@ -73,19 +73,19 @@ class Passes:
         return context
 
     @torch.no_grad()
-    def evaluate(self, split: EvalSplit) -> Score:
+    def evaluate(self, split: EvalSplit) -> Evaluation:
         """Accuracy and loss over a split, of the weights that the model holds."""
         group = self.run.group
-        self.compiled.eval()
+        self.evaluated.eval()
         group.share_buffers(self.run.model)  # BatchNorm statistics differ from rank to rank
         sums = torch.zeros(3, dtype=torch.float64, device=group.device)
         for x, y in self.run.data.eval_batches(split):
             with self.precision.autocast():
-                logits = self.compiled(x)
+                logits = self.evaluated(x)
             loss = F.cross_entropy(logits.float(), y, reduction="sum")
             sums += _tally(loss, logits, y)
         loss_sum, correct, count = group.total(sums).tolist()
-        return Score(top1=correct / count, loss=loss_sum / count)
+        return Evaluation(top1=correct / count, loss=loss_sum / count)
 
 
 def _tally(loss: Tensor, logits: Tensor, labels: Tensor) -> Tensor:

@@ -67,7 +67,7 @@ def lay_out(recipe: Recipe, steps_per_epoch: int) -> PhasePlan:
     timeline = Timeline(spans, steps_per_epoch)
     anchor = recipe.anchor.steps(timeline.total_steps, steps_per_epoch)
     for index, phase in enumerate(written):
-        begins = timeline.begins(index)
+        begins = timeline.first_step(index)
         if phase.start == "anchor" and (0 < begins < anchor or anchor >= timeline.total_steps):
             raise RecipeError(
                 f"phases: {phase.name!r} rewinds at step {begins}, before the anchor, step "

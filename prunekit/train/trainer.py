@@ -13,11 +13,11 @@ from prunekit.data import EvalSplit
 from prunekit.errors import DivergedError, StopRequestedError
 from prunekit.foundation.modules import copy_into, weights_digest
 from prunekit.foundation.timeline import Duration
-from prunekit.runs.checkpoint import Checkpoint, prune_checkpoints, save_checkpoint
+from prunekit.runs.checkpoint import Checkpoint, delete_old_checkpoints, save_checkpoint
 from prunekit.train.build import Run
 from prunekit.train.observer import Observer
 from prunekit.train.optim import new_optimizer, set_lr
-from prunekit.train.passes import Passes, Score
+from prunekit.train.passes import Evaluation, Passes
 from prunekit.train.precision import Precision
 from prunekit.train.state import ModelState
 from prunekit.train.stopping import Stopping
@@ -115,7 +115,7 @@ class Trainer:
             # each rank decides for itself, so all must look at the same finite numbers
             self.precision.stop_if_bad(t)
             self.group.share_buffers(model)
-        # on the gradients as the loss gave them: probes and scores must not see a clipped norm
+        # before clipping: probes and strategies must see gradients of their true size
         take_step = engine.before_step()
         if engine.changes_gradients:
             self.precision.look(model, t)
@@ -164,12 +164,12 @@ class Trainer:
         self.precision.stop_if_bad(step)
         with self.watch.stopped():
             split: EvalSplit = "validation" if self.data.validation_size else "test"
-            score = self.evaluate(split)
-            self.observer.log_score(self.images, split, score)
+            found = self.evaluate(split)
+            self.observer.log_evaluation(self.images, split, found)
             if split == "validation" and self.plan.keeps_best(step):
-                self.state.keep_if_best(score.top1)
+                self.state.keep_if_best(found.top1)
 
-    def evaluate(self, split: EvalSplit) -> Score:
+    def evaluate(self, split: EvalSplit) -> Evaluation:
         """Accuracy and loss of W*M (of the average's, where there is one) over a split."""
         ema = self.state.ema
         with nullcontext() if ema is None else ema.applied():
@@ -177,7 +177,7 @@ class Trainer:
 
     def use_model(self, model: nn.Module) -> None:
         """Evaluate `model` from now on: what the strategies left at the end."""
-        self.run.model = self.passes.compiled = model
+        self.run.model = self.passes.evaluated = model
         self.state.ema = None
 
     def _begin_phase(self) -> None:
@@ -204,7 +204,7 @@ class Trainer:
             others: dict[str, Any] = {}
             if not initial:
                 others = {
-                    "pruner": self.engine.state_dict(),
+                    "pruner": self.engine.state_dict(),  # so called since the first checkpoints
                     "optimizer": self.optimizer.state_dict(),
                     "scaler": self.precision.scaler.state_dict(),
                     "ema": self.state.averages(),
@@ -214,7 +214,7 @@ class Trainer:
                     "seconds": self.watch.seconds,
                 }
             save_checkpoint(self.run_dir, step, weights, others)
-            prune_checkpoints(self.run_dir, step, (0, self.plan.anchor_step), self.refused)
+            delete_old_checkpoints(self.run_dir, step, (0, self.plan.anchor_step), self.refused)
             self.refused.discard(step)  # it is whole now
         self.group.barrier()
 

@@ -39,11 +39,13 @@ def from_root(path: str) -> str:
 
 @cache
 def defined_in(file: str) -> frozenset[str]:
-    """Top-level names, and the methods of classes."""
+    """Top-level names, those of values too, and the methods of classes."""
     names: set[str] = set()
     for node in ast.parse((ROOT / from_root(file)).read_text("utf-8")).body:
         if isinstance(node, ast.ClassDef | ast.FunctionDef):
             names.add(node.name)
+        if isinstance(node, ast.Assign):
+            names |= {target.id for target in node.targets if isinstance(target, ast.Name)}
         if isinstance(node, ast.ClassDef):
             names |= {
                 f"{node.name}.{one.name}" for one in node.body if isinstance(one, ast.FunctionDef)

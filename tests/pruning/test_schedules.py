@@ -3,9 +3,10 @@
 import json
 import math
 from fractions import Fraction
+from typing import get_args
 
 import pytest
-from hypothesis import given, strategies as st
+from hypothesis import find, given, strategies as st
 from pydantic import TypeAdapter, ValidationError
 
 from prunekit.errors import RecipeError
@@ -66,6 +67,13 @@ def tables(draw):
 
 SCHEDULES = RAMPS | st.builds(OneShot, start=PERCENT | STEPS) | st.just(Constant()) | tables()
 WINDOWS = st.tuples(st.integers(0, 80), st.integers(1, 9))
+
+
+def test_every_schedule_is_tried_here():
+    union = get_args(AnySchedule.__origin__)
+    for kind in union:
+        assert type(find(SCHEDULES, lambda made, kind=kind: type(made) is kind)) is kind
+    assert len(union) >= 7
 
 
 @given(SCHEDULES, WINDOWS)

@@ -1,31 +1,44 @@
 """Keys and defaults that change from one format of recipes to the next: who keeps what."""
 
 import json
-from typing import Annotated, Any
+from collections.abc import Iterator
+from typing import Annotated, Any, get_args
 
 import pytest
 from hypothesis import given, strategies as st
-from pydantic import Field, create_model
+from pydantic import BaseModel, Field, create_model
 
-from prunekit import PruningStrategy, StrategyConfig, Update, open_run, run_recipe
+from prunekit import (
+    PruningStrategy,
+    ScoredStrategy,
+    StrategyConfig,
+    Update,
+    open_run,
+    run_recipe,
+)
 from prunekit.errors import CheckpointError
 from prunekit.foundation import values
-from prunekit.foundation.values import Frozen, NewKey, OldDefault, earlier_defaults
+from prunekit.foundation.values import RECIPE_FORMAT, Frozen, NewKey, OldDefault, earlier_defaults
 from prunekit.recipe.identity import as_before, cell_key, recipe_hash
 from prunekit.recipe.load import document_from_text, recipe_from, recipe_from_document
+from prunekit.recipe.schema import Recipe
 from prunekit.recipe.yaml_text import dump_yaml
-from prunekit.registry import STRATEGIES
+from prunekit.registry import REGISTRIES, STRATEGIES
 from prunekit.report.read import read_recipe
-from prunekit.sweep import directory, session
+from prunekit.sweep import directory, plan, session
 from prunekit.sweep.command_line import read_command_line
 from prunekit.sweep.directory import CellState, resolved_path, write_state
+from prunekit.sweep.plan import make_plan
 from prunekit.sweep.prepare import prepared
 from prunekit.sweep.session import Session
+
+EARLIER, NOW = 1001, None
+"""Formats far above those that there are, so that keys of real recipes do not come in between."""
 
 
 class Inner(Frozen):
     width: int = 3
-    depth: Annotated[int, NewKey(3, before=1)] = 1
+    depth: Annotated[int, NewKey(1003, before=1)] = 1
 
 
 class Plain(PruningStrategy):
@@ -45,9 +58,9 @@ class Grown(Plain):
     """A later version: another default, two new keys, one of them with keys of its own."""
 
     class Config(StrategyConfig):
-        share: Annotated[float, OldDefault(2, 0.5)] = 0.25
-        soft: Annotated[bool, NewKey(2, before=False)] = True
-        inner: Annotated[Inner | None, NewKey(2, before=None)] = None
+        share: Annotated[float, OldDefault(1002, 0.5)] = 0.25
+        soft: Annotated[bool, NewKey(1002, before=False)] = True
+        inner: Annotated[Inner | None, NewKey(1002, before=None)] = None
         parts: tuple[Inner, ...] = ()
 
 
@@ -62,10 +75,10 @@ TREE: dict[str, Any] = {
 
 
 @pytest.fixture(autouse=True)
-def _format_2(monkeypatch):
-    """This version writes recipes of format 2."""
-    for module in (values, directory, session):
-        monkeypatch.setattr(module, "RECIPE_FORMAT", 2)
+def _format_1002(monkeypatch):
+    """This version writes recipes of format 1002."""
+    for module in (values, directory, plan, session):
+        monkeypatch.setattr(module, "RECIPE_FORMAT", 1002)
 
 
 def recipe(cls, as_of, **settings):
@@ -78,14 +91,20 @@ def both(made):
     return recipe_hash(made), cell_key(made)
 
 
+def own_keys(keys):
+    return [key for key in keys if key.startswith("strategies.0.")]
+
+
 def test_a_new_key_that_stands_as_before_changes_no_hash():
-    old = recipe(Plain, 2, share=0.25)
-    assert both(recipe(Grown, 2, soft=False, parts=[{"width": 3}])) != both(old)  # parts is written
-    new = recipe(Grown, 2, soft=False)
+    old = recipe(Plain, NOW, share=0.25)
+    assert both(recipe(Grown, NOW, soft=False, parts=[{"width": 3}])) != both(
+        old
+    )  # parts is written
+    new = recipe(Grown, NOW, soft=False)
     assert "parts" in json.dumps(new.model_dump(mode="json"))
-    plain = recipe(create_sibling(), 2, share=0.25, soft=False)
+    plain = recipe(create_sibling(), NOW, share=0.25, soft=False)
     assert both(plain) == both(old)
-    assert as_before(plain) == ["strategies.0.soft", "strategies.0.inner"]
+    assert own_keys(as_before(plain)) == ["strategies.0.soft", "strategies.0.inner"]
 
 
 def create_sibling():
@@ -93,9 +112,9 @@ def create_sibling():
 
     class Sibling(Plain):
         class Config(StrategyConfig):
-            share: Annotated[float, OldDefault(2, 0.5)] = 0.25
-            soft: Annotated[bool, NewKey(2, before=False)] = True
-            inner: Annotated[Inner | None, NewKey(2, before=None)] = None
+            share: Annotated[float, OldDefault(1002, 0.5)] = 0.25
+            soft: Annotated[bool, NewKey(1002, before=False)] = True
+            inner: Annotated[Inner | None, NewKey(1002, before=None)] = None
 
     return Sibling
 
@@ -103,29 +122,29 @@ def create_sibling():
 @pytest.mark.parametrize("settings", [{}, {"soft": True}, {"inner": {"width": 3}}])
 def test_a_new_key_with_another_value_counts(settings):
     cls = create_sibling()
-    assert both(recipe(cls, 2, **settings)) != both(recipe(cls, 2, soft=False))
+    assert both(recipe(cls, NOW, **settings)) != both(recipe(cls, NOW, soft=False))
 
 
 def test_a_key_within_a_new_one_counts_only_where_it_is_not_as_before():
     deep, flat = ({"inner": {"width": 3, "depth": depth}} for depth in (2, 1))
     cls = create_sibling()
-    assert both(recipe(cls, 2, **deep)) != both(recipe(cls, 2, **flat))
-    assert as_before(recipe(cls, 2, **flat)) == ["strategies.0.inner.depth"]
+    assert both(recipe(cls, NOW, **deep)) != both(recipe(cls, NOW, **flat))
+    assert own_keys(as_before(recipe(cls, NOW, **flat))) == ["strategies.0.inner.depth"]
 
 
 def test_what_a_recipe_leaves_out_means_what_its_format_meant():
     cls = create_sibling()
-    earlier, now = recipe(cls, 1).strategies[0], recipe(cls, 2).strategies[0]
+    earlier, now = recipe(cls, EARLIER).strategies[0], recipe(cls, NOW).strategies[0]
     assert (earlier.share, earlier.soft, earlier.inner) == (0.5, False, None)
     assert (now.share, now.soft, now.inner) == (0.25, True, None)
-    assert recipe(cls, 1, share=0.1).strategies[0].share == 0.1
-    assert both(recipe(cls, 1)) == both(recipe(Plain, 2))
+    assert recipe(cls, EARLIER, share=0.1).strategies[0].share == 0.1
+    assert both(recipe(cls, EARLIER)) == both(recipe(Plain, NOW))
 
 
 class Paced(Frozen):
     name: str = "paced"
-    every: Annotated[int, OldDefault(2, 10)] = 5
-    start: Annotated[int, NewKey(2, before=0)] = 3
+    every: Annotated[int, OldDefault(1002, 10)] = 5
+    start: Annotated[int, NewKey(1002, before=0)] = 3
     stop: int = 100
 
 
@@ -143,20 +162,20 @@ class Outer(Frozen):
 
 @pytest.mark.parametrize("tree", [{}, {"holding": {}}, {"holding": {"plain": {}}}])
 def test_a_value_that_is_left_out_as_a_whole_has_the_defaults_of_the_format_within_it(tree):
-    earlier = Outer.model_validate(tree, context={"as_of": 1}).holding
+    earlier = Outer.model_validate(tree, context={"as_of": EARLIER}).holding
     assert earlier.plain == Paced(every=10, start=0)
     assert earlier.given == Paced(every=7, start=0, stop=9)
     assert earlier.untouched == Inner()
-    assert Outer.model_validate(tree, context={"as_of": 2}) == Outer()
+    assert Outer.model_validate(tree, context={"as_of": 1002}) == Outer()
 
 
 def test_a_recipe_that_was_written_out_reads_back_in_every_format():
     cls = create_sibling()
-    for as_of in (1, 2):
+    for as_of in (EARLIER, NOW):
         made = recipe(cls, as_of)
         with STRATEGIES.temporarily("mine", cls):
             again = document_from_text(dump_yaml(made))
-            assert [recipe_from_document(again, i) for i in (1, 2)] == [made, made]
+            assert [recipe_from_document(again, i) for i in (1, EARLIER, NOW)] == [made] * 3
 
 
 @given(st.lists(st.tuples(st.integers(2, 6), st.integers()), unique_by=lambda m: m[0], max_size=4))
@@ -168,19 +187,23 @@ def test_the_default_of_a_format_is_that_of_the_first_change_after_it(changes):
         later = sorted(change for change in changes if change[0] > as_of)
         expected = {"key": later[0][1]} if later else {}
         assert earlier_defaults(config, as_of) == expected
-        made = config.model_validate({}, context={"as_of": min(as_of, 2)})
-        assert made.key == earlier_defaults(config, 1).get("key", -1) if as_of == 1 else True
+        made = config.model_validate({}, context={"as_of": as_of})
+        assert made.key == expected.get("key", -1)
+    assert config.model_validate({}).key == -1
 
 
 def test_a_run_says_which_keys_stand_as_before_and_reports_compare_it_with_earlier_ones(tmp_path):
     cls = create_sibling()
     with STRATEGIES.temporarily("mine", Plain):
         old = run_recipe(recipe_from({**TREE, "strategies": ["mine"]}), out=tmp_path / "old")
-    made = recipe(cls, 1)
+    made = recipe(cls, EARLIER)
     with STRATEGIES.temporarily("mine", cls):
         new = run_recipe(made, out=tmp_path / "new")
         assert open_run(old).recipe() == open_run(new).recipe() == made
-    assert open_run(new).manifest()["as_before"] == ["strategies.0.soft", "strategies.0.inner"]
+    assert own_keys(open_run(new).manifest()["as_before"]) == [
+        "strategies.0.soft",
+        "strategies.0.inner",
+    ]
     assert read_recipe(new) == read_recipe(old)
 
 
@@ -197,17 +220,17 @@ def begun(folder, name, cls, *words):
 def test_a_sweep_keeps_the_defaults_that_it_was_begun_with(tmp_path, monkeypatch):
     (tmp_path / "recipe.yaml").write_text(json.dumps({**TREE, "strategies": [{"name": "mine"}]}))
     with monkeypatch.context() as earlier:
-        for module in (values, directory, session):
-            earlier.setattr(module, "RECIPE_FORMAT", 1)
+        for module in (values, directory, plan, session):
+            earlier.setattr(module, "RECIPE_FORMAT", EARLIER)
         first = begun(tmp_path, "s", Plain)
     for cell in first.left:  # as if both had run
         (first.folder / "runs" / cell.key).mkdir()
         write_state(first.folder, cell.key, CellState("done", f"runs/{cell.key}"))
-    plan, resolved = first.folder / "plan.json", resolved_path(first.folder, first.left[0].key)
-    written = plan.read_bytes()
+    planned, resolved = first.folder / "plan.json", resolved_path(first.folder, first.left[0].key)
+    written = planned.read_bytes()
     grown = create_sibling()
     assert begun(tmp_path, "s", grown).left == []
-    assert plan.read_bytes() == written
+    assert planned.read_bytes() == written
     assert "share: 0.5" in resolved.read_text()
     more = begun(tmp_path, "s", grown, "seed=0..2").left
     assert [cell.recipe.strategies[0].share for cell in more] == [0.5]
@@ -215,10 +238,58 @@ def test_a_sweep_keeps_the_defaults_that_it_was_begun_with(tmp_path, monkeypatch
     assert [cell.recipe.strategies[0].share for cell in explicit] == [0.25, 0.25]
     new = begun(tmp_path, "new", grown)
     assert [cell.recipe.strategies[0].share for cell in new.left] == [0.25, 0.25]
-    assert json.loads((new.folder / "plan.json").read_text())["recipe_format"] == 2
+    assert json.loads((new.folder / "plan.json").read_text())["recipe_format"] == 1002
+
+
+class Scored(ScoredStrategy):
+    def score(self, weight, ctx):
+        return weight.abs()
+
+
+class Careful(Scored):
+    """A later version, which keeps a weight of each tensor."""
+
+    class Config(ScoredStrategy.Config):
+        min_keep: Annotated[int, OldDefault(1002, 0)] = 1
+
+
+def test_baselines_of_a_sweep_keep_the_defaults_that_it_was_begun_with(tmp_path):
+    def keys(cls, as_of):
+        with STRATEGIES.temporarily("mine", cls):
+            asked = read_command_line(
+                str(file), ["seed=0,1"], with_baselines=True, format_of={"formats": as_of}.get
+            )
+            return {cell.id: cell.key for cell in make_plan(asked.design, as_of).cells}
+
+    file = tmp_path / "recipe.yaml"
+    file.write_text(json.dumps({**TREE, "strategies": [{"name": "mine", "sparsity": 0.5}]}))
+    began = keys(Scored, EARLIER)
+    assert keys(Careful, EARLIER) == began
+    now = keys(Careful, NOW)
+    assert {cell.partition("/")[0] for cell in began if now[cell] == began[cell]} == {"dense"}
 
 
 def test_a_corrupt_plan_is_not_planned_over(tmp_path):
     (tmp_path / "plan.json").write_text('{"recipe_format": "two"}')
     with pytest.raises(CheckpointError, match=r"plan\.json: corrupt: delete it to plan anew"):
         directory.begun_with(tmp_path)
+
+
+def test_no_field_is_marked_with_a_format_that_is_not_written_yet():
+    """Else a sweep that is begun now would be read with the defaults of before."""
+    assert max(marks(Recipe), default=1) <= RECIPE_FORMAT
+    for registry in REGISTRIES.values():
+        for component in registry.components():
+            if component.builtin:
+                assert max(marks(registry.config_class(component.name)), default=1) <= RECIPE_FORMAT
+    assert max(marks(Grown.Config)) == 1003
+
+
+def marks(annotation: Any) -> Iterator[int]:
+    """The formats of all marks in a type and in the values that it holds."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        for field in annotation.model_fields.values():
+            yield from (m.format for m in field.metadata if isinstance(m, NewKey | OldDefault))
+            yield from marks(field.annotation)
+    for part in get_args(annotation):
+        yield from marks(part)

@@ -8,9 +8,10 @@ from matplotlib.image import imread
 from rich.console import Console
 
 from prunekit.errors import CheckpointError
-from prunekit.foundation.units import count, percent, seconds_text, si
+from prunekit.foundation.files import write_json
+from prunekit.foundation.number_text import count, percent, seconds_text, si
 from prunekit.report import picture, summarise
-from prunekit.runs.directory import new_run_dir, write_json
+from prunekit.runs.directory import new_run_dir
 
 REPORT = {
     "status": "done",

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, strategies as st
 
 from prunekit.errors import CheckpointError, UsageError
+from prunekit.foundation.files import write_json
 from prunekit.report.comparison import Baseline, accuracy, chosen_baselines, differences, repeating
 from prunekit.report.document import compare, report_of
 from prunekit.report.figures.cost import COSTS, points_of
@@ -17,7 +18,6 @@ from prunekit.report.settings import arm_names, distinctions, short_keys, swept_
 from prunekit.report.statistics import paired_difference
 from prunekit.report.study import in_order, open_study
 from prunekit.report.tables import cell_table, difference_row, difference_table
-from prunekit.runs.directory import write_json
 from tests.support.made_runs import magnitude, make_comparison, make_run, make_sweep, random, report
 
 

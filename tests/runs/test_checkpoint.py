@@ -9,8 +9,8 @@ from hypothesis import given, strategies as st
 from prunekit.errors import CheckpointError
 from prunekit.runs.checkpoint import (
     checkpoints,
+    delete_old_checkpoints,
     newest_checkpoint,
-    prune_checkpoints,
     save_checkpoint,
     step_of,
 )
@@ -33,7 +33,7 @@ def test_what_was_saved_and_the_newest_whole_ones_stay(folder, steps, data):
     forever = data.draw(st.sets(st.integers(0, 30), max_size=2))
     for step in steps:
         (folder / "checkpoints" / f"step-{step}").mkdir(parents=True)
-    prune_checkpoints(folder, saved, forever, refused)
+    delete_old_checkpoints(folder, saved, forever, refused)
     left = {step_of(path) for path in checkpoints(folder)}
     assert saved in left
     assert {step for step in steps if step > saved} <= left  # of a run that went further
@@ -54,11 +54,11 @@ def test_a_fresh_checkpoint_outlives_damaged_newer_ones(tmp_path):
     assert all("corrupt" in reason for reason in refused.values())
     for step in (22, 25):
         save_checkpoint(tmp_path, step, {"w": torch.zeros(2)}, {})
-        prune_checkpoints(tmp_path, step, (0,), refused)
+        delete_old_checkpoints(tmp_path, step, (0,), refused)
         assert newest_checkpoint(tmp_path)[0].step == step
     assert [step_of(path) for path in checkpoints(tmp_path)] == [0, 22, 25, 30, 40]
     save_checkpoint(tmp_path, 30, {"w": torch.zeros(2)}, {})  # the run comes to where it was
-    prune_checkpoints(tmp_path, 30, (0,), refused)
+    delete_old_checkpoints(tmp_path, 30, (0,), refused)
     assert [step_of(path) for path in checkpoints(tmp_path)] == [0, 25, 30, 40]
 
 

@@ -167,7 +167,7 @@ def test_latest_does_not_replace_a_folder(run):
     assert {path.name for path in run.path.parent.iterdir()} == {run.path.name, "latest"}
 
 
-HOLD = "import sys\nfrom pathlib import Path\nfrom prunekit.runs.directory import lock\n" + (
+HOLD = "import sys\nfrom pathlib import Path\nfrom prunekit.foundation.files import lock\n" + (
     "with lock(Path(sys.argv[1])):\n    print('held', flush=True)\n    sys.stdin.read()\n"
 )
 
@@ -182,11 +182,11 @@ def test_one_process_holds_a_run_and_a_kill_frees_it(run):
     with holder:
         assert holder.stdout.readline() == "held\n"
         with pytest.raises(ResourceError, match=f"in use by process {holder.pid} on "):
-            runs.lock(run.path).__enter__()
+            files.lock(run.path).__enter__()
         holder.kill()
-    with runs.lock(run.path):
+    with files.lock(run.path):
         pass
-    with runs.lock(run.path):
+    with files.lock(run.path):
         pass
 
 
@@ -261,12 +261,12 @@ def write_half(path):
 
 def test_documents_are_replaced_whole(tmp_path):
     path = tmp_path / "value.json"
-    runs.write_json(path, {"a": 1})
+    files.write_json(path, {"a": 1})
     with pytest.raises(ValueError, match="JSON"):
-        runs.write_json(path, {"a": float("nan")})
+        files.write_json(path, {"a": float("nan")})
     with pytest.raises(ResourceError, match="No space left"):
         write_half(path)
-    assert runs.read_json(path) == {"a": 1}
+    assert files.read_json(path) == {"a": 1}
     assert [p.name for p in tmp_path.iterdir()] == ["value.json"]
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from prunekit.foundation.files import write_json
 from prunekit.recipe.yaml_text import read_document
-from prunekit.runs.directory import write_json
 
 RECIPE = """
 name: {name}

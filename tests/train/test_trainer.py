@@ -28,6 +28,7 @@ from prunekit.errors import (
     ResourceError,
     StopRequestedError,
 )
+from prunekit.foundation.files import lock
 from prunekit.foundation.modules import weights_digest
 from prunekit.foundation.timeline import Clock
 from prunekit.models.saved import load_model
@@ -38,8 +39,8 @@ from prunekit.pruning.strategies.magnitude import Magnitude
 from prunekit.recipe.yaml_text import dump_yaml
 from prunekit.registry import PROBES, STRATEGIES
 from prunekit.registry.configs import ProbeConfig
-from prunekit.runs.checkpoint import checkpoints
-from prunekit.runs.directory import lock, open_run
+from prunekit.runs.checkpoint import checkpoints, newest_checkpoint
+from prunekit.runs.directory import open_run
 from prunekit.train.build import build
 from prunekit.train.distributed import ProcessGroup
 from prunekit.train.launch import resume_run, run_recipe
@@ -160,6 +161,18 @@ def test_a_resumed_run_is_the_undisturbed_one_bit_for_bit(
         again = resume_run(rewound(whole, step, tmp_path / f"from-{step}"))
         assert same(result_or_weights(again), result_or_weights(whole)), step
         assert curve(again) == curve(whole)
+
+
+@pytest.mark.parametrize("name", ["movement", "movement_soft"])
+def test_scores_that_follow_the_learning_rate_go_on_in_the_middle_of_its_curve(
+    tmp_path: Path, name: str
+) -> None:
+    pruning = {"name": name, "sparsity": 0.8} if name == "movement" else {"name": name}
+    whole = run(tmp_path / "whole", strategies=[pruning], checkpoint={"every": "13st"})
+    again = resume_run(rewound(whole, 13, tmp_path / "from-13"))
+    assert same(result(again), result(whole))
+    scores = [newest_checkpoint(path)[0].state["pruner"]["strategies"] for path in (again, whole)]
+    torch.testing.assert_close(*scores, rtol=0, atol=0)
 
 
 def result_or_weights(run_dir: Path) -> dict[str, torch.Tensor]:

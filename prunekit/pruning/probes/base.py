@@ -36,7 +36,7 @@ class Probe(abc.ABC):
 
     @abc.abstractmethod
     def observe(self, ctx: Context) -> Mapping[str, float]:
-        """Scalars to log under `probe/<name>/<key>`; `ctx` has every parameter in its scope."""
+        """Scalars to log under `probe/<label>/<key>`; `ctx` has every parameter in its scope."""
 
     def state_dict(self) -> dict[str, Any]:
         """What the next steps need of the past: tensors, numbers, strings, containers."""

@@ -27,7 +27,7 @@ class Update:
     values: Mapping[str, Tensor] = field(default_factory=dict)
     """Dense values for entries that come back (default: 0 in `hard`, else the kept value)."""
     restart: bool = False
-    """Forget the optimizer state of the scope (AC/DC)."""
+    """Forget the optimizer state of the cover (AC/DC)."""
     skip_step: bool = False
     """Take no optimizer step this time (RigL, inside the step); the clock still moves."""
 
@@ -49,7 +49,8 @@ class Context(Protocol):
 
     @property
     def grads(self) -> Mapping[str, Tensor]:
-        """dL/d(W*M) of the scope: dense, mean over micro-batches and ranks, unscaled, unclipped.
+        """dL/d(W*M) of the scope: dense, mean over micro-batches and ranks, unscaled, unclipped;
+        with the penalties, where a strategy that reads gradients updates.
 
         Of this step for who is asked inside it; between steps they mean nothing.
         """
@@ -68,7 +69,11 @@ class Context(Protocol):
 
     @property
     def lr_scale(self) -> float:
-        """Learning rate now over the recipe's learning rate, in [0, 1]."""
+        """Learning rate now over its highest, in [0, 1]: of the parameter of the scope that has
+        most left."""
+
+    def lr_scale_of(self, name: str) -> float:
+        """Learning rate of a parameter now over its highest, in [0, 1]; 0 where it is frozen."""
 
     @property
     def input_shape(self) -> tuple[int, ...]:
@@ -89,10 +94,11 @@ class PruningStrategy(abc.ABC):
 
     A controller, like an optimizer: no `nn.Module`, owns no parameter, never writes a weight. Only
     `due` and `update` are required. Order over a run:
-    `prepare -> update at t = 0 -> {penalty, adjust_gradients, due -> update}* -> finish`.
+    `check -> prepare -> cover, check_scope -> initialize -> update at t = 0 ->
+    {penalty, adjust_gradients, due -> update}* -> finish`.
 
     `prunekit.testing.check_strategy` checks what must hold: masks are bool, of their parameter's
-    shape, of names in the scope; equal inputs and state give equal masks on every rank; a
+    shape, of names in the cover; equal inputs and state give equal masks on every rank; a
     `state_dict` round trip changes nothing.
     """
 
@@ -106,6 +112,9 @@ class PruningStrategy(abc.ABC):
     its last step for who reads gradients."""
     modes: ClassVar[tuple[Mode, ...]] = ("ste", "masked", "hard")
     """The modes that make sense for this strategy."""
+    needs_learning: ClassVar[bool] = False
+    """Whether a parameter that does not learn has no score, as scores come from training. It is
+    refused at the first update that prunes after step 0, and not ranked by its index."""
     default_scope: ClassVar[tuple[str, ...] | None] = None
     """Patterns that an empty `scope.include` stands for. None: the weights of linear and
     convolution layers and the input projections of attention."""
@@ -175,7 +184,7 @@ class PruningStrategy(abc.ABC):
         return model
 
     def metrics(self) -> Mapping[str, float]:
-        """Scalars to log under `strategy/<name>/<key>`."""
+        """Scalars to log under `strategy/<label>/<key>`."""
         return {}
 
     def state_dict(self) -> dict[str, Any]:

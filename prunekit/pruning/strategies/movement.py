@@ -24,6 +24,7 @@ EVERY_STEP = Cadence(every=duration("1st"))
 class MovingScores(PruningStrategy):
     """A score S for each weight, 0 at first, that gradient descent moves at every step."""
 
+    needs_learning = True
     modes = ("masked",)  # elsewhere a pruned weight has no value of its own, or learns unseen
 
     def __init__(self, config: StrategyConfig) -> None:
@@ -32,14 +33,17 @@ class MovingScores(PruningStrategy):
 
     @torch.no_grad()
     def descend(self, ctx: Context, lr: float, pull: float = 0.0) -> None:
-        """S -= lr (g w + pull sigmoid'(S)): g w is dL/dS with the mask passed straight through."""
+        """S -= lr (g w + pull sigmoid'(S)): g w is dL/dS with the mask passed straight through.
+
+        The lr of a tensor follows the curve of its own learning rate.
+        """
         for name, grad in ctx.grads.items():
             old = self.moved[name].to(grad) if name in self.moved else torch.zeros_like(grad)
             slope = grad * ctx.weights[name]
             if pull:
                 share = old.sigmoid()
                 slope += pull * (share - share * share)
-            self.moved[name] = old.sub_(slope, alpha=lr)
+            self.moved[name] = old.sub_(slope, alpha=lr * ctx.lr_scale_of(name))
 
     def state_dict(self) -> dict[str, Any]:
         """S of each weight."""
@@ -79,7 +83,7 @@ class Movement(MovingScores, ScoredStrategy):
 
     def adjust_gradients(self, ctx: Context) -> None:
         """Move the scores; the gradients stay as they are."""
-        self.descend(ctx, ctx.lr_scale)
+        self.descend(ctx, 1.0)
 
     def due(self, clock: Clock) -> bool:
         """As any score, and at step 1, when the scores have moved first."""

@@ -57,7 +57,7 @@ class MovementSoft(MovingScores):
     def adjust_gradients(self, ctx: Context) -> None:
         """Move the scores; the gradients stay as they are."""
         share = self.config.schedule.at(ctx.clock)
-        self.descend(ctx, self.config.lr_scores * ctx.lr_scale, self.config.lambda_scores * share)
+        self.descend(ctx, self.config.lr_scores, self.config.lambda_scores * share)
 
     def due(self, clock: Clock) -> bool:
         """At the cadence's steps, and where the schedule begins, jumps or ends."""

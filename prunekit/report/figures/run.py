@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from prunekit.foundation.files import replacing
-from prunekit.foundation.units import percent, si
+from prunekit.foundation.number_text import percent, si
 from prunekit.runs.directory import RunDir, logged_series, open_run
 
 if TYPE_CHECKING:
