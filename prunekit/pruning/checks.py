@@ -6,12 +6,13 @@ too, so that there is one truth.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from prunekit.errors import PluginError, RecipeError
+from prunekit.errors import PluginError, RecipeError, UsageError
 from prunekit.foundation.timeline import Clock
 from prunekit.pruning.assignment import Assigned
 from prunekit.pruning.learning import Learning
@@ -131,3 +132,64 @@ def check_learning(assigned: Assigned, clock: Clock, learning: Learning) -> None
             f"scope: {name} does not learn: {reason}{more}; {strategy.config.name} ranks by what "
             f"training does, so leave it out: scope.exclude: [{', '.join(idle)}]"
         )
+
+
+PARTS = ("step", "masks", "strategies", "targets", "probes")
+"""What a saved state holds at least."""
+
+
+def check_state(
+    state: Mapping[str, Any],
+    dense: Mapping[str, Tensor],
+    assigned: Sequence[Assigned],
+    probes: Sequence[object],
+    params: Mapping[str, Tensor],
+) -> None:
+    """A state that was saved must be of this model, these strategies and these probes.
+
+    Raises:
+        UsageError: what does not fit, the first of it by name.
+    """
+    cover = {name: params[name] for one in assigned for name in one.cover}
+    fault = (
+        _parts_fault(state)
+        or _number_fault("strategies", state, len(assigned))
+        or _number_fault("probes", state, len(probes))
+        or _scope_fault(state["masks"], cover)
+        or _shape_fault("the mask of", state["masks"], {n: cover[n] for n in state["masks"]})
+        or _shape_fault("dense", dense, params)
+    )
+    if fault:
+        raise UsageError(
+            f"load_state_dict: {fault}: build the Pruner as the one that was saved, of the plain "
+            "module and with the same strategies"
+        )
+
+
+def _parts_fault(state: object) -> str | None:
+    if not isinstance(state, Mapping):
+        return f"{type(state).__name__} is no state of a Pruner"
+    lost = [part for part in PARTS if part not in state]
+    return f"no state of a Pruner: it has no {lost[0]!r}" if lost else None
+
+
+def _number_fault(kind: str, state: Mapping[str, Any], here: int) -> str | None:
+    saved = len(state[kind])
+    return None if saved == here else f"it was saved with {saved} {kind}, here are {here}"
+
+
+def _scope_fault(masks: Mapping[str, Tensor], cover: Mapping[str, Tensor]) -> str | None:
+    lost = [name for name in masks if name not in cover]
+    return f"it has a mask of {lost[0]}, which is in no scope here" if lost else None
+
+
+def _shape_fault(
+    what: str, saved: Mapping[str, Tensor], params: Mapping[str, Tensor]
+) -> str | None:
+    for name, param in params.items():
+        if name not in saved:
+            return f"{what} {name} is missing"
+        if saved[name].shape != param.shape:
+            shape, own = tuple(saved[name].shape), tuple(param.shape)
+            return f"{what} {name} has shape {shape}, here {own}"
+    return None

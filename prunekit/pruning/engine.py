@@ -22,6 +22,7 @@ from prunekit.pruning.checks import (
     check_learning,
     check_penalty,
     check_scalars,
+    check_state,
     check_update,
 )
 from prunekit.pruning.context import Sources, StepContext, Surroundings
@@ -107,6 +108,7 @@ class Engine:
         Probes look at the raw gradients, penalties and adjustments are added, strategies that read
         gradients update, and the gradients of pruned weights are zeroed in `hard` and `masked`.
         """
+        self.mask_set.follow()
         self.learning.note()
         self._observe()
         if self.changes_gradients:
@@ -123,10 +125,12 @@ class Engine:
 
     def update_masks(self) -> None:
         """Strategies that are asked between steps decide, where they are due."""
+        self.mask_set.follow()
         self._update_all(inside=False)
 
     def finish(self) -> nn.Module:
         """Leave W*M in the parameters for good, and let the strategies fold what they added."""
+        self.mask_set.follow()
         self.mask_set.detach()
         model = self.model
         for assigned in self.assigned:
@@ -194,7 +198,12 @@ class Engine:
         }
 
     def load_state_dict(self, state: Mapping[str, Any], dense: Mapping[str, Tensor]) -> None:
-        """Continue where `state_dict` was taken, with the dense weights saved beside it."""
+        """Continue where `state_dict` was taken, with the dense weights saved beside it.
+
+        Raises:
+            UsageError: they are of another model or of other strategies; nothing is changed.
+        """
+        check_state(state, dense, self.assigned, self.probes, self.params)
         self.step, self._started = state["step"], True
         for name in self.params:
             self.around.set_dense(name, dense[name])

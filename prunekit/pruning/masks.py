@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
-from prunekit.errors import PluginError, UsageError
+from prunekit.errors import DivergedError, PluginError, UsageError
 from prunekit.pruning.scores import count_true
 from prunekit.pruning.strategies.base import Masks, Update
 from prunekit.registry.configs import Mode
@@ -79,6 +79,14 @@ class MaskSet:
             sha.update(name.encode())
             sha.update(np.packbits(self.mask(name).cpu().numpy()).tobytes())
         return sha.digest()
+
+    def follow(self) -> None:
+        """Bring what is kept beside a model to where that was moved or cast since."""
+        for kept in (self._working, self._dense):
+            for name, tensor in kept.items():
+                param = self.params[name]
+                if tensor.dtype != param.dtype or tensor.device != param.device:
+                    kept[name] = tensor.to(param)
 
     # ---- changing masks
 
@@ -207,9 +215,16 @@ class MaskSet:
     def _prove_zeros(self) -> None:
         """Look once after each change: an optimizer that mixes entries would move pruned ones."""
         for name, working in self._working.items():
-            moved = self.params[name].bool() & ~working.bool()
+            param = self.params[name]
+            moved = param.bool() & ~working.bool()
             if self.modes[name] != "ste" and bool(moved.any()):
                 optimizer = type(self._optimizer).__name__
+                if not bool(param.isfinite().all()):
+                    raise DivergedError(
+                        f"{name} is not finite after a step of {optimizer}: weights in "
+                        f"{str(param.dtype).removeprefix('torch.')} need a larger eps there, or "
+                        "keep them in float32 and compute under autocast"
+                    )
                 raise PluginError(
                     f"optimizer {optimizer} moved pruned weights of {name}, whose gradient and "
                     f"state are zero: use mode ste, or an optimizer that works entry by entry"
@@ -217,8 +232,9 @@ class MaskSet:
 
     def _state_tensors(self, param: nn.Parameter) -> Iterator[Tensor]:
         if self._optimizer is not None:
-            for value in self._optimizer.state.get(param, {}).values():
-                if isinstance(value, Tensor) and value.shape == param.shape and param.ndim:
+            for key, value in self._optimizer.state.get(param, {}).items():
+                # a count of steps has the shape of a parameter without dimensions
+                if isinstance(value, Tensor) and value.shape == param.shape and key != "step":
                     yield value
 
     # ---- saving

@@ -187,5 +187,9 @@ class Pruner:
         return self._engine.state_dict()
 
     def load_state_dict(self, state: Mapping[str, Any], dense: Mapping[str, Tensor]) -> None:
-        """Continue where `state_dict` was taken, with the dense weights saved beside it."""
+        """Continue where `state_dict` was taken, with the dense weights saved beside it.
+
+        Raises:
+            UsageError: they are of another model or of other strategies; nothing is changed.
+        """
         self._engine.load_state_dict(state, dense)

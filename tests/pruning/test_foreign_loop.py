@@ -1,0 +1,170 @@
+"""What loops of others do to a Pruner: each works, or is told in one line."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from prunekit import Pruner, strategy
+from prunekit.errors import DivergedError, UsageError
+
+EVERY = {"cadence": {"every": "1st"}, "schedule": "constant"}
+
+
+def net(width=8):
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(6, width), nn.ReLU(), nn.Linear(width, 3))
+
+
+def pruned(model, *, names=None, count=1, steps=3, probes=()):
+    scopes = [{"include": [name]} for name in names or []] or [{}] * count
+    made = [strategy("magnitude", sparsity=0.5, scope=scope, **EVERY) for scope in scopes]
+    pruner = Pruner(model, made, total_steps=6, probes=probes)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    pruner.attach(optimizer)
+    train(model, pruner, optimizer, steps)
+    return pruner
+
+
+def train(model, pruner, optimizer, steps):
+    generator = torch.Generator().manual_seed(1)
+    param = next(model.parameters())
+    for _ in range(steps):
+        optimizer.zero_grad()
+        x = torch.randn(32, 6, generator=generator).to(param)
+        nn.functional.cross_entropy(model(x).float(), x[:, :3].argmax(1)).backward()
+        if pruner.before_step():
+            optimizer.step()
+        pruner.after_step()
+
+
+@pytest.fixture(scope="module")
+def saved():
+    pruner = pruned(net())
+    return pruner.state_dict(), {name: pruner.dense(name).clone() for name in pruner.params}
+
+
+def fresh(model=None, **scopes):
+    names = scopes.get("names", [None])
+    made = [
+        strategy("magnitude", sparsity=0.5, scope={"include": [n]} if n else {}, **EVERY)
+        for n in names
+    ]
+    return Pruner(model or net(), made, total_steps=6, resuming=True)
+
+
+def test_a_state_goes_on_in_a_pruner_of_the_same_kind(saved):
+    state, dense = saved
+    pruner = fresh()
+    pruner.load_state_dict(state, dense)
+    assert pruner.step == 3
+    assert all(torch.equal(pruner.masks()[n], mask) for n, mask in state["masks"].items())
+
+
+UNFIT = {
+    "another width": (
+        lambda: fresh(net(9)),
+        "",
+        r"the mask of 0\.weight has shape \(8, 6\), here \(9, 6\)",
+    ),
+    "a compiled model": (
+        lambda: fresh(torch.compile(net(), backend="eager")),
+        "",
+        r"it has a mask of 0\.weight, which is in no scope here",
+    ),
+    "two strategies": (
+        lambda: fresh(names=["0.weight", "2.weight"]),
+        "",
+        "it was saved with 1 strategies, here are 2",
+    ),
+    "a smaller scope": (
+        lambda: fresh(names=["0.weight"]),
+        "",
+        r"it has a mask of 2\.weight, which is in no scope here",
+    ),
+    "a weight less": (fresh, "2.bias", r"dense 2\.bias is missing"),
+    "no step": (fresh, "step", "no state of a Pruner: it has no 'step'"),
+    "no probes": (fresh, "probes", "no state of a Pruner: it has no 'probes'"),
+}
+
+
+@pytest.mark.parametrize("how", UNFIT)
+def test_a_state_that_does_not_fit_is_told_in_one_line_and_changes_nothing(saved, how):
+    make, without, message = UNFIT[how]
+    state, dense = ({k: v for k, v in part.items() if k != without} for part in saved)
+    pruner = make()
+    before = copy.deepcopy({n: p.detach() for n, p in pruner.params.items()})
+    with pytest.raises(UsageError, match=rf"^load_state_dict: {message}: build the Pruner as"):
+        pruner.load_state_dict(state, dense)
+    assert pruner.step == 0
+    assert all(torch.equal(p, before[n]) for n, p in pruner.params.items())
+
+
+def test_what_is_no_state_at_all_is_told(saved):
+    with pytest.raises(UsageError, match=r"^load_state_dict: list is no state of a Pruner: "):
+        fresh().load_state_dict([], saved[1])
+
+
+@pytest.mark.parametrize("mode", ["ste", "masked", "hard"])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("when", [0, 2])
+def test_a_model_that_is_cast_after_attach_trains_on(mode, dtype, when):
+    """Masks, dense weights and shelves follow it; the counts stay exact."""
+    model = net()
+    made = strategy("magnitude", sparsity=0.5, mode=mode, **EVERY)
+    pruner = Pruner(model, [made], total_steps=6)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    pruner.attach(optimizer)
+    train(model, pruner, optimizer, when)
+    model.to(dtype)
+    assert {mask.dtype for mask in pruner.masks().values()} == {torch.bool}
+    train(model, pruner, optimizer, 6 - when)
+    model = pruner.finish()
+    weights = [p for p in model.parameters() if p.ndim == 2]
+    assert {p.dtype for p in weights} == {dtype}
+    assert sum(int(p.count_nonzero()) for p in weights) == (6 * 8 + 8 * 3) // 2
+
+
+class Scaled(nn.Module):
+    """A network with a parameter that has no dimensions."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.inner, self.scale = nn.Linear(6, 3), nn.Parameter(torch.tensor(0.01))
+
+    def forward(self, x):
+        return self.inner(x) * self.scale * 100
+
+
+@pytest.mark.parametrize("mode", ["masked", "hard"])
+@pytest.mark.parametrize("kind", [torch.optim.AdamW, torch.optim.RMSprop])
+def test_a_parameter_without_dimensions_is_pruned_as_any_other(mode, kind):
+    model = Scaled()
+    late = {"name": "one_shot", "start": "50%"}
+    made = strategy(
+        "magnitude", sparsity=0.6, mode=mode, scope={"include": ["*"]}, schedule=late,
+        cadence={"every": "1st"},
+    )  # fmt: skip
+    pruner = Pruner(model, [made], total_steps=6)
+    optimizer = kind(model.parameters(), lr=1e-2)
+    pruner.attach(optimizer)
+    train(model, pruner, optimizer, 6)
+    pruner.finish()
+    assert model.scale == 0  # the smallest of all
+    assert sum(int(p.count_nonzero()) for p in model.parameters()) == 22 - 13
+
+
+def test_weights_that_are_not_finite_are_not_blamed_on_the_optimizer():
+    """In fp16 the eps of AdamW is 0, and 0 / 0 is no number."""
+    model = net().half()
+    pruner = Pruner(
+        model, [strategy("magnitude", sparsity=0.5, mode="hard", **EVERY)], total_steps=6
+    )
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+    pruner.attach(optimizer)
+    with pytest.raises(
+        DivergedError, match=r"weight is not finite after a step of AdamW: weights in float16"
+    ):
+        train(model, pruner, optimizer, 6)
