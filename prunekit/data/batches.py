@@ -50,6 +50,8 @@ class DataSet:
         self.config, self.seed, self.rank, self.world = config, seed, rank, world
         self._parts, self._train = parts, parts["train"]
         self.classes = self._train.classes
+        self.notes = _notes(parts)
+        """What a run warns of."""
         self.train_size, self.validation_size, self.test_size = (
             len(parts[name].labels) for name in ("train", "validation", "test")
         )
@@ -188,3 +190,11 @@ def _moments(counts: list[int]) -> tuple[float, float]:
     second = sum(value * value * count for value, count in enumerate(counts))
     # total^2 * variance, in whole numbers: a difference of two large floats would lose digits
     return first / total, math.sqrt((total * second - first * first) / total**2)
+
+
+def _notes(parts: Mapping[Part, Samples]) -> tuple[str, ...]:
+    """What was left out, and what makes every model right."""
+    found = [*parts["train"].notes, *parts["test"].notes]
+    if len(parts["train"].classes) == 1:
+        found.append("the data has one class: a model that learns nothing is right in 100 %")
+    return tuple(dict.fromkeys(found))

@@ -7,6 +7,7 @@ import json
 import os
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -35,8 +36,9 @@ class ImageFolderConfig(DatasetConfig):
     """Images as `<root>/train/<class>/*` and `<root>/test/<class>/*`, decoded once and kept.
 
     Images may lie in folders inside that of their class. Classes are sorted by name and must be
-    the same in both splits. Hidden entries and files without the extension of an image are left
-    out. Images of different sizes need `image_size`.
+    the same in both splits. Hidden entries are left out; so are links to folders or to nothing and
+    files that are no images by their extension, and a run warns of those. Images of different
+    sizes need `image_size`.
     """
 
     name: Literal["image_folder"]
@@ -54,7 +56,8 @@ class ImageFolderConfig(DatasetConfig):
         folder = root / self._folder(split)
         try:
             classes = self._classes(root)
-            found = self._images(root, split)
+            left_out = LeftOut()
+            found = self._images(root, split, left_out)
             files = [
                 _Labelled(label, *file)
                 for label, name in enumerate(classes)
@@ -70,7 +73,8 @@ class ImageFolderConfig(DatasetConfig):
             return Samples(images, torch.tensor([file.label for file in files]), classes)
 
         content = json.dumps([FORMAT, str(folder), self.image_size, classes, files])
-        return cached(hashlib.sha256(content.encode()).hexdigest()[:32], load)
+        samples = cached(hashlib.sha256(content.encode()).hexdigest()[:32], load)
+        return replace(samples, notes=left_out.notes(folder))
 
     @property
     def _layout(self) -> str:
@@ -82,18 +86,20 @@ class ImageFolderConfig(DatasetConfig):
     def _folder(self, split: Split) -> str:
         return "train" if split == "train" else self.test_folder
 
-    def _images(self, root: Path, split: Split) -> Mapping[str, Iterable[ImageFile]]:
+    def _images(
+        self, root: Path, split: Split, left_out: LeftOut
+    ) -> Mapping[str, Iterable[ImageFile]]:
         """Class -> its images, to be read once."""
         if split == "test" and self.test_labels is not None:
-            return by_list(root / self.test_folder, root / self.test_labels)
-        return by_folder(root / self._folder(split))
+            return by_list(root / self.test_folder, root / self.test_labels, left_out)
+        return by_folder(root / self._folder(split), left_out)
 
     def _classes(self, root: Path) -> tuple[str, ...]:
         """The names of the classes, sorted; each has images in both splits."""
         filled: dict[Split, set[str]] = {"train": set(), "test": set()}
         names: set[str] = set()
         for split, have in filled.items():
-            found = self._images(root, split)
+            found = self._images(root, split, LeftOut())
             have |= {name for name, images in found.items() if any(True for _ in images)}
             names |= found.keys()
         for split, have in filled.items():
@@ -120,18 +126,42 @@ class ImageFile(NamedTuple):
     """Nanoseconds."""
 
 
-def by_folder(folder: Path) -> Mapping[str, Iterable[ImageFile]]:
+class LeftOut:
+    """What lies among images and is not read as one: counted, with an example of each kind."""
+
+    def __init__(self) -> None:
+        self.paths: defaultdict[str, list[str]] = defaultdict(list)
+        """Kind -> what is of it."""
+
+    def add(self, kind: str, path: str) -> None:
+        """Count one."""
+        self.paths[kind].append(path)
+
+    def notes(self, folder: Path) -> tuple[str, ...]:
+        """One sentence about all of it, where there is any."""
+        told = [
+            f"{kind}: {len(paths)}, such as {min(paths)}"
+            for kind, paths in sorted(self.paths.items())
+        ]
+        return (f"{folder}: left out: {'; '.join(told)}",) if told else ()
+
+
+def by_folder(folder: Path, left_out: LeftOut) -> Mapping[str, Iterable[ImageFile]]:
     """Each folder in `folder` is a class: its name -> the images anywhere below, as they are found.
 
     Raises:
         OSError: a folder cannot be read; also while the images are gone through.
     """
     with os.scandir(folder) as entries:
-        names = [e.name for e in entries if e.is_dir() and not e.name.startswith(".")]
-    return {name: _images(folder, f"{name}/") for name in names}
+        visible = [entry for entry in entries if not entry.name.startswith(".")]
+    names = [entry.name for entry in visible if entry.is_dir()]
+    for entry in visible:
+        if entry.name not in names and entry.name.lower().endswith(EXTENSIONS):
+            left_out.add("images in no folder of a class", entry.name)
+    return {name: _images(folder, f"{name}/", left_out) for name in names}
 
 
-def by_list(folder: Path, labels: Path) -> Mapping[str, Iterable[ImageFile]]:
+def by_list(folder: Path, labels: Path, left_out: LeftOut) -> Mapping[str, Iterable[ImageFile]]:
     """The images anywhere below `folder`, by the class that the file `labels` gives each.
 
     A line is a file and its class, between tabs, or between blanks where it has no tab; what
@@ -143,7 +173,7 @@ def by_list(folder: Path, labels: Path) -> Mapping[str, Iterable[ImageFile]]:
     """
     by_name: defaultdict[str, list[ImageFile]] = defaultdict(list)
     unlisted = {}
-    for image in _images(folder, ""):
+    for image in _images(folder, "", left_out):
         by_name[image.path.rpartition("/")[2]].append(image)
         unlisted[image.path] = image
     known = by_name | {path: [image] for path, image in unlisted.items()}
@@ -178,13 +208,20 @@ def _lines(labels: Path) -> Iterator[tuple[int, str, str]]:
             raise DataError(f"{labels}:{number}: is not FILE CLASS: correct the line")
 
 
-def _images(folder: Path, below: str) -> Iterator[ImageFile]:
+def _images(folder: Path, below: str, left_out: LeftOut) -> Iterator[ImageFile]:
     """The images in `folder / below` and in its folders; `below` is empty or ends in a slash."""
     with os.scandir(folder / below) as entries:
         visible = [entry for entry in entries if not entry.name.startswith(".")]
     for entry in visible:
         if entry.is_dir(follow_symlinks=False):  # a link may lead back up
-            yield from _images(folder, f"{below}{entry.name}/")
-        elif entry.name.lower().endswith(EXTENSIONS) and entry.is_file():
+            yield from _images(folder, f"{below}{entry.name}/", left_out)
+        elif entry.is_dir():
+            left_out.add("links to folders", below + entry.name)
+        elif not entry.name.lower().endswith(EXTENSIONS):
+            ending = Path(entry.name).suffix.lower() or "other"
+            left_out.add(f"{ending} files, read as no image", below + entry.name)
+        elif not entry.is_file():
+            left_out.add("links that lead to no file", below + entry.name)
+        else:
             found = entry.stat()
             yield ImageFile(below + entry.name, found.st_size, found.st_mtime_ns)

@@ -27,6 +27,8 @@ class Samples:
     labels: Tensor
     """int64 [N], in 0 .. len(classes) - 1."""
     classes: tuple[str, ...]
+    notes: tuple[str, ...] = ()
+    """What a run warns of: what was left out, and why."""
 
 
 class DatasetConfig(ComponentConfig, abc.ABC):

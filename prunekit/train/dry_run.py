@@ -119,7 +119,7 @@ def plan(run: Run) -> DryRun:
         step_seconds=step_seconds,
         total_seconds=step_seconds * steps,
         device=str(run.group.device),
-        notes=tuple(warn_empty(sparsity)),
+        notes=(*run.data.notes, *warn_empty(sparsity)),
     )
 
 

@@ -43,6 +43,8 @@ class Observer:
         """Begin to show."""
         self.screen.__enter__()
         self._listener.listen()
+        for note in self.run.data.notes:
+            self.warn(note)
         return self
 
     def __exit__(self, *reason: object) -> None:

@@ -100,6 +100,48 @@ def test_what_is_not_an_image_of_a_class_is_left_out(root):
     assert len(load(root).labels) == 6
 
 
+def test_what_is_left_out_is_counted_and_told(root):
+    """Issue case: dangling links, formats that are not read; and their neighbours."""
+    assert load(root).notes == ()
+    cats = root / "train" / "cat"
+    for name in ("a.gif", "b.GIF", "notes.txt", "plain"):
+        (cats / name).write_text("x")
+    (cats / "gone.png").symlink_to("/nowhere/x.png")
+    (cats / "more").symlink_to(root / "train" / "dog")
+    save(root / "train" / "loose.png", (10, 8))
+    (root / "train" / "README.md").write_text("no image, in no class")
+    (note,) = load(root).notes
+    assert note == (
+        f"{root / 'train'}: left out: "
+        ".gif files, read as no image: 2, such as cat/a.gif; "
+        ".txt files, read as no image: 1, such as cat/notes.txt; "
+        "images in no folder of a class: 1, such as loose.png; "
+        "links that lead to no file: 1, such as cat/gone.png; "
+        "links to folders: 1, such as cat/more; "
+        "other files, read as no image: 1, such as cat/plain"
+    )
+    assert len(load(root).labels) == 6
+    config = ImageFolderConfig(name="image_folder", root=str(root), batch_size=3)
+    assert open_dataset(config, seed=0, device=torch.device("cpu")).notes == (note,)
+
+
+def test_a_jpeg_by_another_extension_is_read(root):
+    save(root / "train" / "cat" / "9.jfif", (10, 8), format="JPEG")
+    samples = load(root)
+    assert (len(samples.labels), samples.notes) == (7, ())
+
+
+def test_a_set_of_one_class_is_told(tmp_path):
+    for split in ("train", "test"):
+        for i in range(3):
+            path = tmp_path / split / "only" / f"{i}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            save(path, (8, 8), seed=i)
+    config = ImageFolderConfig(name="image_folder", root=str(tmp_path), batch_size=3)
+    data = open_dataset(config, seed=0, device=torch.device("cpu"))
+    assert data.notes == ("the data has one class: a model that learns nothing is right in 100 %",)
+
+
 def test_different_sizes_need_image_size(root):
     odd = root / "train" / "dog" / "1.png"
     pixels = save(odd, (14, 30))

@@ -10,7 +10,7 @@ from hypothesis import given, strategies as st
 from PIL import Image
 
 from prunekit.data import open_dataset
-from prunekit.data.image_folder import ImageFile, ImageFolderConfig, by_folder, by_list
+from prunekit.data.image_folder import ImageFile, ImageFolderConfig, LeftOut, by_folder, by_list
 from prunekit.errors import DataError
 from prunekit.registry.configs import Samples, Split
 
@@ -118,7 +118,10 @@ def folder(tmp_path: Path) -> Path:
 def listed(folder: Path, text: str | bytes) -> dict[str, list[str]]:
     labels = folder.parent / "labels.txt"
     labels.write_bytes(text if isinstance(text, bytes) else text.encode())
-    return {name: [i.path for i in images] for name, images in by_list(folder, labels).items()}
+    return {
+        name: [i.path for i in images]
+        for name, images in by_list(folder, labels, LeftOut()).items()
+    }
 
 
 TABS = "a.png\tcat\t1\nb.png\tdog\nsub/c c.png\tcat\nother/c.png\tdog\nsub/c.png\tbig cat\n"
@@ -175,8 +178,8 @@ def test_a_list_gives_what_folders_give(
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(b"x" * i)
     (root / "labels").write_text("".join(f"{i}.png {name}\n" for i, name in enumerate(labels)))
-    by_class = by_folder(root / "sorted")
-    from_list = by_list(root / "flat", root / "labels")
+    by_class = by_folder(root / "sorted", LeftOut())
+    from_list = by_list(root / "flat", root / "labels", LeftOut())
     assert by_class.keys() == from_list.keys()
     for name, images in by_class.items():
         want = sorted((image.path.removeprefix(f"{name}/"), image.size) for image in images)
@@ -187,6 +190,6 @@ def test_hidden_folders_and_links_to_folders_are_left_out(tmp_path: Path) -> Non
     save(tmp_path / "cat/deep/x.png", (2, 2))
     save(tmp_path / "cat/.thumbs/x.png", (2, 2))
     (tmp_path / "cat/again").symlink_to(tmp_path / "cat")
-    (found,) = by_folder(tmp_path)["cat"]
+    (found,) = by_folder(tmp_path, LeftOut())["cat"]
     stat = (tmp_path / "cat/deep/x.png").stat()
     assert found == ImageFile("cat/deep/x.png", stat.st_size, stat.st_mtime_ns)
