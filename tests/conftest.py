@@ -2,12 +2,14 @@
 
 import gc
 import os
+from collections.abc import Iterator
 
 import pytest
 import torch
 from hypothesis import HealthCheck, settings
 
 from tests.support.plugin_env import PluginEnv
+from tests.support.ranks import TwoRanks
 
 torch.set_num_threads(1)
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -52,3 +54,10 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 def plugin_env(tmp_path_factory: pytest.TempPathFactory) -> PluginEnv:
     """Where plugins are installed; made when a test first asks for it."""
     return PluginEnv(tmp_path_factory.mktemp("plugin_env"))
+
+
+@pytest.fixture(scope="session")
+def two_ranks() -> Iterator[TwoRanks]:
+    """A pair of processes for every run that only needs one, not a launch of its own."""
+    with TwoRanks() as ranks:
+        yield ranks

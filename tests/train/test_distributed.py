@@ -16,7 +16,9 @@ from prunekit.errors import CheckpointError, DivergedError
 from prunekit.recipe.yaml_text import dump_yaml
 from prunekit.runs.checkpoint import checkpoints
 from prunekit.runs.directory import open_run
+from prunekit.train.distributed import join
 from prunekit.train.launch import resume_run, run_recipe
+from tests.support.ranks import TwoRanks
 from tests.support.training import MAGNITUDE, curve, recipe, result, rewound, run, same
 
 pytestmark = pytest.mark.ddp
@@ -50,8 +52,10 @@ def test_two_processes_do_what_one_does(pair: Path, tmp_path: Path) -> None:
     assert hamming <= entries // 100  # the order of additions differs, so near ties may flip
 
 
-def test_the_same_two_processes_give_the_same_bits_again(pair: Path, tmp_path: Path) -> None:
-    assert same(result(run_in_two(tmp_path, **VIT)), result(pair))
+def test_two_processes_give_the_same_bits_again(
+    pair: Path, two_ranks: TwoRanks, tmp_path: Path
+) -> None:
+    assert same(result(two_ranks(run, tmp_path, **VIT)), result(pair))
 
 
 def test_a_resumed_pair_is_the_undisturbed_one(pair: Path, tmp_path: Path) -> None:
@@ -60,18 +64,20 @@ def test_a_resumed_pair_is_the_undisturbed_one(pair: Path, tmp_path: Path) -> No
     assert curve(resumed) == curve(pair)
 
 
-def test_ranks_hold_equal_weights_and_micro_batches_are_shared_out(tmp_path: Path) -> None:
+def test_ranks_hold_equal_weights_and_micro_batches_are_shared_out(
+    two_ranks: TwoRanks, tmp_path: Path
+) -> None:
     data = {"name": "digits", "batch_size": 64, "train_limit": 256, "micro_batch": 10}
-    done = run_in_two(tmp_path, data=data, strategies=[MAGNITUDE | {"mode": "hard"}])
+    done = two_ranks(run, tmp_path, data=data, strategies=[MAGNITUDE | {"mode": "hard"}])
     assert open_run(done).report()["train"]["images"] == 24 * 64
 
 
-def test_a_failing_pair_tells_its_own_error(tmp_path: Path) -> None:
+def test_a_failing_pair_tells_its_own_error(two_ranks: TwoRanks, tmp_path: Path) -> None:
     with pytest.raises(DivergedError, match="not finite"):
         run_in_two(tmp_path, optimizer={"name": "sgd", "lr": 1e30})
     source = [{"name": "optimal_subnetwork", "source": "nowhere"}]
     with pytest.raises(CheckpointError, match="nowhere: no such run"):
-        run_in_two(tmp_path, strategies=source)
+        two_ranks(run, tmp_path, strategies=source)
 
 
 def test_torchrun_starts_it_too(tmp_path: Path, pair: Path) -> None:
@@ -84,22 +90,25 @@ def test_torchrun_starts_it_too(tmp_path: Path, pair: Path) -> None:
     assert same(result(tmp_path / "runs/tiny/latest"), result(pair))
 
 
-def test_ranks_as_processes_agree_on_what_they_share(tmp_path: Path) -> None:
-    script = tmp_path / "ranks.py"
-    script.write_text(
-        "import json, sys, torch\n"
-        "from prunekit.train.distributed import join\n"
-        "g = join()\n"
-        "x = torch.tensor([float(g.rank), 1.0])\n"
-        "out = dict(mean=g.mean(x).tolist(), total=g.total(x).tolist(), any=g.any(g.rank == 1),\n"
-        "           none=g.any(False), same=g.all_equal(b'a' * 32),\n"
-        "           differ=g.all_equal(bytes([g.rank] * 32)), word=g.share(f'from {g.rank}'))\n"
-        "open(f'{sys.argv[1]}/{g.rank}.json', 'w').write(json.dumps(out))\n"
-        "g.leave()\n"
-    )
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    env = os.environ | {"OMP_NUM_THREADS": "1"}
-    subprocess.run([*command, str(script), str(tmp_path)], check=True, env=env, timeout=120)
+def what_ranks_share(folder: Path) -> None:
+    """Each rank writes what it has of the others."""
+    group = join()
+    x = torch.tensor([float(group.rank), 1.0])
+    found = {
+        "mean": group.mean(x).tolist(),
+        "total": group.total(x).tolist(),
+        "any": group.any(group.rank == 1),
+        "none": group.any(False),
+        "same": group.all_equal(b"a" * 32),
+        "differ": group.all_equal(bytes([group.rank] * 32)),
+        "word": group.share(f"from {group.rank}"),
+    }
+    (folder / f"{group.rank}.json").write_text(json.dumps(found))
+    group.leave()
+
+
+def test_ranks_as_processes_agree_on_what_they_share(two_ranks: TwoRanks, tmp_path: Path) -> None:
+    two_ranks(what_ranks_share, tmp_path)
     for rank in (0, 1):
         assert json.loads((tmp_path / f"{rank}.json").read_text()) == {
             "mean": [0.5, 1.0],

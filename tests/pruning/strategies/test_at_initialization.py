@@ -18,11 +18,10 @@ from prunekit.pruning.engine import Engine
 from prunekit.pruning.pruner import Pruner
 from prunekit.pruning.selection import keep_count
 from prunekit.pruning.strategies import strategy
-from prunekit.recipe.yaml_text import dump_yaml
 from prunekit.runs.directory import open_run
-from prunekit.train.launch import run_recipe
+from tests.support.ranks import TwoRanks
 from tests.support.scored import same, slow_masks, total
-from tests.support.training import recipe, run, with_steps
+from tests.support.training import run, with_steps
 
 SEEDS = st.integers(0, 2**16)
 SPARSITIES = st.floats(0.05, 0.95)
@@ -482,11 +481,9 @@ def test_attention_can_be_scored(name, tmp_path: Path):
 
 
 @pytest.mark.ddp
-def test_two_processes_score_the_same_samples_as_one(tmp_path: Path):
-    made = recipe(strategies=[{"name": "snip", "sparsity": 0.8}])
-    text = dump_yaml(made)
-    paths = [
-        run_recipe(made, source_text=text, out=tmp_path / str(nproc), nproc=nproc)
-        for nproc in (1, 2)
-    ]
-    assert same(*(open_run(path).masks() for path in paths))
+def test_two_processes_score_the_same_samples_as_one(two_ranks: TwoRanks, tmp_path: Path):
+    chosen = [{"name": "snip", "sparsity": 0.8}]
+    alone = open_run(run(tmp_path / "1", strategies=chosen))
+    pair = open_run(two_ranks(run, tmp_path / "2", strategies=chosen))
+    assert pair.manifest()["environment"]["world_size"] == 2
+    assert same(alone.masks(), pair.masks())

@@ -21,11 +21,11 @@ from prunekit.pruning.pruner import Pruner
 from prunekit.pruning.strategies import strategy
 from prunekit.pruning.strategies.base import PruningStrategy
 from prunekit.pruning.strategies.drop_and_grow import drop_and_grow
-from prunekit.recipe.yaml_text import dump_yaml
 from prunekit.runs.directory import open_run
-from prunekit.train.launch import resume_run, run_recipe
+from prunekit.train.launch import resume_run
+from tests.support.ranks import TwoRanks
 from tests.support.scored import FINITE, kept_by_decimals, tensors
-from tests.support.training import recipe, result, rewound, run, same, with_steps
+from tests.support.training import result, rewound, run, same, with_steps
 
 Weights = dict[str, Tensor]
 FLOATS = st.sampled_from([torch.float32, torch.float64])
@@ -383,10 +383,10 @@ def test_gradients_are_read_through_a_compiled_model_too(name: str, tmp_path: Pa
 
 
 @pytest.mark.ddp
-def test_two_processes_grow_the_same_weights(tmp_path: Path) -> None:
+def test_two_processes_grow_the_same_weights(two_ranks: TwoRanks, tmp_path: Path) -> None:
     """The run compares the masks of its ranks at each update; here, that it ended well."""
     data = {"name": "digits", "batch_size": 64, "train_limit": 256, "micro_batch": 10}
-    made = recipe(strategies=[{"name": "rigl", **SETTINGS}], data=data)
-    done = run_recipe(made, source_text=dump_yaml(made), out=tmp_path, nproc=2)
-    masks = open_run(done).masks()
+    done = open_run(two_ranks(run, tmp_path, strategies=[{"name": "rigl", **SETTINGS}], data=data))
+    assert done.manifest()["environment"]["world_size"] == 2
+    masks = done.masks()
     assert sum(int(mask.sum()) for mask in masks.values()) == kept_by_decimals(1184, 0.9)
