@@ -81,5 +81,12 @@ def masks_of(values, chosen):
     return {name: mask.reshape(values[name].shape) for name, mask in masks.items()}
 
 
+def kept(shape, pruned):
+    """A mask without its first `pruned` entries."""
+    mask = torch.ones(shape, dtype=torch.bool)
+    mask.view(-1)[:pruned] = False
+    return mask
+
+
 def same(a, b):
     return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
