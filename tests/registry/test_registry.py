@@ -287,6 +287,5 @@ def test_the_settings_of_every_component_are_resolved(registry):
     for component in registry.components():
         if component.builtin:
             config = registry.config_class(component.name)
-            config.model_rebuild()
             open_types = [f.annotation for f in config.model_fields.values()]
             assert "ForwardRef" not in repr(open_types), component.name
