@@ -244,7 +244,13 @@ def test_a_recipe_keeps_its_hash():
 
 
 @pytest.mark.usefixtures("copy")
-@pytest.mark.parametrize("name", HASHES["sweeps"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[pytest.mark.slow] if name.startswith("paper_") else [])
+        for name in HASHES["sweeps"]
+    ],
+)
 def test_a_cell_of_a_sweep_keeps_its_key(name):
     path, expected = SHIPPED / f"sweeps/{name}.yaml", HASHES["sweeps"][name]
     document = read_text_document(read_text(path), str(path))

@@ -422,7 +422,10 @@ def test_a_third_partys_model_takes_compressors():
 # --- torchvision and timm by name ---------------------------------------------------------------
 
 
-@pytest.mark.parametrize("variant", ["resnet18", "vit_b_32", "googlenet", "densenet121"])
+@pytest.mark.parametrize(
+    "variant",
+    ["resnet18", "vit_b_32", "googlenet", pytest.param("densenet121", marks=pytest.mark.slow)],
+)
 @pytest.mark.parametrize("channels", [1, 3])
 def test_torchvision_models_fit_the_data(variant, channels):
     with torch.device("meta"):

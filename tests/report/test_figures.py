@@ -237,6 +237,7 @@ def test_the_pooled_burden_is_drawn_unasked():
     assert default_keys(logged) == (logged[1], "train/loss", "eval/test_top1")
 
 
+@pytest.mark.slow
 def test_every_picture_is_drawn_and_twice_the_same(tmp_path, paper):
     found = compare([make_comparison(tmp_path / "a"), make_grid(tmp_path / "b")])
     wanted = WantedPictures(grid=("sparsity", "ratio"), reference=paper, where={"heads": "6"})

@@ -146,6 +146,7 @@ def test_picture_of_any_run(run_dir, report):
     assert not [p for p in run_dir.iterdir() if p.name.endswith(".part")]
 
 
+@pytest.mark.slow
 def test_picture_grows_with_the_number_of_layers(run_dir):
     heights = []
     for layers in (5, 90):

@@ -127,7 +127,7 @@ def test_a_built_in_probe_conforms(name, config):
 # --- what is broken
 
 
-@pytest.mark.parametrize("cls", [zoo.Sound, zoo.Averages])
+@pytest.mark.parametrize("cls", [zoo.Sound, pytest.param(zoo.Averages, marks=pytest.mark.slow)])
 def test_nothing_is_wrong_with_what_the_zoo_descends_from(cls):
     check_strategy(cls, {}, examples=10)
     check_strategy(cls, cls.Config(sparsity=0.9), trial=Trial("conv", 3, (2, 3), 4, "adamw"))
