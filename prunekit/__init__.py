@@ -5,8 +5,8 @@ The public interface is what `__init__.pyi` imports; importing the package impor
 
 import ast
 import importlib
+import pkgutil
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 from typing import Any
 
 try:
@@ -14,7 +14,7 @@ try:
 except PackageNotFoundError:  # run from a checkout that is not installed
     __version__ = "0+unknown"
 
-_STUB = ast.parse(Path(__file__).with_suffix(".pyi").read_text(encoding="utf-8"))
+_STUB = ast.parse(pkgutil.get_data(__name__, "__init__.pyi") or b"")  # also from a zip
 _HOME_OF = {
     alias.name: str(node.module)
     for node in _STUB.body

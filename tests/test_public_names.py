@@ -1,9 +1,12 @@
 """What others have written down of prunekit: names, groups and codes that must stay as they are."""
 
 import importlib
+import os
+import shutil
 import subprocess
 import sys
 from importlib.metadata import entry_points
+from pathlib import Path
 
 import pytest
 
@@ -155,3 +158,22 @@ def test_the_command_and_the_logger():
 
 def test_a_pruner_shows_a_loop_what_it_needs():
     assert sorted(name for name in vars(prunekit.Pruner) if not name.startswith("_")) == PRUNER
+
+
+def test_the_package_is_imported_from_a_zip(tmp_path):
+    """As zipapps and some clusters have it: the list of names is read through the loader."""
+    archive = shutil.make_archive(
+        str(tmp_path / "all"), "zip", Path(prunekit.__file__).parents[1], "prunekit"
+    )
+    code = "import prunekit as p; p.UsageError; print(p.__file__, len(p.__all__))"
+    run = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "PYTHONPATH": archive},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    place, names = run.stdout.split()
+    assert place.startswith(archive)
+    assert int(names) == len(PUBLIC["prunekit"])

@@ -9,6 +9,8 @@ from torch import Tensor
 
 from prunekit.compressors.base import RatioCompressor, RatioConfig, TokenBatch
 
+Similarity = Literal["dot", "cosine", "neg_l2"]
+
 
 class Tome(RatioCompressor):
     """Merge similar tokens, with no parameter and no training of its own.
@@ -79,8 +81,6 @@ class Tome(RatioCompressor):
             first=1 if odd else 0,
         )
 
-
-Similarity = Literal["dot", "cosine", "neg_l2"]
 
 SMALLEST_NORM = 1e-6
 """Norms below this count as this, so that a zero vector has a cosine."""

@@ -124,13 +124,13 @@ def _build(built: Mapping[str, Any]) -> nn.Module:
     from prunekit.registry import COMPRESSORS, MODELS
     from prunekit.registry.configs import DataSpec
 
-    # as of the first format: every key that there was is written out in the file
+    # as of before all formats: every key that there was is written out in the file
     # start weights would only be overwritten, and may be gone
-    config = cast("ModelConfig", MODELS.parse({**built["model"], "init": None}, as_of=1))
+    config = cast("ModelConfig", MODELS.parse({**built["model"], "init": None}, as_of=0))
     with torch.random.fork_rng(devices=[]):
         model = build_model(config, DataSpec(**built["data"]))
     for value in built.get("compressors", ()):
-        compressor = COMPRESSORS.create(COMPRESSORS.parse(value, as_of=1))
+        compressor = COMPRESSORS.create(COMPRESSORS.parse(value, as_of=0))
         attach(model, compressor.config.slot, compressor)
     return model
 

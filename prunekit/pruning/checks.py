@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from prunekit.errors import PluginError, RecipeError, UsageError
 from prunekit.foundation.timeline import Clock
+from prunekit.foundation.warn import warn_once
 from prunekit.pruning.assignment import Assigned
 from prunekit.pruning.learning import Learning
 from prunekit.pruning.strategies.base import Masks, Update
@@ -116,22 +117,30 @@ def check_count(assigned: Assigned, clock: Clock, model: nn.Module, masks: Masks
         )
 
 
-def check_learning(assigned: Assigned, clock: Clock, learning: Learning) -> None:
+def check_learning(assigned: Assigned, clock: Clock, learning: Learning, update: Update) -> None:
     """A strategy whose scores come from training has none for what does not learn.
 
+    A run of an earlier version goes on with a warning.
+
     Raises:
-        RecipeError: a parameter of its scope has not learned so far, and masks change now.
+        RecipeError: a parameter of its scope does not learn, and `update` prunes it.
     """
     strategy = assigned.strategy
-    if not strategy.needs_learning or not clock.active_step or strategy.target(clock) == 0:
+    needs = strategy.needs_learning
+    if needs == "never" or not clock.active_step:
         return
-    if idle := learning.idle(assigned.scope):
+    found = learning.idle(assigned.scope, now=needs == "always")
+    masks = update.masks
+    if idle := {n: why for n, why in found.items() if n in masks and not bool(masks[n].all())}:
         name, reason = next(iter(idle.items()))
         more = f" (and {len(idle) - 1} more)" if len(idle) > 1 else ""
-        raise RecipeError(
+        what = (
             f"scope: {name} does not learn: {reason}{more}; {strategy.config.name} ranks by what "
             f"training does, so leave it out: scope.exclude: [{', '.join(idle)}]"
         )
+        if learning.is_judge:
+            raise RecipeError(what)
+        warn_once(f"{assigned.label}: {what}")
 
 
 PARTS = ("step", "masks", "strategies", "targets", "probes")

@@ -194,7 +194,7 @@ class Engine:
             "strategies": [a.strategy.state_dict() for a in self.assigned],
             "targets": [a.target for a in self.assigned],
             "probes": [probe.state_dict() for probe in self.probes],
-            "highest_lr": self.learning.state_dict(),
+            "learning": self.learning.state_dict(),
         }
 
     def load_state_dict(self, state: Mapping[str, Any], dense: Mapping[str, Tensor]) -> None:
@@ -215,7 +215,7 @@ class Engine:
             assigned.target = target
         for probe, seen in zip(self.probes, state["probes"], strict=True):
             probe.load_state_dict(seen)
-        self.learning.load_state_dict(state.get("highest_lr", {}))  # earlier states have none
+        self.learning.load_state_dict(state.get("learning"))  # earlier states have none
 
     # ---- inside
 
@@ -271,9 +271,9 @@ class Engine:
     def _checked_update(self, assigned: Assigned, ctx: StepContext) -> Update:
         strategy, place = assigned.strategy, f"strategies.{ctx.index}"
         with training_mode_kept(self.model), about_key(place, strategy.config):
-            check_learning(assigned, ctx.clock, self.learning)
             update = strategy.update(ctx)
-        check_update(assigned, update, self.params)
+            check_update(assigned, update, self.params)
+            check_learning(assigned, ctx.clock, self.learning, update)
         assigned.flips = self.mask_set.apply(update, assigned.cover)
         assigned.target = strategy.target(ctx.clock)
         new = {n: mask.to(self.params[n].device) for n, mask in update.masks.items()}

@@ -3,57 +3,89 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 from torch import nn
 from torch.optim import Optimizer
 
+TOPS = ("initial_lr", "max_lr")
+"""Where a group tells its highest rate; OneCycleLR begins far below it."""
+
 
 class Learning:
-    """The learning rates of the parameters, and whether a gradient has reached them."""
+    """The learning rates of the parameters, and which of them have learned."""
 
     def __init__(self, params: Mapping[str, nn.Parameter]) -> None:
         self.params = params
         self._optimizer: Optimizer | None = None
         self._places: dict[str, int] = {}
-        """Parameter -> the place of its group in the optimizer, which may load other groups."""
+        """Parameter -> the place of its group in the optimizer."""
+        self._sizes: list[int] = []
+        """Parameters of each group when the places were looked up."""
         self._highest: dict[str, float] = {}
         self._waiting = set(params)
-        """Parameters that no gradient has reached so far."""
-        self._saved: Mapping[str, float] = {}
+        """Parameters that have not learned so far."""
+        self.is_judge = True
+        """Whether what does not learn is refused; a run of an earlier version went on with it."""
 
     def attach(self, optimizer: Optimizer) -> None:
         """Read another optimizer from here on."""
         for group in optimizer.param_groups:
             group.setdefault("initial_lr", group["lr"])  # as torch's own schedulers do
-        groups = enumerate(optimizer.param_groups)
-        places = {id(p): place for place, group in groups for p in group["params"]}
-        self._optimizer = optimizer
+        self._optimizer, self._sizes, self._highest = optimizer, [], self._loaded()
+        self._look_up()
+
+    def _loaded(self) -> dict[str, float]:
+        """The highest rates of before, where they are of a state that was just loaded."""
+        return {} if self._optimizer is not None else self._highest
+
+    def _look_up(self) -> None:
+        """Find the parameters in the groups, which may have been loaded or added to."""
+        if self._optimizer is None:
+            return
+        groups = self._optimizer.param_groups
+        sizes = [len(group["params"]) for group in groups]
+        if sizes == self._sizes:
+            return
+        places = {id(p): place for place, group in enumerate(groups) for p in group["params"]}
+        self._sizes = sizes
         self._places = {n: places[id(p)] for n, p in self.params.items() if id(p) in places}
-        # what a scheduler says of its top: OneCycleLR begins far below it
-        tops = ("initial_lr", "max_lr")
-        self._highest = {
-            name: max(float(optimizer.param_groups[place].get(key, 0.0)) for key in tops)
-            for name, place in self._places.items()
-        }
-        for name, rate in self._saved.items():
-            self._highest[name] = max(rate, self._highest.get(name, 0.0))
-        self._saved = {}
+        for name, place in self._places.items():
+            tops = [float(groups[place].get(key, 0.0)) for key in TOPS]
+            self._highest[name] = max(*tops, self._highest.get(name, 0.0))
 
     def note(self) -> None:
         """Look at the rates and gradients of the step that is being taken."""
+        self._look_up()
         for name in self._places:
             self._highest[name] = max(self._rate(name), self._highest[name])
-        self._waiting = {n for n in self._waiting if self.params[n].grad is None}
+        self._waiting = {name for name in self._waiting if self._why_idle(name)}
+
+    def _why_frozen(self, name: str) -> str:
+        """Why a parameter cannot learn now; empty where it can."""
+        if not self.params[name].requires_grad:
+            return "its requires_grad is off"
+        if self._optimizer is not None and name not in self._places:
+            return "no optimizer has it"
+        if self._optimizer is not None and not self._highest[name]:
+            return "its learning rate is 0"
+        return ""
+
+    def _why_idle(self, name: str) -> str:
+        """Why a parameter does not learn in the step that is being taken; empty where it does."""
+        unreached = "no gradient has reached it" if self.params[name].grad is None else ""
+        return self._why_frozen(name) or unreached
 
     def scale_of(self, name: str) -> float:
         """Learning rate of a parameter now over its highest, in [0, 1]; 0 where it does not learn.
 
         The highest is that of the optimizer when it was attached, of its scheduler, or seen since.
         """
+        self._look_up()
         if self._optimizer is None:
             return 1.0
         highest = self._highest.get(name, 0.0)
-        if not self.params[name].requires_grad or not highest:
+        if not self.params[name].requires_grad or name not in self._places or not highest:
             return 0.0
         return min(1.0, self._rate(name) / highest)
 
@@ -62,22 +94,29 @@ class Learning:
         assert self._optimizer is not None
         return float(self._optimizer.param_groups[self._places[name]]["lr"])
 
-    def idle(self, names: Iterable[str]) -> dict[str, str]:
-        """Those of `names` that have not learned so far, and why not."""
-        reasons = {name: self._why_idle(name) for name in names}
+    def idle(self, names: Iterable[str], *, now: bool) -> dict[str, str]:
+        """Those of `names` that do not learn, and why not.
+
+        Args:
+            names: parameters.
+            now: whether those count that have learned before and are frozen since.
+        """
+        reasons = {
+            name: self._why_idle(name) if name in self._waiting else self._why_frozen(name)
+            for name in names
+            if now or name in self._waiting
+        }
         return {name: reason for name, reason in reasons.items() if reason}
 
-    def _why_idle(self, name: str) -> str:
-        if not self.params[name].requires_grad:
-            return "its requires_grad is off"
-        if self._optimizer is not None and not self._highest.get(name):
-            return "its learning rate is 0" if name in self._places else "no optimizer has it"
-        return "no gradient has reached it" if name in self._waiting else ""
+    def state_dict(self) -> dict[str, Any]:
+        """The highest rates, and what has not learned so far."""
+        return {"highest": dict(self._highest), "waiting": sorted(self._waiting)}
 
-    def state_dict(self) -> dict[str, float]:
-        """Parameter -> its highest learning rate."""
-        return dict(self._highest)
+    def load_state_dict(self, state: Mapping[str, Any] | None) -> None:
+        """Go on from what was saved, with the optimizer that is attached next.
 
-    def load_state_dict(self, state: Mapping[str, float]) -> None:
-        """Take back the highest rates, for the optimizer that is attached next."""
-        self._saved = dict(state)
+        None: the state of a version that saved nothing of it, and refused nothing.
+        """
+        self._optimizer, self.is_judge = None, state is not None
+        if state is not None:
+            self._highest, self._waiting = dict(state["highest"]), set(state["waiting"])

@@ -59,7 +59,7 @@ def read_written_out(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     Raises:
         RecipeError, PluginError: see `load_recipe`.
     """
-    return load_recipe(path, overrides, as_of=1)
+    return load_recipe(path, overrides, as_of=0)  # before all marks
 
 
 def recipe_from_text(text: str, overrides: Sequence[str] = (), source: str = "recipe") -> Recipe:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from prunekit.errors import UsageError
 from prunekit.foundation.suggestions import did_you_mean
 from prunekit.report.read import RunRecord
-from prunekit.report.settings import fingerprint, settings
+from prunekit.report.settings import fingerprint, settings_of
 from prunekit.report.statistics import PairedDifference, Summary, paired_difference, summary
 from prunekit.report.study import Cell, Study, number_of
 
@@ -129,7 +129,7 @@ def repeating(study: Study, arms: Sequence[str]) -> list[str]:
     found = []
     for arm in arms:
         own: set[object] = {
-            (tuple(cell.labels.items()), seed, fingerprint(settings(run.recipe)))
+            (tuple(cell.labels.items()), seed, fingerprint(settings_of(run)))
             for cell in study.arm_cells(arm)
             for seed, run in cell.runs.items()
         }

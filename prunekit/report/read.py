@@ -6,7 +6,7 @@ import math
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
@@ -35,6 +35,9 @@ class RunRecord:
     message: str
     report: Tree
     """Empty where the run did not finish."""
+    later: frozenset[str] = frozenset()
+    """Dotted keys of the recipe that stand as they did before there were such keys, and that a run
+    beside this one has none of: in a comparison they are left out."""
 
     @property
     def seed(self) -> int:
@@ -97,15 +100,35 @@ def read_record(run: RunDir) -> RunRecord:
         status=clean(str(status.get("status", done))),
         message=clean(str(status.get("message") or "")),
         report=report,
+        later=keys_as_before(run.path),
+    )
+
+
+def side_by_side(runs: Sequence[RunRecord]) -> list[RunRecord]:
+    """Runs to be compared: a later key counts where all of them have it."""
+    marked = frozenset().union(*(run.later for run in runs))
+    lacked = {key for key in marked if not all(_has(run.recipe, key) for run in runs)}
+    return [replace(run, later=run.later & lacked) for run in runs]
+
+
+def _has(tree: Any, key: str) -> bool:
+    """Whether there is a value at a dotted key; a part of it may itself hold dots."""
+    if not key:
+        return True
+    if isinstance(tree, list):
+        tree = {str(i): item for i, item in enumerate(tree)}
+    if not isinstance(tree, dict):
+        return False
+    return any(
+        _has(item, key.removeprefix(name).removeprefix("."))
+        for name, item in tree.items()
+        if key == name or key.startswith(f"{name}.")
     )
 
 
 @cache
 def read_recipe(run_dir: Path) -> Tree:
     """The resolved recipe of a run as plain values, whatever version or plugin wrote it.
-
-    Without the keys that stand as they did before there were such keys: so a run compares with one
-    of an earlier version, which has none of them.
 
     Raises:
         CheckpointError: it cannot be read as a mapping.
@@ -120,29 +143,24 @@ def read_recipe(run_dir: Path) -> Tree:
         raise CheckpointError(f"{path}: corrupt: {error}") from error
     if not isinstance(document.root, dict):
         raise CheckpointError(f"{path}: corrupt: not a recipe")
-    for key in _as_before(run_dir):
-        _drop(document.root, key.split("."))
     return document.root
 
 
-def _as_before(run_dir: Path) -> list[str]:
-    """The dotted keys that the manifest names as standing as before."""
+@cache
+def keys_as_before(run_dir: Path) -> frozenset[str]:
+    """The dotted keys that stand as they did before there were such keys, as the manifest says.
+
+    A run of an earlier version has none of them: what compares two runs leaves them out.
+    """
     try:
         keys = RunDir(run_dir).manifest().get("as_before", [])
     except CheckpointError:  # a run without a manifest has its recipe all the same
-        return []
-    return [key for key in keys if isinstance(key, str)] if isinstance(keys, list) else []
+        return frozenset()
+    return frozenset(filter(_is_text, keys)) if isinstance(keys, list) else frozenset()
 
 
-def _drop(node: Any, keys: Sequence[str]) -> None:
-    first, rest = keys[0], keys[1:]
-    if isinstance(node, list):
-        if first.isdecimal() and int(first) < len(node):
-            _drop(node[int(first)], rest or [""])
-    elif isinstance(node, dict) and not rest:
-        node.pop(first, None)
-    elif isinstance(node, dict):
-        _drop(node.get(first), rest)
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str)
 
 
 def _document(run: RunDir, name: str) -> Tree:
@@ -205,7 +223,7 @@ def find_runs(paths: Sequence[Path]) -> FoundRuns:
             unreadable.append(clean(str(error)))
     if not runs:
         raise CheckpointError(f"{paths[0]}: no run that can be read: {unreadable[0]}")
-    return FoundRuns(tuple(runs), tuple(unreadable))
+    return FoundRuns(tuple(side_by_side(runs)), tuple(unreadable))
 
 
 def _run_dirs(path: Path) -> Iterator[Path]:

@@ -13,7 +13,7 @@ from typing import Any
 
 from prunekit.errors import CheckpointError
 from prunekit.recipe.identity import NOT_HASHED, NOT_HASHED_DATA
-from prunekit.report.read import LONGEST, Tree, clean, read_recipe
+from prunekit.report.read import LONGEST, RunRecord, Tree, clean, keys_as_before, read_recipe
 
 Flat = dict[str, Any]
 """Dotted key -> value; lists of plain values are one value."""
@@ -31,7 +31,7 @@ def settings(recipe: Tree, without: Collection[str] = (), depth: int = 0) -> Fla
 
     Args:
         recipe: a resolved recipe as plain values.
-        without: dotted keys to leave out, in the recipes of sources as well.
+        without: dotted keys to leave out, with all below them; in the recipes of sources as well.
         depth: how many sources led here.
     """
     tree = {key: value for key, value in recipe.items() if key not in (*NOT_HASHED, "seed")}
@@ -40,7 +40,17 @@ def settings(recipe: Tree, without: Collection[str] = (), depth: int = 0) -> Fla
     flat = _flatten(tree)
     if depth < DEEPEST_SOURCE:
         flat |= {k: _source(v, frozenset(without), depth) for k, v in _paths(flat)}
-    return {key: value for key, value in flat.items() if key not in without}
+    return {key: value for key, value in flat.items() if not _is_in(key, without)}
+
+
+def _is_in(key: str, keys: Collection[str]) -> bool:
+    """Whether a dotted key is one of `keys`, or below one."""
+    return any(key == one or key.startswith(f"{one}.") for one in keys)
+
+
+def settings_of(run: RunRecord, without: Collection[str] = ()) -> Flat:
+    """`settings` of a run among those that it is compared with."""
+    return settings(run.recipe, {*without, *run.later})
 
 
 def value_at(recipe: Tree, key: str, depth: int = 0) -> Any:
@@ -72,8 +82,10 @@ def source_of(print_: str) -> str:
 
 @cache
 def _source(value: str, without: frozenset[str], depth: int) -> str:
+    run = Path(value)
     try:
-        return source_of(fingerprint(settings(read_recipe(Path(value)), without, depth + 1)))
+        found = settings(read_recipe(run), without | keys_as_before(run), depth + 1)
+        return source_of(fingerprint(found))
     except (CheckpointError, OSError, ValueError):
         return value
 

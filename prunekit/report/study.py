@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from prunekit.errors import CheckpointError
-from prunekit.report.read import FoundRuns, RunRecord, clean, find_runs, read_record
+from prunekit.report.read import FoundRuns, RunRecord, clean, find_runs, read_record, side_by_side
 from prunekit.report.settings import (
     Flat,
     arm_names,
     fingerprint,
-    settings,
+    settings_of,
     short_keys,
     source_of,
     swept_numbers,
@@ -88,10 +88,10 @@ def open_study(paths: Sequence[Path]) -> Study:
 def study_of(found: FoundRuns, name: str) -> Study:
     """Sort runs by what differs in their recipes."""
     runs, older = newest(found.runs)
-    whole = {run.path: settings(run.recipe) for run in runs}
+    whole = {run.path: settings_of(run) for run in runs}
     keys = swept_numbers(list({fingerprint(flat): flat for flat in whole.values()}.values()))
     axes = short_keys(keys)
-    rest = {run.path: settings(run.recipe, keys) for run in runs}
+    rest = {run.path: settings_of(run, keys) for run in runs}
     by_print = {fingerprint(flat): flat for flat in rest.values()}
     arms = dict(zip(by_print, arm_names(list(by_print.values())), strict=True))
     cells: dict[tuple[str, tuple[tuple[str, str], ...]], dict[int, RunRecord]] = {}
@@ -120,7 +120,7 @@ def newest(runs: Iterable[RunRecord]) -> tuple[list[RunRecord], list[tuple[RunRe
     """Of runs with one recipe and seed the newest that finished; and the others, each with it."""
     same: dict[tuple[str, int], list[RunRecord]] = {}
     for run in sorted(runs, key=lambda run: (run.finished, run.path.name)):
-        same.setdefault((fingerprint(settings(run.recipe)), run.seed), []).append(run)
+        same.setdefault((fingerprint(settings_of(run)), run.seed), []).append(run)
     kept = sorted((group[-1] for group in same.values()), key=lambda run: str(run.path))
     return kept, [(run, group[-1]) for group in same.values() for run in group[:-1]]
 
@@ -226,7 +226,8 @@ def _read(sweep: Sweep) -> tuple[dict[str, RunRecord], list[str]]:
             records[cell.id] = run
         else:
             missing.append(f"{clean(cell.id)}: {problem}")
-    return records, missing
+    compared = side_by_side(list(records.values()))
+    return dict(zip(records, compared, strict=True)), missing
 
 
 def _record(cell: SweepCell) -> tuple[RunRecord | None, str]:
@@ -259,5 +260,5 @@ def _recipes(sweep: Sweep, records: Mapping[str, RunRecord]) -> dict[str, dict[s
     first: dict[str, dict[str, object]] = {}
     for cell in sweep.cells:
         if cell.id in records and clean(cell.arm) not in first:
-            first[clean(cell.arm)] = settings(records[cell.id].recipe)
+            first[clean(cell.arm)] = settings_of(records[cell.id])
     return first

@@ -82,9 +82,7 @@ def open_sweep(path: str | Path) -> Sweep:
             f"{path}: not a sweep directory: give the folder that `prunekit sweep` made, with "
             "plan.json in it"
         )
-    plan = read_json(plan_file)
-    if not isinstance(plan, dict) or plan.get("format") != FORMAT:
-        raise CheckpointError(f"{plan_file}: corrupt, or of another version of prunekit")
+    plan = _read_plan(plan_file)
     try:
         return Sweep(
             path=folder,
@@ -97,6 +95,13 @@ def open_sweep(path: str | Path) -> Sweep:
         raise CheckpointError(f"{plan_file}: corrupt: {type(error).__name__} {error}") from error
 
 
+def _read_plan(path: Path) -> dict[str, Any]:
+    plan = read_json(path)
+    if not isinstance(plan, dict) or plan.get("format") != FORMAT:
+        raise CheckpointError(f"{path}: corrupt, or of another version of prunekit")
+    return plan
+
+
 def begun_with(folder: Path) -> int | None:
     """The earlier format of recipes that the sweep in `folder` was begun with; None = today's.
 
@@ -105,10 +110,13 @@ def begun_with(folder: Path) -> int | None:
     """
     if not is_sweep(folder):
         return None
-    plan = read_json(folder / "plan.json")
-    begun = plan.get("recipe_format", 1) if isinstance(plan, dict) else None
-    if not isinstance(begun, int):
-        raise CheckpointError(f"{folder / 'plan.json'}: corrupt: delete it to plan anew")
+    plan = _read_plan(folder / "plan.json")
+    begun = plan.get("recipe_format", 1)
+    if type(begun) is not int or not 1 <= begun <= RECIPE_FORMAT:
+        raise CheckpointError(
+            f"{folder / 'plan.json'}: corrupt, or of a newer version of prunekit: go on with that "
+            "version, or give another --out"
+        )
     return begun if begun < RECIPE_FORMAT else None
 
 

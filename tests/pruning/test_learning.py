@@ -10,6 +10,7 @@ from torch.optim.lr_scheduler import CyclicLR, LambdaLR, OneCycleLR
 
 from prunekit import Pruner, RecipeError, strategy
 from prunekit.foundation.timeline import Timeline
+from prunekit.foundation.warn import WarningRelay
 from prunekit.pruning.context import StepContext
 from prunekit.pruning.engine import Engine
 from prunekit.pruning.learning import Learning
@@ -165,6 +166,10 @@ def test_what_does_not_learn_is_refused_and_not_ranked_by_index(name, settings, 
     line = (
         rf"^strategies\.0\.scope: {first} does not learn: {reason}; {name} ranks by .*\[{first}\]$"
     )
+    if name == "movement_soft":  # its threshold prunes nothing that has no score
+        train(model, pruner, optimizer, 20)
+        assert pruner.masks()[first].all()
+        return
     with pytest.raises(RecipeError, match=line):
         train(model, pruner, optimizer, 20)
 
@@ -197,3 +202,78 @@ def test_movement_ranks_a_layer_by_its_own_rate_and_not_by_that_of_the_first_gro
     by_index = torch.zeros(36, dtype=torch.bool)
     by_index[:18] = True
     assert not torch.equal(masks[0].flatten(), by_index)
+
+
+@pytest.mark.parametrize(("name", "settings"), LEARNERS)
+def test_a_layer_that_joins_the_optimizer_in_mid_run_is_read_from_there_on(name, settings):
+    model = net()
+    model[0].requires_grad_(False)
+    sparsity = {} if name == "movement_soft" else {"sparsity": 0.5}
+    late = {"cadence": {"every": "5st"}} if settings else {}
+    pruner = Pruner(model, [strategy(name, **sparsity, **late)], total_steps=20)
+    optimizer = torch.optim.SGD(model[2].parameters(), lr=0.1)
+    pruner.attach(optimizer)
+    train(model, pruner, optimizer, 1)
+    model[0].requires_grad_(True)
+    optimizer.add_param_group({"params": [*model[0].parameters()], "lr": 0.2})
+    train(model, pruner, optimizer, 19)
+    assert pruner.step == 20
+    assert not pruner.masks()["0.weight"].all()
+
+
+@pytest.mark.parametrize(("name", "settings"), LEARNERS)
+def test_a_layer_that_is_frozen_after_it_has_learned(name, settings):
+    """Scores that it has are good for ranking; what would be grown there could not learn."""
+    model = net()
+    sparsity = {} if name == "movement_soft" else {"sparsity": 0.5}
+    pruner = Pruner(model, [strategy(name, **sparsity, **settings)], total_steps=20)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    pruner.attach(optimizer)
+    train(model, pruner, optimizer, 5)
+    model[0].requires_grad_(False)
+    if name.startswith("movement"):
+        train(model, pruner, optimizer, 15)
+        assert pruner.step == 20
+    else:
+        with pytest.raises(
+            RecipeError, match=r"0\.weight does not learn: its requires_grad is off"
+        ):
+            train(model, pruner, optimizer, 15)
+
+
+def test_what_has_learned_is_known_after_a_resume():
+    model = net()
+    made = strategy("movement", sparsity=0.5)
+    pruner = Pruner(model, [made], total_steps=20)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    pruner.attach(optimizer)
+    train(model, pruner, optimizer, 5)
+    model[0].requires_grad_(False)
+    train(model, pruner, optimizer, 1)
+    state, dense = pruner.state_dict(), {n: pruner.dense(n).clone() for n in pruner.params}
+    again = Pruner(model, [strategy("movement", sparsity=0.5)], total_steps=20, resuming=True)
+    again.load_state_dict(state, dense)
+    again.attach(optimizer)
+    train(model, again, optimizer, 14)
+    assert again.step == 20
+
+
+@pytest.mark.parametrize("name", ["rigl", "set"])
+def test_a_run_of_before_goes_on_with_a_warning(name):
+    """It was not refused when it began; its state says nothing of learning."""
+    model = net()
+    pruner = Pruner(model, [strategy(name, sparsity=0.5, **EVERY)], total_steps=20)
+    optimizer = torch.optim.SGD(groups_of(model, [0.0, 0.1, 0.1, 0.1]), lr=0.1)
+    pruner.attach(optimizer)
+    state = {key: value for key, value in pruner.state_dict().items() if key != "learning"}
+    dense = {n: pruner.dense(n).clone() for n in pruner.params}
+    again = Pruner(model, [strategy(name, sparsity=0.5, **EVERY)], total_steps=20, resuming=True)
+    again.load_state_dict(state, dense)
+    again.attach(optimizer)
+    told: list[str] = []
+    relay = WarningRelay(told.append)
+    relay.listen()
+    train(model, again, optimizer, 20)
+    relay.stop()
+    assert len(told) == 1
+    assert told[0].startswith(f"{name}: scope: 0.weight does not learn: its learning rate is 0")

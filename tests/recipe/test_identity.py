@@ -24,7 +24,9 @@ from prunekit.recipe.load import document_from_text, recipe_from, recipe_from_do
 from prunekit.recipe.schema import Recipe
 from prunekit.recipe.yaml_text import dump_yaml
 from prunekit.registry import REGISTRIES, STRATEGIES
-from prunekit.report.read import read_recipe
+from prunekit.report.read import find_runs, keys_as_before
+from prunekit.report.settings import fingerprint, settings_of
+from prunekit.report.study import study_of
 from prunekit.sweep import directory, plan, session
 from prunekit.sweep.command_line import read_command_line
 from prunekit.sweep.directory import CellState, resolved_path, write_state
@@ -204,7 +206,42 @@ def test_a_run_says_which_keys_stand_as_before_and_reports_compare_it_with_earli
         "strategies.0.soft",
         "strategies.0.inner",
     ]
-    assert read_recipe(new) == read_recipe(old)
+    both_runs = find_runs([tmp_path]).runs
+    assert {run.recipe["strategies"][0].get("soft") for run in both_runs} == {None, False}
+    assert len({fingerprint(settings_of(run)) for run in both_runs}) == 1
+    (table,) = study_of(find_runs([tmp_path]), "both").cells  # the newer of two equal runs
+    assert table.labels == {}
+
+
+def test_a_new_key_that_is_swept_keeps_all_its_values_in_a_report(tmp_path):
+    """Also the one that stands for what runs did before, as long as all runs have the key."""
+
+    class Numbered(Plain):
+        class Config(StrategyConfig):
+            share: float = 0.5
+            level: Annotated[int, NewKey(1002, before=0)] = 0
+
+    with STRATEGIES.temporarily("mine", Numbered):
+        for level in (0, 1, 2):
+            run_recipe(
+                recipe_from({**TREE, "strategies": [{"name": "mine", "level": level}]}),
+                out=tmp_path,
+            )
+    study = study_of(find_runs([tmp_path]), "levels")
+    assert study.axes == {"level": ("0", "1", "2")}
+
+
+HOSTILE = ["strategies." + "9" * 5000, "", ".", "..", "strategies..0", 3, None, "a" * 10_000]
+
+
+def test_a_manifest_may_hold_anything(tmp_path):
+    run = run_recipe(recipe_from({**TREE, "strategies": []}), out=tmp_path)
+    path = run / "manifest.json"
+    manifest = json.loads(path.read_text())
+    for keys in (HOSTILE, "text", {"a": 1}, None):
+        path.write_text(json.dumps(manifest | {"as_before": keys}))
+        keys_as_before.cache_clear()
+        assert len(study_of(find_runs([tmp_path]), "one").cells) == 1
 
 
 def begun(folder, name, cls, *words):
@@ -269,9 +306,20 @@ def test_baselines_of_a_sweep_keep_the_defaults_that_it_was_begun_with(tmp_path)
     assert {cell.partition("/")[0] for cell in began if now[cell] == began[cell]} == {"dense"}
 
 
-def test_a_corrupt_plan_is_not_planned_over(tmp_path):
-    (tmp_path / "plan.json").write_text('{"recipe_format": "two"}')
-    with pytest.raises(CheckpointError, match=r"plan\.json: corrupt: delete it to plan anew"):
+@pytest.mark.parametrize(
+    "plan",
+    [
+        {"recipe_format": "two"},
+        {"recipe_format": 99_999},
+        {"recipe_format": True},
+        {"format": 2},
+        [],
+    ],
+)
+def test_a_corrupt_or_newer_plan_is_not_planned_over(tmp_path, plan):
+    document = {"format": 1, **plan} if isinstance(plan, dict) else plan
+    (tmp_path / "plan.json").write_text(json.dumps(document))
+    with pytest.raises(CheckpointError, match=r"plan\.json: corrupt, or of a"):
         directory.begun_with(tmp_path)
 
 

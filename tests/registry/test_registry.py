@@ -279,3 +279,13 @@ def test_describe_is_empty_where_the_source_does_not_tell(tmp_path, monkeypatch,
     (tmp_path / "plug_x.py").write_text("class Other(:\n")
     monkeypatch.syspath_prepend(tmp_path)
     assert describe_source(value) == Description()
+
+
+@pytest.mark.parametrize("registry", REGISTRIES.values(), ids=REGISTRIES)
+def test_the_settings_of_every_component_are_resolved(registry):
+    """A type that stands below its use would show as a ForwardRef in `prunekit show`."""
+    for component in registry.components():
+        if component.builtin:
+            config = registry.config_class(component.name)
+            open_types = [f.annotation for f in config.model_fields.values()]
+            assert "ForwardRef" not in repr(open_types), component.name

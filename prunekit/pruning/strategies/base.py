@@ -112,9 +112,10 @@ class PruningStrategy(abc.ABC):
     its last step for who reads gradients."""
     modes: ClassVar[tuple[Mode, ...]] = ("ste", "masked", "hard")
     """The modes that make sense for this strategy."""
-    needs_learning: ClassVar[bool] = False
-    """Whether a parameter that does not learn has no score, as scores come from training. It is
-    refused at the first update that prunes after step 0, and not ranked by its index."""
+    needs_learning: ClassVar[Literal["never", "once", "always"]] = "never"
+    """Whether scores come from training: then a parameter that has learned at no step so far
+    (`once`), or is frozen now (`always`), has none. It is refused at an update that prunes after
+    step 0, and not ranked by its index."""
     default_scope: ClassVar[tuple[str, ...] | None] = None
     """Patterns that an empty `scope.include` stands for. None: the weights of linear and
     convolution layers and the input projections of attention."""

@@ -61,7 +61,7 @@ class DropAndGrow(PruningStrategy):
 
     config: DropAndGrow.Config
     modes = ("hard",)
-    needs_learning = True  # what is grown starts at 0, and stays there where nothing learns
+    needs_learning = "always"  # what is grown starts at 0, and stays there where nothing learns
 
     @abc.abstractmethod
     def drop_fraction(self, clock: Clock) -> float:

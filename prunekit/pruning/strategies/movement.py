@@ -24,7 +24,7 @@ EVERY_STEP = Cadence(every=duration("1st"))
 class MovingScores(PruningStrategy):
     """A score S for each weight, 0 at first, that gradient descent moves at every step."""
 
-    needs_learning = True
+    needs_learning = "once"
     modes = ("masked",)  # elsewhere a pruned weight has no value of its own, or learns unseen
 
     def __init__(self, config: StrategyConfig) -> None:
