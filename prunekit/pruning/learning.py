@@ -32,12 +32,10 @@ class Learning:
         """Read another optimizer from here on."""
         for group in optimizer.param_groups:
             group.setdefault("initial_lr", group["lr"])  # as torch's own schedulers do
-        self._optimizer, self._sizes, self._highest = optimizer, [], self._loaded()
+        if self._optimizer is not None:  # else the rates are those of a state that was loaded
+            self._highest = {}
+        self._optimizer, self._sizes = optimizer, []
         self._look_up()
-
-    def _loaded(self) -> dict[str, float]:
-        """The highest rates of before, where they are of a state that was just loaded."""
-        return {} if self._optimizer is not None else self._highest
 
     def _look_up(self) -> None:
         """Find the parameters in the groups, which may have been loaded or added to."""
@@ -113,10 +111,12 @@ class Learning:
         return {"highest": dict(self._highest), "waiting": sorted(self._waiting)}
 
     def load_state_dict(self, state: Mapping[str, Any] | None) -> None:
-        """Go on from what was saved, with the optimizer that is attached next.
+        """Go on from what was saved, with the optimizer that is attached, or attached next.
 
         None: the state of a version that saved nothing of it, and refused nothing.
         """
-        self._optimizer, self.is_judge = None, state is not None
+        self.is_judge = state is not None
         if state is not None:
-            self._highest, self._waiting = dict(state["highest"]), set(state["waiting"])
+            self._waiting = set(state["waiting"])
+            for name, rate in state["highest"].items():
+                self._highest[name] = max(rate, self._highest.get(name, 0.0))

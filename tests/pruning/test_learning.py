@@ -241,7 +241,9 @@ def test_a_layer_that_is_frozen_after_it_has_learned(name, settings):
             train(model, pruner, optimizer, 15)
 
 
-def test_what_has_learned_is_known_after_a_resume():
+@pytest.mark.parametrize("attached", ["before", "after"])
+def test_what_has_learned_is_known_after_a_resume(attached):
+    """Whether the optimizer is attached before the state is loaded or after it."""
     model = net()
     made = strategy("movement", sparsity=0.5)
     pruner = Pruner(model, [made], total_steps=20)
@@ -252,8 +254,11 @@ def test_what_has_learned_is_known_after_a_resume():
     train(model, pruner, optimizer, 1)
     state, dense = pruner.state_dict(), {n: pruner.dense(n).clone() for n in pruner.params}
     again = Pruner(model, [strategy("movement", sparsity=0.5)], total_steps=20, resuming=True)
+    if attached == "before":
+        again.attach(optimizer)
     again.load_state_dict(state, dense)
-    again.attach(optimizer)
+    if attached == "after":
+        again.attach(optimizer)
     train(model, again, optimizer, 14)
     assert again.step == 20
 
