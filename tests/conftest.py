@@ -5,14 +5,12 @@ import os
 from collections.abc import Iterator
 
 import pytest
-import torch
 from hypothesis import HealthCheck, settings
 
 from tests.support.plugin_env import PluginEnv
 from tests.support.ranks import TwoRanks
 
-torch.set_num_threads(1)
-os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported, which xdist's own process spares
 
 # how many examples of a property: few beside the work, the same hundred in CI, many at night
 _common = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow]}

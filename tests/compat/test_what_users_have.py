@@ -119,7 +119,13 @@ def test_another_run_takes_the_masks_and_the_start_of_a_finished_one(copy):
 # ---- runs in the middle
 
 
-@pytest.mark.parametrize("name", sorted(NUMBERS["resumed"]))
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[] if name in ("rewound", "ste_ema_best") else [pytest.mark.slow])
+        for name in sorted(NUMBERS["resumed"])
+    ],
+)
 def test_a_stopped_run_goes_on_to_its_end(copy, name):
     path, expected = copy(f"stopped/{name}"), NUMBERS["resumed"][name]
     checkpoint, refused = newest_checkpoint(path)

@@ -202,7 +202,13 @@ def test_kinds_may_differ_from_block_to_block(images):
     assert all(torch.isfinite(p.grad).all() for p in model.parameters())
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "random_drop",
+        *(pytest.param(k, marks=pytest.mark.slow) for k in KINDS if k != "random_drop"),
+    ],
+)
 def test_a_model_with_compressors_in_its_blocks_compiles(kind, images):
     model = vit(make(kind, "blocks.0", 0.25), make(kind, "blocks.1", 0.5)).eval()
     compiled = torch.compile(model, backend="eager", fullgraph=True)

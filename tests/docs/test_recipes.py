@@ -57,11 +57,13 @@ def test_a_recipe_runs_by_its_name_from_the_command_line(capsys):
     assert open_run("runs/quickstart/latest").report()["tokens"] == {"before": 16, "after": 12}
 
 
-VITS = ["quickstart", "vit_cifar_tome", "vit_cifar_tome_cpu"]
-VITS += ["random_drop_digits", "average_pool_digits", "tome_blocks_digits"]
+VITS = ["quickstart", "average_pool_digits", "tome_blocks_digits"]
+MORE_VITS = ["random_drop_digits", "vit_cifar_tome", "vit_cifar_tome_cpu"]
 
 
-@pytest.mark.parametrize("name", VITS)
+@pytest.mark.parametrize(
+    "name", [*VITS, *(pytest.param(name, marks=pytest.mark.slow) for name in MORE_VITS)]
+)
 def test_a_vit_ends_at_its_sparsity_and_tokens(name):
     report = run(name)
     recipe = load_recipe(shipped_recipes()[name])

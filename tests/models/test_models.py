@@ -271,7 +271,7 @@ def test_attention_is_biased_only_behind_a_compressor_that_asks(small_images):
     assert seen[1].shape == seen[2].shape == (2, 1, 1, 17)
 
 
-@pytest.mark.parametrize("proportional", [False, True])
+@pytest.mark.parametrize("proportional", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_the_vit_with_merging_compiles_copies_and_loads(proportional, small_images):
     model = tiny_vit()
     keys = set(model.state_dict())

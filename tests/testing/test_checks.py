@@ -21,6 +21,7 @@ from prunekit.testing import (
     check_probe,
     check_strategy,
 )
+from prunekit.testing.cases import SMALL_MODELS
 from tests.support import training, zoo
 
 OFTEN = {"every": "2st"}
@@ -79,9 +80,13 @@ def built_in(registry, without=()):
     return [c.name for c in registry.components() if c.builtin and c.name not in without]
 
 
+PATIENT = settings().max_examples >= 100
+"""The kit draws its own examples: the default number in CI and at night, fewer beside the work."""
+LARGEST = {name: SMALL_MODELS[name] for name in ("conv", "tied", "attention")}
+
+
 def examples(most):
-    """The kit draws its own: the default number where there is time, two fifths beside the work."""
-    return most if settings().max_examples >= 100 else most * 2 // 5
+    return most if PATIENT else most // 4
 
 
 def title(value):
@@ -95,7 +100,8 @@ def title(value):
     ("name", "config"), cases(built_in(STRATEGIES, ["optimal_subnetwork"]), STRATEGY_SETTINGS)
 )
 def test_a_built_in_strategy_conforms(name, config):
-    check_strategy(STRATEGIES.load(name), config, examples=examples(25))
+    some = {} if PATIENT else {"models": LARGEST, "examples": 2 * len(LARGEST)}
+    check_strategy(STRATEGIES.load(name), config, **some)
 
 
 @pytest.mark.slow
@@ -129,11 +135,23 @@ def test_a_built_in_probe_conforms(name, config):
 
 @pytest.mark.parametrize("cls", [zoo.Sound, pytest.param(zoo.Averages, marks=pytest.mark.slow)])
 def test_nothing_is_wrong_with_what_the_zoo_descends_from(cls):
-    check_strategy(cls, {}, examples=10)
+    check_strategy(cls, {}, examples=examples(10))
     check_strategy(cls, cls.Config(sparsity=0.9), trial=Trial("conv", 3, (2, 3), 4, "adamw"))
 
 
-@pytest.mark.parametrize(("cls", "fault"), zoo.STRATEGIES.items(), ids=title)
+COMPILES = {zoo.LooksWhetherCompiled, zoo.BreaksTheGraph}
+"""These are caught only when all else was tried, under torch.compile."""
+
+
+def animals(table):
+    """(class, fault) of the zoo."""
+    return [
+        pytest.param(cls, fault, marks=[pytest.mark.slow] if cls in COMPILES else [])
+        for cls, fault in table.items()
+    ]
+
+
+@pytest.mark.parametrize(("cls", "fault"), animals(zoo.STRATEGIES), ids=title)
 def test_a_broken_strategy_is_caught_and_its_fault_named(cls, fault):
     with pytest.raises(ConformanceError, match=fault) as caught:
         check_strategy(cls, {}, examples=10)
@@ -145,7 +163,7 @@ def test_nothing_is_wrong_with_halving():
     check_compressor(zoo.Halves, {})
 
 
-@pytest.mark.parametrize(("cls", "fault"), zoo.COMPRESSORS.items(), ids=title)
+@pytest.mark.parametrize(("cls", "fault"), animals(zoo.COMPRESSORS), ids=title)
 def test_a_broken_compressor_is_caught_and_its_fault_named(cls, fault):
     with pytest.raises(ConformanceError, match=fault) as caught:
         check_compressor(cls, {})
