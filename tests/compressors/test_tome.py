@@ -497,7 +497,7 @@ def test_merged_duplicates_with_proportional_attention_change_nothing():
 # --- where it runs ------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("deterministic", [False, True])
+@pytest.mark.parametrize("deterministic", [False, pytest.param(True, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("dynamic", [False, pytest.param(None, marks=pytest.mark.slow)])
 def test_compiles_without_a_graph_break(deterministic, dynamic):
     """For each size anew, and for any size from the second on, as torch does by itself."""

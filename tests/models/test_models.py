@@ -345,6 +345,7 @@ def test_the_prefix_of_a_stock_model_is_protected(make, images):
     assert recorder.seen.size.unique().tolist() == [1]
 
 
+@pytest.mark.slow
 def test_a_stock_model_with_merging_compiles(images):
     model = tiny_torchvision()
     attach(model, "tokens", tome(0.6))

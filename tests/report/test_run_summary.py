@@ -134,7 +134,16 @@ def test_table_fits_a_narrow_pipe(run_dir):
     assert "\x1b" not in printed(run_dir)
 
 
-@pytest.mark.parametrize("report", [None, REPORT, {**REPORT, "layers": []}, {"recipe": "bare"}])
+@pytest.mark.parametrize(
+    "report",
+    [
+        REPORT,
+        *(
+            pytest.param(report, marks=pytest.mark.slow)
+            for report in (None, {**REPORT, "layers": []}, {"recipe": "bare"})
+        ),
+    ],
+)
 def test_picture_of_any_run(run_dir, report):
     if report is not None:
         write_json(run_dir / "report.json", report)

@@ -11,7 +11,6 @@ from torch import Tensor
 
 from prunekit.recipe.load import recipe_from
 from prunekit.recipe.schema import Recipe
-from prunekit.recipe.yaml_text import dump_yaml
 from prunekit.runs.directory import open_run
 from prunekit.train.launch import run_recipe
 
@@ -38,8 +37,7 @@ def recipe(**changes: Any) -> Recipe:
 
 
 def run(out: Path, **changes: Any) -> Path:
-    made = recipe(**changes)
-    return run_recipe(made, source_text=dump_yaml(made), out=out)
+    return run_recipe(recipe(**changes), out=out)
 
 
 def rewound(run_dir: Path, step: int, to: Path) -> Path:

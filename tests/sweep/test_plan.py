@@ -373,7 +373,7 @@ RUNS = {
 @pytest.mark.parametrize(
     "name",
     [
-        pytest.param(name, marks=[pytest.mark.slow] if runs > 500 else [])
+        pytest.param(name, marks=[pytest.mark.slow] if runs > 200 else [])
         for name, runs in sorted(RUNS.items())
     ],
 )
