@@ -31,6 +31,18 @@ def evaluating(model: nn.Module) -> Iterator[None]:
         yield
 
 
+@contextmanager
+def buffers_kept(model: nn.Module) -> Iterator[None]:
+    """Passes inside may write what buffers they like: after it, each holds what it held."""
+    held = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    try:
+        yield
+    finally:
+        for name, buffer in model.named_buffers():
+            if name in held:
+                buffer.copy_(held[name])
+
+
 def buffers(model: nn.Module) -> dict[str, Tensor]:
     """The buffers that a `state_dict` holds."""
     saved = model.state_dict().keys()
