@@ -21,6 +21,7 @@ from prunekit.recipe.schema import Recipe
 from prunekit.train.build import Run, build
 from prunekit.train.distributed import joined
 from prunekit.train.observer import Observer
+from prunekit.train.state import average_notes
 from prunekit.train.trainer import Trainer
 
 
@@ -119,7 +120,7 @@ def plan(run: Run) -> DryRun:
         step_seconds=step_seconds,
         total_seconds=step_seconds * steps,
         device=str(run.group.device),
-        notes=(*run.data.notes, *warn_empty(sparsity)),
+        notes=(*run.data.notes, *average_notes(run.recipe.ema), *warn_empty(sparsity)),
     )
 
 
