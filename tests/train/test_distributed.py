@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 
-from prunekit.errors import CheckpointError, DivergedError
+from prunekit.errors import CheckpointError, DivergedError, RecipeError
 from prunekit.recipe.yaml_text import dump_yaml
 from prunekit.runs.checkpoint import checkpoints, load_checkpoint
 from prunekit.runs.directory import open_run
@@ -95,6 +95,9 @@ def test_the_average_of_a_pair_has_the_buffers_of_the_main_rank(
 def test_a_failing_pair_tells_its_own_error(two_ranks: TwoRanks, tmp_path: Path) -> None:
     with pytest.raises(DivergedError, match="not finite"):
         run_in_two(tmp_path, optimizer={"name": "sgd", "lr": 1e30})
+    single = {"name": "digits", "batch_size": 2}
+    with pytest.raises(RecipeError, match=r"data\.batch_size: 2 over 2 processes is"):
+        two_ranks(run, tmp_path, data=single, model={"name": "torchvision:resnet18"})
     source = [{"name": "optimal_subnetwork", "source": "nowhere"}]
     with pytest.raises(CheckpointError, match="nowhere: no such run"):
         two_ranks(run, tmp_path, strategies=source)
