@@ -1,4 +1,6 @@
-"""torch's AveragedModel beside a Pruner: of the dense weights, and put back under the masks."""
+"""State beside the masks: torch's AveragedModel, and the buffers that a loop saves itself."""
+
+import copy
 
 import pytest
 import torch
@@ -12,15 +14,18 @@ STEPS = 24
 ENTRIES = 6 * 16 + 16 * 3
 
 
-def loop(mode, look):
+def pruning(mode):
+    return strategy("magnitude", sparsity=0.75, mode=mode, cadence={"every": "2st"})
+
+
+def loop(mode, look, steps=STEPS):
     """Train a small net with BatchNorm -> its pruner; `look(pruner)` sees it after each step."""
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(6, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Linear(16, 3))
-    pruning = strategy("magnitude", sparsity=0.75, mode=mode, cadence={"every": "2st"})
-    pruner = Pruner(model, [pruning], total_steps=STEPS)
+    pruner = Pruner(model, [pruning(mode)], total_steps=STEPS)
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.02)
     pruner.attach(optimizer)
-    for _ in range(STEPS):
+    for _ in range(steps):
         x = torch.randn(32, 6)
         optimizer.zero_grad()
         nn.functional.cross_entropy(model(x), x[:, :3].argmax(1)).backward()
@@ -81,3 +86,27 @@ def test_the_weights_come_back_after_an_error():
     with pytest.raises(ZeroDivisionError), pruner.dense_weights():
         raise ZeroDivisionError
     assert all(map(torch.equal, pruner.model.parameters(), held))
+
+
+def test_a_loop_that_saves_the_buffers_too_goes_on_as_if_it_had_not_stopped():
+    """As docs/loop.md says; without them the statistics of BatchNorm would begin anew."""
+    saved = {}
+
+    def look(pruner):
+        if pruner.step == STEPS // 2:
+            dense = {name: pruner.dense(name).clone() for name in pruner.params}
+            buffers = copy.deepcopy(dict(pruner.model.named_buffers()))
+            saved.update(state=pruner.state_dict(), dense=dense, buffers=buffers)
+
+    loop("ste", look)
+    torch.manual_seed(1)
+    model = nn.Sequential(nn.Linear(6, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Linear(16, 3))
+    pruner = Pruner(model, [pruning("ste")], total_steps=STEPS, resuming=True)
+    pruner.load_state_dict(saved["state"], saved["dense"])
+    x = torch.randn(9, 6)
+    before = model.eval()(x)
+    for name, buffer in model.named_buffers():
+        buffer.copy_(saved["buffers"][name])
+    reached = loop("ste", lambda pruner: None, steps=STEPS // 2).model.eval()(x)
+    torch.testing.assert_close(model(x), reached, rtol=0, atol=0)
+    assert not torch.allclose(before, reached)
