@@ -98,6 +98,7 @@ PRUNER = [
     "attach",
     "before_step",
     "dense",
+    "dense_weights",
     "finish",
     "load_state_dict",
     "masks",

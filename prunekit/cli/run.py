@@ -69,7 +69,7 @@ def command(recipe: str, overrides: tuple[str, ...], out: Path, nproc: int, dry_
     with with_source_position(document):
         if dry_run:
             screen = console()
-            screen.print(dry_run_view(planning.dry_run(loaded), screen.width))
+            screen.print(dry_run_view(planning.dry_run(loaded, nproc), screen.width))
         else:
             print_summary(launch.run_recipe(loaded, source_text=text, out=out, nproc=nproc))
 

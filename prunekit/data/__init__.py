@@ -4,6 +4,6 @@ Knows images, labels and ranks, nothing of models or pruning. The rooms above ma
 """
 
 from prunekit.data.batches import Batch, DataSet, EvalSplit
-from prunekit.data.load import open_dataset
+from prunekit.data.load import check_shares, open_dataset
 
-__all__ = ["Batch", "DataSet", "EvalSplit", "open_dataset"]
+__all__ = ["Batch", "DataSet", "EvalSplit", "check_shares", "open_dataset"]

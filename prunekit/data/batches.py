@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
+from itertools import accumulate
 from typing import Literal
 
 import torch
@@ -13,6 +14,7 @@ from torch import Tensor
 
 from prunekit.data.augment import cut, draw, padding, resize
 from prunekit.data.cache import samples_digest
+from prunekit.data.sizes import BatchSizes
 from prunekit.data.split import evenly, generator
 from prunekit.errors import RecipeError
 from prunekit.registry.configs import DatasetConfig, DataSpec, Samples
@@ -56,7 +58,9 @@ class DataSet:
             len(parts[name].labels) for name in ("train", "validation", "test")
         )
         self.steps_per_epoch = self.train_size // config.batch_size
-        self.rank_batch = config.batch_size // world
+        self.sizes = BatchSizes(config.batch_size, config.micro_batch, world)
+        """Of every batch that there is."""
+        self.rank_batch = self.sizes.rank_batch
         self.device = self._train.images.device
         _, channels, height, width = self._train.images.shape
         side = config.image_size
@@ -74,11 +78,11 @@ class DataSet:
 
     def train_batch(self, step: int) -> Batch:
         """This rank's share of the batch for the optimizer step that follows `step` others."""
-        return next(self._train_batches(step, self.rank_batch))
+        return next(self._train_batches(step, (self.rank_batch,)))
 
     def micro_batches(self, step: int) -> Iterator[Batch]:
         """`train_batch(step)` in pieces of `micro_batch` samples; the last may be smaller."""
-        return self._train_batches(step, self.config.micro_batch or self.rank_batch)
+        return self._train_batches(step, self.sizes.training())
 
     def eval_batches(self, split: EvalSplit) -> Iterator[Batch]:
         """This rank's samples of a split, each sample on one rank, none twice.
@@ -89,9 +93,9 @@ class DataSet:
         if split == "validation" and not self.validation_size:
             raise RecipeError("data.validation: 0 holds no samples out: set it to a share, say 0.1")
         part = self._parts[split]
-        size = min(self.rank_batch, self.config.micro_batch or self.rank_batch)
         indices = torch.arange(len(part.labels), device=self.device)[self.rank :: self.world]
-        return self._plain_batches(part, indices, size)
+        sizes = self.sizes.evaluation(len(part.labels), self.rank)
+        return self._plain_batches(part, indices, sizes)
 
     def calibration(self, samples: int, balanced: bool = False) -> Iterator[Batch]:
         """Fixed training samples, not augmented, the same on all ranks.
@@ -114,8 +118,8 @@ class DataSet:
         order = torch.randperm(self.train_size, generator=generator(self.seed, "calibration"))
         labels = self._train.labels.cpu()
         indices = evenly(labels, order, samples) if balanced else order[:samples]
-        size = self.config.micro_batch or self.config.batch_size
-        return self._plain_batches(self._train, indices.to(self.device), size)
+        sizes = self.sizes.calibration(samples)
+        return self._plain_batches(self._train, indices.to(self.device), sizes)
 
     def fingerprint(self) -> str:
         """SHA-256 over every sample that is used, its label and its split, 64 hex digits."""
@@ -128,7 +132,7 @@ class DataSet:
         ]
         return hashlib.sha256(repr(parts).encode()).hexdigest()
 
-    def _train_batches(self, step: int, size: int) -> Iterator[Batch]:
+    def _train_batches(self, step: int, sizes: Sequence[int]) -> Iterator[Batch]:
         epoch, position = divmod(step, self.steps_per_epoch)
         total = self.config.batch_size
         first = position * total
@@ -136,8 +140,8 @@ class DataSet:
         indices = self._order(epoch)[first : first + total][mine]
         choices = draw(self.config.augment, self._pads, total, self.seed, step)[:, mine]
         choices = choices.to(self.device)
-        for start in range(0, self.rank_batch, size):
-            piece = slice(start, start + size)
+        for end, size in zip(accumulate(sizes), sizes, strict=True):
+            piece = slice(end - size, end)
             images = self._train.images[indices[piece]]
             if self.config.augment:
                 images = cut(images, choices[:, piece], self._pads)
@@ -150,9 +154,10 @@ class DataSet:
             self._epoch = epoch, order.to(self.device)
         return self._epoch[1]
 
-    def _plain_batches(self, part: Samples, indices: Tensor, size: int) -> Iterator[Batch]:
-        for start in range(0, len(indices), size):
-            chosen = indices[start : start + size]
+    def _plain_batches(
+        self, part: Samples, indices: Tensor, sizes: Sequence[int]
+    ) -> Iterator[Batch]:
+        for chosen in torch.split(indices, list(sizes)):
             yield self._finish(part.images[chosen]), part.labels[chosen]
 
     def _finish(self, images: Tensor) -> Tensor:

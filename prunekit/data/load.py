@@ -36,11 +36,7 @@ def open_dataset(
         ResourceError: the set does not fit in memory.
         PluginError: `config.load` does not return what `Samples` promises.
     """
-    if config.batch_size % world:
-        raise RecipeError(
-            f"data.batch_size: {config.batch_size} cannot be split over {world} processes: choose "
-            f"a multiple of {world}"
-        )
+    check_shares(config, world)
     train, test = _load(config, "train"), _load(config, "test")
     train, test = _matched(config, train, test)
     train = _limited(train, config.train_limit, "train")
@@ -57,6 +53,19 @@ def open_dataset(
         require_memory(need, config.name, "lower data.image_size or data.train_limit", device)
     placed = {name: _placed(part, device) for name, part in parts.items()}
     return DataSet(config, placed, seed=seed, rank=rank, world=world)
+
+
+def check_shares(config: DatasetConfig, world: int) -> None:
+    """Each of `world` processes takes as many samples of a step.
+
+    Raises:
+        RecipeError: the batch cannot be split so.
+    """
+    if config.batch_size % world:
+        raise RecipeError(
+            f"data.batch_size: {config.batch_size} cannot be split over {world} processes: choose "
+            f"a multiple of {world}"
+        )
 
 
 def _load(config: DatasetConfig, split: Split) -> Samples:

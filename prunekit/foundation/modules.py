@@ -1,10 +1,12 @@
-"""Training and evaluation mode of modules, for a while."""
+"""Modules: their modes and buffers for a while, copies of them, their tensors."""
 
 from __future__ import annotations
 
+import copy
 import hashlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -29,6 +31,27 @@ def evaluating(model: nn.Module) -> Iterator[None]:
     with training_mode_kept(model):
         model.eval()
         yield
+
+
+@contextmanager
+def buffers_kept(model: nn.Module) -> Iterator[None]:
+    """Passes inside may write what buffers they like: after it, each holds what it held."""
+    held = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    try:
+        yield
+    finally:
+        for name, buffer in model.named_buffers():
+            if name in held:
+                buffer.copy_(held[name])
+
+
+def copy_on(model: nn.Module, device: str) -> nn.Module:
+    """A copy on `device` that is made there: the original's memory is not doubled for it."""
+    memo: dict[int, Any] = {id(b): b.detach().to(device, copy=True) for b in model.buffers()}
+    for parameter in model.parameters():
+        values = parameter.detach().to(device, copy=True)
+        memo[id(parameter)] = nn.Parameter(values, requires_grad=False)
+    return copy.deepcopy(model, memo)
 
 
 def buffers(model: nn.Module) -> dict[str, Tensor]:

@@ -14,7 +14,6 @@ multiply-add is two FLOPs.
 
 from __future__ import annotations
 
-import copy
 import inspect
 import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -29,7 +28,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from prunekit.compressors.base import DataCompressor
-from prunekit.foundation.modules import evaluating
+from prunekit.foundation.modules import copy_on, evaluating
 from prunekit.foundation.timing import call_seconds
 
 MATRIX = {F.linear, F.conv1d, F.conv2d, F.conv3d}
@@ -87,18 +86,9 @@ def _forward(
 ) -> tuple[int, int]:
     """Multiply-adds of a forward pass, and those that pruned entries take part in."""
     try:
-        return _count(_copy_on(model, "meta"), input_shape, pruned, training, compress)
+        return _count(copy_on(model, "meta"), input_shape, pruned, training, compress)
     except Exception:  # whatever a third-party module does with values that meta does not have
-        return _count(_copy_on(model, "cpu"), input_shape, pruned, training, compress)
-
-
-def _copy_on(model: nn.Module, device: str) -> nn.Module:
-    """A copy on `device` that is made there: the original's memory is not doubled for it."""
-    memo: dict[int, Any] = {id(b): b.detach().to(device, copy=True) for b in model.buffers()}
-    for parameter in model.parameters():
-        values = parameter.detach().to(device, copy=True)
-        memo[id(parameter)] = nn.Parameter(values, requires_grad=False)
-    return copy.deepcopy(model, memo)
+        return _count(copy_on(model, "cpu"), input_shape, pruned, training, compress)
 
 
 def _count(

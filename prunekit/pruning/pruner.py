@@ -14,7 +14,8 @@ model = pruner.finish()
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch.nn.functional as F
@@ -161,6 +162,21 @@ class Pruner:
     def set_dense(self, name: str, value: Tensor) -> None:
         """Write dense W of any parameter, as rewinding does; masks stay in force."""
         self._engine.around.set_dense(name, value)
+
+    @contextmanager
+    def dense_weights(self) -> Iterator[None]:
+        """The model holds dense W inside, as an average of the weights must see it, and W*M after.
+
+        W is to be read only: `set_dense` writes it.
+        """
+        resting = {name: param.data for name, param in self.params.items()}
+        try:
+            for name, param in self.params.items():
+                param.data = self.dense(name)
+            yield
+        finally:
+            for name, param in self.params.items():
+                param.data = resting[name]
 
     def target(self) -> float | None:
         """Sparsity promised over all scopes at the last updates; None where one emerges."""

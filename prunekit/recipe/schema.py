@@ -17,7 +17,7 @@ from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from prunekit.foundation.parameters import ParamRule
 from prunekit.foundation.timeline import Duration, duration
-from prunekit.foundation.values import Frozen, name_only
+from prunekit.foundation.values import Frozen, NewKey, name_only
 from prunekit.recipe.conflicts import conflicts
 from prunekit.recipe.document import shown
 from prunekit.recipe.lr_schedules import AnyLrSchedule, LrConstant
@@ -135,6 +135,10 @@ class EMAConfig(Frozen):
 
     decay: float = Field(gt=0, lt=1)
     """Share of the old average that each step keeps."""
+    warmup: Annotated[bool, NewKey(2, before=False)] = True
+    """Whether step n of the average, from 0, keeps at most (1 + n) / (10 + n) of the old one."""
+    buffers: Annotated[bool, NewKey(2, before=False)] = True
+    """Whether buffers of floats, as the statistics of BatchNorm, are averaged too."""
 
 
 class EvaluateConfig(Frozen):

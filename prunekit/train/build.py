@@ -18,6 +18,7 @@ from prunekit.pruning.probes.base import Probe
 from prunekit.pruning.strategies.base import PruningStrategy
 from prunekit.recipe.schema import Recipe
 from prunekit.registry import COMPRESSORS, PROBES, STRATEGIES
+from prunekit.train.batch_check import check_batches
 from prunekit.train.distributed import ProcessGroup
 from prunekit.train.optim import check_rules
 from prunekit.train.phases import PhasePlan, lay_out
@@ -78,4 +79,6 @@ def build(
     )
     check_rules((*recipe.optimizer.rules, *engine.optimizer_rules()), engine.params)
     model.to(group.device)
+    if not resuming:
+        check_batches(data, engine, data.sizes)
     return Run(recipe, group, data, model, engine, plan)

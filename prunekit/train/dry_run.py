@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import resource
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import torch
 from torch import Tensor
 
+from prunekit.data import check_shares
 from prunekit.foundation.modules import training_mode_kept
 from prunekit.foundation.timing import call_seconds, mean_seconds
 from prunekit.models import token_counts
@@ -18,9 +19,11 @@ from prunekit.models.cost import count_macs
 from prunekit.pruning.context import StepContext
 from prunekit.pruning.sparsity import measure_sparsity, warn_empty
 from prunekit.recipe.schema import Recipe
+from prunekit.train.batch_check import check_batches
 from prunekit.train.build import Run, build
 from prunekit.train.distributed import joined
 from prunekit.train.observer import Observer
+from prunekit.train.state import average_notes
 from prunekit.train.trainer import Trainer
 
 
@@ -78,11 +81,17 @@ CHECKPOINTS = 3
 """Kept at the end: step 0 and the two newest; the anchor too, where it is another."""
 
 
-def dry_run(recipe: Recipe) -> DryRun:
-    """What a run would prune, cost and last; takes three real steps and writes nothing."""
+def dry_run(recipe: Recipe, nproc: int = 1) -> DryRun:
+    """What a run would prune, cost and last; takes three real steps and writes nothing.
+
+    Steps are those of one process; of `nproc` only the sizes of their batches are checked.
+    """
     with joined() as group:
         start: dict[str, Tensor] = {}
         run = build(recipe, group, start)
+        if nproc > group.world:
+            check_shares(recipe.data, nproc)
+            check_batches(run.data, run.engine, replace(run.data.sizes, world=nproc))
         start |= {name: param.detach().clone() for name, param in run.engine.params.items()}
         return plan(run)
 
@@ -119,7 +128,7 @@ def plan(run: Run) -> DryRun:
         step_seconds=step_seconds,
         total_seconds=step_seconds * steps,
         device=str(run.group.device),
-        notes=(*run.data.notes, *warn_empty(sparsity)),
+        notes=(*run.data.notes, *average_notes(run.recipe.ema), *warn_empty(sparsity)),
     )
 
 

@@ -26,6 +26,7 @@ from prunekit.train.distributed import ProcessGroup, joined, start_processes
 from prunekit.train.environment import changes_between, environment, git_state
 from prunekit.train.finish import conclude
 from prunekit.train.observer import Observer
+from prunekit.train.state import average_notes
 from prunekit.train.trainer import Trainer
 
 
@@ -126,6 +127,8 @@ def _trainer(
 ) -> Trainer:
     observer = Observer(run, run_dir, resume_step=resume_step)
     trainer = Trainer(run, run_dir, observer)
+    for line in average_notes(run.recipe.ema):
+        observer.warn(line)
     anchor.path = run_dir / "checkpoints" / f"step-{trainer.plan.anchor_step}"
     return trainer
 

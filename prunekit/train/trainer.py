@@ -73,7 +73,7 @@ class Trainer:
         self.engine.load_state_dict(saved["pruner"], weights)
         self._wrap()
         if self.state.ema is not None:
-            self.state.ema.load_state_dict(saved["ema"])
+            self.state.ema.load_state_dict(saved["ema"], saved.get("ema_updates", 0))
         if not self.plan.begins(self.engine.step):  # else the phase makes its own
             self.optimizer = new_optimizer(self.run.recipe.optimizer, self.engine)
             self.optimizer.load_state_dict(saved["optimizer"])
@@ -208,6 +208,7 @@ class Trainer:
                     "optimizer": self.optimizer.state_dict(),
                     "scaler": self.precision.scaler.state_dict(),
                     "ema": self.state.averages(),
+                    "ema_updates": self.state.averaged(),
                     "best": self.state.best,
                     "observer": observed,
                     "images": self.images,

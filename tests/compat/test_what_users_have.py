@@ -122,7 +122,7 @@ def test_another_run_takes_the_masks_and_the_start_of_a_finished_one(copy):
 @pytest.mark.parametrize(
     "name",
     [
-        pytest.param(name, marks=[] if name in ("rewound", "ste_ema_best") else [pytest.mark.slow])
+        pytest.param(name, marks=[] if name in ("rewound", "ema_batchnorm") else [pytest.mark.slow])
         for name in sorted(NUMBERS["resumed"])
     ],
 )
@@ -146,6 +146,8 @@ def test_a_stopped_run_goes_on_to_its_end(copy, name):
         # weights that differ in the last bits move them by less than 5e-5; to forget the momentum,
         # the average or the best weights moves them by more than 1e-3
         assert [loss for _, loss in run.series(key)] == pytest.approx(list(numbers), rel=5e-4)
+    told = [line for line in report["warnings"] if "the rule of earlier versions" in line]
+    assert len(told) == name.count("ema_")
     kept = [line for line in before if line["step"] <= checkpoint.step]
     assert run.metrics()[: len(kept)] == kept
 

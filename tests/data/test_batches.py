@@ -10,6 +10,7 @@ import torch
 from hypothesis import given, strategies as st
 
 from prunekit.data import open_dataset
+from prunekit.data.sizes import BatchSizes, pieces
 from prunekit.errors import DataError, PluginError, RecipeError, ResourceError
 from tests.support.data_sets import CPU, NoiseConfig, indices_of, noise
 
@@ -58,6 +59,42 @@ def test_micro_batches_are_the_batch_in_pieces(settings, micro, step):
     assert equal(joined(pieces), data.train_batch(step))
     assert [len(y) for _, y in pieces[:-1]] == [micro] * (len(pieces) - 1)
     assert len(pieces[-1][1]) <= micro
+
+
+@given(
+    st.integers(1, 12),
+    st.one_of(st.none(), st.integers(1, 40)),
+    st.integers(1, 3),
+    st.integers(1, 30),
+    st.booleans(),
+    st.sampled_from([0.0, 0.25]),
+)
+def test_the_sizes_that_are_listed_are_those_of_the_batches(
+    share, micro, world, samples, balanced, validation
+):
+    settings = {"batch_size": share * world, "micro_batch": micro, "validation": validation}
+    settings |= {"samples": 60, "tests": 11, "height": 2, "width": 2}
+    ranks = [noise(0, rank, world, **settings) for rank in range(world)]
+    sizes = BatchSizes(share * world, micro, world)
+    for rank, data in enumerate(ranks):
+        assert data.sizes == sizes
+        assert tuple(len(y) for _, y in data.micro_batches(3)) == sizes.training()
+        for split, count in (("test", 11), ("validation", data.validation_size)):
+            if count:
+                found = tuple(len(y) for _, y in data.eval_batches(split))
+                assert found == sizes.evaluation(count, rank)
+        found = tuple(len(y) for _, y in data.calibration(samples, balanced))
+        assert found == sizes.calibration(samples)
+    assert sum(sizes.training()) * world == share * world
+    assert sum(sum(sizes.evaluation(11, rank)) for rank in range(world)) == 11
+
+
+@pytest.mark.parametrize(
+    ("samples", "size", "expected"),
+    [(33, 32, (32, 1)), (32, 32, (32,)), (3, 1, (1, 1, 1)), (2, 5, (2,)), (0, 4, ())],
+)
+def test_pieces_by_hand(samples, size, expected):
+    assert pieces(samples, size) == expected
 
 
 def test_the_same_step_is_the_same_batch_in_any_order_of_asking():

@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 import torch
 
-from prunekit.errors import CheckpointError, DivergedError
+from prunekit.errors import CheckpointError, DivergedError, RecipeError
 from prunekit.recipe.yaml_text import dump_yaml
-from prunekit.runs.checkpoint import checkpoints
+from prunekit.runs.checkpoint import checkpoints, load_checkpoint
 from prunekit.runs.directory import open_run
 from prunekit.train.distributed import join
 from prunekit.train.launch import resume_run, run_recipe
@@ -72,9 +72,32 @@ def test_ranks_hold_equal_weights_and_micro_batches_are_shared_out(
     assert open_run(done).report()["train"]["images"] == 24 * 64
 
 
+def test_the_average_of_a_pair_has_the_buffers_of_the_main_rank(
+    two_ranks: TwoRanks, tmp_path: Path
+) -> None:
+    """Statistics of BatchNorm differ from rank to rank; what is evaluated and saved may not."""
+    changes = {
+        "data": {"name": "digits", "batch_size": 64, "train_limit": 256, "validation": 0.25},
+        "model": {"name": "resnet", "depth": 8, "stages": [4, 4, 4]},
+        "ema": {"decay": 0.9},
+        "phases": [{"name": "train", "length": "9st", "keep": "best"}],
+        "evaluate": {"every": "2st"},
+    }
+    done = two_ranks(run, tmp_path, **changes)
+    again = two_ranks(resume_run, rewound(done, 5, tmp_path / "again"))
+    assert same(result(again), result(done))
+    assert curve(again) == curve(done)
+    last, final = load_checkpoint(checkpoints(done)[-1]), open_run(done).final_weights()
+    for name, average in last.state["ema"].items():
+        assert torch.equal(final[name], average * open_run(done).masks().get(name, 1)), name
+
+
 def test_a_failing_pair_tells_its_own_error(two_ranks: TwoRanks, tmp_path: Path) -> None:
     with pytest.raises(DivergedError, match="not finite"):
         run_in_two(tmp_path, optimizer={"name": "sgd", "lr": 1e30})
+    single = {"name": "digits", "batch_size": 2}
+    with pytest.raises(RecipeError, match=r"data\.batch_size: 2 over 2 processes is"):
+        two_ranks(run, tmp_path, data=single, model={"name": "torchvision:resnet18"})
     source = [{"name": "optimal_subnetwork", "source": "nowhere"}]
     with pytest.raises(CheckpointError, match="nowhere: no such run"):
         two_ranks(run, tmp_path, strategies=source)

@@ -649,7 +649,7 @@ def test_rewinding_takes_the_average_along(tmp_path: Path) -> None:
     done = run(
         tmp_path,
         strategies=[],
-        ema={"decay": 0.999},
+        ema={"decay": 0.999, "warmup": False},
         phases=[{"name": "one", "length": "8st"},
                 {"name": "two", "length": "1st", "start": "anchor"}],
         optimizer={"name": "sgd", "lr": 0.5},

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from prunekit.errors import RecipeError
-from prunekit.foundation.modules import evaluating
+from prunekit.foundation.modules import buffers_kept, evaluating
 from prunekit.pruning.cadence import Cadence
 from prunekit.pruning.schedules import AnySchedule, Constant
 from prunekit.pruning.strategies.base import Context, Update
@@ -100,10 +100,10 @@ def total_gradient(losses: Iterable[Tensor], params: Sequence[Tensor]) -> list[T
 def batch_statistics(model: nn.Module) -> Iterator[None]:
     """As `evaluating`, but a BatchNorm normalises by its batch, as it will in the first step.
 
-    It remembers nothing of it: no buffer changes.
+    It remembers nothing of it: no buffer changes, also of a layer that counts in its own way.
     """
     norms = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
-    with evaluating(model):
+    with evaluating(model), buffers_kept(model):
         for norm in norms:
             norm.training, norm.track_running_stats = True, False
         try:

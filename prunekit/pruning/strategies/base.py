@@ -143,6 +143,13 @@ class PruningStrategy(abc.ABC):
     def initialize(self, model: nn.Module) -> None:  # noqa: B027 - optional hook
         """Load start weights, in place; at the beginning of a run, not when it is resumed."""
 
+    def calibrates_on(self) -> int | None:
+        """Calibration samples that pass while BatchNorm normalises by the batch; None = none do.
+
+        A run sees before its first step whether the model takes the batches that they come in.
+        """
+        return None
+
     def optimizer_rules(self) -> Sequence[ParamRule]:
         """Learning-rate and decay rules that the method asks for; the recipe's own rules win."""
         return ()

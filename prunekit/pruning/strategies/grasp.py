@@ -48,6 +48,10 @@ class GraSP(AtInitialization):
     config: GraSP.Config
     paper = "arXiv:2002.07376"
 
+    def calibrates_on(self) -> int:
+        """All of its samples."""
+        return self.config.samples
+
     @torch.enable_grad()
     def passes(self, ctx: Context) -> Mapping[str, Tensor]:
         """The product w * (H g), [shape of w], of the whole scope."""

@@ -43,6 +43,10 @@ class Snip(AtInitialization):
     config: Snip.Config
     paper = "arXiv:1810.02340"
 
+    def calibrates_on(self) -> int:
+        """All of its samples."""
+        return self.config.samples
+
     @torch.enable_grad()
     def passes(self, ctx: Context) -> Mapping[str, Tensor]:
         """|g * w|, [shape of w], of the whole scope."""

@@ -102,9 +102,9 @@ class SynFlow(AtInitialization):
 
 
 def _neutral_buffers(model: nn.Module) -> dict[str, Tensor]:
-    """The buffers in float64; a BatchNorm's statistics are those that change nothing."""
+    """Copies of the buffers in float64; a BatchNorm's statistics are those that change nothing."""
     buffers = {
-        name: buffer.to(torch.float64) if buffer.is_floating_point() else buffer
+        name: buffer.to(torch.float64 if buffer.is_floating_point() else buffer.dtype, copy=True)
         for name, buffer in model.named_buffers()
     }
     for path, module in model.named_modules():

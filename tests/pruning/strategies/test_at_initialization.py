@@ -228,9 +228,20 @@ def test_grasp_asks_for_balanced_classes_twice_the_same():
 # ---- what both leave alone
 
 
+class Counting(nn.BatchNorm2d):
+    """Follows its batches whenever it is trained, whatever `track_running_stats` says."""
+
+    def forward(self, x):
+        self.num_batches_tracked += 1
+        mean, var = self.running_mean, self.running_var
+        return F.batch_norm(x, mean, var, self.weight, self.bias, training=self.training)
+
+
+@pytest.mark.parametrize("norm", [nn.BatchNorm2d, Counting])
 @pytest.mark.parametrize("name", NAMES)
-def test_buffers_modes_gradients_and_random_state_are_left_alone(name):
+def test_buffers_modes_gradients_and_random_state_are_left_alone(name, norm):
     model, data = convolutional(), Samples(shape=(2, 6, 6))
+    model[1] = norm(4).double()
     model[1].running_mean.fill_(3.0)
     model[1].eval()
     before, random = copy.deepcopy(model.state_dict()), torch.get_rng_state()

@@ -1,0 +1,143 @@
+"""Every batch that a run will use is tried on its model before the first step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from prunekit.data import DataSet
+from prunekit.data.sizes import BatchSizes
+from prunekit.errors import RecipeError
+from prunekit.foundation.values import about_key
+from prunekit.models.trial import Refusal, refusal
+from prunekit.pruning.engine import Engine
+
+Fits = Callable[[BatchSizes], bool]
+ENOUGH = 2
+"""A model that takes so many samples takes more, and a trial of so many costs little anywhere."""
+REACH = 64
+"""How far from what is written a remedy is looked for."""
+
+
+def check_batches(data: DataSet, engine: Engine, sizes: BatchSizes) -> None:
+    """Try the smallest batches: those of training, of calibration and of evaluation.
+
+    All ranks try the same, so that all say the same. Calibration counts where BatchNorm normalises
+    by the batch there: `PruningStrategy.calibrates_on`.
+
+    Args:
+        data: what is trained on.
+        engine: the model, and the strategies.
+        sizes: of the batches, with the number of processes.
+
+    Raises:
+        RecipeError: the model does not take one of them; the key to change, and to what.
+    """
+    spec = data.spec
+    shape = (spec.channels, spec.height, spec.width)
+
+    def refused(size: int, *, training: bool = True) -> Refusal | None:
+        return refusal(engine.model, shape, size, training=training, processes=sizes.world)
+
+    smallest = min(sizes.training())
+    found = refused(min(smallest, ENOUGH))
+    if found and found.at_any_size:
+        raise RecipeError(_images_too_small(found, shape))
+    if found and smallest <= ENOUGH:
+        raise RecipeError(_in_training(found, sizes, smallest, data.train_size))
+    for index, assigned in enumerate(engine.assigned):
+        samples = assigned.strategy.calibrates_on()
+        if samples is None or 1 not in sizes.calibration(samples):
+            continue
+        if found := refused(1):
+            with about_key(f"strategies.{index}", assigned.strategy.config):
+                raise RecipeError(_in_calibration(found, sizes, samples, data.train_size))
+    lasts = {"test": data.test_size, "validation": data.validation_size}
+    for split, samples in lasts.items():
+        if 1 in _evaluated(sizes, samples) and (found := refused(1, training=False)):
+            raise RecipeError(_in_evaluation(found, sizes, samples, split, data.train_size))
+
+
+def _images_too_small(found: Refusal, shape: tuple[int, int, int]) -> str:
+    side = "x".join(map(str, shape))
+    return (
+        f"data.image_size: in images of {side} {found.why}, whatever the batch: set a larger "
+        "data.image_size, or use another model"
+    )
+
+
+def _in_training(found: Refusal, sizes: BatchSizes, smallest: int, train_size: int) -> str:
+    batch, micro, world = sizes.batch_size, sizes.micro_batch, sizes.world
+
+    def fits(other: BatchSizes) -> bool:
+        return min(other.training()) > smallest
+
+    if micro is None or micro > sizes.rank_batch:
+        shared = f"{batch} over {world} processes" if world > 1 else f"{batch}"
+        what = f"data.batch_size: {shared} is a forward pass of {smallest}"
+    else:
+        what = f"data.micro_batch: {micro} makes a forward pass of {smallest}"
+        what += f", the rest of {sizes.rank_batch}" * (smallest < micro)
+    return f"{what}, in which {found.why}: {_remedy(sizes, fits, train_size)}"
+
+
+def _in_calibration(found: Refusal, sizes: BatchSizes, samples: int, train_size: int) -> str:
+    def fits(other: BatchSizes) -> bool:
+        return 1 not in other.calibration(samples) and min(other.training()) > 1
+
+    size = sizes.calibration(samples)[0]
+    near = _nearest(samples, range(1, train_size + 1), lambda n: 1 not in sizes.calibration(n))
+    choices = _choices("samples", near)
+    return (
+        f"samples: {samples} calibration samples in batches of {size} make a forward pass of 1, in "
+        f"which {found.why}: {_remedy(sizes, fits, train_size, choices)}"
+    )
+
+
+def _in_evaluation(
+    found: Refusal, sizes: BatchSizes, samples: int, split: str, train_size: int
+) -> str:
+    def fits(other: BatchSizes) -> bool:
+        return 1 not in _evaluated(other, samples) and min(other.training()) > 1
+
+    return (
+        f"data.batch_size: {sizes.batch_size} makes a forward pass of 1 of the {samples} {split} "
+        f"samples, in which {found.why}: {_remedy(sizes, fits, train_size)}"
+    )
+
+
+def _evaluated(sizes: BatchSizes, samples: int) -> set[int]:
+    """Of a split, on any process."""
+    return {n for rank in range(sizes.world) for n in sizes.evaluation(samples, rank)}
+
+
+def _remedy(sizes: BatchSizes, fits: Fits, train_size: int, first: tuple[str, ...] = ()) -> str:
+    """The nearest values of one key that help, after those of `first`; else what else may."""
+    micro, world = sizes.micro_batch, sizes.world
+    found = first
+    if micro is not None:
+        among = range(2, sizes.rank_batch + 1)
+        near = _nearest(micro, among, lambda n: fits(replace(sizes, micro_batch=n)))
+        found += _choices("data.micro_batch", near)
+    among = range(max(world, micro or 1), train_size + 1)
+    near = _nearest(
+        sizes.batch_size, among, lambda n: n % world == 0 and fits(replace(sizes, batch_size=n))
+    )
+    found += _choices("data.batch_size", near)
+    if found:
+        return "set " + ", or ".join(found)
+    if micro is not None:
+        return "set data.micro_batch to null and raise data.batch_size"
+    return "use fewer processes, more samples, or another model"
+
+
+def _choices(key: str, values: list[int]) -> tuple[str, ...]:
+    return (f"{key} to {' or '.join(map(str, values))}",) if values else ()
+
+
+def _nearest(value: int, among: range, fits: Callable[[int], bool]) -> list[int]:
+    """The nearest below and above that fit, where there are such."""
+    near = [n for n in range(value - REACH, value + REACH + 1) if n in among]
+    below = next((n for n in reversed(near) if n < value and fits(n)), None)
+    above = next((n for n in near if n > value and fits(n)), None)
+    return [n for n in (below, above) if n is not None]
