@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import socket
+import stat
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -55,6 +56,22 @@ def cannot_write(path: Path, error: OSError) -> WriteError:
         f"{path}: cannot be written: {reason}{free}: free some space or choose a folder that you "
         "may write"
     )
+
+
+def require_regular(path: Path) -> None:
+    """Refuse what is no file with content of its own, before opening it could wait for ever.
+
+    Raises:
+        CheckpointError: nothing is there, or a folder, a pipe or a device is.
+    """
+    try:
+        mode = path.stat().st_mode
+    except FileNotFoundError as error:
+        raise CheckpointError(f"{path}: no such file") from error
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path}: cannot be read: {error}") from error
+    if not stat.S_ISREG(mode):
+        raise CheckpointError(f"{path}: not a regular file: give a file or a run directory")
 
 
 def sha256(path: Path) -> str:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 LOG = logging.getLogger("prunekit")
 """What it and its children (`prunekit.<plugin>`) warn of lands in the report of a run."""
@@ -40,3 +41,15 @@ class WarningRelay(logging.Handler):
     def stop(self) -> None:
         """End."""
         LOG.removeHandler(self)
+
+
+@contextmanager
+def warnings_kept() -> Iterator[list[str]]:
+    """Keep what is warned of inside the block, for a report that is not open yet."""
+    kept: list[str] = []
+    relay = WarningRelay(kept.append)
+    LOG.addHandler(relay)
+    try:
+        yield kept
+    finally:
+        LOG.removeHandler(relay)

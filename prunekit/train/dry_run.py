@@ -128,7 +128,12 @@ def plan(run: Run) -> DryRun:
         step_seconds=step_seconds,
         total_seconds=step_seconds * steps,
         device=str(run.group.device),
-        notes=(*run.data.notes, *average_notes(run.recipe.ema), *warn_empty(sparsity)),
+        notes=(
+            *run.data.notes,
+            *run.notes,
+            *average_notes(run.recipe.ema),
+            *warn_empty(sparsity),
+        ),
     )
 
 
