@@ -125,11 +125,22 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
     Raises:
         OSError: the file cannot be read.
     """
+    return sorted_lines(path)[0]
+
+
+def sorted_lines(path: Path) -> tuple[list[dict[str, Any]], int]:
+    """The lines that `read_lines` gives, and how many it leaves out.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
+    texts = path.read_text(encoding="utf-8", errors="replace").splitlines()
     lines = []
-    for text in path.read_text(encoding="utf-8", errors="replace").splitlines():
+    for text in texts:
         with suppress(ValueError):
             lines.append(json.loads(text))
-    return [line for line in lines if isinstance(line, dict) and isinstance(line.get("step"), int)]
+    good = [line for line in lines if isinstance(line, dict) and isinstance(line.get("step"), int)]
+    return good, len(texts) - len(good)
 
 
 @contextmanager
