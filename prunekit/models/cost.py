@@ -80,6 +80,19 @@ def uncounted(
     return _forward(model, input_shape, pruned, False, compress=True)[2]
 
 
+def warn_uncounted(
+    model: nn.Module, input_shape: Sequence[int], masks: Mapping[str, Tensor]
+) -> list[str]:
+    """A sentence on what `uncounted` finds, if it finds any."""
+    if not (names := uncounted(model, input_shape, masks)):
+        return []
+    more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+    return [
+        f"theoretical multiply-adds: the zeros of {names[0]}{more} are not taken off, as no "
+        "product takes the parameter as it is stored"
+    ]
+
+
 def train_flops(macs: Macs, images: int) -> int:
     """FLOPs of training on `images`: forward once, backward twice as much, two per multiply-add.
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from prunekit.errors import DivergedError
 from prunekit.foundation.files import write_json
 from prunekit.models import token_counts
-from prunekit.models.cost import Macs, count_macs, measure_latency, train_flops, uncounted
+from prunekit.models.cost import Macs, count_macs, measure_latency, train_flops, warn_uncounted
 from prunekit.models.saved import model_metadata, write_model
 from prunekit.pruning.sparsity import Sparsity, measure_sparsity, warn_empty
 from prunekit.runs.directory import write_masks
@@ -110,18 +110,6 @@ def _write(
     write_model(trainer.run_dir / "model.safetensors", model, left, metadata)
 
 
-def _not_in_macs(
-    model: nn.Module, shape: tuple[int, int, int], masks: Mapping[str, Tensor]
-) -> list[str]:
-    if not (names := uncounted(model, shape, masks)):
-        return []
-    more = f" and {len(names) - 1} more" if len(names) > 1 else ""
-    return [
-        f"theoretical multiply-adds: the zeros of {names[0]}{more} are not taken off, as no "
-        "product takes the parameter as it is stored"
-    ]
-
-
 def _report(
     trainer: Trainer,
     model: nn.Module,
@@ -133,7 +121,7 @@ def _report(
     shape, sparsity = _input_shape(trainer), trained.sparsity
     finished, counts = count_macs(model, shape, left), token_counts(model.eval())
     finished_sparsity = measure_sparsity(model, left)
-    sentences = [*warn_empty(finished_sparsity), *_not_in_macs(model, shape, left)]
+    sentences = [*warn_empty(finished_sparsity), *warn_uncounted(model, shape, left)]
     trainer.observer.warnings.extend(sentences)
     return {
         "status": "done",

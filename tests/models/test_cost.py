@@ -9,7 +9,14 @@ from hypothesis import given, strategies as st
 from torch import nn
 
 from prunekit.compressors.base import DataCompressor, TokenBatch
-from prunekit.models.cost import Macs, count_macs, measure_latency, train_flops, uncounted
+from prunekit.models.cost import (
+    Macs,
+    count_macs,
+    measure_latency,
+    train_flops,
+    uncounted,
+    warn_uncounted,
+)
 from prunekit.registry.configs import CompressorConfig
 from tests.support.scored import kept
 from tests.support.training import with_steps
@@ -247,3 +254,15 @@ def test_masks_that_no_counted_product_takes_are_named(layer, shape, lost):
     assert uncounted(model, shape, masks) == lost
     macs = count_macs(model, shape, masks)
     assert (macs.theoretical > 0) == bool(lost)
+
+
+def test_zeros_that_are_not_taken_off_are_one_sentence():
+    model = nn.Sequential(Standardised(3, 4, 3), Standardised(4, 4, 3))
+    masks = {f"{i}.weight": torch.zeros_like(model[i].weight, dtype=torch.bool) for i in (0, 1)}
+    assert warn_uncounted(model, (3, 8, 8), masks) == [
+        "theoretical multiply-adds: the zeros of 0.weight and 1 more are not taken off, as no "
+        "product takes the parameter as it is stored"
+    ]
+    plain = nn.Sequential(nn.Conv2d(3, 4, 3))
+    mask = torch.zeros_like(plain[0].weight, dtype=torch.bool)
+    assert warn_uncounted(plain, (3, 8, 8), {"0.weight": mask}) == []
