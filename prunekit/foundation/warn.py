@@ -6,6 +6,8 @@ import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from prunekit.foundation.text import printable
+
 LOG = logging.getLogger("prunekit")
 """What it and its children (`prunekit.<plugin>`) warn of lands in the report of a run."""
 _said: set[str] = set()
@@ -30,8 +32,8 @@ class WarningRelay(logging.Handler):
         self.tell = tell
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Tell one."""
-        self.tell(record.getMessage())
+        """Tell one, without what a terminal would obey: it may hold a name from a file."""
+        self.tell(printable(record.getMessage()))
 
     def listen(self) -> None:
         """Begin, with nothing said so far."""

@@ -190,6 +190,11 @@ def test_trained_weights_come_before_an_average_and_the_other_is_told(folder, so
     assert same(load(folder / "twice.pth", {"a": source, "b": source})[0], source)
 
 
+def test_no_name_of_a_file_is_obeyed_by_a_terminal(folder, source):
+    _, told = load(folder / "names.pth", {"net": source, "more\x1b[31m\u202e": torch.ones(1)})
+    assert told[0].endswith(r"left out of it: more\x1b[31m\u202e")
+
+
 def test_what_stands_beside_the_weights_is_told(folder, source):
     value = {"state_dict": {**under("model.", source), "loss.weight": torch.ones(5)}, "lr": 0.1}
     _, told = load(folder / "more.pth", {**value, "optimizer": {"state": {0: torch.ones(1)}}})
