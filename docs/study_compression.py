@@ -103,6 +103,7 @@ def merging_pairs(study: Study) -> str:
     arms = (
         ("tome_dot", "random_drop"),
         ("tome_cosine", "random_drop"),
+        ("average_pool", "random_drop"),
         ("average_pool", "tome_dot"),
         ("average_pool", "tome_cosine"),
         ("tome_cosine", "tome_dot"),

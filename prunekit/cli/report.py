@@ -80,8 +80,8 @@ def command(
     as_json: bool,
 ) -> None:
     """Compare runs, folders of runs, or a sweep; runs that differ in the seed alone are one."""
-    from prunekit.report.document import Report, compare, report_of
-    from prunekit.report.figures.all import WantedPictures, pictures, plan_drawings
+    from prunekit.report.document import Report, compare, report_of, with_pictures
+    from prunekit.report.figures.all import WantedPictures, pictures, plan_drawings, undrawn
 
     if not runs and masks is None:
         raise UsageError("give run directories, a folder of runs or a sweep; or --masks A B")
@@ -91,7 +91,8 @@ def command(
         wanted = WantedPictures(curves, against, grid, reference, _pairs(where))
         drawings = plan_drawings(found.study, wanted)
         if out is not None:
-            report = replace(report, pictures=tuple(pictures(found, drawings, against)))
+            drawn = tuple(pictures(found, drawings, against))
+            report = with_pictures(report, drawn, undrawn(found.study, drawings, against))
     if masks is not None:
         report = _with_masks(report, masks, draw=out is not None)
     files = _write(report, found, out) if out is not None else []
@@ -110,7 +111,12 @@ def _pairs(where: tuple[str, ...]) -> dict[str, str]:
 
 def _with_masks(report: Report, runs: tuple[Path, Path], draw: bool) -> Report:
     from prunekit.report.document import Picture
-    from prunekit.report.mask_overlap import compare_masks, mask_picture, mask_table
+    from prunekit.report.mask_overlap import (
+        compare_masks,
+        in_one_alone,
+        mask_picture,
+        mask_table,
+    )
 
     found = compare_masks(*runs)
     table = mask_table(found, *runs)
@@ -118,6 +124,7 @@ def _with_masks(report: Report, runs: tuple[Path, Path], draw: bool) -> Report:
     return replace(
         report,
         tables=(*report.tables, table),
+        missing=(*report.missing, *in_one_alone(*runs)),
         pictures=(*report.pictures, *drawn),
     )
 

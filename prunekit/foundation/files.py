@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import socket
+import stat
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -55,6 +56,22 @@ def cannot_write(path: Path, error: OSError) -> WriteError:
         f"{path}: cannot be written: {reason}{free}: free some space or choose a folder that you "
         "may write"
     )
+
+
+def require_regular(path: Path) -> None:
+    """Refuse what is no file with content of its own, before opening it could wait for ever.
+
+    Raises:
+        CheckpointError: nothing is there, or a folder, a pipe or a device is.
+    """
+    try:
+        mode = path.stat().st_mode
+    except FileNotFoundError as error:
+        raise CheckpointError(f"{path}: no such file") from error
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path}: cannot be read: {error}") from error
+    if not stat.S_ISREG(mode):
+        raise CheckpointError(f"{path}: not a regular file: give a file or a run directory")
 
 
 def sha256(path: Path) -> str:
@@ -108,11 +125,22 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
     Raises:
         OSError: the file cannot be read.
     """
+    return sorted_lines(path)[0]
+
+
+def sorted_lines(path: Path) -> tuple[list[dict[str, Any]], int]:
+    """The lines that `read_lines` gives, and how many it leaves out.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
+    texts = path.read_text(encoding="utf-8", errors="replace").splitlines()
     lines = []
-    for text in path.read_text(encoding="utf-8", errors="replace").splitlines():
+    for text in texts:
         with suppress(ValueError):
             lines.append(json.loads(text))
-    return [line for line in lines if isinstance(line, dict) and isinstance(line.get("step"), int)]
+    good = [line for line in lines if isinstance(line, dict) and isinstance(line.get("step"), int)]
+    return good, len(texts) - len(good)
 
 
 @contextmanager

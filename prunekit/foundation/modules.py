@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -12,6 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from prunekit.errors import CheckpointError
+from prunekit.foundation.suggestions import did_you_mean
+
+MOST_COMPARED = 200
+"""Names that are compared letter by letter for a suggestion."""
 
 
 @contextmanager
@@ -79,19 +83,51 @@ def check_fit(model: nn.Module, weights: Mapping[str, Tensor], source: str) -> N
     """
     own = tensors(model)
     known = own.keys() | {name for name, _ in model.named_parameters(remove_duplicate=False)}
-    problems = [f"{name} is missing" for name in own if name not in weights]
-    problems += [f"{name} is not in this model" for name in weights if name not in known]
-    problems += [
-        f"{name} has shape {tuple(weights[name].shape)}, here {tuple(own[name].shape)}"
-        for name in own
-        if name in weights and weights[name].shape != own[name].shape
-    ]
-    if problems:
-        raise CheckpointError(
-            f"{source} holds another model: {problems[0]}"
-            + (f" (and {len(problems) - 1} more)" if len(problems) > 1 else "")
-            + ": use the same model and data keys"
+    there = {name: tensor.shape for name, tensor in weights.items()}
+    here = {name: tensor.shape for name, tensor in own.items()}
+    if reason := misfit(there, here, known):
+        raise CheckpointError(f"{source} {reason}")
+
+
+def misfit(
+    there: Mapping[str, torch.Size], here: Mapping[str, torch.Size], known: Collection[str]
+) -> str:
+    """Why tensors of these shapes do not fit a model, with counts and the first name of each kind.
+
+    Args:
+        there: name -> shape of what is given.
+        here: name -> shape of what the model needs.
+        known: more names that the model has, as tied parameters do.
+
+    Returns:
+        "holds another model: ..", or nothing where all fits.
+    """
+    missing = [name for name in here if name not in there]
+    unknown = [name for name in there if name not in known]
+    reshaped = [name for name in here if name in there and there[name] != here[name]]
+    alike = [name for name in unknown if missing and there[name] == here[missing[0]]]
+    parts = []
+    if missing:
+        meant = did_you_mean(missing[0], alike[:MOST_COMPARED]).strip()
+        parts.append(
+            f"{missing[0]} is missing"
+            + (f" ({meant[0].lower()}{meant[1:]})" if meant else "")
+            + _and_more(missing, f" of its {len(here)} tensors")
         )
+    if unknown:
+        parts.append(f"{unknown[0]} is not in this model" + _and_more(unknown))
+    if reshaped:
+        name = reshaped[0]
+        parts.append(
+            f"{name} has shape {tuple(there[name])}, here {tuple(here[name])}" + _and_more(reshaped)
+        )
+    if not parts:
+        return ""
+    return f"holds another model: {'; '.join(parts)}: use the same model and data keys"
+
+
+def _and_more(names: Sequence[str], of: str = "") -> str:
+    return f" (and {len(names) - 1} more{of})" if len(names) > 1 else ""
 
 
 @torch.no_grad()

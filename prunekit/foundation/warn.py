@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from prunekit.foundation.text import printable
 
 LOG = logging.getLogger("prunekit")
 """What it and its children (`prunekit.<plugin>`) warn of lands in the report of a run."""
@@ -29,8 +32,8 @@ class WarningRelay(logging.Handler):
         self.tell = tell
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Tell one."""
-        self.tell(record.getMessage())
+        """Tell one, without what a terminal would obey: it may hold a name from a file."""
+        self.tell(printable(record.getMessage()))
 
     def listen(self) -> None:
         """Begin, with nothing said so far."""
@@ -40,3 +43,15 @@ class WarningRelay(logging.Handler):
     def stop(self) -> None:
         """End."""
         LOG.removeHandler(self)
+
+
+@contextmanager
+def warnings_kept() -> Iterator[list[str]]:
+    """Keep what is warned of inside the block, for a report that is not open yet."""
+    kept: list[str] = []
+    relay = WarningRelay(kept.append)
+    LOG.addHandler(relay)
+    try:
+        yield kept
+    finally:
+        LOG.removeHandler(relay)

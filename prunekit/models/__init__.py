@@ -26,5 +26,5 @@ def build_model(config: ModelConfig, spec: DataSpec) -> nn.Module:
     """
     model = config.build(spec)
     if config.init not in (None, PRETRAINED):  # stock weights are the model's own business
-        load_initial(model, config.init)
+        load_initial(model, config.init, spec)
     return model

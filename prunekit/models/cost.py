@@ -61,11 +61,36 @@ def count_macs(
         training: whether compressors act as in training or as in evaluation.
     """
     pruned = {name: ~mask for name, mask in (masks or {}).items()}
-    executed, saved = _forward(model, input_shape, pruned, training, compress=True)
+    executed, saved, _ = _forward(model, input_shape, pruned, training, compress=True)
     dense = executed
     if any(isinstance(module, DataCompressor) for module in model.modules()):
-        dense, _ = _forward(model, input_shape, {}, training, compress=False)
+        dense, *_ = _forward(model, input_shape, {}, training, compress=False)
     return Macs(dense, executed, executed - saved)
+
+
+def uncounted(
+    model: nn.Module, input_shape: Sequence[int], masks: Mapping[str, Tensor]
+) -> list[str]:
+    """The masked parameters of two dimensions or more that no counted product takes.
+
+    Their zeros are in no theoretical count: they are multiplied in another form than they are
+    stored in, by a product that is not watched, or not at all.
+    """
+    pruned = {name: ~mask for name, mask in masks.items() if mask.ndim > 1}
+    return _forward(model, input_shape, pruned, False, compress=True)[2]
+
+
+def warn_uncounted(
+    model: nn.Module, input_shape: Sequence[int], masks: Mapping[str, Tensor]
+) -> list[str]:
+    """A sentence on what `uncounted` finds, if it finds any."""
+    if not (names := uncounted(model, input_shape, masks)):
+        return []
+    more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+    return [
+        f"theoretical multiply-adds: the zeros of {names[0]}{more} are not taken off, as no "
+        "product takes the parameter as it is stored"
+    ]
 
 
 def train_flops(macs: Macs, images: int) -> int:
@@ -83,8 +108,8 @@ def _forward(
     training: bool,
     *,
     compress: bool,
-) -> tuple[int, int]:
-    """Multiply-adds of a forward pass, and those that pruned entries take part in."""
+) -> tuple[int, int, list[str]]:
+    """Multiply-adds of a forward pass, those of pruned entries, and what no product took."""
     try:
         return _count(copy_on(model, "meta"), input_shape, pruned, training, compress)
     except Exception:  # whatever a third-party module does with values that meta does not have
@@ -97,7 +122,7 @@ def _count(
     pruned: Mapping[str, Tensor],
     training: bool,
     compress: bool,
-) -> tuple[int, int]:
+) -> tuple[int, int, list[str]]:
     model.eval()
     for module in model.modules():
         if isinstance(module, DataCompressor):
@@ -110,7 +135,8 @@ def _count(
     flops = FlopCounterMode(display=False)
     with torch.no_grad(), _plain_attention(), torch.random.fork_rng(devices=[]), saved, flops:
         model(image)
-    return flops.get_total_flops() // 2, saved.macs
+    unused = [name for name, number in saved.number.items() if number not in saved.used]
+    return flops.get_total_flops() // 2, saved.macs, unused
 
 
 def _identity(tokens: Any) -> Any:
@@ -137,7 +163,9 @@ class _PrunedMacs(TorchFunctionMode):
     def __init__(self, model: nn.Module, pruned: Mapping[str, Tensor]) -> None:
         super().__init__()
         named = dict(model.named_parameters(remove_duplicate=False))
-        self.pruned = {id(named[name]): entries for name, entries in pruned.items()}
+        self.number = {name: id(named[name]) for name in pruned}
+        self.pruned = {self.number[name]: entries for name, entries in pruned.items()}
+        self.used: set[int] = set()
         self.macs = 0
 
     def __torch_function__(
@@ -162,6 +190,7 @@ class _PrunedMacs(TorchFunctionMode):
     def use(self, weight: Tensor | None, positions: int, rows: slice = slice(None)) -> None:
         """A product with `rows` of `weight` at so many positions."""
         if id(weight) in self.pruned:
+            self.used.add(id(weight))
             self.macs += positions * int(self.pruned[id(weight)][rows].sum())
 
     def use_attention(self, arguments: Mapping[str, Any]) -> None:

@@ -14,7 +14,8 @@ from torch.func import functional_call
 
 from prunekit.errors import DataError, RecipeError
 from prunekit.foundation.suggestions import did_you_mean
-from prunekit.models.start_weights import PRETRAINED
+from prunekit.foundation.warn import LOG
+from prunekit.models.start_weights import PRETRAINED, head_starts_fresh, tell_of_timm
 from prunekit.registry.configs import DataSpec, ModelConfig
 
 
@@ -112,19 +113,26 @@ def copy_all_but_classifier(
 ) -> None:
     """Load stock weights; a tensor with one row a class stays as it is where the classes differ.
 
-    Weights that the model has no place for (auxiliary classifiers) are left out.
+    Weights that the model has no place for (auxiliary classifiers) are left out. Both are told.
 
     Raises:
         RecipeError: another tensor is missing or has another shape; nothing is loaded.
     """
-    own = dict(model.state_dict())
+    own, fresh = dict(model.state_dict()), []
     for name, tensor in own.items():
         stock = weights.get(name)
         if stock is not None and stock.shape == tensor.shape:
             own[name] = stock
         elif stock is None or stock.shape != (stock_classes, *tensor.shape[1:]):
             raise RecipeError(f"model.init: the stock weights do not fit at {name}: use null")
+        else:
+            fresh.append(name)
     model.load_state_dict(own)
+    if fresh:
+        LOG.warning(head_starts_fresh(", ".join(fresh), stock_classes, len(own[fresh[0]])))
+    if left := [name for name in weights if name not in own]:
+        more = f" and {len(left) - 1} more" if len(left) > 1 else ""
+        LOG.warning(f"model.init: left out of the stock weights: {left[0]}{more}")
 
 
 class TorchvisionConfig(ModelConfig):
@@ -219,6 +227,8 @@ class TimmConfig(ModelConfig):
         if stock is not None and stock.fixed_input_size:
             settings["img_size"] = (spec.height, spec.width)
         model = self._create(variant, settings)
+        if self.init == PRETRAINED and stock is not None:
+            tell_of_timm(stock.num_classes, stock.input_size[0], spec)
         patch = getattr(getattr(model, "patch_embed", None), "patch_size", None)
         if patch is not None:  # timm would cut off the rest of the image
             check_patches(self.name, patch, spec)

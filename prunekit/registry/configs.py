@@ -78,7 +78,8 @@ class ModelConfig(ComponentConfig, abc.ABC):
 
     paper: ClassVar[str] = ""
     init: RunPath | None = None
-    """Start weights: a run directory, a .safetensors file, or `pretrained` for a stock model."""
+    """Start weights: a run directory, a .safetensors or .pth file, or `pretrained` for a stock
+    model. A head for another number of classes starts fresh."""
 
     @abc.abstractmethod
     def build(self, spec: DataSpec) -> nn.Module:

@@ -30,16 +30,20 @@ class Baseline:
         """As a person, or `--baseline`, calls it."""
         return self.label if self.axis is None else f"{self.axis}={self.label}"
 
+    def concerns(self, cell: Cell) -> bool:
+        """Whether `cell` is to be judged by it: it has the axis, and is no such cell itself."""
+        if self.axis is None:
+            return cell.arm != self.arm
+        return cell.labels.get(self.axis, self.label) != self.label
+
     def cell_for(self, cell: Cell, study: Study) -> Cell | None:
         """The cell that `cell` is judged by; None where it is one itself, or there is none."""
+        if not self.concerns(cell):
+            return None
         if self.axis is None:
-            if cell.arm == self.arm:
-                return None
             found = [other for other in study.cells if other.arm == self.arm]
             return next((c for c in found if c.labels.items() <= cell.labels.items()), None)
         wanted = {**cell.labels, self.axis: self.label}
-        if self.axis not in cell.labels or wanted == cell.labels:
-            return None
         return next((c for c in study.cells if c.arm == cell.arm and c.labels == wanted), None)
 
 
@@ -155,17 +159,22 @@ def differences(study: Study, against: list[Baseline], key: str) -> Iterator[Dif
 
     Arms that repeat another are left out.
     """
+    for cell, baseline in judged(study, against, key):
+        reference = baseline.cell_for(cell, study)
+        if reference is not None:
+            ours, theirs = accuracies(cell, key), accuracies(reference, key)
+            pairs = [ours[seed] - theirs[seed] for seed in ours if seed in theirs]
+            yield Difference(cell, baseline, reference, paired_difference(pairs, POINTS))
+
+
+def judged(study: Study, against: list[Baseline], key: str) -> Iterator[tuple[Cell, Baseline]]:
+    """Each cell that has an accuracy, and each baseline that it is to be judged by."""
     order = [baseline.arm for baseline in against]
     repeated = repeating(study, study.arms)
     for cell in study.cells:
-        if cell.arm in repeated:
+        if cell.arm in repeated or not accuracies(cell, key):
             continue
         before = against[: order.index(cell.arm)] if cell.arm in order else against
         for baseline in [*before, *(b for b in against if b.axis and b not in before)]:
-            reference = baseline.cell_for(cell, study)
-            ours = accuracies(cell, key)
-            if reference is None or not ours:
-                continue
-            theirs = accuracies(reference, key)
-            pairs = [ours[seed] - theirs[seed] for seed in ours if seed in theirs]
-            yield Difference(cell, baseline, reference, paired_difference(pairs, POINTS))
+            if baseline.concerns(cell):
+                yield cell, baseline

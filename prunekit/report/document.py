@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from prunekit.foundation.number_text import counted
-from prunekit.report.comparison import Difference, accuracy_key, chosen_baselines, differences
+from prunekit.report.comparison import (
+    Baseline,
+    Difference,
+    accuracy_key,
+    chosen_baselines,
+    differences,
+)
 from prunekit.report.notices import notices, warnings
+from prunekit.report.omissions import absent_numbers, uncompared
 from prunekit.report.read import clean, common
 from prunekit.report.study import Study, open_study
 from prunekit.report.tables import (
@@ -32,6 +40,13 @@ class Picture:
     title: str
     caption: str
     figure: Figure
+    left_out: str = ""
+    """What there is and it does not show."""
+
+    @property
+    def told(self) -> str:
+        """The caption, and what is left out."""
+        return f"{self.caption} {self.left_out}".rstrip()
 
 
 @dataclass(frozen=True)
@@ -45,7 +60,7 @@ class Report:
     """What a reader must know before believing it."""
     tables: tuple[Table, ...] = ()
     missing: tuple[str, ...] = ()
-    """One line for each run that is not there or not whole."""
+    """One line for what is not there, not whole, or left out: runs, seeds, numbers, comparisons."""
     pictures: tuple[Picture, ...] = ()
 
 
@@ -57,6 +72,8 @@ class Comparison:
     key: str
     """The accuracy that is compared."""
     differences: tuple[Difference, ...]
+    against: tuple[Baseline, ...] = ()
+    """What cells are compared with."""
 
 
 def compare(paths: list[Path], against: tuple[str, ...] = ()) -> Comparison:
@@ -72,12 +89,18 @@ def compare(paths: list[Path], against: tuple[str, ...] = ()) -> Comparison:
     """
     study = open_study(paths)
     key = accuracy_key(study)
-    return Comparison(study, key, tuple(differences(study, chosen_baselines(study, against), key)))
+    chosen = chosen_baselines(study, against)
+    return Comparison(study, key, tuple(differences(study, chosen, key)), tuple(chosen))
 
 
 def report_of(found: Comparison) -> Report:
     """The report without its pictures."""
     study = found.study
+    missing = (
+        *study.missing,
+        *absent_numbers(study, found.key),
+        *uncompared(study, list(found.against), found.key),
+    )
     tables = [
         cell_table(study, found.key),
         difference_table(study, found.differences) if found.differences else None,
@@ -87,9 +110,29 @@ def report_of(found: Comparison) -> Report:
     return Report(
         title=clean(study.name),
         conditions=conditions(study),
-        notices=tuple(notices(study)),
+        notices=tuple(notices(study, len(missing))),
         tables=tuple(table for table in tables if table is not None),
-        missing=tuple(clean(line) for line in study.missing),
+        missing=tuple(clean(line) for line in missing),
+    )
+
+
+def with_pictures(report: Report, drawn: Sequence[Picture], undrawn: Sequence[str] = ()) -> Report:
+    """The report with its pictures, and what they leave out.
+
+    Args:
+        report: without them.
+        drawn: the pictures.
+        undrawn: a line for each that there is not.
+    """
+    told = [f"picture {one.name}: {one.left_out}" for one in drawn if one.left_out]
+    found = report.notices
+    if lines := [*told, *undrawn]:
+        found = (*found, f"{counted(len(lines), 'line')} below on what the pictures leave out.")
+    return replace(
+        report,
+        pictures=(*report.pictures, *drawn),
+        notices=found,
+        missing=(*report.missing, *map(clean, lines)),
     )
 
 

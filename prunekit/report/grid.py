@@ -38,6 +38,8 @@ class Grid:
     """[R, C] mean difference by seed to the column of label 0, in points."""
     reference: np.ndarray | None
     """[R, C] published values in percent."""
+    fewer: int = 0
+    """Places whose gain is of fewer pairs than the place has finished runs."""
 
     @property
     def reference_gains(self) -> np.ndarray | None:
@@ -105,7 +107,7 @@ def _grid(
 ) -> Grid:
     shape = (len(labels[0]), len(labels[1]))
     means, deviations, gains, published = (np.full(shape, np.nan) for _ in range(4))
-    zero = _zero(labels[1])
+    zero, fewer = _zero(labels[1]), 0
     for i, row in enumerate(labels[0]):
         base = cells.get((row, labels[1][zero])) if zero is not None else None
         for j, column in enumerate(labels[1]):
@@ -119,17 +121,18 @@ def _grid(
             means[i, j] = measured.mean
             deviations[i, j] = np.nan if measured.deviation is None else measured.deviation
             if base is not None and cell is not base:
-                gains[i, j] = _gain(cell, base, key)
+                pairs = _pairs(cell, base, key)
+                gains[i, j] = float(np.mean(pairs)) if pairs else np.nan
+                fewer += len(pairs) < len(cell.runs)
     return Grid(
         arm, fixed, axes, (tuple(labels[0]), tuple(labels[1])), means, deviations, gains,
-        published if reference else None,
+        published if reference else None, fewer,
     )  # fmt: skip
 
 
-def _gain(cell: Cell, base: Cell, key: str) -> float:
+def _pairs(cell: Cell, base: Cell, key: str) -> list[float]:
     ours, theirs = accuracies(cell, key), accuracies(base, key)
-    pairs = [ours[seed] - theirs[seed] for seed in ours if seed in theirs]
-    return float(np.mean(pairs)) if pairs else np.nan
+    return [ours[seed] - theirs[seed] for seed in ours if seed in theirs]
 
 
 def _zero(labels: Sequence[str]) -> int | None:
@@ -151,11 +154,16 @@ class Reference:
     values: Mapping[tuple[str, ...], float]
     """Labels in the order of `axes`, numbers in one form -> value."""
 
-    def at(self, labels: AxisLabels) -> float | None:
-        """The value at these labels; None where the file has none."""
+    def place(self, labels: AxisLabels) -> tuple[str, ...] | None:
+        """These labels as `values` has them; None where an axis is not among them."""
         if not all(axis in labels for axis in self.axes):
             return None
-        return self.values.get(tuple(_same(labels[axis]) for axis in self.axes))
+        return tuple(_same(labels[axis]) for axis in self.axes)
+
+    def at(self, labels: AxisLabels) -> float | None:
+        """The value at these labels; None where the file has none."""
+        place = self.place(labels)
+        return None if place is None else self.values.get(place)
 
 
 def read_reference(path: Path, axes: Sequence[str], where: Mapping[str, str]) -> Reference:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from prunekit.errors import UsageError
-from prunekit.foundation.number_text import percent
+from prunekit.foundation.number_text import counted, percent
 from prunekit.report.figures.style import PALETTE, dress, literal, new_figure
 from prunekit.report.read import clean
 from prunekit.report.tables import Table
@@ -105,6 +105,24 @@ def compare_masks(first: Path, second: Path) -> list[Overlap]:
         sum(layer.chance for layer in layers),
     )
     return [*layers, pooled]
+
+
+def in_one_alone(first: Path, second: Path) -> list[str]:
+    """A line for each run with masks that the other has none of: these are not compared.
+
+    Raises:
+        CheckpointError: a run is not there or has no masks.
+    """
+    names = [open_run(path).masks().keys() for path in (first, second)]
+    alone = {
+        path: [*own] for path, own in ((first, names[0] - names[1]), (second, names[1] - names[0]))
+    }
+    return [
+        f"{path} alone masks {counted(len(own), 'parameter')}: not compared: {clean(min(own))}"
+        + (", .." if len(own) > 1 else "")
+        for path, own in alone.items()
+        if own
+    ]
 
 
 def mask_table(found: list[Overlap], first: Path, second: Path) -> Table:

@@ -15,8 +15,14 @@ NO_CHOICE = {*NOT_HASHED_DATA, "batch_size", "micro_batch", "augment"}
 """Keys of `data` that do not say which samples there are."""
 
 
-def notices(study: Study) -> list[str]:
-    """Sentences on what is missing, the gravest first."""
+def notices(study: Study, missing: int | None = None) -> list[str]:
+    """Sentences on what is missing, the gravest first.
+
+    Args:
+        study: the runs.
+        missing: lines of the list at the end; None = those of the study.
+    """
+    n = len(study.missing) if missing is None else missing
     found = [*_baselines(study)]
     counts = {len(cell.runs) for cell in study.cells if cell.runs}
     if counts == {1}:
@@ -31,9 +37,9 @@ def notices(study: Study) -> list[str]:
             "Runs with the same data settings have read different data: what sets them apart is "
             "not pruning alone."
         )
-    if study.missing:
-        n = len(study.missing)
-        found.append(f"{n} {'thing is' if n == 1 else 'things are'} missing: see the list below.")
+    if n:
+        things = "thing is" if n == 1 else "things are"
+        found.append(f"{n} {things} missing or left out: see the list below.")
     if study.repeated:
         found.append(
             f"{study.repeated} more runs repeat the recipe and the seed of one that is here: the "

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from prunekit.errors import CheckpointError, PrunekitError, RecipeError
-from prunekit.foundation.files import read_lines
+from prunekit.foundation.files import sorted_lines
+from prunekit.foundation.number_text import counted
 from prunekit.recipe.document import SourcePosition
 from prunekit.recipe.yaml_text import read_document
 from prunekit.runs.directory import RunDir, logged_series, open_run
@@ -75,10 +76,25 @@ class RunRecord:
     @cached_property
     def lines(self) -> list[Tree]:
         """The lines of `metrics.jsonl`; none where it cannot be read."""
+        return self._log[0]
+
+    @property
+    def log_fault(self) -> str:
+        """What of `metrics.jsonl` cannot be read, if anything."""
+        return self._log[1]
+
+    @cached_property
+    def _log(self) -> tuple[list[Tree], str]:
+        path = self.path / "metrics.jsonl"
         try:
-            return read_lines(self.path / "metrics.jsonl")
-        except OSError:
-            return []
+            lines, lost = sorted_lines(path)
+        except OSError as error:
+            return [], f"{path}: {error.strerror}: no curve of this run"
+        return lines, f"{path}: {counted(lost, 'line')} cannot be read" if lost else ""
+
+    def not_finite(self, key: str) -> int:
+        """How many logged values of a scalar were not finite."""
+        return sum(key in line and line[key] is None for line in self.lines)
 
     def series(self, key: str) -> list[tuple[int, float]]:
         """(optimizer step, value) of a logged scalar, in order; what was not finite is left out."""
@@ -188,6 +204,8 @@ def common(runs: Sequence[RunRecord], *keys: str) -> str:
 
 
 MARK = "resolved.yaml"
+PARTS = frozenset({"manifest.json", "metrics.jsonl", "report.json", "status.json"})
+"""What only a run writes: without `MARK` beside it, it is none that can be compared."""
 
 
 @dataclass(frozen=True)
@@ -196,7 +214,7 @@ class FoundRuns:
 
     runs: tuple[RunRecord, ...]
     unreadable: tuple[str, ...]
-    """One line for each that is corrupt."""
+    """One line for each that is corrupt, and for each folder that cannot be looked into."""
 
 
 def find_runs(paths: Sequence[Path]) -> FoundRuns:
@@ -206,8 +224,9 @@ def find_runs(paths: Sequence[Path]) -> FoundRuns:
         CheckpointError: a path has no run at or below it, or none of the runs can be read.
     """
     folders: dict[Path, None] = {}
+    unreadable: list[str] = []
     for path in paths:
-        below = list(_run_dirs(path))
+        below = list(_run_dirs(path, unreadable))
         if not below:
             what = "no run directory in it" if path.is_dir() else "no such folder"
             raise CheckpointError(
@@ -215,7 +234,7 @@ def find_runs(paths: Sequence[Path]) -> FoundRuns:
                 "directory of a sweep"
             )
         folders.update(dict.fromkeys(below))
-    runs, unreadable = [], []
+    runs = []
     for folder in folders:
         try:
             runs.append(read_record(open_run(folder)))
@@ -226,13 +245,23 @@ def find_runs(paths: Sequence[Path]) -> FoundRuns:
     return FoundRuns(tuple(side_by_side(runs)), tuple(unreadable))
 
 
-def _run_dirs(path: Path) -> Iterator[Path]:
-    """Run directories at or below `path`, in the order of their names; no link is followed."""
+def _run_dirs(path: Path, unreadable: list[str]) -> Iterator[Path]:
+    """Run directories at or below `path`, in the order of their names; no link is followed.
+
+    What looks like one and is none, or cannot be looked into, is noted in `unreadable`.
+    """
     if (path / MARK).is_file():
         yield path.resolve()
         return
-    for folder, below, files in os.walk(path):
+
+    def closed(error: OSError) -> None:
+        unreadable.append(clean(f"{error.filename}: {error.strerror}: runs in it are left out"))
+
+    for folder, below, files in os.walk(path, onerror=closed):
         below.sort()
         if MARK in files:
             below.clear()
             yield Path(folder).resolve()
+        elif found := PARTS.intersection(files):
+            below.clear()
+            unreadable.append(clean(f"{folder}: has {min(found)} but no {MARK}: left out"))

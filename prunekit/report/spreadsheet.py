@@ -47,6 +47,7 @@ def cell_rows(study: Study, key: str) -> list[CsvRow]:
             {
                 **_arm_and_labels(study, cell),
                 "seeds": len(cell.runs),
+                "seeds_with_accuracy": found.count if found else 0,
                 "accuracy_percent": found.mean if found else None,
                 "deviation": found.deviation if found else None,
                 **{name: one.mean if one else None for name, one in means.items()},
@@ -66,6 +67,7 @@ def difference_rows(study: Study, found: Iterable[Difference]) -> list[CsvRow]:
                 **_arm_and_labels(study, one.cell),
                 "against": one.baseline.name,
                 "pairs": result.count if result else 0,
+                "seeds": len(one.cell.runs),
                 "difference": result.mean if result else None,
                 "deviation": result.deviation if result else None,
                 "low": low,

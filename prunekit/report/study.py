@@ -7,7 +7,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from prunekit.errors import CheckpointError
-from prunekit.report.read import FoundRuns, RunRecord, clean, find_runs, read_record, side_by_side
+from prunekit.foundation.number_text import counted
+from prunekit.report.read import (
+    MARK,
+    FoundRuns,
+    RunRecord,
+    clean,
+    find_runs,
+    read_record,
+    side_by_side,
+)
 from prunekit.report.settings import (
     Flat,
     arm_names,
@@ -95,12 +104,13 @@ def study_of(found: FoundRuns, name: str) -> Study:
     by_print = {fingerprint(flat): flat for flat in rest.values()}
     arms = dict(zip(by_print, arm_names(list(by_print.values())), strict=True))
     cells: dict[tuple[str, tuple[tuple[str, str], ...]], dict[int, RunRecord]] = {}
+    doubled: list[str] = []
     for run in runs:
         at_keys = {axis: value_at(run.recipe, key) for key, axis in axes.items()}
         where = tuple((axis, value_text(v)) for axis, v in at_keys.items() if v is not None)
         at = cells.setdefault((arms[fingerprint(rest[run.path])], where), {})
         if run.finished:
-            at[run.seed] = run
+            doubled += _put(at, run)
     table = [Cell(arm, dict(where), dict(sorted(at.items()))) for (arm, where), at in cells.items()]
     labels = {axis: in_order(cell.labels.get(axis) for cell in table) for axis in axes.values()}
     table.sort(key=lambda cell: rank(cell, tuple(arms.values()), labels))
@@ -111,9 +121,24 @@ def study_of(found: FoundRuns, name: str) -> Study:
         axes=labels,
         cells=tuple(table),
         recipes=with_named_sources({arms[print_]: flat for print_, flat in by_print.items()}),
-        missing=(*found.unreadable, *unfinished, *_of_other_data(older), *absent_seeds(table)),
+        missing=(
+            *found.unreadable,
+            *unfinished,
+            *_of_other_data(older),
+            *doubled,
+            *absent_seeds(table),
+        ),
         repeated=len(older),
     )
+
+
+def _put(at: dict[int, RunRecord], run: RunRecord) -> list[str]:
+    """Put a run into a cell; a line where it takes the place of another."""
+    other = at.get(run.seed)
+    at[run.seed] = run
+    if other is None or other.path == run.path:
+        return []
+    return [f"{other.path}: left out: {run.path} has its arm, its labels and its seed"]
 
 
 def newest(runs: Iterable[RunRecord]) -> tuple[list[RunRecord], list[tuple[RunRecord, RunRecord]]]:
@@ -192,13 +217,13 @@ def sweep_study(path: Path) -> Study:
     records, missing = _read(sweep)
     seed_axis = _seed_axis(sweep, records)
     cells: dict[tuple[str, tuple[tuple[str, str], ...]], dict[int, RunRecord]] = {}
+    doubled: list[str] = []
     for planned in sweep.cells:
         for labels in (planned.axes, *planned.also):
             where = tuple((clean(a), clean(v)) for a, v in labels.items() if a != seed_axis)
             at = cells.setdefault((clean(planned.arm), where), {})
             if planned.id in records:
-                run = records[planned.id]
-                at[run.seed] = run
+                doubled += _put(at, records[planned.id])
     table = [Cell(arm, dict(where), dict(sorted(at.items()))) for (arm, where), at in cells.items()]
     axes = {
         clean(axis): tuple(clean(label) for label in labels)
@@ -213,8 +238,21 @@ def sweep_study(path: Path) -> Study:
         axes=axes,
         cells=tuple(table),
         recipes=with_named_sources(_recipes(sweep, records)),
-        missing=tuple(missing) or tuple(absent_seeds(table)),
+        missing=(*(missing or absent_seeds(table)), *doubled, *_out_of_the_plan(sweep)),
     )
+
+
+def _out_of_the_plan(sweep: Sweep) -> list[str]:
+    """One line for the runs of a sweep that no cell has."""
+    ours = {cell.run.path.resolve() for cell in sweep.cells if cell.run is not None}
+    marks = (sweep.path / "runs").glob(f"*/*/{MARK}")
+    others = sorted({mark.parent.resolve() for mark in marks} - ours)
+    if not others:
+        return []
+    return [
+        f"{counted(len(others), 'run')} of an earlier plan or try: left out: {others[0]}"
+        + (", .." if len(others) > 1 else "")
+    ]
 
 
 def _read(sweep: Sweep) -> tuple[dict[str, RunRecord], list[str]]:

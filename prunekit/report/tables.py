@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from prunekit.report.columns import COLUMNS, Column
-from prunekit.report.comparison import POINTS, Difference, accuracy
+from prunekit.report.comparison import POINTS, Difference, accuracies, accuracy
 from prunekit.report.settings import distinctions, short_keys
 from prunekit.report.statistics import MANY, PairedDifference, Summary, summary
 from prunekit.report.study import Cell, Study
@@ -37,7 +37,7 @@ def cell_table(study: Study, key: str) -> Table:
     rows = [
         (
             *_arm_and_labels(study, cell),
-            str(len(cell.runs)),
+            part(len(accuracies(cell, key)), len(cell.runs)),
             mean_and_deviation(accuracy(cell, key)),
             *(_mean(cell, column) for column in shown),
         )
@@ -46,7 +46,7 @@ def cell_table(study: Study, key: str) -> Table:
     note = (
         "Mean ± standard deviation over seeds. MACs are multiply-adds of one image: executed with "
         "zeros multiplied, theoretical with zeros skipped. Training FLOPs are spent, not "
-        "theoretical."
+        "theoretical. `2 of 3`: of three finished runs two have the number."
     )
     return Table("Results", columns, tuple(rows), 1 + len(study.axes), note)
 
@@ -59,7 +59,11 @@ def difference_table(study: Study, found: Sequence[Difference]) -> Table:
         f"seeds for {POINTS:g}",
     )
     rows = [
-        (*_arm_and_labels(study, one.cell), one.baseline.name, *difference_row(one.result))
+        (
+            *_arm_and_labels(study, one.cell),
+            one.baseline.name,
+            *difference_row(one.result, len(one.cell.runs)),
+        )
         for one in found
     ]
     note = (
@@ -72,18 +76,23 @@ def difference_table(study: Study, found: Sequence[Difference]) -> Table:
     return Table("Differences", columns, tuple(rows), 2 + len(study.axes), note)
 
 
-def difference_row(result: PairedDifference | None) -> tuple[str, ...]:
-    """Pairs, difference, interval, sign test, detectable difference, seeds needed."""
+def part(number: int, whole: int) -> str:
+    """`3`; `2 of 3` where one has no part in it."""
+    return str(number) if number >= whole else f"{number} of {whole}"
+
+
+def difference_row(result: PairedDifference | None, seeds: int = 0) -> tuple[str, ...]:
+    """Pairs of how many seeds, difference, interval, sign test, detectable one, seeds needed."""
     if result is None:
-        return ("0", "no common seed", NONE, NONE, NONE, NONE)
+        return (part(0, seeds), "no common seed", NONE, NONE, NONE, NONE)
     sign = "too few" if result.sign_p is None else f"p = {result.sign_p:.3f}"
     if result.interval is None:
         why = "one seed" if result.count == 1 else "no spread"
-        return (str(result.count), f"{result.mean:+.2f}", why, sign, NONE, NONE)
+        return (part(result.count, seeds), f"{result.mean:+.2f}", why, sign, NONE, NONE)
     low, high = result.interval
     needed = result.seeds_for_target or 0
     return (
-        str(result.count),
+        part(result.count, seeds),
         f"{result.mean:+.2f}",
         f"{low:+.2f} to {high:+.2f}",
         sign,
@@ -134,4 +143,8 @@ def _arm_and_labels(study: Study, cell: Cell) -> tuple[str, ...]:
 
 def _mean(cell: Cell, column: Column) -> str:
     found = summary(list(cell.values(*column.keys).values()))
-    return NONE if found is None else column.as_text(found.mean).strip()
+    if found is None:
+        return NONE
+    text = column.as_text(found.mean).strip()
+    few = found.count < len(cell.runs)
+    return f"{text} ({part(found.count, len(cell.runs))})" if few else text

@@ -44,7 +44,7 @@ def _texts(report: Report, files: list[Path], width: int | None) -> Iterator[Ren
             yield Text(f"Too wide for this terminal: {left_out}.", style="yellow")
     if report.missing:
         yield Text()
-        yield Text("Missing", style="bold")
+        yield Text("Missing or left out", style="bold")
         for line in report.missing[:MOST_MISSING]:
             yield Text(f"- {line}")
         if (rest := len(report.missing) - MOST_MISSING) > 0:

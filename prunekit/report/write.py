@@ -57,7 +57,7 @@ def markdown(report: Report) -> str:
     parts += [markdown_table(one) for one in report.tables]
     parts += [markdown_picture(one) for one in report.pictures]
     if report.missing:
-        parts += ["## Missing", markdown_list(report.missing)]
+        parts += ["## Missing or left out", markdown_list(report.missing)]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
@@ -83,7 +83,7 @@ def markdown_list(lines: Sequence[str], bold: bool = False) -> str:
 def markdown_picture(one: Picture) -> str:
     """A heading, the picture, what it shows."""
     link = f"![{escaped(one.title)}]({one.name}.png)"
-    return f"## {escaped(one.title)}\n\n{link}\n\n{escaped(one.caption)}"
+    return f"## {escaped(one.title)}\n\n{link}\n\n{escaped(one.told)}"
 
 
 def escaped(text: str) -> str:
@@ -107,7 +107,7 @@ def page(report: Report, folder: Path) -> str:
     shown = [
         {
             "title": picture.title,
-            "caption": picture.caption,
+            "caption": picture.told,
             "width": round(picture.figure.get_figwidth() * PIXELS_PER_INCH),
             "svg": base64.b64encode((folder / f"{picture.name}.svg").read_bytes()).decode(),
         }

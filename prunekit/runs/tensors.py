@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from prunekit.errors import CheckpointError
-from prunekit.foundation.files import replacing
+from prunekit.foundation.files import replacing, require_regular
 
 METADATA = "prunekit-metadata"
 """One key for all: several are written in no fixed order, and equal runs make equal files."""
@@ -51,15 +51,16 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         The tensors on the CPU, and the metadata without the digest.
 
     Raises:
-        CheckpointError: missing, cut short, or changed since it was written.
+        CheckpointError: missing, no regular file, cut short, or changed since it was written.
     """
+    require_regular(path)
     try:
         with safe_open(path, framework="pt") as file:
             metadata = dict(file.metadata() or {})
             metadata |= json.loads(metadata.pop(METADATA, "{}"))
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except FileNotFoundError as error:
-        raise CheckpointError(f"{path}: no such file") from error
+    except PermissionError as error:
+        raise CheckpointError(f"{path}: cannot be read: {error.strerror}") from error
     except (SafetensorError, OSError, ValueError) as error:
         raise CheckpointError(f"{path}: corrupt or no safetensors file: {error}") from error
     digest = metadata.pop(DIGEST, None)

@@ -47,6 +47,8 @@ def plan_view(
     if estimate is not None and left:
         seconds = [estimate.seconds[key] for key in left if key in estimate.seconds]
         total = seconds_text(wall_seconds(seconds, jobs))
+        if len(seconds) < len(left):
+            total += f" for {len(seconds)} of {len(left)} runs"
         lines.append(Text(f"about {total} with {_jobs(jobs)}, from steps timed {_beside(jobs)}"))
         threads = max(cell.recipe.threads for cell in plan.cells)
         if jobs * threads > (cores := available_cores()):
@@ -141,7 +143,9 @@ class SweepProgress:
         if not self.left or not self.promised:
             return ""
         pace = self.took / self.promised
-        return f"  {seconds_text(wall_seconds(list(self.waiting.values()), self.jobs) * pace)} left"
+        left = seconds_text(wall_seconds(list(self.waiting.values()), self.jobs) * pace)
+        timed = len(self.waiting)
+        return f"  {left} left" + (f" for {timed} of {self.left} runs" if timed < self.left else "")
 
 
 def accuracy_of(run: Path) -> str:

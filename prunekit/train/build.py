@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import nn
@@ -11,6 +11,7 @@ from prunekit.data import DataSet, open_dataset
 from prunekit.foundation.seeding import seed_for
 from prunekit.foundation.timeline import Timeline
 from prunekit.foundation.values import about_key
+from prunekit.foundation.warn import warnings_kept
 from prunekit.models import attach, build_model
 from prunekit.pruning.context import Anchor, Sources
 from prunekit.pruning.engine import Engine
@@ -35,6 +36,8 @@ class Run:
     """The plain module, on its device."""
     engine: Engine
     plan: PhasePlan
+    notes: tuple[str, ...] = ()
+    """What was warned of while the parts were made."""
 
     @property
     def timeline(self) -> Timeline:
@@ -55,6 +58,14 @@ def build(
     Raises:
         PrunekitError: whatever of the recipe does not fit its data or model.
     """
+    with warnings_kept() as notes:
+        run = _put_together(recipe, group, anchor, resuming=resuming)
+    return replace(run, notes=tuple(dict.fromkeys(notes)))
+
+
+def _put_together(
+    recipe: Recipe, group: ProcessGroup, anchor: Anchor | None, *, resuming: bool
+) -> Run:
     torch.set_num_threads(recipe.threads)
     data = open_dataset(
         recipe.data, seed=recipe.seed, device=group.device, rank=group.rank, world=group.world

@@ -15,7 +15,7 @@ from prunekit.data import check_shares
 from prunekit.foundation.modules import training_mode_kept
 from prunekit.foundation.timing import call_seconds, mean_seconds
 from prunekit.models import token_counts
-from prunekit.models.cost import count_macs
+from prunekit.models.cost import count_macs, warn_uncounted
 from prunekit.pruning.context import StepContext
 from prunekit.pruning.sparsity import measure_sparsity, warn_empty
 from prunekit.recipe.schema import Recipe
@@ -107,6 +107,7 @@ def plan(run: Run) -> DryRun:
     macs = count_macs(model, shape, masks)
     counts = token_counts(model.eval())
     sparsity = measure_sparsity(model, masks)
+    uncounted = warn_uncounted(model, shape, masks)  # before the steps, which wrap the model
     step_seconds, memory = _three_steps(run)
     state = OPTIMIZER_BYTES[run.recipe.optimizer.name] + (4 if run.recipe.ema else 0)
     return DryRun(
@@ -128,7 +129,13 @@ def plan(run: Run) -> DryRun:
         step_seconds=step_seconds,
         total_seconds=step_seconds * steps,
         device=str(run.group.device),
-        notes=(*run.data.notes, *average_notes(run.recipe.ema), *warn_empty(sparsity)),
+        notes=(
+            *run.data.notes,
+            *run.notes,
+            *average_notes(run.recipe.ema),
+            *warn_empty(sparsity),
+            *uncounted,
+        ),
     )
 
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from prunekit.errors import DivergedError
 from prunekit.foundation.files import write_json
 from prunekit.models import token_counts
-from prunekit.models.cost import Macs, count_macs, measure_latency, train_flops
+from prunekit.models.cost import Macs, count_macs, measure_latency, train_flops, warn_uncounted
 from prunekit.models.saved import model_metadata, write_model
 from prunekit.pruning.sparsity import Sparsity, measure_sparsity, warn_empty
 from prunekit.runs.directory import write_masks
@@ -121,8 +121,8 @@ def _report(
     shape, sparsity = _input_shape(trainer), trained.sparsity
     finished, counts = count_macs(model, shape, left), token_counts(model.eval())
     finished_sparsity = measure_sparsity(model, left)
-    for sentence in warn_empty(finished_sparsity):
-        trainer.observer.warnings.append(sentence)
+    sentences = [*warn_empty(finished_sparsity), *warn_uncounted(model, shape, left)]
+    trainer.observer.warnings.extend(sentences)
     return {
         "status": "done",
         "recipe": trainer.run.recipe.name,

@@ -67,6 +67,8 @@ class Trainer:
         weights = {name: tensor.to(self.device) for name, tensor in checkpoint.weights.items()}
         copy_into(self.run.model, weights, f"checkpoint step-{checkpoint.step}")
         if checkpoint.step == 0:
+            if "observer" in saved:  # what was told of the start weights, which are not read again
+                self.observer.load_state_dict(saved["observer"])
             self.engine.start()
             self._wrap()
             return
@@ -201,16 +203,15 @@ class Trainer:
                 "checkpoint: lower optimizer.lr"
             )
         if self.group.is_main:
-            others: dict[str, Any] = {}
+            others: dict[str, Any] = {"observer": observed}
             if not initial:
-                others = {
+                others |= {
                     "pruner": self.engine.state_dict(),  # so called since the first checkpoints
                     "optimizer": self.optimizer.state_dict(),
                     "scaler": self.precision.scaler.state_dict(),
                     "ema": self.state.averages(),
                     "ema_updates": self.state.averaged(),
                     "best": self.state.best,
-                    "observer": observed,
                     "images": self.images,
                     "seconds": self.watch.seconds,
                 }

@@ -584,7 +584,7 @@ def test_start_weights_of_another_model_are_refused_untouched(tmp_path):
     save_file(build_model(MLPConfig(name="mlp", hidden=(300, 99)), TINY).state_dict(), path)
     model = build_model(MLPConfig(name="mlp"), TINY)
     before = copy.deepcopy(model.state_dict())
-    with pytest.raises(CheckpointError, match=r"start\.safetensors .*fc2\.weight"):
+    with pytest.raises(CheckpointError, match=r"start\.safetensors: .*fc2\.weight"):
         load_initial(model, str(path))
     assert all(torch.equal(model.state_dict()[name], before[name]) for name in before)
 

@@ -402,6 +402,6 @@ def test_a_caption_counts_the_places_that_are_drawn(tmp_path):
     found = compare([tmp_path])
     few = replace(found, study=replace(found.study, cells=found.study.cells[:12]))
     plan = Drawings(("train/loss",), None, None)
-    caption, short = ([*pictures(each, plan, None)][-1].caption for each in (found, few))
+    caption, short = ([*pictures(each, plan, None)][-1].told for each in (found, few))
     assert "The first 12 of 14 places are drawn." in caption
     assert "places" not in short

@@ -1,11 +1,13 @@
 """Which runs a sweep is."""
 
 import itertools
+from io import StringIO
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 from hypothesis import given, settings, strategies as st
+from rich.console import Console
 
 from prunekit.errors import RecipeError, UsageError
 from prunekit.recipe.document import SourceDocument
@@ -15,9 +17,11 @@ from prunekit.recipe.load import read_text_document, recipe_from, recipe_from_te
 from prunekit.sweep.baselines import baseline_arms
 from prunekit.sweep.command_line import read_command_line
 from prunekit.sweep.design import read_design
-from prunekit.sweep.estimate import wall_seconds
+from prunekit.sweep.directory import CellState
+from prunekit.sweep.estimate import Estimate, wall_seconds
 from prunekit.sweep.file import expanded, read_word
 from prunekit.sweep.plan import make_plan
+from prunekit.sweep.view import SweepProgress, plan_view
 
 BASE = """
 name: base
@@ -394,3 +398,19 @@ def test_the_time_of_a_plan_is_between_its_bounds(seconds, jobs):
     wall = wall_seconds(seconds, jobs)
     least = max(sum(seconds) / jobs, max(seconds, default=0))
     assert least - 1e-6 <= wall <= sum(seconds) / jobs + max(seconds, default=0) + 1e-6
+
+
+def test_a_time_says_of_how_many_runs_it_is(base):
+    plan = plan_of(base, axes={"seed": [0, 1, 2]})
+    first, *others = plan.cells
+    screen = Console(width=100, file=StringIO(), force_terminal=True, color_system=None)
+    for timed, said in ((plan.cells, "about 30.0 s with one job"),
+                        (others, "about 20.0 s for 2 of 3 runs with one job")):  # fmt: skip
+        times = Estimate({cell.key: 10.0 for cell in timed}, {} if len(timed) == 3 else {"a": "?"})
+        screen.print(plan_view(plan, {}, times, 1))
+        assert said in screen.file.getvalue()
+    progress = SweepProgress(
+        screen, Path(), 3, Estimate({c.key: 10.0 for c in plan.cells[:2]}, {}), 1
+    )
+    progress.tell(first, CellState("done", "gone", seconds=20.0))
+    assert screen.file.getvalue().rstrip().endswith("20.0 s left for 1 of 2 runs")

@@ -31,7 +31,8 @@ class GraSP(AtInitialization):
     any size give one score. BatchNorm normalises by the batch, as in the public code, and its
     running statistics stay untouched; dropout is off. Attention is computed by its definition, as
     fused kernels have no second derivative. The loss is always the paper's cross-entropy, also in a
-    training loop with another.
+    training loop with another. Not as in that code: linear layers are scored with the weights that
+    they start with, not with ones drawn for it, and the samples are not passed in two halves.
     """
 
     class Config(AtInitialization.Config):

@@ -62,6 +62,9 @@ class Movement(MovingScores, ScoredStrategy):
     from 0 on. lr is the part of the learning rate that its curve leaves. W itself learns where it
     is kept; a pruned value waits on the shelf of mode `masked`, and may come back.
 
+    Differs from the authors' code: there the mask is a factor of the forward pass alone, so that
+    momentum and weight decay go on moving pruned values; here they wait unchanged.
+
     S moves by plain gradient descent, as in section 4 of the paper; its experiments use Adam. So a
     learning rate of S would scale all scores alike and change no mask: there is none. Scores
     differ in size between layers: `uniform`, as in the authors' code, is the default. At step 0

@@ -33,7 +33,8 @@ class SynFlow(AtInitialization):
     (1 - sparsity)^(k/n) what the rounds before it kept, and scores again; where a second update may
     bring nothing back (`regrow: false`), its rounds begin at the density of the first. Without
     biases, and with ReLUs, each layer's scores sum to R: a layer that gets thin scores high, and
-    none is emptied while there is room for a full path.
+    none of a chain is emptied while there is room for a full path. Layers side by side share R, so
+    a branch that carries little of it may be emptied.
 
     No data is read. As in the public code the model is in evaluation mode and in float64. Not as
     there: masks are exact in ties; |.| is taken of parameters only, BatchNorm's running mean and

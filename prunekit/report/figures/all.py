@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from prunekit.errors import UsageError
+from prunekit.foundation.number_text import counted
 from prunekit.foundation.suggestions import did_you_mean
 from prunekit.report.curves import curves, logged_keys
 from prunekit.report.document import Comparison, Picture
@@ -15,6 +16,14 @@ from prunekit.report.figures.cost import cost_picture
 from prunekit.report.figures.curves import BURDEN, MOST_PANELS, curve_picture, panel_labels
 from prunekit.report.figures.grid import grid_picture
 from prunekit.report.grid import Reference, choose_axes, grids, read_reference
+from prunekit.report.omissions import (
+    curve_gaps,
+    grid_gaps,
+    log_faults,
+    undrawn_costs,
+    unlogged,
+    unplaced,
+)
 from prunekit.report.study import Study
 
 MOST_BURDENS = 24
@@ -45,6 +54,8 @@ class Drawings:
     keys: tuple[str, ...]
     grid: tuple[str, str] | None
     reference: Reference | None
+    more: int = 0
+    """Keys that would be drawn unasked, were they not so many."""
 
 
 def plan_drawings(study: Study, wanted: WantedPictures) -> Drawings:
@@ -64,12 +75,19 @@ def plan_drawings(study: Study, wanted: WantedPictures) -> Drawings:
             raise UsageError("--reference: these runs have no grid of two axes to stand beside")
         reference = read_reference(wanted.reference, list(study.axes), wanted.where)
     unasked = tuple(key for key in default_keys(logged) if key != wanted.against)
-    return Drawings(wanted.curves or unasked, grid, reference)
+    more = 0 if wanted.curves else max(0, len(burden_keys(logged)) - MOST_BURDENS)
+    return Drawings(wanted.curves or unasked, grid, reference, more)
 
 
 def default_keys(logged: Sequence[str]) -> tuple[str, ...]:
     """The burden of single steps, pooled over layers; the training loss, the accuracy."""
-    burden = [
+    shown = (key for key in ALWAYS if key in logged)
+    return (*burden_keys(logged)[:MOST_BURDENS], *shown)
+
+
+def burden_keys(logged: Sequence[str]) -> list[str]:
+    """The indicators of single steps, pooled over layers."""
+    return [
         key
         for key in logged
         if key.startswith(BURDEN)
@@ -77,7 +95,6 @@ def default_keys(logged: Sequence[str]) -> tuple[str, ...]:
         and "_window/" not in key
         and "_running/" not in key
     ]
-    return (*burden[:MOST_BURDENS], *(key for key in ALWAYS if key in logged))
 
 
 def pictures(found: Comparison, drawings: Drawings, against: str | None) -> Iterator[Picture]:
@@ -88,6 +105,7 @@ def pictures(found: Comparison, drawings: Drawings, against: str | None) -> Iter
             "line joins the means that no other beats at no higher cost; chance is part of it. "
             "Where values near 100 % would lie on each other, the axis is stretched there."
         )
+        caption = f"{caption} {undrawn_costs(found.study, found.key)}".rstrip()
         yield Picture("costs", "Accuracy against what it costs", caption, costs)
     yield from _grids(found, drawings)
     yield from _curves(found.study, drawings.keys, against)
@@ -98,13 +116,16 @@ def _grids(found: Comparison, drawings: Drawings) -> Iterator[Picture]:
         return
     reference = drawings.reference
     made = grids(found.study, drawings.grid, found.key, reference)
+    few = f"The first {MOST_GRIDS} of {len(made)} grids are drawn." if made[MOST_GRIDS:] else ""
+    rest = unplaced(reference, made) if reference is not None else ""
     for number, grid in enumerate(made[:MOST_GRIDS], start=1):
         caption = "Mean ± standard deviation over seeds; below, the gain by seed over the column 0."
         if reference is not None:
             caption += f" Right: {reference.value} of {reference.name}."
         title = f"{grid.axes[0]} x {grid.axes[1]}: {grid.arm}"
         figure = grid_picture(grid, reference.name if reference else "")
-        yield Picture(f"grid-{number}", title, caption, figure)
+        left_out = " ".join(filter(None, [few, rest, grid_gaps(grid)]))
+        yield Picture(f"grid-{number}", title, caption, figure, left_out)
 
 
 def _curves(study: Study, keys: Sequence[str], against: str | None) -> Iterator[Picture]:
@@ -116,7 +137,26 @@ def _curves(study: Study, keys: Sequence[str], against: str | None) -> Iterator[
         caption = "Line: mean over seeds; band: lowest to highest."
         if against:
             caption += f" Each run is read where its {against} first came to a level."
+        if without := unlogged(study, found):
+            caption += f" Not drawn, as too little was logged: {without}."
+        left_out = [curve_gaps(study, found, key, against)]
         if (places := len(panel_labels(found))) > MOST_PANELS:
-            caption += f" The first {MOST_PANELS} of {places} places are drawn."
+            left_out.append(f"The first {MOST_PANELS} of {places} places are drawn.")
+        told = " ".join(filter(None, left_out))
         title = f"{key} against {against}" if against else key
-        yield Picture(re.sub(r"[^0-9A-Za-z]+", "-", f"curve-{title}"), title, caption, figure)
+        yield Picture(re.sub(r"[^0-9A-Za-z]+", "-", f"curve-{title}"), title, caption, figure, told)
+
+
+def undrawn(study: Study, drawings: Drawings, against: str | None) -> list[str]:
+    """One line for each picture that there is not, and for each log that cannot be read."""
+    none = [key for key in drawings.keys if not curves(study, key, against)]
+    lines = [
+        f"{key}{f' against {against}' if against else ''}: not drawn: the runs of no cell have "
+        "enough of it in common"
+        for key in none
+    ]
+    if drawings.more:
+        lines.append(
+            f"{counted(drawings.more, 'more burden indicator')} not drawn: --curve KEY names them"
+        )
+    return [*lines, *log_faults(study)]

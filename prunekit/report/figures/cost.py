@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from prunekit.report.columns import KEYS
-from prunekit.report.comparison import accuracy, repeating
+from prunekit.report.comparison import accuracy, is_dense, repeating
 from prunekit.report.figures.style import (
     WIDE,
     End,
@@ -86,29 +86,34 @@ def points_of(study: Study, cost: Cost, key: str) -> list[Point]:
     for cell in study.cells:
         if cell.arm in repeated:
             continue
-        spent = _spent(cell, cost)
-        found = accuracy(cell, key)
-        if spent is None or found is None:
-            continue
+        paid, found = spent(cell, cost), accuracy(cell, key)
+        if paid is None or found is None:
+            continue  # `undrawn_costs` tells of it
         same = (cell.arm, *(str(run.path) for run in cell.runs.values()))
         labels = cell.labels
         if same in points:  # one run serves several places
             labels = dict(points[same].labels.items() & labels.items())
-        points[same] = Point(cell.arm, spent.mean, found, labels)
+        points[same] = Point(cell.arm, paid.mean, found, labels)
     return list(points.values())
 
 
-def _spent(cell: Cell, cost: Cost) -> Summary | None:
+def spent(cell: Cell, cost: Cost) -> Summary | None:
+    """What a cell cost, over its seeds; None where no run has the number."""
     values = [cost.scale * value for value in cell.values(*cost.keys).values()]
-    if not values and cost.more_is_better and cell.runs:
+    if not values and cost.more_is_better and cell.runs and all(map(is_dense, cell.runs.values())):
         return Summary(len(cell.runs), 0.0, None)  # what prunes nothing has no sparsity in scope
     return summary(values)
 
 
+def cost_panels(study: Study, key: str) -> list[tuple[Cost, list[Point]]]:
+    """The costs that vary, and their points."""
+    panels = [(cost, points_of(study, cost, key)) for cost in COSTS]
+    return [(cost, points) for cost, points in panels if len({p.cost for p in points}) > 1]
+
+
 def cost_picture(study: Study, key: str) -> Figure | None:
     """A panel for each cost that varies; None where none does."""
-    panels = [(cost, points_of(study, cost, key)) for cost in COSTS]
-    panels = [(cost, points) for cost, points in panels if len({p.cost for p in points}) > 1]
+    panels = cost_panels(study, key)
     if not panels:
         return None
     columns = min(2, len(panels))

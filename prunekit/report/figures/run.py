@@ -94,6 +94,8 @@ def _title(run: RunDir, report: Mapping[str, Any]) -> str:
 
 def _curve(axis: Axes, lines: Lines, tag: str, label: str, scale: float = 1, **style: Any) -> None:
     """One tag over the steps; nothing where it was never logged."""
+    if lost := sum(tag in line and line[tag] is None for line in lines):
+        label += f" ({lost} not finite)"
     if points := logged_series(lines, tag):
         steps = [step for step, _ in points]
         values = [scale * value for _, value in points]

@@ -338,6 +338,29 @@ def test_synflow_leaves_a_full_path_where_one_fits(seed, widths, spare):
     assert flow.sum() > 0
 
 
+class Branches(nn.Module):
+    """A strong and a weak layer side by side, and one behind both."""
+
+    def __init__(self):
+        super().__init__()
+        self.strong, self.weak, self.out = (nn.Linear(2, 2, bias=False) for _ in range(3))
+        for layer, size in ((self.strong, 10.0), (self.weak, 0.1), (self.out, 1.0)):
+            nn.init.constant_(layer.weight, size)
+
+    def forward(self, x):
+        return self.out(self.strong(x) + self.weak(x))
+
+
+def test_synflow_shares_the_flow_among_branches_and_may_empty_one():
+    """By hand: a weight of a branch is on two paths, one of `out` gets 2 x (10 + 0.1)."""
+    model = Branches().double()
+    found = scores_of("synflow", model, None, (2,))
+    for name, score in (("strong", 20.0), ("weak", 0.2), ("out", 20.2)):
+        assert found[f"{name}.weight"].flatten().tolist() == pytest.approx([score] * 4)
+    masks = masks_of("synflow", model, None, (2,), sparsity=0.5)  # six stay: a path needs two
+    assert [int(masks[f"{name}.weight"].sum()) for name in ("strong", "weak", "out")] == [3, 0, 3]
+
+
 def test_synflow_reads_neither_data_nor_signs_nor_running_statistics():
     first, second = convolutional(), convolutional()
     with torch.no_grad():

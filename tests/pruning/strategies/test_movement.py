@@ -38,11 +38,13 @@ def factor(step: int) -> float:
 class Trained:
     """Masks, dense weights and scores after the updates of each step."""
 
-    def __init__(self, steps: int = STEPS, **settings: Any) -> None:
+    def __init__(self, steps: int = STEPS, decay: float = 0.0, **settings: Any) -> None:
         model = make_model()
         self.strategy = strategy(**settings)
         self.pruner = Pruner(model, [self.strategy], total_steps=steps)
-        optimizer = torch.optim.SGD(model.parameters(), lr=LR)
+        optimizer: torch.optim.Optimizer = torch.optim.SGD(model.parameters(), lr=LR)
+        if decay:
+            optimizer = torch.optim.AdamW(model.parameters(), lr=LR, weight_decay=decay)
         self.masks: list[dict[str, Tensor]] = []
         self.dense: list[dict[str, Tensor]] = []
         self.scores: list[dict[str, Tensor]] = []
@@ -271,3 +273,37 @@ def test_a_threshold_that_would_prune_before_scores_move_is_refused() -> None:
     late = {"name": "cubic", "stop": "50st"}
     with pytest.raises(RecipeError, match="reached at step 50"):
         Pruner(make_model(), [strategy("movement_soft", schedule=late)], total_steps=10)
+
+
+def test_a_pruned_value_waits_here_and_goes_on_moving_in_the_authors_layer() -> None:
+    """There the mask is a factor of the forward pass alone: momentum and decay reach the weight."""
+    mask = torch.tensor([[True, False, True, False, True, False]] * 8)
+    model = make_model()
+    theirs = model[0].weight.detach().clone().requires_grad_()
+    rest = {n: p.detach().clone() for n, p in model.named_parameters() if n != "0.weight"}
+    optimizer = torch.optim.AdamW([theirs], lr=0.01, weight_decay=0.1)
+    at = {}
+    for step in range(6):
+        factor = mask.double() if step >= 3 else torch.ones_like(theirs)
+        x, y = batch(step)
+        params = {**rest, "0.weight": theirs * factor}
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(torch.func.functional_call(model, params, (x,)), y).backward()
+        at[step] = theirs.detach().clone()
+        optimizer.step()
+    assert (theirs[~mask] != at[3][~mask]).all()
+
+    trained = Trained(name="movement", sparsity=0.5, schedule={"name": "constant"}, decay=0.1)
+    for before, masks, after, later in zip(
+        trained.dense[1:], trained.masks[1:], trained.dense[2:], trained.masks[2:], strict=False
+    ):
+        for name in NAMES:
+            waits = ~masks[name] & ~later[name]
+            assert waits.any()
+            assert torch.equal(before[name][waits], after[name][waits])
+
+
+def test_soft_movement_may_empty_a_tensor() -> None:
+    """The authors' binarizer would keep 0.5 % of it, one weight at least."""
+    trained = Trained(name="movement_soft", lambda_scores=10.0, lr_scores=10.0)
+    assert [int(mask.sum()) for mask in trained.masks[-1].values()] == [0, 0]
