@@ -1,12 +1,12 @@
-"""Multiply-adds of one image, without running the model: on the meta device.
+"""Multiply-adds of one image, without running the model: on the meta device, where it can be.
 
 Three numbers that are often mistaken for one another:
 
 - dense: the model without compressor and without masks;
 - executed: with the compressor; a masked weight costs as much as a kept one, as stock kernels
   multiply zeros. This is what runs;
-- theoretical: as executed, less the multiply-adds of pruned weights. What a perfect sparse kernel
-  would do.
+- theoretical: as executed, less the multiply-adds by zeros of pruned weights, as a layer uses them:
+  it may compute another weight of them first. What a perfect sparse kernel would do.
 
 Matrix products, convolutions and attention count; biases, norms and activations do not. One
 multiply-add is two FLOPs.
@@ -15,26 +15,20 @@ multiply-add is two FLOPs.
 from __future__ import annotations
 
 import copy
-import inspect
 import statistics
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from prunekit.compressors.base import DataCompressor
 from prunekit.foundation.modules import evaluating
+from prunekit.foundation.operands import Trace, plain_attention, zero_macs
 from prunekit.foundation.timing import call_seconds
-
-MATRIX = {F.linear, F.conv1d, F.conv2d, F.conv3d}
-TRANSPOSED = {F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d}
-_ATTENTION = inspect.signature(F.multi_head_attention_forward)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +55,7 @@ def count_macs(
         masks: parameter name -> bool, True = kept.
         training: whether compressors act as in training or as in evaluation.
     """
-    pruned = {name: ~mask for name, mask in (masks or {}).items()}
+    pruned = {name: ~mask for name, mask in (masks or {}).items() if not bool(mask.all())}
     executed, saved = _forward(model, input_shape, pruned, training, compress=True)
     dense = executed
     if any(isinstance(module, DataCompressor) for module in model.modules()):
@@ -85,19 +79,28 @@ def _forward(
     *,
     compress: bool,
 ) -> tuple[int, int]:
-    """Multiply-adds of a forward pass, and those that pruned entries take part in."""
-    try:
-        return _count(_copy_on(model, "meta"), input_shape, pruned, training, compress)
-    except Exception:  # whatever a third-party module does with values that meta does not have
-        return _count(_copy_on(model, "cpu"), input_shape, pruned, training, compress)
+    """Multiply-adds of a forward pass, and those that zeros of pruned tensors take part in."""
+    with suppress(Exception):  # whatever a third-party module does with values, which meta lacks
+        executed, saved = _count(copy_on(model, "meta"), input_shape, pruned, training, compress)
+        if saved is not None:
+            return executed, saved
+    there = copy_on(model, "cpu")
+    named = dict(there.named_parameters(remove_duplicate=False))
+    for name, entries in pruned.items():
+        named[name].data.masked_fill_(entries.cpu(), 0)
+    executed, saved = _count(there, input_shape, pruned, training, compress)
+    return executed, saved or 0
 
 
-def _copy_on(model: nn.Module, device: str) -> nn.Module:
+def copy_on(model: nn.Module, device: str) -> nn.Module:
     """A copy on `device` that is made there: the original's memory is not doubled for it."""
     memo: dict[int, Any] = {id(b): b.detach().to(device, copy=True) for b in model.buffers()}
     for parameter in model.parameters():
         values = parameter.detach().to(device, copy=True)
         memo[id(parameter)] = nn.Parameter(values, requires_grad=False)
+    for module in model.modules():  # what a hook has computed: it cannot be copied with its graph
+        held = [value for value in vars(module).values() if isinstance(value, Tensor)]
+        memo |= {id(tensor): tensor.detach().to(device, copy=True) for tensor in held}
     return copy.deepcopy(model, memo)
 
 
@@ -107,7 +110,7 @@ def _count(
     pruned: Mapping[str, Tensor],
     training: bool,
     compress: bool,
-) -> tuple[int, int]:
+) -> tuple[int, int | None]:
     model.eval()
     for module in model.modules():
         if isinstance(module, DataCompressor):
@@ -116,72 +119,15 @@ def _count(
                 module.forward = _identity  # type: ignore[method-assign]
     reference = next(iter(model.parameters()), torch.zeros(()))
     image = torch.zeros(1, *input_shape, dtype=reference.dtype, device=reference.device)
-    saved = _PrunedMacs(model, pruned)
+    watch = Trace(model, pruned, image, values=not image.is_meta)
     flops = FlopCounterMode(display=False)
-    with torch.no_grad(), _plain_attention(), torch.random.fork_rng(devices=[]), saved, flops:
+    with torch.no_grad(), plain_attention(), torch.random.fork_rng(devices=[]), flops, watch:
         model(image)
-    return flops.get_total_flops() // 2, saved.macs
+    return flops.get_total_flops() // 2, zero_macs(watch.operands)
 
 
 def _identity(tokens: Any) -> Any:
     return tokens
-
-
-@contextmanager
-def _plain_attention() -> Iterator[None]:
-    """Keep nn.MultiheadAttention off its fused inference path, whose products are not counted."""
-    before = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(before)
-
-
-class _PrunedMacs(TorchFunctionMode):
-    """Add up the multiply-adds of pruned entries, at each use of their parameter.
-
-    Functions are watched, not modules: a module may call `F.linear` on a weight of another one.
-    """
-
-    def __init__(self, model: nn.Module, pruned: Mapping[str, Tensor]) -> None:
-        super().__init__()
-        named = dict(model.named_parameters(remove_duplicate=False))
-        self.pruned = {id(named[name]): entries for name, entries in pruned.items()}
-        self.macs = 0
-
-    def __torch_function__(
-        self,
-        func: Callable[..., Any],
-        types: Any,
-        args: tuple[Any, ...] = (),
-        kwargs: dict[str, Any] | None = None,
-    ) -> Any:
-        kwargs = kwargs or {}
-        out = func(*args, **kwargs)
-        if func in MATRIX or func in TRANSPOSED:
-            source = args[0] if args else kwargs["input"]
-            weight = args[1] if len(args) > 1 else kwargs["weight"]
-            # an entry is used once at each output position, or input position if transposed
-            reached = source if func in TRANSPOSED else out
-            self.use(weight, reached.numel() // max(1, len(weight)))  # a layer may be empty
-        elif func is F.multi_head_attention_forward:
-            self.use_attention(_ATTENTION.bind(*args, **kwargs).arguments)
-        return out
-
-    def use(self, weight: Tensor | None, positions: int, rows: slice = slice(None)) -> None:
-        """A product with `rows` of `weight` at so many positions."""
-        if id(weight) in self.pruned:
-            self.macs += positions * int(self.pruned[id(weight)][rows].sum())
-
-    def use_attention(self, arguments: Mapping[str, Any]) -> None:
-        """The projections of nn.MultiheadAttention, which does not call its `out_proj`."""
-        width = arguments["embed_dim_to_check"]
-        for i, name in enumerate(("query", "key", "value")):
-            tokens = arguments[name].numel() // arguments[name].shape[-1]
-            self.use(arguments["in_proj_weight"], tokens, slice(i * width, (i + 1) * width))
-            self.use(arguments.get(f"{name[0]}_proj_weight"), tokens)
-        self.use(arguments["out_proj_weight"], arguments["query"].numel() // width)
 
 
 WARM_UP = 3
