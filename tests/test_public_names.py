@@ -112,6 +112,7 @@ PRUNER = [
     "strategy_metrics",
     "target",
     "timeline",
+    "units",
 ]
 """What a loop of somebody else's may call."""
 

@@ -10,6 +10,7 @@ from torch import nn
 from prunekit.errors import PluginError, RecipeError
 from prunekit.foundation.timeline import Clock, Timeline
 from prunekit.foundation.values import about_key
+from prunekit.pruning.effective import not_by_default
 from prunekit.pruning.strategies.base import PruningStrategy
 from prunekit.registry import STRATEGIES
 from prunekit.registry.installed import AmbiguousNameError, UnknownNameError
@@ -54,7 +55,7 @@ def assign(
                 f"use {' or '.join(strategy.modes)}"
             )
         with about_key(f"strategies.{index}", config):
-            scope = tuple(config.scope.select(model, strategy.default_scope))
+            scope = _scope(model, strategy)
             cover = tuple(strategy.cover(model, scope))
             if check:
                 strategy.check_scope(model, scope)
@@ -67,6 +68,25 @@ def assign(
             owner[name] = label
         result.append(Assigned(strategy, label, origin(strategy), scope, cover))
     return result
+
+
+def _scope(model: nn.Module, strategy: PruningStrategy) -> tuple[str, ...]:
+    """The names in scope; where none is left, the weights that are no parameters are named."""
+    scope = strategy.config.scope
+    try:
+        return tuple(scope.select(model, strategy.default_scope))
+    except RecipeError as error:
+        if scope.include or (note := not_by_default(model, ())) is None:
+            raise
+        raise RecipeError(f"{error}; {note}") from error
+
+
+def notes_on_scopes(model: nn.Module, assigned: Sequence[Assigned]) -> tuple[str, ...]:
+    """What default scopes left out because it is computed: a sentence, or none."""
+    if not any(not one.strategy.config.scope.include for one in assigned):
+        return ()
+    note = not_by_default(model, (name for one in assigned for name in one.cover))
+    return () if note is None else (note,)
 
 
 def origin(strategy: PruningStrategy) -> str:
