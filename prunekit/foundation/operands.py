@@ -266,10 +266,14 @@ def _is_centred(tensor: Tensor) -> bool:
     if tensor.ndim < 2 or not tensor.is_floating_point() or not tensor.numel():
         return False
     rows = tensor.detach().flatten(1).double()
-    if rows.shape[1] < 2:
-        return False
+    # the weight of a linear layer is turned when it is multiplied
+    return _has_centred_rows(rows) or (tensor.ndim == 2 and _has_centred_rows(rows.t()))
+
+
+def _has_centred_rows(rows: Tensor) -> bool:
     size = rows.square().mean(1).sqrt()
-    return bool((rows.mean(1).abs() <= CENTRED * size).all() and size.any())
+    centred = bool((rows.mean(1).abs() <= CENTRED * size).all())
+    return rows.shape[1] > 1 and centred and bool(size.any())
 
 
 def zero_macs(found: Sequence[Operand]) -> int | None:
