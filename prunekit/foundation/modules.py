@@ -34,6 +34,41 @@ def evaluating(model: nn.Module) -> Iterator[None]:
         yield
 
 
+@contextmanager
+def one_forward(model: nn.Module) -> Iterator[None]:
+    """Evaluate inside without a trace: no gradients, draws, changed buffers, compiled code.
+
+    nn.MultiheadAttention is kept off its fused path, whose products nothing can see.
+    """
+    saved = [(buffer, buffer.clone()) for buffer in model.buffers()]
+    devices = {p.device for p in model.parameters() if p.device.type == "cuda"}
+    try:
+        with (
+            evaluating(model),
+            torch.no_grad(),
+            plain_attention(),
+            torch.random.fork_rng(devices=list(devices)),
+            torch.compiler.set_stance("force_eager"),
+        ):
+            yield
+    finally:
+        for buffer, before in saved:
+            if not torch.equal(buffer, before):  # NaN is written back each time: no harm
+                with torch.no_grad():
+                    buffer.copy_(before)
+
+
+@contextmanager
+def plain_attention() -> Iterator[None]:
+    """Keep nn.MultiheadAttention off its fused inference path, whose products are not counted."""
+    before = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(before)
+
+
 def buffers(model: nn.Module) -> dict[str, Tensor]:
     """The buffers that a `state_dict` holds."""
     saved = model.state_dict().keys()

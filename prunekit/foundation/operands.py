@@ -8,18 +8,18 @@ and constants alone; a tensor of the second kind is an operand where an operatio
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
-from prunekit.foundation.modules import evaluating
+from prunekit.foundation.modules import one_forward
 
 aten = torch.ops.aten
 PRODUCTS: dict[Any, tuple[int, int]] = {
@@ -93,7 +93,10 @@ class Trace(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._home: dict[int, list[str]] = {}  # several may share one storage
         for name, (parameter, _) in self._watched.items():
             self._home.setdefault(_storage(parameter), []).append(name)
-        self._flows = {_storage(t): _Flow(data=True) for t in _tensors(inputs)}
+        self._flows: dict[int, _Flow] = {}
+        self._held: list[StorageWeakRef] = []  # so that no later storage has the place of one
+        for tensor in _tensors(inputs):
+            self._set(tensor, _Flow(data=True))
 
     def __torch_dispatch__(
         self,
@@ -117,15 +120,22 @@ class Trace(TorchDispatchMode):  # type: ignore[no-untyped-call]
         for tensor in (*_tensors(out), *_written(func, args, kwargs)):
             key = _storage(tensor)
             if key not in self._home and (key not in sources or func._schema.is_mutable):
-                self._flows[key] = made
+                self._set(tensor, made)
         return out
 
     # ---- inside
 
+    def _set(self, tensor: Tensor, flow: _Flow) -> None:
+        key = _storage(tensor)
+        if key and key not in self._flows:
+            storage = tensor.untyped_storage()
+            self._held.append(StorageWeakRef(storage))  # type: ignore[no-untyped-call]
+        self._flows[key] = flow
+
     def _flow_of(self, tensor: Tensor) -> _Flow:
         key = _storage(tensor)
         if key not in self._home:
-            return self._flows.get(key, _CONSTANT)
+            return self._flows.get(key, _CONSTANT) if key else _CONSTANT
         return _Flow(names=frozenset({self._name_in(key, tensor)}))
 
     def _name_in(self, key: int, tensor: Tensor) -> str:
@@ -184,41 +194,6 @@ class Trace(TorchDispatchMode):  # type: ignore[no-untyped-call]
         laid.copy_(pruned)
         start = view.storage_offset() - parameter.storage_offset()
         return int(laid.as_strided(view.size(), view.stride(), start).sum())
-
-
-@contextmanager
-def one_forward(model: nn.Module) -> Iterator[None]:
-    """Evaluate inside without a trace: no gradients, draws, changed buffers, compiled code.
-
-    nn.MultiheadAttention is kept off its fused path, whose products nothing can see.
-    """
-    saved = [(buffer, buffer.clone()) for buffer in model.buffers()]
-    devices = {p.device for p in model.parameters() if p.device.type == "cuda"}
-    try:
-        with (
-            evaluating(model),
-            torch.no_grad(),
-            plain_attention(),
-            torch.random.fork_rng(devices=list(devices)),
-            torch.compiler.set_stance("force_eager"),
-        ):
-            yield
-    finally:
-        for buffer, before in saved:
-            if not torch.equal(buffer, before):  # NaN is written back each time: no harm
-                with torch.no_grad():
-                    buffer.copy_(before)
-
-
-@contextmanager
-def plain_attention() -> Iterator[None]:
-    """Keep nn.MultiheadAttention off its fused inference path, whose products are not counted."""
-    before = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(before)
 
 
 def operands(

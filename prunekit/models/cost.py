@@ -26,8 +26,8 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from prunekit.compressors.base import DataCompressor
-from prunekit.foundation.modules import evaluating
-from prunekit.foundation.operands import Trace, plain_attention, zero_macs
+from prunekit.foundation.modules import evaluating, plain_attention
+from prunekit.foundation.operands import Trace, zero_macs
 from prunekit.foundation.timing import call_seconds
 
 

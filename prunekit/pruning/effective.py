@@ -217,10 +217,10 @@ def not_by_default(model: nn.Module, cover: Iterable[str]) -> str | None:
         return None
     one, its = len(found) == 1, "its" if len(found) == 1 else "their"
     reasons = ", ".join(dict.fromkeys(weight.reason for weight in found))
-    names = [name for weight in found if (name := keeps_zeros(weight, model)) is not None]
+    names = (name for weight in found if (name := keeps_zeros(weight, model)) is not None)
     remedy = f"no parameter of {its} own keeps its zeros there, so masks would save nothing"
-    if names:
-        also = f"{names[0]}{'' if len(names) == 1 else ' and its like'}"
+    if (name := next(names, None)) is not None:
+        also = f"{name}{'' if one else ' and its like'}"
         remedy = f"to prune {'it' if one else 'them'} too, name {also} in scope.include as well"
     return (
         f"{_listed([weight.name for weight in found])}: not in the default scope, as "

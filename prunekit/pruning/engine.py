@@ -16,7 +16,14 @@ from prunekit.foundation.modules import training_mode_kept
 from prunekit.foundation.parameters import ParamRule
 from prunekit.foundation.timeline import Timeline
 from prunekit.foundation.values import about_key
-from prunekit.pruning.assignment import Assigned, Due, DueStrategies, assign, notes_on_scopes
+from prunekit.pruning.assignment import (
+    Assigned,
+    Due,
+    DueStrategies,
+    assign,
+    count_units,
+    notes_on_scopes,
+)
 from prunekit.pruning.checks import (
     check_computed,
     check_count,
@@ -166,32 +173,24 @@ class Engine:
         Each strategy promises a share of its own units, which may be entries, filters or heads: so
         its target counts with the entries of its scope, whatever its unit.
         """
-        targets = [(a.target, self._entries(a)) for a in self.assigned if a.target is not None]
+        targets = [(a.target, a.entries) for a in self.assigned if a.target is not None]
         return weighed(targets) if len(targets) == len(self.assigned) else None
 
     def units(self) -> list[UnitCount]:
         """What the masks of each strategy keep, in its own units."""
-        return [self._count_units(a, self.mask_set.masks(), a.target) for a in self.assigned]
+        masks = self.mask_set.masks()
+        return [count_units(a, self.model, masks, a.target) for a in self.assigned]
 
     def planned_units(self, masks: Mapping[str, Tensor]) -> list[UnitCount]:
         """What trial `masks` of all scopes would keep at the end of the run."""
-        found = []
-        for a in self.assigned:
-            clock = self.timeline.clock(self.timeline.total_steps, a.strategy.config.during)
-            found.append(self._count_units(a, masks, a.strategy.target(clock)))
-        return found
-
-    def _entries(self, assigned: Assigned) -> int:
-        return sum(self.params[name].numel() for name in assigned.scope)
-
-    def _count_units(
-        self, assigned: Assigned, masks: Mapping[str, Tensor], target: float | None
-    ) -> UnitCount:
-        strategy = assigned.strategy
-        own = {name: masks[name] for name in assigned.scope if name in masks}
-        kept, total = strategy.count_units(self.model, own)
-        label, entries = assigned.label, self._entries(assigned)
-        return UnitCount(label, strategy.unit_name(), kept, total, target, entries)
+        end, clock_at = self.timeline.total_steps, self.timeline.clock
+        targets = [
+            a.strategy.target(clock_at(end, a.strategy.config.during)) for a in self.assigned
+        ]
+        return [
+            count_units(a, self.model, masks, target)
+            for a, target in zip(self.assigned, targets, strict=True)
+        ]
 
     def updated(self) -> list[Assigned]:
         """The strategies whose masks were decided at this step, or inside the one just done."""
@@ -299,7 +298,8 @@ class Engine:
             check_update(assigned, update, self.params)
             check_learning(assigned, ctx.clock, self.learning, update)
         assigned.flips = self.mask_set.apply(update, assigned.cover)
-        check_computed(self._computed, update)
+        with about_key(place, strategy.config):
+            check_computed(self._computed, update)
         assigned.target = strategy.target(ctx.clock)
         new = {n: mask.to(self.params[n].device) for n, mask in update.masks.items()}
         masks = {n: new[n] if n in new else self.mask_set.mask(n) for n in assigned.scope}
