@@ -113,6 +113,7 @@ PRUNER = [
     "strategy_metrics",
     "target",
     "timeline",
+    "units",
 ]
 """What a loop of somebody else's may call."""
 

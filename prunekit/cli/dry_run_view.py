@@ -9,9 +9,10 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from prunekit.foundation.number_text import seconds_text, si
+from prunekit.foundation.number_text import percent, seconds_text, si, units_text
 
 if TYPE_CHECKING:
+    from prunekit.pruning.sparsity import UnitCount
     from prunekit.train.dry_run import DryRun, TensorPlan
 
 OTHER_COLUMNS = 48  # what shape, density and reason need beside the name at 80 columns
@@ -63,7 +64,8 @@ def costs_view(plan: DryRun) -> Table:
     epochs = f"{plan.epochs:g} epochs of {plan.steps_per_epoch:,} steps"
     rows = {
         "steps": f"{plan.steps:,} ({epochs})",
-        "parameters": f"{plan.parameters:,}, of which {plan.scope_parameters:,} in scope",
+        "parameters": _parameters(plan),
+        **{f"pruned by {one.label}": _units(one) for one in plan.units},
         "tokens": None
         if plan.tokens_before is None
         else f"{plan.tokens_before} -> {plan.tokens_after}",
@@ -79,6 +81,20 @@ def costs_view(plan: DryRun) -> Table:
         if value is not None:
             table.add_row(name, Text(value))
     return table
+
+
+def _parameters(plan: DryRun) -> str:
+    text = f"{plan.parameters:,}, of which {plan.scope_parameters:,} in scope"
+    if along := plan.masked_parameters - plan.scope_parameters:
+        text += f" and {along:,} go with them" if along > 0 else ""
+    if plan.masked_parameters:
+        share = percent(plan.pruned_parameters / plan.masked_parameters)
+        text += f"; {plan.pruned_parameters:,} pruned at the end, {share} of these"
+    return text
+
+
+def _units(one: UnitCount) -> str:
+    return units_text(one.unit, one.kept, one.total, one.target)
 
 
 def shortened(name: str, width: int) -> str:

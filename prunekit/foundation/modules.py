@@ -1,4 +1,4 @@
-"""Modules: their modes and buffers for a while, copies of them, their tensors."""
+"""Modules looked at from outside: their modes, tensors, copies, and what they are called with."""
 
 from __future__ import annotations
 
@@ -6,10 +6,12 @@ import copy
 import hashlib
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map
 
 from prunekit.errors import CheckpointError
 from prunekit.foundation.suggestions import did_you_mean
@@ -55,7 +57,45 @@ def copy_on(model: nn.Module, device: str) -> nn.Module:
     for parameter in model.parameters():
         values = parameter.detach().to(device, copy=True)
         memo[id(parameter)] = nn.Parameter(values, requires_grad=False)
+    for module in model.modules():  # what a hook has computed: it cannot be copied with its graph
+        held = [value for value in vars(module).values() if isinstance(value, Tensor)]
+        memo |= {id(tensor): tensor.detach().to(device, copy=True) for tensor in held}
     return copy.deepcopy(model, memo)
+
+
+@contextmanager
+def one_forward(model: nn.Module) -> Iterator[None]:
+    """Evaluate inside without a trace: no gradients, draws, changed buffers, compiled code.
+
+    nn.MultiheadAttention is kept off its fused path, whose products nothing can see.
+    """
+    saved = [(buffer, buffer.clone()) for buffer in model.buffers()]
+    devices = {p.device for p in model.parameters() if p.device.type == "cuda"}
+    try:
+        with (
+            evaluating(model),
+            torch.no_grad(),
+            plain_attention(),
+            torch.random.fork_rng(devices=list(devices)),
+            torch.compiler.set_stance("force_eager"),
+        ):
+            yield
+    finally:
+        for buffer, before in saved:
+            if not torch.equal(buffer, before):  # NaN is written back each time: no harm
+                with torch.no_grad():
+                    buffer.copy_(before)
+
+
+@contextmanager
+def plain_attention() -> Iterator[None]:
+    """Keep nn.MultiheadAttention off its fused inference path, whose products are not counted."""
+    before = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(before)
 
 
 def buffers(model: nn.Module) -> dict[str, Tensor]:
@@ -149,3 +189,71 @@ def weights_digest(model: nn.Module) -> bytes:
         sha.update(name.encode())
         sha.update(tensor.cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
     return sha.digest()
+
+
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """A tensor that a model was called with, without its fractions."""
+
+    size: tuple[int, ...]
+    dtype: torch.dtype | None
+    """None: that of the model, whatever it is by then."""
+    device: torch.device | None
+    """None: where the model is by then."""
+    values: Tensor | None
+    """Whole numbers and truths are kept: they may be indices or lengths."""
+
+
+class FirstInput:
+    """Remembers what a model is first called with, as shapes, and then takes its hook away.
+
+    A model that is compiled before it was called once is not listened to.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self._seen: tuple[Any, Any] | None = None
+        self._hook = model.register_forward_pre_hook(self, with_kwargs=True)
+
+    def __call__(self, model: nn.Module, args: Any, kwargs: Any) -> None:
+        """The hook."""
+        if torch.compiler.is_compiling():
+            return
+        like = next(model.parameters(), torch.zeros(()))
+        self._seen = tree_map(lambda value: _without_values(value, like), (args, kwargs))
+        self.forget_hook()
+
+    def forget_hook(self) -> None:
+        """Stop listening."""
+        self._hook.remove()
+
+    def again(self, model: nn.Module) -> tuple[Any, Any] | None:
+        """Arguments of the same shapes, zeros, for a model that may be elsewhere by now.
+
+        Returns:
+            (args, kwargs); None where the model was not called.
+        """
+        if self._seen is None:
+            return None
+        like = next(model.parameters(), torch.zeros(()))
+        made: tuple[Any, Any] = tree_map(lambda value: _with_zeros(value, like), self._seen)
+        return made
+
+
+def _without_values(value: Any, like: Tensor) -> Any:
+    if not isinstance(value, Tensor):
+        return value
+    return _Seen(
+        size=tuple(value.shape),
+        dtype=None if value.dtype == like.dtype else value.dtype,
+        device=None if value.device == like.device else value.device,
+        values=None if value.is_floating_point() else value.detach().clone(),
+    )
+
+
+def _with_zeros(value: Any, like: Tensor) -> Any:
+    if not isinstance(value, _Seen):
+        return value
+    place = value.device or like.device
+    if value.values is not None:
+        return value.values.to(place)
+    return torch.zeros(value.size, dtype=value.dtype or like.dtype, device=place)

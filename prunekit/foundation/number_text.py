@@ -13,6 +13,13 @@ def count(number: int | None) -> str:
     return "?" if number is None else f"{number:,}"
 
 
+def units_text(unit: str, kept: int, total: int, target: float | None) -> str:
+    """`50.00% of 64 channels (target 50.00%)`: the pruned share of what a strategy counts in."""
+    promised = "emerges" if target is None else f"target {percent(target)}"
+    share = (total - kept) / total if total else 0.0
+    return f"{percent(share)} of {count(total)} {unit} ({promised})"
+
+
 def si(number: float) -> str:
     """Three digits and a prefix: `1571234567` -> `1.57 G`."""
     for prefix in ("", "k", "M", "G", "T", "P", "E"):

@@ -1,12 +1,12 @@
-"""Multiply-adds of one image, without running the model: on the meta device.
+"""Multiply-adds of one image, without running the model: on the meta device, where it can be.
 
 Three numbers that are often mistaken for one another:
 
 - dense: the model without compressor and without masks;
 - executed: with the compressor; a masked weight costs as much as a kept one, as stock kernels
   multiply zeros. This is what runs;
-- theoretical: as executed, less the multiply-adds of pruned weights. What a perfect sparse kernel
-  would do.
+- theoretical: as executed, less the multiply-adds by zeros of pruned weights, as a layer uses them:
+  it may compute another weight of them first. What a perfect sparse kernel would do.
 
 Matrix products, convolutions and attention count; biases, norms and activations do not. One
 multiply-add is two FLOPs.
@@ -14,26 +14,20 @@ multiply-add is two FLOPs.
 
 from __future__ import annotations
 
-import inspect
 import statistics
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from prunekit.compressors.base import DataCompressor
-from prunekit.foundation.modules import copy_on, evaluating
+from prunekit.foundation.modules import copy_on, evaluating, plain_attention
+from prunekit.foundation.operands import Trace, zero_macs
 from prunekit.foundation.timing import call_seconds
-
-MATRIX = {F.linear, F.conv1d, F.conv2d, F.conv3d}
-TRANSPOSED = {F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d}
-_ATTENTION = inspect.signature(F.multi_head_attention_forward)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,37 +54,12 @@ def count_macs(
         masks: parameter name -> bool, True = kept.
         training: whether compressors act as in training or as in evaluation.
     """
-    pruned = {name: ~mask for name, mask in (masks or {}).items()}
-    executed, saved, _ = _forward(model, input_shape, pruned, training, compress=True)
+    pruned = {name: ~mask for name, mask in (masks or {}).items() if not bool(mask.all())}
+    executed, saved = _forward(model, input_shape, pruned, training, compress=True)
     dense = executed
     if any(isinstance(module, DataCompressor) for module in model.modules()):
-        dense, *_ = _forward(model, input_shape, {}, training, compress=False)
+        dense, _ = _forward(model, input_shape, {}, training, compress=False)
     return Macs(dense, executed, executed - saved)
-
-
-def uncounted(
-    model: nn.Module, input_shape: Sequence[int], masks: Mapping[str, Tensor]
-) -> list[str]:
-    """The masked parameters of two dimensions or more that no counted product takes.
-
-    Their zeros are in no theoretical count: they are multiplied in another form than they are
-    stored in, by a product that is not watched, or not at all.
-    """
-    pruned = {name: ~mask for name, mask in masks.items() if mask.ndim > 1}
-    return _forward(model, input_shape, pruned, False, compress=True)[2]
-
-
-def warn_uncounted(
-    model: nn.Module, input_shape: Sequence[int], masks: Mapping[str, Tensor]
-) -> list[str]:
-    """A sentence on what `uncounted` finds, if it finds any."""
-    if not (names := uncounted(model, input_shape, masks)):
-        return []
-    more = f" and {len(names) - 1} more" if len(names) > 1 else ""
-    return [
-        f"theoretical multiply-adds: the zeros of {names[0]}{more} are not taken off, as no "
-        "product takes the parameter as it is stored"
-    ]
 
 
 def train_flops(macs: Macs, images: int) -> int:
@@ -108,12 +77,18 @@ def _forward(
     training: bool,
     *,
     compress: bool,
-) -> tuple[int, int, list[str]]:
-    """Multiply-adds of a forward pass, those of pruned entries, and what no product took."""
-    try:
-        return _count(copy_on(model, "meta"), input_shape, pruned, training, compress)
-    except Exception:  # whatever a third-party module does with values that meta does not have
-        return _count(copy_on(model, "cpu"), input_shape, pruned, training, compress)
+) -> tuple[int, int]:
+    """Multiply-adds of a forward pass, and those that zeros of pruned tensors take part in."""
+    with suppress(Exception):  # whatever a third-party module does with values, which meta lacks
+        executed, saved = _count(copy_on(model, "meta"), input_shape, pruned, training, compress)
+        if saved is not None:
+            return executed, saved
+    there = copy_on(model, "cpu")
+    named = dict(there.named_parameters(remove_duplicate=False))
+    for name, entries in pruned.items():
+        named[name].data.masked_fill_(entries.cpu(), 0)
+    executed, saved = _count(there, input_shape, pruned, training, compress)
+    return executed, saved or 0
 
 
 def _count(
@@ -122,7 +97,7 @@ def _count(
     pruned: Mapping[str, Tensor],
     training: bool,
     compress: bool,
-) -> tuple[int, int, list[str]]:
+) -> tuple[int, int | None]:
     model.eval()
     for module in model.modules():
         if isinstance(module, DataCompressor):
@@ -131,76 +106,15 @@ def _count(
                 module.forward = _identity  # type: ignore[method-assign]
     reference = next(iter(model.parameters()), torch.zeros(()))
     image = torch.zeros(1, *input_shape, dtype=reference.dtype, device=reference.device)
-    saved = _PrunedMacs(model, pruned)
+    watch = Trace(model, pruned, image, values=not image.is_meta)
     flops = FlopCounterMode(display=False)
-    with torch.no_grad(), _plain_attention(), torch.random.fork_rng(devices=[]), saved, flops:
+    with torch.no_grad(), plain_attention(), torch.random.fork_rng(devices=[]), flops, watch:
         model(image)
-    unused = [name for name, number in saved.number.items() if number not in saved.used]
-    return flops.get_total_flops() // 2, saved.macs, unused
+    return flops.get_total_flops() // 2, zero_macs(watch.operands)
 
 
 def _identity(tokens: Any) -> Any:
     return tokens
-
-
-@contextmanager
-def _plain_attention() -> Iterator[None]:
-    """Keep nn.MultiheadAttention off its fused inference path, whose products are not counted."""
-    before = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(before)
-
-
-class _PrunedMacs(TorchFunctionMode):
-    """Add up the multiply-adds of pruned entries, at each use of their parameter.
-
-    Functions are watched, not modules: a module may call `F.linear` on a weight of another one.
-    """
-
-    def __init__(self, model: nn.Module, pruned: Mapping[str, Tensor]) -> None:
-        super().__init__()
-        named = dict(model.named_parameters(remove_duplicate=False))
-        self.number = {name: id(named[name]) for name in pruned}
-        self.pruned = {self.number[name]: entries for name, entries in pruned.items()}
-        self.used: set[int] = set()
-        self.macs = 0
-
-    def __torch_function__(
-        self,
-        func: Callable[..., Any],
-        types: Any,
-        args: tuple[Any, ...] = (),
-        kwargs: dict[str, Any] | None = None,
-    ) -> Any:
-        kwargs = kwargs or {}
-        out = func(*args, **kwargs)
-        if func in MATRIX or func in TRANSPOSED:
-            source = args[0] if args else kwargs["input"]
-            weight = args[1] if len(args) > 1 else kwargs["weight"]
-            # an entry is used once at each output position, or input position if transposed
-            reached = source if func in TRANSPOSED else out
-            self.use(weight, reached.numel() // max(1, len(weight)))  # a layer may be empty
-        elif func is F.multi_head_attention_forward:
-            self.use_attention(_ATTENTION.bind(*args, **kwargs).arguments)
-        return out
-
-    def use(self, weight: Tensor | None, positions: int, rows: slice = slice(None)) -> None:
-        """A product with `rows` of `weight` at so many positions."""
-        if id(weight) in self.pruned:
-            self.used.add(id(weight))
-            self.macs += positions * int(self.pruned[id(weight)][rows].sum())
-
-    def use_attention(self, arguments: Mapping[str, Any]) -> None:
-        """The projections of nn.MultiheadAttention, which does not call its `out_proj`."""
-        width = arguments["embed_dim_to_check"]
-        for i, name in enumerate(("query", "key", "value")):
-            tokens = arguments[name].numel() // arguments[name].shape[-1]
-            self.use(arguments["in_proj_weight"], tokens, slice(i * width, (i + 1) * width))
-            self.use(arguments.get(f"{name[0]}_proj_weight"), tokens)
-        self.use(arguments["out_proj_weight"], arguments["query"].numel() // width)
 
 
 WARM_UP = 3

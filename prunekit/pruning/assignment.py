@@ -10,7 +10,9 @@ from torch import nn
 from prunekit.errors import PluginError, RecipeError
 from prunekit.foundation.timeline import Clock, Timeline
 from prunekit.foundation.values import about_key
-from prunekit.pruning.strategies.base import PruningStrategy
+from prunekit.pruning.effective import not_by_default
+from prunekit.pruning.sparsity import UnitCount
+from prunekit.pruning.strategies.base import Masks, PruningStrategy
 from prunekit.registry import STRATEGIES
 from prunekit.registry.installed import AmbiguousNameError, UnknownNameError
 
@@ -27,6 +29,8 @@ class Assigned:
     """Names that the strategy scores."""
     cover: tuple[str, ...]
     """Names that its masks reach."""
+    entries: int
+    """Of its scope: its weight among strategies whose units differ."""
     updated_at: int = -1
     """Steps done when the last update can first be seen: one inside a step, after that step."""
     flips: dict[str, int] = field(default_factory=dict)
@@ -44,6 +48,7 @@ def assign(
         RecipeError: a pattern matches nothing, two scopes overlap, or a mode does not fit.
     """
     owner: dict[str, str] = {}
+    sizes = {name: parameter.numel() for name, parameter in model.named_parameters()}
     result = []
     for index, strategy in enumerate(strategies):
         config = strategy.config
@@ -54,7 +59,7 @@ def assign(
                 f"use {' or '.join(strategy.modes)}"
             )
         with about_key(f"strategies.{index}", config):
-            scope = tuple(config.scope.select(model, strategy.default_scope))
+            scope = _scope(model, strategy)
             cover = tuple(strategy.cover(model, scope))
             if check:
                 strategy.check_scope(model, scope)
@@ -65,8 +70,38 @@ def assign(
                     "give the strategies disjoint scopes (scope.include, scope.exclude)"
                 )
             owner[name] = label
-        result.append(Assigned(strategy, label, origin(strategy), scope, cover))
+        entries = sum(sizes[name] for name in scope)
+        result.append(Assigned(strategy, label, origin(strategy), scope, cover, entries))
     return result
+
+
+def count_units(
+    assigned: Assigned, model: nn.Module, masks: Masks, target: float | None
+) -> UnitCount:
+    """What the masks of its scope keep, beside what it promised."""
+    strategy = assigned.strategy
+    own = {name: masks[name] for name in assigned.scope if name in masks}
+    kept, total = strategy.count_units(model, own)
+    return UnitCount(assigned.label, strategy.unit_name(), kept, total, target, assigned.entries)
+
+
+def _scope(model: nn.Module, strategy: PruningStrategy) -> tuple[str, ...]:
+    """The names in scope; where none is left, the weights that are no parameters are named."""
+    scope = strategy.config.scope
+    try:
+        return tuple(scope.select(model, strategy.default_scope))
+    except RecipeError as error:
+        if scope.include or (note := not_by_default(model, ())) is None:
+            raise
+        raise RecipeError(f"{error}; {note}") from error
+
+
+def notes_on_scopes(model: nn.Module, assigned: Sequence[Assigned]) -> tuple[str, ...]:
+    """What default scopes left out because it is computed: a sentence, or none."""
+    if not any(not one.strategy.config.scope.include for one in assigned):
+        return ()
+    note = not_by_default(model, (name for one in assigned for name in one.cover))
+    return () if note is None else (note,)
 
 
 def origin(strategy: PruningStrategy) -> str:

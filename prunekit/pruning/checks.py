@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from prunekit.errors import PluginError, RecipeError, UsageError
+from prunekit.foundation.computed import Computed
 from prunekit.foundation.timeline import Clock
 from prunekit.foundation.warn import warn_once
 from prunekit.pruning.assignment import Assigned
@@ -141,6 +142,35 @@ def check_learning(assigned: Assigned, clock: Clock, learning: Learning, update:
         if learning.is_judge:
             raise RecipeError(what)
         warn_once(f"{assigned.label}: {what}")
+
+
+def check_computed(weights: Sequence[Computed], update: Update) -> None:
+    """What a layer computes from the masked parameters must be finite: rows of zeros may not be.
+
+    Raises:
+        RecipeError: it is not; names the parameter, the row and the remedy.
+    """
+    for weight in weights:
+        masked = [name for name in weight.sources if name in update.masks]
+        if masked and not bool((made := weight.compute({})).isfinite().all()):
+            raise RecipeError(_not_finite(weight, made, {n: update.masks[n] for n in masked}))
+
+
+def _not_finite(weight: Computed, made: Tensor, masks: Masks) -> str:
+    name = next((n for n, mask in masks.items() if mask.shape == made.shape), next(iter(masks)))
+    where = f"{weight.reason} makes a weight of it that is not finite"
+    if masks[name].shape == made.shape and made.ndim > 1:
+        bad = (~made.isfinite()).flatten(1).any(1) & ~masks[name].to(made.device).flatten(1).any(1)
+        if rows := bad.nonzero().flatten().tolist():
+            more = f" (and {len(rows) - 1} more)" if len(rows) > 1 else ""
+            where = (
+                f"row {rows[0]}{more} is empty, and {weight.reason} divides it by its norm: 0/0 is "
+                "not a number"
+            )
+    return (
+        f"scope: {name}: {where}: lower the sparsity, keep some of each row (structure n_m), or "
+        f"leave it out: scope.exclude: [{name}]"
+    )
 
 
 PARTS = ("step", "masks", "strategies", "targets", "probes")

@@ -11,12 +11,21 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from prunekit.errors import PluginError
+from prunekit.foundation.computed import computed_weights
 from prunekit.foundation.modules import training_mode_kept
 from prunekit.foundation.parameters import ParamRule
 from prunekit.foundation.timeline import Timeline
 from prunekit.foundation.values import about_key
-from prunekit.pruning.assignment import Assigned, Due, DueStrategies, assign
+from prunekit.pruning.assignment import (
+    Assigned,
+    Due,
+    DueStrategies,
+    assign,
+    count_units,
+    notes_on_scopes,
+)
 from prunekit.pruning.checks import (
+    check_computed,
     check_count,
     check_finish,
     check_learning,
@@ -29,6 +38,7 @@ from prunekit.pruning.context import Sources, StepContext, Surroundings
 from prunekit.pruning.learning import Learning
 from prunekit.pruning.masks import MaskSet
 from prunekit.pruning.probes.base import Probe, labels, prepare_all
+from prunekit.pruning.sparsity import UnitCount, weighed
 from prunekit.pruning.strategies.base import PruningStrategy, Update
 
 
@@ -65,6 +75,9 @@ class Engine:
                 strategy.prepare(model)
         self.params: dict[str, nn.Parameter] = dict(model.named_parameters())
         self.assigned = assign(model, strategies, check=not resuming)
+        self.notes = notes_on_scopes(model, self.assigned)
+        """What is worth to be told of the scopes, before a run begins."""
+        self._computed = computed_weights(model)
         self._due = DueStrategies(timeline, self.assigned)
         self.probes = list(probes)
         prepare_all(self.probes, model)
@@ -160,14 +173,24 @@ class Engine:
         Each strategy promises a share of its own units, which may be entries, filters or heads: so
         its target counts with the entries of its scope, whatever its unit.
         """
-        targets = [a.target for a in self.assigned if a.target is not None]
-        if not targets or len(targets) < len(self.assigned):
-            return None
-        if len(set(targets)) == 1:
-            return targets[0]
-        entries = [sum(self.params[n].numel() for n in a.scope) for a in self.assigned]
-        promised = sum(target * n for target, n in zip(targets, entries, strict=True))
-        return promised / sum(entries)
+        targets = [(a.target, a.entries) for a in self.assigned if a.target is not None]
+        return weighed(targets) if len(targets) == len(self.assigned) else None
+
+    def units(self) -> list[UnitCount]:
+        """What the masks of each strategy keep, in its own units."""
+        masks = self.mask_set.masks()
+        return [count_units(a, self.model, masks, a.target) for a in self.assigned]
+
+    def planned_units(self, masks: Mapping[str, Tensor]) -> list[UnitCount]:
+        """What trial `masks` of all scopes would keep at the end of the run."""
+        end, clock_at = self.timeline.total_steps, self.timeline.clock
+        targets = [
+            a.strategy.target(clock_at(end, a.strategy.config.during)) for a in self.assigned
+        ]
+        return [
+            count_units(a, self.model, masks, target)
+            for a, target in zip(self.assigned, targets, strict=True)
+        ]
 
     def updated(self) -> list[Assigned]:
         """The strategies whose masks were decided at this step, or inside the one just done."""
@@ -275,6 +298,8 @@ class Engine:
             check_update(assigned, update, self.params)
             check_learning(assigned, ctx.clock, self.learning, update)
         assigned.flips = self.mask_set.apply(update, assigned.cover)
+        with about_key(place, strategy.config):
+            check_computed(self._computed, update)
         assigned.target = strategy.target(ctx.clock)
         new = {n: mask.to(self.params[n].device) for n, mask in update.masks.items()}
         masks = {n: new[n] if n in new else self.mask_set.mask(n) for n in assigned.scope}

@@ -18,17 +18,22 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from prunekit.errors import UsageError
+from prunekit.foundation.modules import FirstInput
 from prunekit.foundation.parameters import ParamRule
 from prunekit.foundation.timeline import Timeline
+from prunekit.foundation.warn import LOG
 from prunekit.pruning.assignment import Assigned
 from prunekit.pruning.context import Anchor, Calibration, LossFunction, OneProcess, Ranks, Sources
+from prunekit.pruning.effective import Effective, told_effective
 from prunekit.pruning.engine import Engine
 from prunekit.pruning.probes.base import Probe
+from prunekit.pruning.sparsity import UnitCount, masks_left
 from prunekit.pruning.strategies.base import PruningStrategy
 
 
@@ -84,6 +89,12 @@ class Pruner:
             sources=Sources(seed, loss_function, data, input_shape, ranks or OneProcess(), anchor),
             resuming=resuming,
         )
+        for note in self._engine.notes:
+            LOG.warning(note)
+        self._shape = input_shape
+        self._first = None if input_shape else FirstInput(model)
+        self.effective: Effective | None = None
+        """What the finished model multiplies by; None before `finish`, or if it is not known."""
 
     @property
     def model(self) -> nn.Module:
@@ -145,8 +156,27 @@ class Pruner:
         self._engine.update_masks()
 
     def finish(self) -> nn.Module:
-        """Leave W*M in the parameters for good, and let the strategies fold what they added."""
-        return self._engine.finish()
+        """Leave W*M in the parameters for good, and let the strategies fold what they added.
+
+        One batch of zeros, of `input_shape` or of the shape that the model was first called with,
+        is evaluated then, to see whether the zeros are multiplied: `effective` has what was found,
+        and a difference is a warning. Nothing that it cannot find out stops a loop.
+        """
+        masks = self._engine.masks()
+        model = self._engine.finish()
+        self.effective = told_effective(model, masks_left(model, masks), self._input(model))
+        return model
+
+    def _input(self, model: nn.Module) -> tuple[Any, Any] | None:
+        if self._first is not None:
+            self._first.forget_hook()
+            return self._first.again(model)
+        like = next(model.parameters(), torch.zeros(()))
+        return (like.new_zeros((1, *(self._shape or ()))),), {}
+
+    def units(self) -> list[UnitCount]:
+        """What the masks of each strategy keep, in its own units, beside its target."""
+        return self._engine.units()
 
     # ---- what a loop logs and saves
 

@@ -1,9 +1,9 @@
-"""How many parameters the masks prune, per tensor, in scope and in the whole model."""
+"""How much is pruned and removed: per tensor, in scope, in the whole model, and in units."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import Tensor, nn
@@ -11,15 +11,23 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True, slots=True)
 class TensorSparsity:
-    """One masked parameter."""
+    """One masked parameter: kept + pruned + removed = entries."""
 
     name: str
     entries: int
+    """As it was trained."""
     kept: int
     rows: int
     """Rows of dimension 0, the output units; 0 for a vector, whose entries are not rows."""
     empty_rows: int
     """Rows without a single kept entry."""
+    removed: int = 0
+    """Entries that the finished model no longer has."""
+
+    @property
+    def pruned(self) -> int:
+        """Entries that are there and zero."""
+        return self.entries - self.kept - self.removed
 
     @property
     def density(self) -> float:
@@ -29,38 +37,60 @@ class TensorSparsity:
 
 @dataclass(frozen=True, slots=True)
 class Sparsity:
-    """What the masks prune. A tied parameter counts once."""
+    """What masks prune, and removal takes away. A tied parameter counts once.
+
+    nonzero + pruned + removed = parameters.
+    """
 
     tensors: tuple[TensorSparsity, ...]
     """The masked parameters, in the order of the model."""
     parameters: int
-    """Entries of all parameters of the model."""
+    """Entries of all parameters of the model that was trained."""
+    stored: int
+    """Entries of all parameters of the finished model; before there is one, `parameters`."""
 
     @property
     def pruned(self) -> int:
-        """Entries that the masks prune."""
-        return sum(tensor.entries - tensor.kept for tensor in self.tensors)
+        """Entries that the masks prune, and that are still there as zeros."""
+        return sum(tensor.pruned for tensor in self.tensors)
+
+    @property
+    def removed(self) -> int:
+        """Entries that the finished model no longer has, masked or not."""
+        return self.parameters - self.stored
 
     @property
     def nonzero(self) -> int:
-        """Entries of the model that no mask prunes."""
-        return self.parameters - self.pruned
+        """Entries that are there and that no mask prunes."""
+        return self.stored - self.pruned
+
+    @property
+    def entries(self) -> int:
+        """Entries of the masked parameters, as they were trained."""
+        return sum(tensor.entries for tensor in self.tensors)
 
     @property
     def scope(self) -> float:
-        """Pruned share of the masked parameters, [0, 1]; 0 without masks."""
-        entries = sum(tensor.entries for tensor in self.tensors)
-        return self.pruned / entries if entries else 0.0
+        """Share of the masked parameters that is pruned or removed, [0, 1]; 0 without masks."""
+        kept = sum(tensor.kept for tensor in self.tensors)
+        return (self.entries - kept) / self.entries if self.entries else 0.0
 
     @property
     def model(self) -> float:
-        """Pruned share of all parameters, [0, 1]."""
-        return self.pruned / self.parameters if self.parameters else 0.0
+        """Share of all parameters that is pruned or removed, [0, 1]."""
+        return (self.parameters - self.nonzero) / self.parameters if self.parameters else 0.0
 
     def layers(self) -> list[dict[str, Any]]:
         """The rows `layers` of a report."""
         return [
-            {"name": t.name, "entries": t.entries, "kept": t.kept, "density": t.density}
+            {
+                "name": t.name,
+                "entries": t.entries,
+                "kept": t.kept,
+                "pruned": t.pruned,
+                "removed": t.removed,
+                "density": t.density,
+            }
             for t in self.tensors
         ]
 
@@ -81,9 +111,11 @@ def measure_sparsity(model: nn.Module, masks: Mapping[str, Tensor]) -> Sparsity:
             raise ValueError(f"mask {name!r} of shape {tuple(mask.shape)} fits no parameter")
     if len({id(named[name]) for name in masks}) < len(masks):
         raise ValueError("a tied parameter is masked under two names")
+    entries = sum(parameter.numel() for parameter in model.parameters())
     return Sparsity(
         tensors=tuple(_count(name, masks[name]) for name in named if name in masks),
-        parameters=sum(parameter.numel() for parameter in model.parameters()),
+        parameters=entries,
+        stored=entries,
     )
 
 
@@ -91,6 +123,91 @@ def _count(name: str, mask: Tensor) -> TensorSparsity:
     rows = len(mask) if mask.ndim > 1 else 0
     empty = int((~mask.flatten(1).any(1)).sum()) if rows else 0
     return TensorSparsity(name, mask.numel(), int(mask.sum()), rows, empty)
+
+
+def masks_left(model: nn.Module, masks: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The masks of the parameters that are still there; of a smaller one, where it is not zero."""
+    params = dict(model.named_parameters(remove_duplicate=False))
+    return {
+        name: mask if params[name].shape == mask.shape else (params[name].detach() != 0).cpu()
+        for name, mask in masks.items()
+        if name in params
+    }
+
+
+def after_finish(
+    trained: Sparsity, names: Collection[str], model: nn.Module, left: Mapping[str, Tensor]
+) -> Sparsity:
+    """What is pruned and removed of a model, once its strategies have finished it.
+
+    Args:
+        trained: of the model as it was trained.
+        names: the parameters of that model.
+        model: the finished one.
+        left: see `masks_left`.
+
+    A masked parameter that is gone was folded into another: one that its module has now and had not
+    before stands for it, if there is such a one; else its mask does.
+    """
+    now = {t.name: t for t in measure_sparsity(model, left).tensors}
+    params = dict(model.named_parameters(remove_duplicate=False))
+    tensors = []
+    for before in trained.tensors:
+        found = now.get(before.name)
+        if found is None and (heir := _heir(before, names, params)) is not None:
+            found = _count(before.name, (heir.detach() != 0).cpu())
+        if found is None:
+            tensors.append(before)
+        else:
+            removed = before.entries - found.entries
+            tensors.append(replace(found, entries=before.entries, removed=removed))
+    stored = sum(parameter.numel() for parameter in model.parameters())
+    return Sparsity(tuple(tensors), trained.parameters, stored)
+
+
+def _heir(
+    gone: TensorSparsity, names: Collection[str], params: Mapping[str, Tensor]
+) -> Tensor | None:
+    path = gone.name.rpartition(".")[0]
+    new = (p for n, p in params.items() if n not in names and n.rpartition(".")[0] == path)
+    return next((parameter for parameter in new if parameter.numel() <= gone.entries), None)
+
+
+@dataclass(frozen=True, slots=True)
+class UnitCount:
+    """What the masks of one strategy keep, in its own units."""
+
+    label: str
+    """Of the strategy."""
+    unit: str
+    """What its units are called: `entries`, `channels`."""
+    kept: int
+    total: int
+    target: float | None
+    """Share that it promised to prune; None = it emerges."""
+    entries: int
+    """Of its scope: its weight among strategies whose units differ."""
+
+    @property
+    def sparsity(self) -> float:
+        """Share of the units that is pruned, [0, 1]."""
+        return (self.total - self.kept) / self.total if self.total else 0.0
+
+
+def share_of_units(counts: Sequence[UnitCount]) -> float | None:
+    """The pruned share of the units, beside the target: of several strategies, weighed as that is.
+
+    Returns:
+        [0, 1]; None without strategies.
+    """
+    return weighed([(one.sparsity, one.entries) for one in counts])
+
+
+def weighed(shares: Sequence[tuple[float, int]]) -> float | None:
+    """The mean of shares by their weights; exactly theirs where all are one, None without any."""
+    if len({share for share, _ in shares}) <= 1:
+        return shares[0][0] if shares else None
+    return sum(share * weight for share, weight in shares) / sum(weight for _, weight in shares)
 
 
 def warn_empty(sparsity: Sparsity) -> list[str]:

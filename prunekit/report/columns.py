@@ -20,6 +20,8 @@ class Column:
     """In the table of results; empty: it has no column there."""
     as_text: Callable[[float], str] = str
     """Writes it there."""
+    unlike: str = ""
+    """It has a column only where it is another number than that of this name."""
 
 
 COLUMNS = (
@@ -27,6 +29,20 @@ COLUMNS = (
     Column("validation_top1", ("accuracy", "validation_top1")),
     Column("test_loss", ("loss", "test")),
     Column("sparsity_in_scope", ("sparsity", "scope"), "in scope pruned", percent),
+    Column(
+        "sparsity_in_units",
+        ("sparsity", "units"),
+        "units pruned",
+        percent,
+        unlike="sparsity_in_scope",
+    ),
+    Column(
+        "sparsity_effective",
+        ("sparsity", "effective"),
+        "zeros multiplied",
+        percent,
+        unlike="sparsity_in_scope",
+    ),
     Column("sparsity_of_model", ("sparsity", "model")),
     Column("tokens", ("tokens", "after"), "tokens", "{:.0f}".format),
     Column("macs_dense", ("macs", "dense")),
@@ -34,6 +50,9 @@ COLUMNS = (
     Column("macs_theoretical", ("macs", "theoretical"), "MACs theoretical", si),
     Column("parameters", ("parameters", "total")),
     Column("parameters_nonzero", ("parameters", "nonzero")),
+    Column("parameters_pruned", ("parameters", "pruned")),
+    Column("parameters_removed", ("parameters", "removed")),
+    Column("parameters_stored", ("parameters", "stored")),
     Column("steps", ("train", "steps")),
     Column("training_flops", ("train", "flops"), "training FLOPs", si),
     Column("training_seconds", ("train", "wall_seconds")),

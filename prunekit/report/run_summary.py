@@ -10,7 +10,7 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from prunekit.foundation.number_text import count, percent, seconds_text, si
+from prunekit.foundation.number_text import count, percent, seconds_text, si, units_text
 from prunekit.runs.directory import RunDir, open_run
 
 NamedValue = tuple[str, str]
@@ -80,18 +80,47 @@ def _results(report: Mapping[str, Any]) -> list[NamedValue]:
         if accuracy.get(f"{split}_top1") is not None
     ]
     if report.get("layers"):
+        rows += _sparsity(report, sparsity)
+    return rows + _parameters(report.get("parameters", {}))
+
+
+def _sparsity(report: Mapping[str, Any], sparsity: Mapping[str, Any]) -> list[NamedValue]:
+    """Target and reached in the units of each strategy, then what that is in entries."""
+    units = report.get("units") or {}
+    rows = []
+    share = percent(sparsity.get("scope"))
+    if all(one["unit"] == "entries" for one in units.values()) and len(units) < 2:
         target = sparsity.get("target")
-        promised = "emerges" if target is None else f"target {percent(target)}"
-        rows.append(("sparsity in scope", f"{percent(sparsity.get('scope'))} ({promised})"))
-        rows.append(("sparsity of the model", percent(sparsity.get("model"))))
-    parameters = report.get("parameters", {})
-    if parameters:
-        kept, total = parameters.get("nonzero"), parameters.get("total")
-        rows.append(("parameters kept", f"{count(kept)} of {count(total)}"))
-        stored = parameters.get("stored", total)
-        if stored != total:  # units were removed for good
-            rows.append(("parameters of the finished model", count(stored)))
-    return rows
+        share += " (emerges)" if target is None else f" (target {percent(target)})"
+    else:
+        rows += [
+            (
+                f"pruned by {label}",
+                units_text(one["unit"], one["kept"], one["total"], one["target"]),
+            )
+            for label, one in units.items()
+        ]
+        entries = sum(layer["entries"] for layer in report["layers"])
+        share += f" of {count(entries)} entries"
+    rows.append(("sparsity in scope", share))
+    effective = sparsity.get("effective")
+    if effective is not None and effective != sparsity.get("scope"):
+        rows.append(("effective sparsity", f"{percent(effective)} zeros in what is multiplied"))
+    return [*rows, ("sparsity of the model", percent(sparsity.get("model")))]
+
+
+def _parameters(parameters: Mapping[str, Any]) -> list[NamedValue]:
+    if not parameters:
+        return []
+    kept, total = parameters.get("nonzero"), parameters.get("total")
+    stored = parameters.get("stored", total)
+    text = f"{count(kept)} of {count(total)}"
+    if stored == total:
+        return [("parameters kept", text)]
+    # units were removed for good
+    if "removed" in parameters:
+        text += f"; {count(parameters['removed'])} removed, {count(parameters['pruned'])} zeros"
+    return [("parameters kept", text), ("parameters of the finished model", count(stored))]
 
 
 def _cost(report: Mapping[str, Any]) -> list[NamedValue]:

@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from prunekit.report.columns import COLUMNS, Column
+from prunekit.report.columns import COLUMNS, KEYS, Column
 from prunekit.report.comparison import POINTS, Difference, accuracies, accuracy
 from prunekit.report.settings import distinctions, short_keys
 from prunekit.report.statistics import MANY, PairedDifference, Summary, summary
 from prunekit.report.study import Cell, Study
 
 NONE = "-"
+SAME = 1e-4
+"""Shares that are no further apart are one in a table: a target is met to the unit."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +31,7 @@ class Table:
 
 def cell_table(study: Study, key: str) -> Table:
     """One row a cell: accuracy, and what it costs."""
-    shown = [column for column in COLUMNS if column.heading]
+    shown = [column for column in COLUMNS if column.heading and _tells(study, column)]
     columns = (
         *("arm", *study.axes, "seeds", f"{key.split('_')[0]} accuracy, %"),
         *(column.heading for column in shown),
@@ -139,6 +141,19 @@ def mean_and_deviation(found: Summary | None) -> str:
 
 def _arm_and_labels(study: Study, cell: Cell) -> tuple[str, ...]:
     return (cell.arm, *(cell.labels.get(axis, NONE) for axis in study.axes))
+
+
+def _tells(study: Study, column: Column) -> bool:
+    """Whether a column says what no other does, in any cell."""
+    if not column.unlike:
+        return True
+    other = KEYS[column.unlike]
+    pairs = ((cell.values(*column.keys), cell.values(*other)) for cell in study.cells)
+    return any(
+        abs(value - others.get(seed, value)) > SAME
+        for own, others in pairs
+        for seed, value in own.items()
+    )
 
 
 def _mean(cell: Cell, column: Column) -> str:

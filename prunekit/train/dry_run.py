@@ -12,12 +12,13 @@ import torch
 from torch import Tensor
 
 from prunekit.data import check_shares
-from prunekit.foundation.modules import training_mode_kept
+from prunekit.foundation.modules import copy_on, training_mode_kept
 from prunekit.foundation.timing import call_seconds, mean_seconds
 from prunekit.models import token_counts
-from prunekit.models.cost import count_macs, warn_uncounted
+from prunekit.models.cost import count_macs
 from prunekit.pruning.context import StepContext
-from prunekit.pruning.sparsity import measure_sparsity, warn_empty
+from prunekit.pruning.effective import measure_effective
+from prunekit.pruning.sparsity import UnitCount, measure_sparsity, warn_empty
 from prunekit.recipe.schema import Recipe
 from prunekit.train.batch_check import check_batches
 from prunekit.train.build import Run, build
@@ -73,6 +74,12 @@ class DryRun:
     device: str
     notes: tuple[str, ...] = ()
     """Warnings worth a look before the run is started."""
+    masked_parameters: int = 0
+    """Parameters in scope and what masks take along: biases and norms of pruned channels."""
+    pruned_parameters: int = 0
+    """Of those, what the masks would prune."""
+    units: tuple[UnitCount, ...] = ()
+    """What the masks of each strategy would keep, in its own units."""
 
 
 STEPS = 3
@@ -107,7 +114,7 @@ def plan(run: Run) -> DryRun:
     macs = count_macs(model, shape, masks)
     counts = token_counts(model.eval())
     sparsity = measure_sparsity(model, masks)
-    uncounted = warn_uncounted(model, shape, masks)  # before the steps, which wrap the model
+    used = _what_is_used(run, shape, masks)  # before the steps, which move the weights
     step_seconds, memory = _three_steps(run)
     state = OPTIMIZER_BYTES[run.recipe.optimizer.name] + (4 if run.recipe.ema else 0)
     return DryRun(
@@ -118,6 +125,9 @@ def plan(run: Run) -> DryRun:
         steps_per_epoch=epoch,
         parameters=parameters,
         scope_parameters=scope,
+        masked_parameters=sum(engine.params[n].numel() for a in engine.assigned for n in a.cover),
+        pruned_parameters=sparsity.pruned,
+        units=tuple(engine.planned_units(masks)),
         tokens_before=counts.before if counts else None,
         tokens_after=counts.after if counts else None,
         macs_dense=macs.dense,
@@ -132,11 +142,25 @@ def plan(run: Run) -> DryRun:
         notes=(
             *run.data.notes,
             *run.notes,
+            *engine.notes,
             *average_notes(run.recipe.ema),
+            *used,
             *warn_empty(sparsity),
-            *uncounted,
         ),
     )
+
+
+def _what_is_used(run: Run, shape: tuple[int, int, int], masks: Mapping[str, Tensor]) -> list[str]:
+    """Where the layers would multiply by other zeros than the masks make."""
+    there = copy_on(run.model, "cpu")
+    named = dict(there.named_parameters(remove_duplicate=False))
+    for name, mask in masks.items():
+        named[name].data.masked_fill_(~mask.cpu(), 0)
+    given = (next(iter(named.values())).new_zeros((1, *shape)),)
+    try:
+        return measure_effective(there, masks, given).differences()
+    except Exception:  # a dry run must not end for what is told beside it
+        return []
 
 
 def trial_masks(run: Run) -> dict[str, Tensor]:

@@ -12,13 +12,25 @@ from torch import Tensor, nn
 from prunekit.errors import DivergedError
 from prunekit.foundation.files import write_json
 from prunekit.models import token_counts
-from prunekit.models.cost import Macs, count_macs, measure_latency, train_flops, warn_uncounted
+from prunekit.models.cost import Macs, count_macs, measure_latency, train_flops
 from prunekit.models.saved import model_metadata, write_model
-from prunekit.pruning.sparsity import Sparsity, measure_sparsity, warn_empty
+from prunekit.pruning.effective import effective_share, told_effective
+from prunekit.pruning.sparsity import (
+    Sparsity,
+    UnitCount,
+    after_finish,
+    masks_left,
+    measure_sparsity,
+    share_of_units,
+    warn_empty,
+)
 from prunekit.runs.directory import write_masks
 from prunekit.train.environment import environment
 from prunekit.train.passes import Evaluation
 from prunekit.train.trainer import Trainer
+
+LOOKED_AT = 8
+"""Images that go through the model to see what it multiplies by."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +45,10 @@ class Trained:
     """Of the whole training."""
     target: float | None
     """Promised sparsity over all scopes."""
+    units: tuple[UnitCount, ...]
+    """What the masks of each strategy keep."""
+    names: frozenset[str]
+    """Its parameters."""
 
 
 def conclude(trainer: Trainer) -> None:
@@ -42,7 +58,7 @@ def conclude(trainer: Trainer) -> None:
     trainer.use_model(model)
     found = _evaluate(trainer)
     if trainer.group.is_main:
-        left = _left(model, trained.masks)
+        left = masks_left(model, trained.masks)
         _write(trainer, model, trained, left)
         write_json(trainer.run_dir / "report.json", _report(trainer, model, trained, left, found))
 
@@ -54,8 +70,10 @@ def _look_at(trainer: Trainer) -> Trained:
         masks=masks,
         sparsity=measure_sparsity(model, masks),
         macs=count_macs(model, shape, masks),
-        flops=train_flops(count_macs(model, shape, masks, training=True), trainer.images),
+        flops=train_flops(count_macs(model, shape, training=True), trainer.images),
         target=engine.target(),
+        units=tuple(engine.units()),
+        names=frozenset(name for name, _ in model.named_parameters(remove_duplicate=False)),
     )
 
 
@@ -83,16 +101,6 @@ def _evaluate(trainer: Trainer) -> dict[str, Evaluation]:
     return found
 
 
-def _left(model: nn.Module, masks: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The masks of the parameters that are still there; of a smaller one, where it is not zero."""
-    params = dict(model.named_parameters(remove_duplicate=False))
-    return {
-        name: mask if params[name].shape == mask.shape else (params[name].detach() != 0).cpu()
-        for name, mask in masks.items()
-        if name in params
-    }
-
-
 def _write(
     trainer: Trainer, model: nn.Module, trained: Trained, left: Mapping[str, Tensor]
 ) -> None:
@@ -118,11 +126,12 @@ def _report(
     found: Mapping[str, Evaluation],
 ) -> dict[str, Any]:
     """`report.json`; docs/run-directory.md has the units."""
-    shape, sparsity = _input_shape(trainer), trained.sparsity
+    shape = _input_shape(trainer)
+    sparsity = after_finish(trained.sparsity, trained.names, model, left)
     finished, counts = count_macs(model, shape, left), token_counts(model.eval())
-    finished_sparsity = measure_sparsity(model, left)
-    sentences = [*warn_empty(finished_sparsity), *warn_uncounted(model, shape, left)]
-    trainer.observer.warnings.extend(sentences)
+    effective = told_effective(model, left, _one_batch(trainer))
+    for sentence in warn_empty(measure_sparsity(model, left)):
+        trainer.observer.warnings.append(sentence)
     return {
         "status": "done",
         "recipe": trainer.run.recipe.name,
@@ -130,10 +139,13 @@ def _report(
         "loss": {split: one.loss for split, one in found.items()},
         "sparsity": {
             "target": trained.target,
+            "units": share_of_units(trained.units),
             "scope": sparsity.scope,
+            "effective": effective_share(sparsity, effective) if effective else None,
             "model": sparsity.model,
-            "strategies": {a.label: a.target for a in trainer.engine.assigned},
+            "strategies": {one.label: one.target for one in trained.units},
         },
+        "units": {one.label: _unit_row(one) for one in trained.units},
         "tokens": {
             "before": counts.before if counts else None,
             "after": counts.after if counts else None,
@@ -141,8 +153,10 @@ def _report(
         "macs": asdict(Macs(trained.macs.dense, finished.executed, finished.theoretical)),
         "parameters": {
             "total": sparsity.parameters,
-            "nonzero": finished_sparsity.nonzero,
-            "stored": finished_sparsity.parameters,
+            "nonzero": sparsity.nonzero,
+            "pruned": sparsity.pruned,
+            "removed": sparsity.removed,
+            "stored": sparsity.stored,
         },
         "latency": asdict(measure_latency(model, shape, 1, trainer.device)),
         "layers": sparsity.layers(),
@@ -158,3 +172,20 @@ def _report(
         "environment": environment(trainer.device, trainer.group.world),
         "warnings": trainer.observer.warnings,
     }
+
+
+def _unit_row(one: UnitCount) -> dict[str, Any]:
+    return {
+        "unit": one.unit,
+        "kept": one.kept,
+        "total": one.total,
+        "sparsity": one.sparsity,
+        "target": one.target,
+    }
+
+
+def _one_batch(trainer: Trainer) -> tuple[Any, Any] | None:
+    """A few images of the evaluation, as a model is given them."""
+    for images, _ in trainer.data.eval_batches("test"):
+        return (images[:LOOKED_AT],), {}
+    return None

@@ -43,7 +43,7 @@ class Observer:
         """Begin to show."""
         self.screen.__enter__()
         self._listener.listen()
-        for note in (*self.run.data.notes, *self.run.notes):
+        for note in (*self.run.data.notes, *self.run.notes, *self.run.engine.notes):
             self.warn(note)
         return self
 

@@ -14,8 +14,6 @@ from prunekit.models.cost import (
     count_macs,
     measure_latency,
     train_flops,
-    uncounted,
-    warn_uncounted,
 )
 from prunekit.registry.configs import CompressorConfig
 from tests.support.scored import kept
@@ -215,54 +213,3 @@ def test_latency_is_measured_with_what_it_depends_on():
     assert (latency.batch, latency.device, latency.dtype) == (5, "cpu", "float32")
     assert latency.threads == torch.get_num_threads()
     assert [m.training for m in model.modules()] == [True, False, True]
-
-
-class Standardised(nn.Conv2d):
-    """Multiplies by another tensor than it stores."""
-
-    def forward(self, x):
-        weight = self.weight - self.weight.mean((1, 2, 3), keepdim=True)
-        return F.conv2d(x, weight, self.bias, self.stride, self.padding)
-
-
-class Matmul(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.weight = nn.Parameter(torch.randn(4, 6))
-
-    def forward(self, x):
-        return x @ self.weight
-
-
-@pytest.mark.parametrize(
-    ("layer", "shape", "lost"),
-    [
-        (lambda: nn.Conv2d(3, 4, 3), (3, 8, 8), []),
-        (lambda: nn.ConvTranspose2d(3, 4, 3), (3, 8, 8), []),
-        (lambda: nn.Conv2d(4, 4, 3, groups=4), (4, 8, 8), []),
-        (lambda: nn.Linear(8, 4), (3, 8, 8), []),
-        (lambda: nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)), (3, 8, 8), []),
-        (lambda: Standardised(3, 4, 3), (3, 8, 8), ["weight"]),
-        (lambda: nn.Sequential(nn.Conv2d(3, 4, 1), Standardised(4, 4, 3)), (3, 8, 8), ["1.weight"]),
-        (Matmul, (3, 8, 4), ["weight"]),
-    ],
-)
-def test_masks_that_no_counted_product_takes_are_named(layer, shape, lost):
-    """Worked by hand: the theoretical count is that of the dense layer just where one is named."""
-    model = layer()
-    masks = {name: torch.zeros(p.shape, dtype=torch.bool) for name, p in model.named_parameters()}
-    assert uncounted(model, shape, masks) == lost
-    macs = count_macs(model, shape, masks)
-    assert (macs.theoretical > 0) == bool(lost)
-
-
-def test_zeros_that_are_not_taken_off_are_one_sentence():
-    model = nn.Sequential(Standardised(3, 4, 3), Standardised(4, 4, 3))
-    masks = {f"{i}.weight": torch.zeros_like(model[i].weight, dtype=torch.bool) for i in (0, 1)}
-    assert warn_uncounted(model, (3, 8, 8), masks) == [
-        "theoretical multiply-adds: the zeros of 0.weight and 1 more are not taken off, as no "
-        "product takes the parameter as it is stored"
-    ]
-    plain = nn.Sequential(nn.Conv2d(3, 4, 3))
-    mask = torch.zeros_like(plain[0].weight, dtype=torch.bool)
-    assert warn_uncounted(plain, (3, 8, 8), {"0.weight": mask}) == []

@@ -22,7 +22,11 @@ def test_tied_parameter_counts_once(name):
     assert sparsity.parameters == 16 + 4 + 4 + 8 + 2
     assert (sparsity.nonzero, sparsity.scope) == (34 - 12, 12 / 16)
     assert sparsity.model == 12 / 34
-    assert sparsity.layers() == [{"name": name, "entries": 16, "kept": 4, "density": 0.25}]
+    (row,) = sparsity.layers()
+    assert row == {
+        **{"name": name, "entries": 16, "kept": 4, "density": 0.25},
+        **{"pruned": 12, "removed": 0},
+    }
 
 
 def test_masks_that_do_not_fit_the_model_are_refused():

@@ -70,6 +70,8 @@ def test_its_report_counts_what_was_trained_and_what_is_left(removed: Path) -> N
     assert report["parameters"] == {
         "total": dense + biases,
         "nonzero": small + 8 + CLASSES,
+        "pruned": 0,
+        "removed": dense + biases - (small + 8 + CLASSES),
         "stored": small + 8 + CLASSES,
     }
     assert report["train"]["flops"] == 6 * dense * report["train"]["images"]

@@ -148,6 +148,10 @@ class ChannelStrategy(PruningStrategy):
         rows = [masks[f"{layer.conv}.weight"].flatten(1) for layer in self.layers(masks)]
         return sum(int(row.any(1).sum()) for row in rows), sum(len(row) for row in rows)
 
+    def unit_name(self) -> str:
+        """What is pruned together."""
+        return "channels"
+
     @torch.no_grad()
     def update(self, ctx: Context) -> Update:
         """Rank the free channels, and close those that do not stay."""

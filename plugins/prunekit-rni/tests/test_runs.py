@@ -87,6 +87,24 @@ def test_the_finished_model_is_smaller_and_gives_the_same_logits(tmp_path, name,
     assert after["macs"]["dense"] == before["macs"]["dense"]
 
 
+@pytest.mark.parametrize("remove", [True, False])
+def test_kept_pruned_and_removed_add_up_to_what_was_trained(tmp_path, remove):
+    run_dir = run(small(tmp_path, f"strategies.0.remove={remove}", model=RESNET), tmp_path)
+    report, model = prunekit.open_run(run_dir).report(), prunekit.load_model(run_dir)
+    numbers, sparsity, layers = report["parameters"], report["sparsity"], report["layers"]
+    assert numbers["stored"] == sum(p.numel() for p in model.parameters())
+    assert numbers["nonzero"] + numbers["pruned"] + numbers["removed"] == numbers["total"]
+    assert (numbers["removed"] > 0, numbers["pruned"] > 0) == (remove, not remove)
+    assert sparsity["model"] == (numbers["total"] - numbers["nonzero"]) / numbers["total"]
+    for layer in layers:
+        assert layer["kept"] + layer["pruned"] + layer["removed"] == layer["entries"]
+    entries, kept = (sum(layer[key] for layer in layers) for key in ("entries", "kept"))
+    assert sparsity["scope"] == sparsity["effective"] == (entries - kept) / entries
+    (units,) = report["units"].values()
+    assert (units["unit"], units["kept"], units["total"]) == ("channels", 9, 18)
+    assert sparsity["units"] == sparsity["target"] == 0.5
+
+
 def test_the_finished_model_is_plain(tmp_path):
     model = prunekit.load_model(run(small(tmp_path), tmp_path))
     norms = [m for m in model.modules() if isinstance(m, nn.BatchNorm2d)]

@@ -187,6 +187,11 @@ class PruningStrategy(abc.ABC):
         kept = sum(int(mask.sum()) for mask in masks.values())
         return kept, sum(mask.numel() for mask in masks.values())
 
+    def unit_name(self) -> str:
+        """What the units of `count_units` are called, in the plural; said beside their number."""
+        plain = type(self).count_units is PruningStrategy.count_units
+        return "entries" if plain else "units"
+
     def finish(self, model: nn.Module) -> nn.Module:
         """Fold helper modules into plain ones, perhaps remove units; masks are already applied."""
         return model

@@ -83,6 +83,10 @@ class ScoredStrategy(PruningStrategy):
         """The scope, and the biases and norms that the structure takes along."""
         return self.config.structure.cover(model, names)
 
+    def unit_name(self) -> str:
+        """What the structure calls its units."""
+        return self.config.structure.unit_name
+
     def count_units(self, model: nn.Module, masks: Masks) -> tuple[int, int]:
         """Units kept and units in all."""
         return self.config.structure.count(model, masks)

@@ -19,6 +19,11 @@ class Structure(Frozen, abc.ABC):
 
     name: str
 
+    @property
+    def unit_name(self) -> str:
+        """What its units are called, in the plural."""
+        return f"{self.name}s"
+
     @abc.abstractmethod
     def units(self, model: nn.Module, names: Iterable[str]) -> Units:
         """The units of the parameters `names`, with what goes along in other parameters.

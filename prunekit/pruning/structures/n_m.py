@@ -37,6 +37,11 @@ class NM(Structure):
             raise ValueError(f"n {self.n} of m {self.m} prunes nothing: n must be less than m")
         return self
 
+    @property
+    def unit_name(self) -> str:
+        """Single entries."""
+        return "entries"
+
     def units(self, model: nn.Module, names: Iterable[str]) -> Units:
         """Single entries; see `Structure`."""
         names, holders = tuple(names), Holders(model)

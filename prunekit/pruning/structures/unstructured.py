@@ -19,6 +19,11 @@ class Unstructured(Structure):
 
     name: Literal["unstructured"] = "unstructured"
 
+    @property
+    def unit_name(self) -> str:
+        """Single entries."""
+        return "entries"
+
     def units(self, model: nn.Module, names: Iterable[str]) -> Units:
         """See `Structure`."""
         return entries(Holders(model), names)
