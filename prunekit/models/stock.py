@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import importlib.util
-import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from prunekit.errors import DataError, RecipeError
 from prunekit.foundation.suggestions import did_you_mean
+from prunekit.models.fit import Stem, check_fits, reason_of, untiled
 from prunekit.models.start_weights import PRETRAINED
 from prunekit.registry.configs import DataSpec, ModelConfig
 
@@ -31,52 +30,6 @@ def variant_of(name: str, known: Iterable[str], source: str) -> str:
             f"{did_you_mean(variant, known)} See {source}'s list of {len(known)} models"
         )
     return variant
-
-
-def check_patches(name: str, patch: tuple[int, int], spec: DataSpec) -> None:
-    """Refuse an image that the patches of a stock model do not tile.
-
-    Raises:
-        RecipeError: names the nearest sizes that fit.
-    """
-    if spec.height % patch[0] or spec.width % patch[1]:
-        step = math.lcm(*patch)
-        below = spec.height // step * step
-        near = " or ".join(str(size) for size in (below, below + step) if size)
-        raise RecipeError(
-            f"model.name: {name} cuts images into patches of {patch[0]}x{patch[1]} pixels, which "
-            f"do not tile {spec.height}x{spec.width}: set data.image_size to {near}"
-        )
-
-
-def check_fits(model: nn.Module, name: str, spec: DataSpec) -> None:
-    """Send shapes without data through a model.
-
-    Raises:
-        RecipeError: the model cannot take such images, or does not give one logit a class.
-    """
-    tensors = dict(model.named_parameters()) | dict(model.named_buffers())
-    shapes = {key: tensor.detach().to("meta") for key, tensor in tensors.items()}
-    images = torch.zeros(2, spec.channels, spec.height, spec.width, device="meta")
-    size = f"{spec.channels}x{spec.height}x{spec.width}"
-    mode = model.training
-    try:
-        logits = functional_call(model.eval(), shapes, (images,))
-    except NotImplementedError:  # an operation without shapes only: nothing is known
-        return
-    except (RuntimeError, ValueError, AssertionError, TypeError) as error:
-        reason = " ".join(str(error).split())
-        raise RecipeError(
-            f"model.name: {name} cannot take images of {size}: {reason}; set another "
-            "data.image_size"
-        ) from error
-    finally:
-        model.train(mode)
-    if not isinstance(logits, Tensor) or logits.shape != (2, spec.classes):
-        raise RecipeError(
-            f"model.name: {name} does not give {spec.classes} logits for an image of {size}: use "
-            "another model"
-        )
 
 
 def adapt_channels(model: nn.Module, name: str, channels: int) -> None:
@@ -152,17 +105,30 @@ class TorchvisionConfig(ModelConfig):
                 raise RecipeError(
                     f"model.name: {self.name} takes square images, not {spec.height}x{spec.width}"
                 )
-            patch = int(variant.rpartition("_")[2])
-            check_patches(self.name, (patch, patch), spec)
             settings["image_size"] = spec.height
         if variant in ("googlenet", "inception_v3"):
             settings |= {"aux_logits": False, "init_weights": True}
-        model: nn.Module = models.get_model(variant, weights=None, **settings)
+        try:
+            model: nn.Module = models.get_model(variant, weights=None, **settings)
+        except AssertionError as error:  # a size that the patches do not tile
+            raise untiled(self.name, _patch_of(variant), spec) from error
         if self.init == PRETRAINED:
             _load_stock_weights(model, variant, spec)
         adapt_channels(model, self.name, spec.channels)
         check_fits(model, self.name, spec)
         return model
+
+
+def _patch_of(variant: str) -> tuple[int, int]:
+    """The patches of a model of torchvision at the size that it was published for."""
+    from torchvision import models
+
+    with torch.device("meta"):
+        model = models.get_model(variant, weights=None)
+    side = models.get_model_weights(variant).DEFAULT.meta["min_size"][0]
+    stem = Stem(side, side)
+    stem.pass_through(model, (3, side, side))
+    return stem.patch
 
 
 def _load_stock_weights(model: nn.Module, variant: str, spec: DataSpec) -> None:
@@ -218,14 +184,11 @@ class TimmConfig(ModelConfig):
         stock = timm.get_pretrained_cfg(variant)
         if stock is not None and stock.fixed_input_size:
             settings["img_size"] = (spec.height, spec.width)
-        model = self._create(variant, settings)
-        patch = getattr(getattr(model, "patch_embed", None), "patch_size", None)
-        if patch is not None:  # timm would cut off the rest of the image
-            check_patches(self.name, patch, spec)
-        check_fits(model, self.name, spec)
+        model = self._create(variant, settings, spec)
+        check_fits(model, self.name, spec, one_size="img_size" in settings)
         return model
 
-    def _create(self, variant: str, settings: dict[str, Any]) -> nn.Module:
+    def _create(self, variant: str, settings: dict[str, Any], spec: DataSpec) -> nn.Module:
         import timm
 
         try:
@@ -239,6 +202,7 @@ class TimmConfig(ModelConfig):
             ) from error
         except (RuntimeError, ValueError, AssertionError, TypeError) as error:
             raise RecipeError(
-                f"model.name: timm cannot build {variant} for this data: {error}"
+                f"model.name: timm cannot build {variant} for {spec.height}x{spec.width} pixels: "
+                f"{reason_of(error)}; set another data.image_size"
             ) from error
         return model
