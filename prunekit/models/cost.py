@@ -24,12 +24,15 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.overrides import TorchFunctionMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from prunekit.compressors.base import DataCompressor
-from prunekit.foundation.modules import copy_on, evaluating
+from prunekit.errors import RecipeError
+from prunekit.foundation.modules import evaluating
 from prunekit.foundation.timing import call_seconds
+from prunekit.models.dry_pass import blank, on_a_copy, unseen
 
 MATRIX = {F.linear, F.conv1d, F.conv2d, F.conv3d}
 TRANSPOSED = {F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d}
@@ -58,7 +61,7 @@ def count_macs(
         model: the plain module, with its compressors attached.
         input_shape: [C, H, W].
         masks: parameter name -> bool, True = kept.
-        training: whether compressors act as in training or as in evaluation.
+        training: whether tokens are dropped and merged as in training or as in evaluation.
     """
     pruned = {name: ~mask for name, mask in (masks or {}).items()}
     executed, saved = _forward(model, input_shape, pruned, training, compress=True)
@@ -84,31 +87,37 @@ def _forward(
     *,
     compress: bool,
 ) -> tuple[int, int]:
-    """Multiply-adds of a forward pass, and those that pruned entries take part in."""
-    try:
-        return _count(copy_on(model, "meta"), input_shape, pruned, training, compress)
-    except Exception:  # whatever a third-party module does with values that meta does not have
-        return _count(copy_on(model, "cpu"), input_shape, pruned, training, compress)
+    """Multiply-adds of a forward pass of one image, and those that pruned entries take part in."""
+
+    def counted(own: nn.Module) -> tuple[int, int]:
+        return _count(own, blank(own, input_shape, 1), pruned, compress)
+
+    if training:
+        try:  # stock models drop patches too, each in its own way
+            return on_a_copy(model, lambda own: counted(_training(own, nn.Module)))
+        except RecipeError:
+            raise
+        except Exception:  # what cannot train on one image of zeros
+            return on_a_copy(model, lambda own: counted(_training(own, DataCompressor)))
+    return on_a_copy(model, lambda own: counted(own.eval()))
+
+
+def _training(model: nn.Module, kind: type[nn.Module]) -> nn.Module:
+    """Put the modules of a kind into training mode: no BatchNorm, which refuses a single value."""
+    for module in model.eval().modules():
+        module.training = isinstance(module, kind) and not isinstance(module, _BatchNorm)
+    return model
 
 
 def _count(
-    model: nn.Module,
-    input_shape: Sequence[int],
-    pruned: Mapping[str, Tensor],
-    training: bool,
-    compress: bool,
+    model: nn.Module, image: Tensor, pruned: Mapping[str, Tensor], compress: bool
 ) -> tuple[int, int]:
-    model.eval()
     for module in model.modules():
-        if isinstance(module, DataCompressor):
-            module.train(training)
-            if not compress:
-                module.forward = _identity  # type: ignore[method-assign]
-    reference = next(iter(model.parameters()), torch.zeros(()))
-    image = torch.zeros(1, *input_shape, dtype=reference.dtype, device=reference.device)
+        if isinstance(module, DataCompressor) and not compress:
+            module.forward = _identity  # type: ignore[method-assign]
     saved = _PrunedMacs(model, pruned)
     flops = FlopCounterMode(display=False)
-    with torch.no_grad(), _plain_attention(), torch.random.fork_rng(devices=[]), saved, flops:
+    with unseen(), _plain_attention(), saved, flops:
         model(image)
     return flops.get_total_flops() // 2, saved.macs
 

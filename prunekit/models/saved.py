@@ -127,11 +127,12 @@ def _build(built: Mapping[str, Any]) -> nn.Module:
     # as of before all formats: every key that there was is written out in the file
     # start weights would only be overwritten, and may be gone
     config = cast("ModelConfig", MODELS.parse({**built["model"], "init": None}, as_of=0))
+    spec = DataSpec(**built["data"])
     with torch.random.fork_rng(devices=[]):
-        model = build_model(config, DataSpec(**built["data"]))
+        model = build_model(config, spec)
     for value in built.get("compressors", ()):
         compressor = COMPRESSORS.create(COMPRESSORS.parse(value, as_of=0))
-        attach(model, compressor.config.slot, compressor)
+        attach(model, compressor.config.slot, compressor, spec.input_shape)
     return model
 
 

@@ -48,7 +48,7 @@ def conclude(trainer: Trainer) -> None:
 
 
 def _look_at(trainer: Trainer) -> Trained:
-    engine, model, shape = trainer.engine, trainer.run.model, _input_shape(trainer)
+    engine, model, shape = trainer.engine, trainer.run.model, trainer.data.spec.input_shape
     masks = {name: mask.cpu() for name, mask in engine.masks().items()}
     return Trained(
         masks=masks,
@@ -57,11 +57,6 @@ def _look_at(trainer: Trainer) -> Trained:
         flops=train_flops(count_macs(model, shape, masks, training=True), trainer.images),
         target=engine.target(),
     )
-
-
-def _input_shape(trainer: Trainer) -> tuple[int, int, int]:
-    spec = trainer.data.spec
-    return spec.channels, spec.height, spec.width
 
 
 def _evaluate(trainer: Trainer) -> dict[str, Evaluation]:
@@ -118,8 +113,8 @@ def _report(
     found: Mapping[str, Evaluation],
 ) -> dict[str, Any]:
     """`report.json`; docs/run-directory.md has the units."""
-    shape, sparsity = _input_shape(trainer), trained.sparsity
-    finished, counts = count_macs(model, shape, left), token_counts(model.eval())
+    shape, sparsity = trainer.data.spec.input_shape, trained.sparsity
+    finished, counts = count_macs(model, shape, left), token_counts(model.eval(), shape)
     finished_sparsity = measure_sparsity(model, left)
     for sentence in warn_empty(finished_sparsity):
         trainer.observer.warnings.append(sentence)
