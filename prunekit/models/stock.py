@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -180,17 +181,24 @@ class TimmConfig(ModelConfig):
         variant = variant_of(self.name, timm.list_models() + timm.list_pretrained(), "timm")
         if self.init == PRETRAINED and not timm.is_model_pretrained(variant):
             raise RecipeError(f"model.init: timm has no weights for {variant}: use null")
-        settings: dict[str, Any] = {"num_classes": spec.classes, "in_chans": spec.channels}
         stock = timm.get_pretrained_cfg(variant)
         if stock is not None and stock.fixed_input_size:
-            settings["img_size"] = (spec.height, spec.width)
-        model = self._create(variant, settings, spec)
-        check_fits(model, self.name, spec, one_size="img_size" in settings)
-        return model
+            return self._create(variant, spec, sized=True)
+        try:
+            return self._create(variant, spec, sized=False)
+        except RecipeError:
+            # some are made for one size and do not say so; others do not know the argument
+            with suppress(RecipeError):
+                return self._create(variant, spec, sized=True)
+            raise
 
-    def _create(self, variant: str, settings: dict[str, Any], spec: DataSpec) -> nn.Module:
+    def _create(self, variant: str, spec: DataSpec, *, sized: bool) -> nn.Module:
+        """A model that takes such images, made for their size where `sized`."""
         import timm
 
+        settings: dict[str, Any] = {"num_classes": spec.classes, "in_chans": spec.channels}
+        if sized:
+            settings["img_size"] = (spec.height, spec.width)
         try:
             model: nn.Module = timm.create_model(
                 variant, pretrained=self.init == PRETRAINED, **settings
@@ -205,4 +213,5 @@ class TimmConfig(ModelConfig):
                 f"model.name: timm cannot build {variant} for {spec.height}x{spec.width} pixels: "
                 f"{reason_of(error)}; set another data.image_size"
             ) from error
+        check_fits(model, self.name, spec, one_size=sized)
         return model

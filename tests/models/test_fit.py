@@ -19,6 +19,8 @@ pytest.importorskip("timm")
         ("timm:xcit_nano_12_p16_224", 40, "should divide .*; set another data.image_size"),
         ("timm:efficientvit_m0", 64, None),
         ("timm:pvt_v2_b0", 32, None),  # patches of 7x7 that overlap
+        ("timm:test_vit", 64, None),  # is made for a size, which its own settings deny
+        ("timm:test_vit", 40, "cannot take images of 3x40x40.*divisible by patch size"),
         ("timm:vit_tiny_patch16_224", 8, "do not tile 8x8: set data.image_size to 16$"),
         ("timm:swin_tiny_patch4_window7_224", 30, "4x4 pixels.* set data.image_size to 28 or 32"),
         ("torchvision:vit_b_16", 40, "16x16 pixels.* set data.image_size to 32 or 48"),
