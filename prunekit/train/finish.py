@@ -13,7 +13,7 @@ from prunekit.errors import DivergedError
 from prunekit.foundation.files import write_json
 from prunekit.models import token_counts
 from prunekit.models.cost import Macs, count_macs, measure_latency, train_flops
-from prunekit.models.saved import model_metadata, write_model
+from prunekit.models.saved import images_metadata, model_metadata, write_model
 from prunekit.pruning.sparsity import Sparsity, measure_sparsity, warn_empty
 from prunekit.runs.directory import write_masks
 from prunekit.train.environment import environment
@@ -102,6 +102,7 @@ def _write(
             f"model.safetensors: no config of {recipe.model.name!r} builds what {strategies} left: "
             "its tensors load into your own module, not with load_model"
         )
+    metadata |= images_metadata(trainer.data.preprocessing)
     write_model(trainer.run_dir / "model.safetensors", model, left, metadata)
 
 
