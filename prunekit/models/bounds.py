@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -53,7 +54,7 @@ def _whole_numbers(value: Any, key: str) -> Iterator[tuple[str, int]]:
 
 @contextmanager
 def no_larger_than(weights: Mapping[str, Tensor]) -> Iterator[None]:
-    """While it lasts, no model is built that is much larger than these tensors.
+    """While it lasts, this thread builds no model that is much larger than these tensors.
 
     There is room for parameters that are made and replaced, as a first layer for other channels is.
 
@@ -61,9 +62,11 @@ def no_larger_than(weights: Mapping[str, Tensor]) -> Iterator[None]:
         ValueError: a model became larger: from the line that registers the parameter.
     """
     count, entries = 4 * len(weights) + 64, 8 * sum(t.numel() for t in weights.values()) + 2**20
-    seen = [0, 0]
+    seen, builder = [0, 0], threading.get_ident()
 
     def count_parameter(_module: nn.Module, name: str, parameter: nn.Parameter) -> None:
+        if threading.get_ident() != builder:
+            return
         seen[0] += 1
         seen[1] += parameter.numel()
         if seen[0] > count or seen[1] > entries:

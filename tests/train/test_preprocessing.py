@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import threading
 
 import numpy as np
 import pytest
@@ -24,6 +25,7 @@ from prunekit import (
 from prunekit.data import open_dataset
 from prunekit.data.builtin import DigitsConfig
 from prunekit.data.preprocessing import Preprocessing
+from prunekit.models.bounds import no_larger_than
 from prunekit.models.saved import images_metadata
 from prunekit.recipe.load import recipe_from
 from prunekit.runs.tensors import METADATA, read_tensors, write_tensors
@@ -316,6 +318,18 @@ def test_a_deep_model_is_refused_at_once(digits, tmp_path, model):
     write_tensors(tmp_path / "m", weights, metadata | {"prunekit": json.dumps(asked)})
     with pytest.raises(CheckpointError, match=r"larger model|memory|alloc|divide"):
         load_model(tmp_path / "m")
+
+
+def test_other_threads_build_what_they_like_meanwhile():
+    built = []
+    with no_larger_than({"w": torch.zeros(1)}):
+        other = threading.Thread(target=lambda: built.append(torch.nn.Linear(2000, 2000)))
+        other.start()
+        other.join()
+        with pytest.raises(ValueError, match="larger model"):
+            torch.nn.Linear(2000, 2000)
+    assert len(built) == 1
+    torch.nn.Linear(2000, 2000)
 
 
 @pytest.mark.parametrize("text", ["{", "[]", '{"prunekit": 1}', "[" * 100_000, '"' + "a" * 2**24])
