@@ -446,3 +446,24 @@ def test_a_dry_run_shows_what_a_pass_shows():
             )
         )
     assert (found.tokens_before, found.tokens_after) == (16, 8)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "protected", "weighs"),
+    [
+        ("vit_tiny_patch16_224", 1, False),
+        ("deit_tiny_distilled_patch16_224", 2, False),
+        ("vit_tiny_r_s16_p8_224", 1, False),
+        ("vit_small_patch14_reg4_dinov2", 5, False),
+        ("vit_pwee_patch16_reg1_gap_256", 1, True),
+        ("vit_base_patch16_siglip_gap_224", 0, True),
+        ("vit_base_patch16_siglip_224", 0, True),
+    ],
+)
+def test_timms_own_models_take_it(name, protected, weighs):
+    side = 56 if "patch14" in name else 64
+    with torch.device("meta"):
+        model = timm.create_model(name, num_classes=10, img_size=side)
+    attach(model, "tokens", tome(), (3, side, side))
+    assert (model.patch_drop.protected, model.patch_drop.weighs) == (protected, weighs)
