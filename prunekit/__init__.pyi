@@ -17,7 +17,7 @@ from prunekit.errors import (
 from prunekit.foundation.parameters import ParamRule as ParamRule
 from prunekit.foundation.timeline import Clock as Clock, Duration as Duration, Timeline as Timeline
 from prunekit.models.base import Slotted as Slotted
-from prunekit.models.saved import load_model as load_model
+from prunekit.models.saved import load_model as load_model, preprocessing as preprocessing
 from prunekit.pruning.cadence import Cadence as Cadence
 from prunekit.pruning.probes.base import Probe as Probe
 from prunekit.pruning.pruner import Pruner as Pruner

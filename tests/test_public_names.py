@@ -53,6 +53,7 @@ PUBLIC = {
         "load_model",
         "load_recipe",
         "open_run",
+        "preprocessing",
         "run_recipe",
         "strategy",
         "top_mask",

@@ -12,8 +12,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from prunekit.data.augment import cut, draw, padding, resize
+from prunekit.data.augment import cut, draw, padding
 from prunekit.data.cache import samples_digest
+from prunekit.data.preprocessing import Preprocessing, normalisation, prepare
 from prunekit.data.sizes import BatchSizes
 from prunekit.data.split import evenly, generator
 from prunekit.errors import RecipeError
@@ -72,8 +73,17 @@ class DataSet:
         """Of each channel of the training samples, pixel values scaled to 0 .. 1."""
         self.std = tuple((std / 255).tolist())
         """As `mean`; at least 1/255."""
-        self._shift = mean.float().view(1, -1, 1, 1).to(self.device)
-        self._scale = (1 / std).float().view(1, -1, 1, 1).to(self.device)
+        self._shift, self._scale = (t.to(self.device) for t in normalisation(mean, std))
+        self.preprocessing = Preprocessing(
+            mean=tuple(mean.tolist()),
+            std=tuple(std.tolist()),
+            classes=tuple(  # a folder's name may be no text
+                str(name).encode(errors="backslashreplace").decode() for name in self.classes
+            ),
+            decoded=(parts["test"].images.shape[2], parts["test"].images.shape[3]),
+            image_size=side,
+        )
+        """What evaluation does to images, for use after the run."""
         self._epoch: tuple[int, Tensor] | None = None
 
     def train_batch(self, step: int) -> Batch:
@@ -161,9 +171,7 @@ class DataSet:
             yield self._finish(part.images[chosen]), part.labels[chosen]
 
     def _finish(self, images: Tensor) -> Tensor:
-        # a multiplication and an addition apart: a fused one rounds differently at a batch's tail
-        x = images.float().sub_(self._shift).mul_(self._scale)
-        return x if self.config.image_size is None else resize(x, self.config.image_size)
+        return prepare(images, self._shift, self._scale, self.config.image_size)
 
 
 CHUNK = 1024

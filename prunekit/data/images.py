@@ -75,6 +75,31 @@ def decode(paths: Sequence[Path], image_size: int | None) -> Tensor:
             layout = misfit.layout
 
 
+def decode_like(path: Path, shape: tuple[int, int, int], image_size: int | None) -> Tensor:
+    """Decode an image as one of a set that is decoded already.
+
+    Args:
+        path: of the file.
+        shape: [C, H, W] of the images of the set.
+        image_size: that of the set: for an image of another size.
+
+    Returns:
+        uint8 [1, C, h, w]: of the height and width of the set, or of `image_size`.
+
+    Raises:
+        DataError: it cannot be decoded, or would have given the set another form; names the file.
+    """
+    try:
+        pixels = _read(path, Layout(*shape, cropped=False), image_size)
+    except _MisfitError as misfit:
+        if misfit.layout.channels != shape[0]:
+            raise DataError(
+                f"{path}: an image in colour, where the model takes gray ones: convert it"
+            ) from misfit
+        pixels = _read(path, misfit.layout, image_size)
+    return torch.from_numpy(pixels.copy()).permute(2, 0, 1).unsqueeze(0)
+
+
 def _first_layout(path: Path, image_size: int | None) -> Layout:
     pixels = _read(path, None, None)
     height, width, channels = pixels.shape

@@ -16,18 +16,20 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.flop_counter import FlopCounterMode
 
 from prunekit.compressors.base import DataCompressor
-from prunekit.foundation.modules import copy_on, evaluating, plain_attention
+from prunekit.errors import RecipeError
+from prunekit.foundation.modules import evaluating, plain_attention
 from prunekit.foundation.operands import Trace, zero_macs
 from prunekit.foundation.timing import call_seconds
+from prunekit.models.dry_pass import blank, on_a_copy, unseen
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +54,7 @@ def count_macs(
         model: the plain module, with its compressors attached.
         input_shape: [C, H, W].
         masks: parameter name -> bool, True = kept.
-        training: whether compressors act as in training or as in evaluation.
+        training: whether tokens are dropped and merged as in training or as in evaluation.
     """
     pruned = {name: ~mask for name, mask in (masks or {}).items() if not bool(mask.all())}
     executed, saved = _forward(model, input_shape, pruned, training, compress=True)
@@ -78,39 +80,50 @@ def _forward(
     *,
     compress: bool,
 ) -> tuple[int, int]:
-    """Multiply-adds of a forward pass, and those that zeros of pruned tensors take part in."""
-    with suppress(Exception):  # whatever a third-party module does with values, which meta lacks
-        executed, saved = _count(copy_on(model, "meta"), input_shape, pruned, training, compress)
-        if saved is not None:
-            return executed, saved
-    there = copy_on(model, "cpu")
-    named = dict(there.named_parameters(remove_duplicate=False))
-    for name, entries in pruned.items():
-        named[name].data.masked_fill_(entries.cpu(), 0)
-    executed, saved = _count(there, input_shape, pruned, training, compress)
-    return executed, saved or 0
+    """Multiply-adds of a forward pass of one image, and those by zeros of pruned tensors."""
+
+    def counted(own: nn.Module) -> tuple[int, int]:
+        return _count(own, blank(own, input_shape, 1), pruned, compress)
+
+    if training:
+        try:  # stock models drop patches too, each in its own way
+            return on_a_copy(model, lambda own: counted(_training(own, nn.Module)))
+        except RecipeError:
+            raise
+        except Exception:  # what cannot train on one image of zeros
+            return on_a_copy(model, lambda own: counted(_training(own, DataCompressor)))
+    return on_a_copy(model, lambda own: counted(own.eval()))
+
+
+def _training(model: nn.Module, kind: type[nn.Module]) -> nn.Module:
+    """Put the modules of a kind into training mode: no BatchNorm, which refuses a single value."""
+    for module in model.eval().modules():
+        module.training = isinstance(module, kind) and not isinstance(module, _BatchNorm)
+    return model
+
+
+class _ValuesNeededError(Exception):
+    """A layer computes its weight: how many zeros that has is not seen on the meta device."""
 
 
 def _count(
-    model: nn.Module,
-    input_shape: Sequence[int],
-    pruned: Mapping[str, Tensor],
-    training: bool,
-    compress: bool,
-) -> tuple[int, int | None]:
-    model.eval()
+    model: nn.Module, image: Tensor, pruned: Mapping[str, Tensor], compress: bool
+) -> tuple[int, int]:
     for module in model.modules():
-        if isinstance(module, DataCompressor):
-            module.train(training)
-            if not compress:
-                module.forward = _identity  # type: ignore[method-assign]
-    reference = next(iter(model.parameters()), torch.zeros(()))
-    image = torch.zeros(1, *input_shape, dtype=reference.dtype, device=reference.device)
+        if isinstance(module, DataCompressor) and not compress:
+            module.forward = _identity  # type: ignore[method-assign]
+    if not image.is_meta:
+        named = dict(model.named_parameters(remove_duplicate=False))
+        for name, entries in pruned.items():
+            named[name].data.masked_fill_(entries.cpu(), 0)
     watch = Trace(model, pruned, image, values=not image.is_meta)
     flops = FlopCounterMode(display=False)
-    with torch.no_grad(), plain_attention(), torch.random.fork_rng(devices=[]), flops, watch:
+    with unseen(), plain_attention(), flops, watch:
         model(image)
-    return flops.get_total_flops() // 2, zero_macs(watch.operands)
+    saved = zero_macs(watch.operands)
+    if saved is None:
+        raise _ValuesNeededError
+    return flops.get_total_flops() // 2, saved
 
 
 def _identity(tokens: Any) -> Any:

@@ -1,6 +1,7 @@
-"""`model.safetensors`: a plain state dict, and in its metadata what builds the model.
+"""`model.safetensors`: a plain state dict; in its metadata what builds the model and feeds it.
 
-Stock PyTorch needs no prunekit: `model.load_state_dict(load_file(path), strict=True)`.
+Stock PyTorch needs no prunekit: `model.load_state_dict(load_file(path), strict=True)`. Where the
+run had a compressor the stock model computes something else, as it does not hold the compressor.
 """
 
 from __future__ import annotations
@@ -13,9 +14,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
+from pydantic import TypeAdapter, ValidationError
 from torch import Tensor, nn
 
+from prunekit.data.preprocessing import Preprocessing
 from prunekit.errors import CheckpointError, RecipeError
+from prunekit.models.bounds import no_larger_than, settings_in
 from prunekit.runs.directory import open_run
 from prunekit.runs.tensors import read_tensors, write_tensors
 
@@ -25,6 +29,8 @@ if TYPE_CHECKING:
 
 CONFIG = "prunekit"
 """Metadata key: JSON of `{"model": ModelConfig, "data": DataSpec, "compressors": [...]}`."""
+IMAGES = "images"
+"""Metadata key: JSON of a `Preprocessing`."""
 NOT_BUILT = (RecipeError, ValueError, KeyError, TypeError, RuntimeError)
 """What is raised where no model can be built, such as one with a layer without units."""
 
@@ -85,11 +91,15 @@ def write_model(
     write_tensors(path, tensors, metadata)
 
 
+def images_metadata(preprocessing: Preprocessing) -> dict[str, str]:
+    """What `preprocessing()` reads back: how images become the input of the model, its classes."""
+    return {IMAGES: json.dumps(asdict(preprocessing))}
+
+
 def load_model(source: str | Path) -> nn.Module:
     """Build the model of a finished run, with its compressors, and load its weights.
 
-    It takes what it was trained on: float images [B, C, H, W] of `data.image_size`, pixel values
-    less the mean and over the standard deviation of their channel in the training split.
+    It takes what it was trained on, which `prunekit.preprocessing(source)` makes of images.
 
     Args:
         source: a run directory, `runs/<recipe>/latest`, or a `model.safetensors`.
@@ -100,16 +110,15 @@ def load_model(source: str | Path) -> nn.Module:
     Raises:
         CheckpointError: missing, corrupt, or not what this version builds from its metadata.
     """
-    path = Path(source)
-    if path.is_dir():
-        path = open_run(path).path / "model.safetensors"
-    weights, metadata = read_tensors(path)
+    path, weights, metadata = _opened(source)
     if CONFIG not in metadata:
         raise CheckpointError(
             f"{path}: does not tell which model it holds: it was not written by a prunekit run"
         )
     try:
-        model = _build(json.loads(metadata[CONFIG]))
+        settings = settings_in(metadata[CONFIG])
+        with no_larger_than(weights):
+            model = _build(settings)
         model.load_state_dict(weights, strict=True)
     except NOT_BUILT as error:
         reason = textwrap.shorten(str(error), 300)  # torch names every tensor, line by line
@@ -117,6 +126,65 @@ def load_model(source: str | Path) -> nn.Module:
             f"{path}: cannot be loaded by this version of prunekit: {reason}"
         ) from error
     return model.eval()
+
+
+def preprocessing(source: str | Path) -> Preprocessing:
+    """How the images of a finished run became the input of its model, and what its classes are.
+
+    Args:
+        source: a run directory, `runs/<recipe>/latest`, or a `model.safetensors`.
+
+    Returns:
+        A frozen value to be called with a uint8 batch; its `read` takes image files.
+
+    Raises:
+        CheckpointError: missing, corrupt, or a file that does not say it, as those of earlier
+            versions.
+    """
+    path, _, metadata = _opened(source)
+    if IMAGES not in metadata:
+        raise CheckpointError(
+            f"{path}: does not tell how images become the input of its model, as files of earlier "
+            "versions: normalise them with the mean and deviation of the training split"
+        )
+    try:
+        found = TypeAdapter(Preprocessing).validate_json(metadata[IMAGES])
+        if len(found.mean) != len(found.std):
+            raise ValueError(f"{len(found.mean)} means and {len(found.std)} deviations")
+        if CONFIG in metadata:
+            _check_data(found, settings_in(metadata[CONFIG])["data"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(
+            f"{path}: what it says of its images cannot be read by this version of prunekit: "
+            f"{_first_fault(error)}"
+        ) from error
+    return found
+
+
+def _check_data(found: Preprocessing, data: Mapping[str, int]) -> None:
+    said = {
+        "channels": len(found.mean),
+        "height": found.size[0],
+        "width": found.size[1],
+        "classes": len(found.classes),
+    }
+    for key, count in said.items():
+        if count != data[key]:
+            raise ValueError(f"{count} {key}, where the model has {data[key]}")
+
+
+def _first_fault(error: Exception) -> str:
+    if isinstance(error, ValidationError):
+        fault = error.errors(include_url=False, include_input=False)[0]
+        return textwrap.shorten(f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}", 300)
+    return textwrap.shorten(str(error), 300)
+
+
+def _opened(source: str | Path) -> tuple[Path, dict[str, Tensor], dict[str, str]]:
+    path = Path(source)
+    if path.is_dir():
+        path = open_run(path).path / "model.safetensors"
+    return path, *read_tensors(path)
 
 
 def _build(built: Mapping[str, Any]) -> nn.Module:
@@ -127,12 +195,13 @@ def _build(built: Mapping[str, Any]) -> nn.Module:
     # as of before all formats: every key that there was is written out in the file
     # start weights would only be overwritten, and may be gone
     config = cast("ModelConfig", MODELS.parse({**built["model"], "init": None}, as_of=0))
+    spec = DataSpec(**built["data"])
     with torch.random.fork_rng(devices=[]):
-        model = build_model(config, DataSpec(**built["data"]))
+        model = build_model(config, spec)
     for value in built.get("compressors", ()):
         compressor = COMPRESSORS.create(COMPRESSORS.parse(value, as_of=0))
-        attach(model, compressor.config.slot, compressor)
+        attach(model, compressor.config.slot, compressor, spec.input_shape)
     return model
 
 
-__all__ = ["load_model", "model_metadata", "write_model"]
+__all__ = ["images_metadata", "load_model", "model_metadata", "preprocessing", "write_model"]

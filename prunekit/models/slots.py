@@ -1,23 +1,25 @@
 """Slots: the places of a model that take a compressor, also in stock models.
 
-A model of ours, or of a third party, declares its slots (the protocol `Slotted`). The stock vision
-transformers have one already, between patch embedding and encoder: torchvision's `encoder.dropout`
-and timm's `patch_drop`. The module there is replaced by an adapter that keeps it and adds the
-compressor, so that forward code and state-dict keys stay as they are.
+A model of ours, or of a third party, declares its slots (the protocol `Slotted`). Stock vision
+transformers have one already (`stock_slots.py`); that they can do with fewer tokens is tried.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from functools import partial
+from typing import Protocol, runtime_checkable
 
-import torch
 from torch import Tensor, nn
 
 from prunekit.compressors.base import DataCompressor, TokenBatch
 from prunekit.errors import RecipeError
+from prunekit.foundation.modules import training_mode_kept
 from prunekit.models.base import Slotted
+from prunekit.models.dry_pass import blank, on_a_copy, unseen, unwatched
+from prunekit.models.slot_trial import protected_tokens, try_model, try_sizes
+from prunekit.models.stock_slots import SlotAdapter, put, stock_place, usual_shapes
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,46 +46,169 @@ def slots(model: nn.Module) -> Sequence[str]:
     """The names of the model's slots; empty where it has none."""
     if isinstance(model, Slotted):
         return model.slots
-    return ("tokens",) if _stock_place(model) else ()
+    return ("tokens",) if stock_place(model) else ()
 
 
-def attach(model: nn.Module, slot: str, compressor: DataCompressor) -> None:
-    """Put a compressor into a slot of the model.
+def attach(
+    model: nn.Module,
+    slot: str,
+    compressor: DataCompressor,
+    input_shape: Sequence[int] | None = None,
+) -> None:
+    """Put a compressor into a slot of the model; where that is refused, a stock model is as it was.
+
+    Args:
+        model: on any device.
+        slot: its name.
+        compressor: goes into the mode of the model.
+        input_shape: [C, H, W] of the images; None = those that a stock model is made for.
 
     Raises:
         RecipeError: no such slot, a taken one, a ratio that leaves no token in train or eval mode,
-            or proportional attention that the model cannot give.
+            proportional attention that the model cannot give, or a stock model whose blocks or head
+            cannot do with merged tokens.
     """
     if slot not in slots(model):
         raise unknown_slot(model, slot)
     if isinstance(model, Slotted):
         model.attach(slot, compressor)
+        _check_ratios(model, input_shape)
     else:
-        _attach_stock(model, compressor)
-    held = [module for module in model.modules() if isinstance(module, DataCompressor)]
-    for training in (not model.training, model.training):
-        for module in held:
-            module.train(training)
-        token_counts(model)
+        undo = _attach_stock(model, compressor, input_shape)
+        try:
+            _check_ratios(model, input_shape)
+        except BaseException:
+            undo()
+            raise
+    for module in model.modules():
+        if isinstance(module, DataCompressor):
+            module.train(model.training)
 
 
-def token_counts(model: nn.Module) -> TokenCounts | None:
+def _check_ratios(model: nn.Module, input_shape: Sequence[int] | None) -> None:
+    with training_mode_kept(model):
+        for training in (False, True):
+            for module in model.modules():
+                module.training = training
+            token_counts(model, input_shape)
+
+
+def _attach_stock(
+    model: nn.Module, compressor: DataCompressor, input_shape: Sequence[int] | None
+) -> Callable[[], None]:
+    """Attach to a model that passes the trial -> what takes the compressor out again."""
+    place, who = stock_place(model), type(model).__name__
+    assert place is not None, "attach() looked"
+    if isinstance(place.module, SlotAdapter):
+        raise taken_slot("tokens")
+    if compressor.needs_size_bias:
+        raise RecipeError(
+            f"proportional_attention: {who} cannot give it: its attention takes no bias on the "
+            "logits; set it to false, or use the model vit"
+        )
+    shape = input_shape or _usual_shape(model)
+    if shape is None:
+        raise RecipeError(f"slot: {who}: no image that it takes is known: say its size")
+    use = try_model(model, place, shape)
+    if use.head_reads_patches:
+        try_sizes(model, compressor, use.patches)
+    return put(model, compressor, use.protected, weigh=use.head_reads_patches)
+
+
+def token_counts(model: nn.Module, input_shape: Sequence[int] | None = None) -> TokenCounts | None:
     """Tokens of one image before and after compression, in train or eval mode as the model is.
 
-    From the compressors' `output_tokens`, without data. None where the model has no slot, or does
-    not know its patches (`CountsTokens`).
+    Those that a forward pass shows, made without data on a copy; a model that knows them
+    (`CountsTokens`) is asked.
+
+    Args:
+        model: on any device; it is not changed.
+        input_shape: [C, H, W] of the images; None = those that a stock model is made for.
+
+    Returns:
+        None where the model has no slot, or where that is not known: of a third party's model
+        without a compressor in it or without `input_shape`.
 
     Raises:
         RecipeError: a compressor leaves no token.
     """
     if isinstance(model, CountsTokens):
         return model.token_counts()
-    place = _stock_place(model)
-    if place is None:
+    if not slots(model):
         return None
-    held = place.module
-    found = [("tokens", held.compressor)] if isinstance(held, SlotAdapter) else []
-    return count_through(place.patches, found)
+    if isinstance(model, Slotted) and not any(
+        isinstance(m, DataCompressor) for m in model.modules()
+    ):
+        return None
+    shape = input_shape or _usual_shape(model)
+    if shape is None:
+        return None
+    try:
+        return on_a_copy(model, partial(_counted, input_shape=shape))
+    except RecipeError:
+        raise
+    except Exception:  # a third party's that takes something else than images
+        return None
+
+
+def _counted(model: nn.Module, input_shape: Sequence[int]) -> TokenCounts | None:
+    """The counts of a pass through `model`, which is changed."""
+    passed: dict[str, tuple[int, int]] = {}
+    whole: list[tuple[int, int]] = []
+    for module in unwatched(model).modules():
+        if isinstance(module, DataCompressor):
+            module.register_forward_hook(partial(_note_compressor, passed))
+    place = stock_place(model)
+    if place is not None:
+        held = place.module
+        protected = (
+            held.protected
+            if isinstance(held, SlotAdapter)
+            else protected_tokens(model, place, input_shape)
+        )
+        if protected is None:
+            return None
+        held.register_forward_hook(partial(_note_slot, whole, protected))
+    with unseen():
+        model(blank(model, input_shape, 2))
+    counts = [*whole, *passed.values()]
+    if not counts:
+        return None
+    return TokenCounts(counts[0][0], whole[0][1] if whole else counts[-1][1], passed)
+
+
+def _note_compressor(
+    passed: dict[str, tuple[int, int]],
+    compressor: nn.Module,
+    inputs: tuple[TokenBatch],
+    output: TokenBatch,
+) -> None:
+    assert isinstance(compressor, DataCompressor)
+    came, left = (batch.x.shape[1] - batch.protected for batch in (inputs[0], output))
+    passed[compressor.config.slot] = (came, left)
+
+
+def _note_slot(
+    whole: list[tuple[int, int]],
+    protected: int,
+    _: nn.Module,
+    inputs: tuple[Tensor],
+    output: Tensor,
+) -> None:
+    whole.append((inputs[0].shape[1] - protected, output.shape[1] - protected))
+
+
+def _usual_shape(model: nn.Module) -> Sequence[int] | None:
+    """The first of the shapes that a stock model may be made for which it takes."""
+    for shape in usual_shapes(model):
+        try:
+            on_a_copy(model, partial(_counted, input_shape=shape))
+        except RecipeError:  # of a compressor: it takes the image
+            return shape
+        except Exception:
+            continue
+        return shape
+    return None
 
 
 def count_through(patches: int, compressors: Iterable[tuple[str, DataCompressor]]) -> TokenCounts:
@@ -100,73 +225,13 @@ def unknown_slot(model: nn.Module, slot: str) -> RecipeError:
     who = type(model).__name__
     known = ", ".join(slots(model))
     if not known:
-        return RecipeError(f"slot: {who} has no slot for a compressor: take it out")
+        return RecipeError(
+            f"slot: {who} has no slot for a compressor: take it out, or use vit, torchvision:vit_* "
+            "or a model of timm's VisionTransformer"
+        )
     return RecipeError(f"slot: {who} has no slot {slot!r}: its slots are {known}")
 
 
 def taken_slot(slot: str) -> RecipeError:
     """The error for a second compressor in one slot."""
     return RecipeError(f"slot: {slot!r} holds a compressor already: give it only one")
-
-
-class SlotAdapter(nn.Module):
-    """What stood in a stock model's slot, and then a compressor."""
-
-    def __init__(self, inner: nn.Module, compressor: DataCompressor, protected: int) -> None:
-        super().__init__()
-        self.inner = inner
-        self.compressor = compressor
-        self.protected = protected
-
-    def forward(self, x: Tensor) -> Tensor:
-        """[B, N, C] -> [B, protected + output_tokens(N - protected), C]."""
-        x = self.inner(x)
-        size = x.new_ones((*x.shape[:2], 1), dtype=torch.float32)
-        compressed: TokenBatch = self.compressor(TokenBatch(x, size, self.protected))
-        return compressed.x
-
-
-@dataclass(frozen=True, slots=True)
-class _Place:
-    """Where a stock model takes a compressor."""
-
-    owner: nn.Module
-    attribute: str
-    protected: int
-    patches: int
-
-    @property
-    def module(self) -> nn.Module:
-        module: nn.Module = getattr(self.owner, self.attribute)
-        return module
-
-
-def _stock_place(model: Any) -> _Place | None:
-    if _is_a(model, "torchvision.models.vision_transformer"):
-        return _Place(model.encoder, "dropout", 1, model.seq_length - 1)
-    if _is_a(model, "timm.models.vision_transformer"):
-        patches = model.patch_embed.num_patches
-        return _Place(model, "patch_drop", model.num_prefix_tokens, patches)
-    return None
-
-
-def _is_a(model: nn.Module, module: str) -> bool:
-    # by name, so that neither library is imported for a model that is not its own
-    return any(
-        cls.__module__ == module and cls.__name__ == "VisionTransformer"
-        for cls in type(model).__mro__
-    )
-
-
-def _attach_stock(model: nn.Module, compressor: DataCompressor) -> None:
-    place = _stock_place(model)
-    assert place is not None, "attach() looked"
-    if isinstance(place.module, SlotAdapter):
-        raise taken_slot("tokens")
-    if compressor.needs_size_bias:
-        raise RecipeError(
-            f"proportional_attention: {type(model).__name__} cannot give it: its attention takes "
-            "no bias on the logits; set it to false, or use the model vit"
-        )
-    adapter = SlotAdapter(place.module, compressor, place.protected)
-    setattr(place.owner, place.attribute, adapter)

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import importlib.util
-import math
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from typing import Any
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from prunekit.errors import DataError, RecipeError
 from prunekit.foundation.suggestions import did_you_mean
 from prunekit.foundation.warn import LOG
+from prunekit.models.fit import Stem, check_fits, reason_of, untiled
 from prunekit.models.start_weights import PRETRAINED, head_starts_fresh, tell_of_timm
 from prunekit.registry.configs import DataSpec, ModelConfig
 
@@ -32,52 +32,6 @@ def variant_of(name: str, known: Iterable[str], source: str) -> str:
             f"{did_you_mean(variant, known)} See {source}'s list of {len(known)} models"
         )
     return variant
-
-
-def check_patches(name: str, patch: tuple[int, int], spec: DataSpec) -> None:
-    """Refuse an image that the patches of a stock model do not tile.
-
-    Raises:
-        RecipeError: names the nearest sizes that fit.
-    """
-    if spec.height % patch[0] or spec.width % patch[1]:
-        step = math.lcm(*patch)
-        below = spec.height // step * step
-        near = " or ".join(str(size) for size in (below, below + step) if size)
-        raise RecipeError(
-            f"model.name: {name} cuts images into patches of {patch[0]}x{patch[1]} pixels, which "
-            f"do not tile {spec.height}x{spec.width}: set data.image_size to {near}"
-        )
-
-
-def check_fits(model: nn.Module, name: str, spec: DataSpec) -> None:
-    """Send shapes without data through a model.
-
-    Raises:
-        RecipeError: the model cannot take such images, or does not give one logit a class.
-    """
-    tensors = dict(model.named_parameters()) | dict(model.named_buffers())
-    shapes = {key: tensor.detach().to("meta") for key, tensor in tensors.items()}
-    images = torch.zeros(2, spec.channels, spec.height, spec.width, device="meta")
-    size = f"{spec.channels}x{spec.height}x{spec.width}"
-    mode = model.training
-    try:
-        logits = functional_call(model.eval(), shapes, (images,))
-    except NotImplementedError:  # an operation without shapes only: nothing is known
-        return
-    except (RuntimeError, ValueError, AssertionError, TypeError) as error:
-        reason = " ".join(str(error).split())
-        raise RecipeError(
-            f"model.name: {name} cannot take images of {size}: {reason}; set another "
-            "data.image_size"
-        ) from error
-    finally:
-        model.train(mode)
-    if not isinstance(logits, Tensor) or logits.shape != (2, spec.classes):
-        raise RecipeError(
-            f"model.name: {name} does not give {spec.classes} logits for an image of {size}: use "
-            "another model"
-        )
 
 
 def adapt_channels(model: nn.Module, name: str, channels: int) -> None:
@@ -160,17 +114,30 @@ class TorchvisionConfig(ModelConfig):
                 raise RecipeError(
                     f"model.name: {self.name} takes square images, not {spec.height}x{spec.width}"
                 )
-            patch = int(variant.rpartition("_")[2])
-            check_patches(self.name, (patch, patch), spec)
             settings["image_size"] = spec.height
         if variant in ("googlenet", "inception_v3"):
             settings |= {"aux_logits": False, "init_weights": True}
-        model: nn.Module = models.get_model(variant, weights=None, **settings)
+        try:
+            model: nn.Module = models.get_model(variant, weights=None, **settings)
+        except AssertionError as error:  # a size that the patches do not tile
+            raise untiled(self.name, _patch_of(variant), spec) from error
         if self.init == PRETRAINED:
             _load_stock_weights(model, variant, spec)
         adapt_channels(model, self.name, spec.channels)
         check_fits(model, self.name, spec)
         return model
+
+
+def _patch_of(variant: str) -> tuple[int, int]:
+    """The patches of a model of torchvision at the size that it was published for."""
+    from torchvision import models
+
+    with torch.device("meta"):
+        model = models.get_model(variant, weights=None)
+    side = models.get_model_weights(variant).DEFAULT.meta["min_size"][0]
+    stem = Stem(side, side)
+    stem.pass_through(model, (3, side, side))
+    return stem.patch
 
 
 def _load_stock_weights(model: nn.Module, variant: str, spec: DataSpec) -> None:
@@ -222,22 +189,31 @@ class TimmConfig(ModelConfig):
         variant = variant_of(self.name, timm.list_models() + timm.list_pretrained(), "timm")
         if self.init == PRETRAINED and not timm.is_model_pretrained(variant):
             raise RecipeError(f"model.init: timm has no weights for {variant}: use null")
-        settings: dict[str, Any] = {"num_classes": spec.classes, "in_chans": spec.channels}
         stock = timm.get_pretrained_cfg(variant)
-        if stock is not None and stock.fixed_input_size:
-            settings["img_size"] = (spec.height, spec.width)
-        model = self._create(variant, settings)
+        model = self._fitting(variant, spec, stock is not None and stock.fixed_input_size)
         if self.init == PRETRAINED and stock is not None:
             tell_of_timm(stock.num_classes, stock.input_size[0], spec)
-        patch = getattr(getattr(model, "patch_embed", None), "patch_size", None)
-        if patch is not None:  # timm would cut off the rest of the image
-            check_patches(self.name, patch, spec)
-        check_fits(model, self.name, spec)
         return model
 
-    def _create(self, variant: str, settings: dict[str, Any]) -> nn.Module:
+    def _fitting(self, variant: str, spec: DataSpec, one_size: bool) -> nn.Module:
+        """A model that takes such images, whether it says that it has one size or not."""
+        if one_size:
+            return self._create(variant, spec, sized=True)
+        try:
+            return self._create(variant, spec, sized=False)
+        except RecipeError:
+            # some are made for one size and do not say so; others do not know the argument
+            with suppress(RecipeError):
+                return self._create(variant, spec, sized=True)
+            raise
+
+    def _create(self, variant: str, spec: DataSpec, *, sized: bool) -> nn.Module:
+        """A model that takes such images, made for their size where `sized`."""
         import timm
 
+        settings: dict[str, Any] = {"num_classes": spec.classes, "in_chans": spec.channels}
+        if sized:
+            settings["img_size"] = (spec.height, spec.width)
         try:
             model: nn.Module = timm.create_model(
                 variant, pretrained=self.init == PRETRAINED, **settings
@@ -249,6 +225,8 @@ class TimmConfig(ModelConfig):
             ) from error
         except (RuntimeError, ValueError, AssertionError, TypeError) as error:
             raise RecipeError(
-                f"model.name: timm cannot build {variant} for this data: {error}"
+                f"model.name: timm cannot build {variant} for {spec.height}x{spec.width} pixels: "
+                f"{reason_of(error)}; set another data.image_size"
             ) from error
+        check_fits(model, self.name, spec, one_size=sized)
         return model

@@ -73,7 +73,8 @@ class ViTConfig(ModelConfig):
 
 def nearest_divisors(number: int, near: int) -> list[int]:
     """The greatest divisor of `number` up to `near` and the smallest from `near` on."""
-    divisors = [d for d in range(1, number + 1) if number % d == 0]
+    small = [d for d in range(1, math.isqrt(number) + 1) if number % d == 0]
+    divisors = small + [number // d for d in reversed(small)]
     below = [d for d in divisors if d <= near][-1:]
     above = [d for d in divisors if d >= near][:1]
     return list(dict.fromkeys(below + above))

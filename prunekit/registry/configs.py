@@ -72,6 +72,11 @@ class DataSpec:
     width: int
     classes: int
 
+    @property
+    def input_shape(self) -> tuple[int, int, int]:
+        """[C, H, W] of one image."""
+        return self.channels, self.height, self.width
+
 
 class ModelConfig(ComponentConfig, abc.ABC):
     """The settings of a model."""

@@ -18,6 +18,8 @@ from prunekit.foundation.files import replacing, require_regular
 METADATA = "prunekit-metadata"
 """One key for all: several are written in no fixed order, and equal runs make equal files."""
 DIGEST = "sha256"
+LONGEST = 1 << 24
+"""Characters of metadata: room for the names of 100,000 classes."""
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
@@ -56,17 +58,32 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     require_regular(path)
     try:
         with safe_open(path, framework="pt") as file:
-            metadata = dict(file.metadata() or {})
-            metadata |= json.loads(metadata.pop(METADATA, "{}"))
+            metadata = _strings(file.metadata() or {})
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except PermissionError as error:
         raise CheckpointError(f"{path}: cannot be read: {error.strerror}") from error
-    except (SafetensorError, OSError, ValueError) as error:
+    except (SafetensorError, OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{path}: corrupt or no safetensors file: {error}") from error
     digest = metadata.pop(DIGEST, None)
     if digest is not None and digest != _digest(tensors, metadata):
         raise CheckpointError(f"{path}: corrupt: its content does not match its digest")
     return tensors, metadata
+
+
+def _strings(stored: Mapping[str, str]) -> dict[str, str]:
+    """The metadata of a file.
+
+    Raises:
+        ValueError: not as `write_tensors` writes it.
+    """
+    found = dict(stored)
+    text = found.pop(METADATA, "{}")
+    if len(text) > LONGEST:
+        raise ValueError(f"{len(text)} characters of metadata, more than {LONGEST}")
+    own = json.loads(text)
+    if not isinstance(own, dict) or not all(isinstance(value, str) for value in own.values()):
+        raise ValueError("its metadata is no list of strings by name")
+    return found | own
 
 
 def _digest(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:

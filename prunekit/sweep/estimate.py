@@ -198,8 +198,7 @@ def time_recipe(text: str) -> Timing:
         save = call_seconds(trainer.save)
         evaluate = _time_evaluation(trainer)
         began = time.perf_counter()
-        spec = run.data.spec
-        shape = (spec.channels, spec.height, spec.width)
+        shape = run.data.spec.input_shape
         masks = {name: mask.cpu() for name, mask in run.engine.masks().items()}
         for _ in range(3):  # as trained, in training, and finished
             count_macs(run.model, shape, masks)

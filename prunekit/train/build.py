@@ -73,13 +73,13 @@ def _put_together(
     torch.manual_seed(seed_for(recipe.seed, "model"))
     start = {"init": None} if resuming else {}
     model = build_model(recipe.model.model_copy(update=start), data.spec)
+    shape = data.spec.input_shape
     for index, compressor in enumerate(recipe.compressors):
         with about_key(f"compressors.{index}", compressor):
-            attach(model, compressor.slot, COMPRESSORS.create(compressor))
+            attach(model, compressor.slot, COMPRESSORS.create(compressor), shape)
     plan = lay_out(recipe, data.steps_per_epoch)
     strategies: list[PruningStrategy] = [STRATEGIES.create(one) for one in recipe.strategies]
     probes: list[Probe] = [PROBES.create(one) for one in recipe.probes]
-    shape = (data.spec.channels, data.spec.height, data.spec.width)
     engine = Engine(
         model,
         strategies,

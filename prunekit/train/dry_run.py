@@ -106,13 +106,13 @@ def dry_run(recipe: Recipe, nproc: int = 1) -> DryRun:
 def plan(run: Run) -> DryRun:
     """Plan a freshly built run; its weights move by three steps, so it is not to be trained on."""
     model, engine, spec = run.model, run.engine, run.data.spec
-    shape = (spec.channels, spec.height, spec.width)
+    shape = spec.input_shape
     steps, epoch = run.timeline.total_steps, run.timeline.steps_per_epoch
     parameters = sum(param.numel() for param in engine.params.values())
     scope = sum(engine.params[n].numel() for a in engine.assigned for n in a.scope)
     masks = trial_masks(run)
     macs = count_macs(model, shape, masks)
-    counts = token_counts(model.eval())
+    counts = token_counts(model.eval(), shape)
     sparsity = measure_sparsity(model, masks)
     used = _what_is_used(run, shape, masks)  # before the steps, which move the weights
     step_seconds, memory = _three_steps(run)

@@ -13,7 +13,7 @@ from prunekit.errors import DivergedError
 from prunekit.foundation.files import write_json
 from prunekit.models import token_counts
 from prunekit.models.cost import Macs, count_macs, measure_latency, train_flops
-from prunekit.models.saved import model_metadata, write_model
+from prunekit.models.saved import images_metadata, model_metadata, write_model
 from prunekit.pruning.effective import effective_share, told_effective
 from prunekit.pruning.sparsity import (
     Sparsity,
@@ -64,7 +64,7 @@ def conclude(trainer: Trainer) -> None:
 
 
 def _look_at(trainer: Trainer) -> Trained:
-    engine, model, shape = trainer.engine, trainer.run.model, _input_shape(trainer)
+    engine, model, shape = trainer.engine, trainer.run.model, trainer.data.spec.input_shape
     masks = {name: mask.cpu() for name, mask in engine.masks().items()}
     return Trained(
         masks=masks,
@@ -75,11 +75,6 @@ def _look_at(trainer: Trainer) -> Trained:
         units=tuple(engine.units()),
         names=frozenset(name for name, _ in model.named_parameters(remove_duplicate=False)),
     )
-
-
-def _input_shape(trainer: Trainer) -> tuple[int, int, int]:
-    spec = trainer.data.spec
-    return spec.channels, spec.height, spec.width
 
 
 def _evaluate(trainer: Trainer) -> dict[str, Evaluation]:
@@ -115,6 +110,7 @@ def _write(
             f"model.safetensors: no config of {recipe.model.name!r} builds what {strategies} left: "
             "its tensors load into your own module, not with load_model"
         )
+    metadata |= images_metadata(trainer.data.preprocessing)
     write_model(trainer.run_dir / "model.safetensors", model, left, metadata)
 
 
@@ -126,9 +122,9 @@ def _report(
     found: Mapping[str, Evaluation],
 ) -> dict[str, Any]:
     """`report.json`; docs/run-directory.md has the units."""
-    shape = _input_shape(trainer)
+    shape = trainer.data.spec.input_shape
     sparsity = after_finish(trained.sparsity, trained.names, model, left)
-    finished, counts = count_macs(model, shape, left), token_counts(model.eval())
+    finished, counts = count_macs(model, shape, left), token_counts(model.eval(), shape)
     effective = told_effective(model, left, _one_batch(trainer))
     for sentence in warn_empty(measure_sparsity(model, left)):
         trainer.observer.warnings.append(sentence)

@@ -66,7 +66,7 @@ class Observer:
         self.run.model.train()
         if step == 0:
             self.log_to.text(0, "recipe", f"```yaml\n{dump_yaml(self.run.recipe)}```")
-        if counts := token_counts(self.run.model):
+        if counts := token_counts(self.run.model, self.run.data.spec.input_shape):
             tokens = {"tokens/in": counts.before, "tokens/out": counts.after}
             if step == 0:
                 self.log_to.scalars(0, tokens)

@@ -1,0 +1,278 @@
+"""What a stock model does with the tokens behind its slot, found by trying.
+
+On a copy with other weights, as those at the start may be zero and hide what is computed, in
+float64 and with one small batch:
+
+- tokens that two images have in common are no patches: they are protected;
+- an encoder block must read the others as a set: another order in, the same order out;
+- a head must not change where it is given equal tokens merged, by their sizes, or one by one.
+
+What does not pass is refused. Attention between slot and head is left out of the third: without
+log(size) on its logits it reads a merged token as one, which is the method of arXiv:2407.16716.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from prunekit.compressors.base import DataCompressor, TokenBatch
+from prunekit.errors import RecipeError
+from prunekit.models.dry_pass import unseen, unwatched
+from prunekit.models.stock_slots import StockPlace, put
+from prunekit.registry.configs import CompressorConfig
+
+CLOSE = 1e-6
+"""Largest difference over the largest value."""
+NOISE = 0.02
+"""Standard deviation of what is added to weights."""
+REMEDY = "take the compressor out, or use another model, such as vit"
+
+
+@dataclass(frozen=True, slots=True)
+class TokenUse:
+    """How a model uses the tokens of its slot."""
+
+    protected: int
+    """Leading tokens that are no patches."""
+    patches: int
+    """The others, in evaluation."""
+    head_reads_patches: bool
+    """Whether the head reads more than those."""
+
+
+def try_model(model: nn.Module, place: StockPlace, input_shape: Sequence[int]) -> TokenUse:
+    """Find out how a stock model uses the tokens of its slot; the model is not changed.
+
+    Args:
+        model: without a compressor, on any device.
+        place: its slot.
+        input_shape: [C, H, W] of images that it takes.
+
+    Raises:
+        RecipeError: blocks or head use them in a way that merging would break; says which.
+    """
+    who = type(model).__name__
+    with unseen():
+        try:
+            trial = _HeadTrial(model, place, input_shape)
+        except Exception as error:  # whatever a third-party module does
+            raise _refused(who, f"cannot be tried on {list(input_shape)}", error) from error
+        _try_blocks(who, place.blocks, trial.tokens, trial.use.protected)
+        if trial.use.head_reads_patches:
+            try:
+                difference = trial.difference()
+            except Exception as error:
+                raise _refused(who, "has a head that takes no other tokens", error) from error
+            if difference > CLOSE:
+                raise _refused(who, "has a head that no sizes of merged tokens can be told to")
+    return trial.use
+
+
+def protected_tokens(model: nn.Module, place: StockPlace, input_shape: Sequence[int]) -> int | None:
+    """Leading tokens that are no patches; None where the model cannot be tried."""
+    with unseen():
+        try:
+            return _HeadTrial(model, place, input_shape).use.protected
+        except Exception:  # whatever a third-party module does
+            return None
+
+
+def try_sizes(model: nn.Module, compressor: DataCompressor, tokens: int) -> None:
+    """Look whether the sizes that a compressor gives can be told to a head that reads patches.
+
+    Args:
+        model: for the message.
+        compressor: it is not changed.
+        tokens: how many patches there are.
+
+    Raises:
+        RecipeError: sizes that are no whole numbers, or are lost and still differ.
+    """
+    with unseen():
+        for training in (False, True):
+            own = copy.deepcopy(compressor).to("cpu").train(training)
+            width = 8
+            x = torch.randn(2, tokens, width)
+            try:
+                size = own(TokenBatch(x, torch.ones(2, tokens, 1), 0)).size
+            except RecipeError:
+                raise
+            except Exception:  # made for tokens of another width: nothing is known
+                return
+            lost = not compressor.conserves_mass
+            if not torch.equal(size, torch.ones_like(size) if lost else size.round()):
+                raise RecipeError(
+                    f"slot: {type(model).__name__} reads all tokens in its head, which takes no "
+                    f"sizes as {compressor.config.name!r} gives them: use a model with a class "
+                    "token"
+                )
+
+
+class _Feed(nn.Module):
+    """Stands in the slot, keeps what comes and gives what it is told."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.came = torch.empty(0)
+        self.gives: Tensor | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.came = x
+        return x if self.gives is None else self.gives
+
+
+class _Given(DataCompressor):
+    """Merges into what it is told."""
+
+    def __init__(self) -> None:
+        super().__init__(CompressorConfig(name="given"))
+        self.gives: TokenBatch | None = None
+
+    def forward(self, tokens: TokenBatch) -> TokenBatch:
+        return tokens if self.gives is None else self.gives
+
+    def output_tokens(self, n: int) -> int:
+        return n if self.gives is None else self.gives.x.shape[1] - self.gives.protected
+
+
+class _HeadTrial:
+    """A model without its blocks, whose head is given what one likes.
+
+    Args:
+        model: it is not changed.
+        place: its slot.
+        input_shape: [C, H, W].
+    """
+
+    def __init__(self, model: nn.Module, place: StockPlace, input_shape: Sequence[int]) -> None:
+        self.feed = _Feed()
+        memo: dict[int, Any] = {id(place.blocks): nn.Identity(), id(place.module): self.feed}
+        self.model = _shaken(model, memo).eval()
+        self.images = torch.randn(2, *input_shape, dtype=torch.float64)
+        self._answer()
+        self.tokens = self.feed.came.clone()
+        protected = _in_common(self.tokens)
+        patches = self.tokens.shape[1] - protected
+        self.use = TokenUse(protected, patches, self._reads(protected))
+
+    def difference(self) -> float:
+        """Between equal tokens one by one, in any order, and merged: over the largest output."""
+        use, merged = self.use, _Given()
+        put(self.model, merged, use.protected, weigh=True)
+        prefix = self.tokens[:, : use.protected]
+        size = _some_sizes(use.patches)
+        values = torch.randn(2, len(size), self.tokens.shape[2], dtype=torch.float64)
+        group = torch.arange(len(size)).repeat_interleave(size)
+        one_by_one = []
+        for order in (group.flip(0), group[torch.randperm(use.patches)]):
+            self.feed.gives = torch.cat([prefix, values[:, order]], dim=1)
+            one_by_one.append(self._answer())
+        sizes = torch.cat([torch.ones(use.protected), size]).float().expand(2, -1).unsqueeze(-1)
+        merged.gives = TokenBatch(torch.cat([prefix, values], dim=1), sizes, use.protected)
+        return max(_difference(answer, self._answer()) for answer in one_by_one)
+
+    def _reads(self, protected: int) -> bool:
+        before = self._answer()
+        self.feed.gives = self.tokens.clone()
+        self.feed.gives[:, protected:].normal_()
+        after, self.feed.gives = self._answer(), None
+        return not torch.equal(before, after)
+
+    def _answer(self) -> Tensor:
+        logits = self.model(self.images)
+        if not isinstance(logits, Tensor) or not logits.isfinite().all():
+            raise ValueError("no finite logits")
+        return logits
+
+
+def _try_blocks(who: str, blocks: nn.Module, tokens: Tensor, protected: int) -> None:
+    count = 5 if tokens.shape[1] - protected != 5 else 4
+    order = torch.cat([torch.arange(protected), protected + torch.randperm(count)])
+    x = torch.randn(2, protected + count, tokens.shape[2], dtype=torch.float64)
+    for name, block in _different(blocks):
+        own = _shaken(block, {}).eval()
+        try:
+            difference = _difference(own(x)[:, order], own(x[:, order]))
+        except Exception as error:
+            raise _refused(who, f"takes no other tokens in block {name}", error) from error
+        if difference > CLOSE:
+            raise _refused(who, f"asks in block {name} for the place of a token, lost in merging")
+
+
+def _different(blocks: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """The blocks, one of each make: of the same modules, shapes and whole-numbered settings."""
+    seen = set()
+    for name, block in blocks.named_children():
+        make = [
+            (path, type(part), sorted((k, repr(v)) for k, v in vars(part).items() if _setting(v)))
+            for path, part in block.named_modules()
+        ]
+        shapes = [(path, tuple(p.shape)) for path, p in block.state_dict().items()]
+        if (key := repr((make, shapes))) not in seen:
+            seen.add(key)
+            yield name, block
+
+
+def _setting(value: object) -> bool:
+    return isinstance(value, int | str | tuple | None)
+
+
+def _shaken(module: nn.Module, memo: dict[int, Any]) -> nn.Module:
+    """A copy in float64 on the CPU with noise on its weights, parts replaced as `memo` says."""
+    replaced = {id(part) for key in list(memo) for part in _below(module, key)}
+    for tensor in (*module.parameters(), *module.buffers()):
+        if id(tensor) not in replaced:
+            memo[id(tensor)] = _shaken_tensor(tensor)
+    return unwatched(copy.deepcopy(module, memo))
+
+
+def _below(module: nn.Module, key: int) -> Iterator[Tensor]:
+    for part in module.modules():
+        if id(part) == key:
+            yield from part.parameters()
+            yield from part.buffers()
+
+
+def _shaken_tensor(tensor: Tensor) -> Tensor:
+    values = torch.ones(tensor.shape, dtype=tensor.dtype) if tensor.is_meta else tensor.detach()
+    values = values.to("cpu", copy=True)
+    if not values.is_floating_point():
+        return values
+    values = values.double()
+    if isinstance(tensor, nn.Parameter):
+        values = nn.Parameter(values + NOISE * torch.randn_like(values))
+    return values
+
+
+def _in_common(tokens: Tensor) -> int:
+    """How many leading tokens two images have in common, at least one less than all."""
+    differ = (tokens[0] != tokens[1]).any(-1)
+    leading = int(differ.int().argmax())
+    if not differ[leading:].all():
+        raise ValueError("tokens behind the first patch do not depend on the image")
+    return leading
+
+
+def _some_sizes(count: int) -> Tensor:
+    """Whole numbers 3, 1, 2, 1, 3, ... that add up to `count`."""
+    sizes: list[int] = []
+    while sum(sizes) < count:
+        sizes.append(min((3, 1, 2, 1)[len(sizes) % 4], count - sum(sizes)))
+    return torch.tensor(sizes)
+
+
+def _difference(first: Tensor, other: Tensor) -> float:
+    if first.shape != other.shape:
+        return torch.inf
+    return float((first - other).abs().max() / first.abs().max().clamp_min(1e-30))
+
+
+def _refused(who: str, what: str, error: Exception | None = None) -> RecipeError:
+    reason = f" ({' '.join(str(error).split())[:200]})" if error is not None else ""
+    return RecipeError(f"slot: {who} {what}{reason}: {REMEDY}")
