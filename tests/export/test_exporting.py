@@ -25,11 +25,13 @@ from prunekit.export.subject import open_subject
 from prunekit.foundation.files import read_json, write_json
 from prunekit.models import build_model
 from prunekit.models.saved import load_model, write_model
-from prunekit.registry import MODELS
+from prunekit.registry import MODELS, STRATEGIES
 from prunekit.registry.configs import DataSpec
 from prunekit.runs.tensors import read_tensors, write_tensors
 from tests.support.made_runs import make_sweep
 from tests.support.served import DATA, VIT, finished_run
+from tests.support.training import run
+from tests.train.test_finish import CHANNELS, Removing
 
 onnx = pytest.importorskip("onnx")
 onnxruntime = pytest.importorskip("onnxruntime")
@@ -141,6 +143,18 @@ def test_an_export_on_top_of_another_replaces_it_and_names_what_stays(small, tmp
     found = export_run(small, pt2=True, out=tmp_path / "out")
     assert (tmp_path / "out" / "README.md").read_text() != before
     assert "model.packed.safetensors is of an earlier export" in found.notes[-1]
+
+
+@pytest.mark.parametrize("strategies", [[], [{"name": "removing", **CHANNELS}]])
+def test_a_dense_run_and_one_that_lost_units_export(tmp_path, strategies):
+    with STRATEGIES.temporarily("removing", Removing):
+        run_dir = run(tmp_path / "runs", strategies=strategies)
+        found = export_run(run_dir, pt2=True)
+    weights = read_tensors(found.folder / "model.safetensors")[0]
+    assert len(weights["fc1.bias"]) == (8 if strategies else 16)
+    assert found.checks["model.pt2"].images == 100
+    text = card_of(found.folder)[1]
+    assert ("it is a dense run" in text) == (not strategies)
 
 
 # --- the card
