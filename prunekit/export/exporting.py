@@ -160,14 +160,14 @@ def _served(subject: Subject, *, normalize: bool) -> tuple[nn.Module, Tensor]:
     """What is traced, and what goes into it."""
     if not normalize:
         return subject.model, subject.images
-    mean, std = subject.preprocessing.mean, subject.preprocessing.std
+    mean, std = subject.input.mean, subject.input.std
     shift, scale = (torch.tensor(values).view(-1, 1, 1) for values in (mean, std))
     return Normalised(subject.model, mean, std).eval(), subject.images * scale + shift
 
 
 def program_metadata(subject: Subject, *, normalize: bool) -> dict[str, str]:
     """What a program says of itself: texts, those of lists and tables as JSON."""
-    spec, prepared, report = subject.spec, subject.preprocessing, subject.report
+    spec, prepared, report = subject.spec, subject.input, subject.report
     return {
         "classes": json.dumps(subject.classes),
         "image_size": json.dumps([spec.channels, spec.height, spec.width]),

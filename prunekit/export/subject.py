@@ -25,7 +25,7 @@ MODEL_FILE = "model.safetensors"
 
 
 @dataclass(frozen=True, slots=True)
-class Preprocessing:
+class ModelInput:
     """How an image becomes an input."""
 
     mean: tuple[float, ...]
@@ -45,7 +45,7 @@ class Subject:
     report: Mapping[str, Any]
     spec: DataSpec
     classes: tuple[str, ...]
-    preprocessing: Preprocessing
+    input: ModelInput
     model: nn.Module
     """On the CPU, in evaluation mode."""
     weights: Mapping[str, Tensor]
@@ -88,7 +88,7 @@ def open_subject(run_dir: str | Path) -> Subject:
         report=report,
         spec=spec,
         classes=data.classes,
-        preprocessing=preprocessing(data),
+        input=model_input(data),
         model=model,
         weights=weights,
         metadata=metadata,
@@ -97,7 +97,7 @@ def open_subject(run_dir: str | Path) -> Subject:
     )
 
 
-def preprocessing(data: DataSet) -> Preprocessing:
+def model_input(data: DataSet) -> ModelInput:
     """How the images of a run become inputs."""
     side = data.config.image_size
     size = f"{data.spec.height}x{data.spec.width} pixels"
@@ -106,7 +106,7 @@ def preprocessing(data: DataSet) -> Preprocessing:
         if side is None
         else f"the middle square, bilinear with antialias to {size}"
     )
-    return Preprocessing(data.mean, data.std, resize)
+    return ModelInput(data.mean, data.std, resize)
 
 
 def _test_images(data: DataSet) -> Tensor:

@@ -106,7 +106,7 @@ def test_onnx_has_names_any_batch_and_says_what_it_is(exported, merging):
     assert about["run"] == "served/merging"
     assert json.loads(about["versions"])["torch"] == torch.__version__.split("+")[0]
     subject = open_subject(merging)
-    assert json.loads(about["mean"]) == pytest.approx(subject.preprocessing.mean)
+    assert json.loads(about["mean"]) == pytest.approx(subject.input.mean)
     archive = {"prunekit.json": ""}
     torch.export.load(exported.folder / "model.pt2", extra_files=archive)
     assert json.loads(archive["prunekit.json"]) == about
@@ -124,7 +124,7 @@ def test_normalisation_inside_takes_pixel_values(tmp_path):
     run_dir = finished_run(tmp_path / "run", MLP)
     found = export_run(run_dir, onnx=True, pt2=True, normalize=True)
     pixels = torch.rand(5, 1, 8, 8, generator=torch.Generator().manual_seed(0))
-    prepared = open_subject(run_dir).preprocessing
+    prepared = open_subject(run_dir).input
     shift, scale = (torch.tensor(v).view(-1, 1, 1) for v in (prepared.mean, prepared.std))
     with torch.no_grad():
         expected = load_model(run_dir)((pixels - shift) / scale)
