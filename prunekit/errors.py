@@ -55,6 +55,12 @@ class WriteError(ResourceError):
     """The disk is full or a folder may not be written: what else writes there fails too."""
 
 
+class ExportError(PrunekitError):
+    """The model cannot be exported, or the export does not give what the model gives."""
+
+    exit_code = 9
+
+
 class StopRequestedError(PrunekitError):
     """The run was asked to stop; it is saved and can be resumed (EX_TEMPFAIL)."""
 

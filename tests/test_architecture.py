@@ -26,6 +26,7 @@ ROOMS = [
     "pruning",
     "train",
     "sweep",
+    "export",
     "testing",
     "bench",
     "report",

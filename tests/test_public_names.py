@@ -49,6 +49,8 @@ PUBLIC = {
         "Update",
         "UsageError",
         "__version__",
+        "check_nm",
+        "export_run",
         "keep_count",
         "load_model",
         "load_recipe",
@@ -91,6 +93,7 @@ EXIT_CODES = {
     "PluginError": 7,
     "ResourceError": 8,
     "WriteError": 8,
+    "ExportError": 9,
     "StopRequestedError": 75,
 }
 PRUNER = [

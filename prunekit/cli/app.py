@@ -17,6 +17,8 @@ COMMANDS = (
     "resume",
     "sweep",
     "report",
+    "export",
+    "check-nm",
     "validate",
     "list",
     "show",
@@ -48,7 +50,9 @@ class LazyGroup(click.Group):
         """Import the module of a command."""
         if cmd_name not in COMMANDS:
             return None
-        command: click.Command = importlib.import_module(f"prunekit.cli.{cmd_name}").command
+        command: click.Command = importlib.import_module(
+            f"prunekit.cli.{cmd_name.replace('-', '_')}"
+        ).command
         return command
 
     def resolve_command(
@@ -76,7 +80,7 @@ class LazyGroup(click.Group):
         formatter.write_paragraph()
         formatter.write_text(
             "Exit codes: 0 done, 1 bug, 2 usage, 3 recipe, 4 data, 5 checkpoint, 6 diverged, "
-            "7 plugin, 8 disk or memory, 75 stopped and resumable, 130 interrupted."
+            "7 plugin, 8 disk or memory, 9 export, 75 stopped and resumable, 130 interrupted."
         )
 
 

@@ -120,9 +120,7 @@ def match(
     samples, count = x.shape[:2]
     patches = x.detach()[:, protected:].float()
     score, target = _scores(patches[:, first::2], patches[:, 1 - first :: 2], similarity).max(-1)
-    # the inverse permutation of a stable sort is each source's place in the ranking
-    rank = score.argsort(dim=-1, descending=True, stable=True).argsort(dim=-1)
-    stays = rank >= removed
+    stays = ranking(score) >= removed
     b_begins = protected + score.shape[1] - removed
     group = torch.empty(samples, count, dtype=torch.int64, device=x.device)
     group[:, :protected] = torch.arange(protected, device=x.device)
@@ -133,9 +131,21 @@ def match(
     return Matching(group, count - removed)
 
 
+def ranking(score: Tensor) -> Tensor:
+    """[B, A] -> int64 [B, A]: each entry's place from the highest down; of equal ones the first."""
+    if not torch.compiler.is_exporting():
+        # the inverse permutation of a stable sort
+        return score.argsort(dim=-1, descending=True, stable=True).argsort(dim=-1)
+    # ONNX has no stable sort: count those that go before, in A * A comparisons
+    other, own = score.unsqueeze(-2), score.unsqueeze(-1)
+    place = torch.arange(score.shape[-1], device=score.device)
+    before = (other > own) | ((other == own) & (place < place.unsqueeze(-1)))
+    return before.sum(-1)
+
+
 def _scores(a: Tensor, b: Tensor, similarity: Similarity) -> Tensor:
     """[B, A, C] and [B, D, C] -> [B, A, D]."""
-    dot = _product(a, b.mT)
+    dot = _product(a, b.transpose(-2, -1))
     if similarity == "cosine":
         length_a, length_b = (
             torch.linalg.vector_norm(t, dim=-1).clamp_min(SMALLEST_NORM) for t in (a, b)

@@ -178,7 +178,7 @@ class PatchEmbed(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """[B, channels, height, width] -> [B, patches, width], row by row."""
-        patches: Tensor = self.proj(images).flatten(2).mT
+        patches: Tensor = self.proj(images).flatten(2).transpose(1, 2)
         return patches
 
 
@@ -201,7 +201,7 @@ class EncoderBlock(nn.Module):
             size_bias: whether attention adds log(size) over the keys.
         """
         x, size, protected = tokens
-        bias = size.log().mT.unsqueeze(1) if size_bias else None
+        bias = size.log().transpose(1, 2).unsqueeze(1) if size_bias else None
         tokens = TokenBatch(x + self.attn(self.norm1(x), bias), size, protected)
         if self.compressor is not None:
             tokens = self.compressor(tokens)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import base64
-import re
 from collections.abc import Sequence
 from pathlib import Path
 
 from prunekit.foundation.files import cannot_write, replacing
+from prunekit.foundation.text import escaped
 from prunekit.report.document import Comparison, Picture, Report
 from prunekit.report.figures.style import save
 from prunekit.report.spreadsheet import cell_rows, difference_rows, run_rows, write_csv
@@ -84,11 +84,6 @@ def markdown_picture(one: Picture) -> str:
     """A heading, the picture, what it shows."""
     link = f"![{escaped(one.title)}]({one.name}.png)"
     return f"## {escaped(one.title)}\n\n{link}\n\n{escaped(one.told)}"
-
-
-def escaped(text: str) -> str:
-    """Text that is no markup: neither Markdown nor HTML."""
-    return re.sub(r"([\\`*_\[\]<>|#~$])", r"\\\1", text).replace("&", "&amp;")
 
 
 PIXELS_PER_INCH = 96

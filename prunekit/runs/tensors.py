@@ -14,6 +14,7 @@ from torch import Tensor
 
 from prunekit.errors import CheckpointError
 from prunekit.foundation.files import replacing, require_regular
+from prunekit.runs.packed import PACKED, pack, unpack
 
 METADATA = "prunekit-metadata"
 """One key for all: several are written in no fixed order, and equal runs make equal files."""
@@ -22,13 +23,16 @@ LONGEST = 1 << 24
 """Characters of metadata: room for the names of 100,000 classes."""
 
 
-def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
+def write_tensors(
+    path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str], *, packed: bool = False
+) -> None:
     """Write tensors and metadata in one piece, with a digest over both.
 
     Args:
         path: the file to make or replace.
         tensors: may share memory; each name gets its own copy of the data.
-        metadata: any strings but the key `sha256`.
+        metadata: any strings but the keys `sha256` and `prunekit-packed`.
+        packed: whether zeros are left out where that is smaller (`runs/packed.py`).
 
     Raises:
         ResourceError: the disk is full or the folder cannot be written; `path` is as it was.
@@ -38,6 +42,9 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
         name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
         for name, tensor in tensors.items()
     }
+    if packed:
+        own, shapes = pack(own)
+        metadata = {**metadata, **shapes}
     with replacing(path) as temporary:
         try:
             everything = {**metadata, DIGEST: _digest(own, metadata)}
@@ -47,10 +54,10 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Read a file and, where it has a digest, check it.
+    """Read a file, plain or packed, and, where it has a digest, check it.
 
     Returns:
-        The tensors on the CPU, and the metadata without the digest.
+        The tensors on the CPU, and the metadata without the digest and what was packed.
 
     Raises:
         CheckpointError: missing, no regular file, cut short, or changed since it was written.
@@ -67,7 +74,12 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     digest = metadata.pop(DIGEST, None)
     if digest is not None and digest != _digest(tensors, metadata):
         raise CheckpointError(f"{path}: corrupt: its content does not match its digest")
-    return tensors, metadata
+    if PACKED not in metadata:
+        return tensors, metadata
+    try:
+        return unpack(tensors, metadata), {k: v for k, v in metadata.items() if k != PACKED}
+    except (ValueError, TypeError, RecursionError) as error:
+        raise CheckpointError(f"{path}: corrupt: {error}") from error
 
 
 def _strings(stored: Mapping[str, str]) -> dict[str, str]:

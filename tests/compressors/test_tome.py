@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from torch.testing import assert_close
 
 from prunekit.compressors.base import TokenBatch
-from prunekit.compressors.tome import Tome, match, merge
+from prunekit.compressors.tome import Tome, match, merge, ranking
 from prunekit.errors import RecipeError
 from prunekit.models.vit import Attention
 
@@ -554,3 +554,39 @@ def test_ties_are_settled_alike_on_cuda(deterministic):
 def test_the_config_survives_json():
     config = Tome.Config(name="tome", ratio=0.4, eval_ratio=0.0, similarity="neg_l2")
     assert Tome.Config.model_validate_json(config.model_dump_json()) == config
+
+
+# --- in a program without Python ---------------------------------------------------------------
+
+
+@given(st.lists(st.sampled_from([-math.inf, -1.0, -0.0, 0.0, 0.5, 2.0, math.inf]), min_size=1))
+def test_the_ranking_of_an_exported_program_is_that_of_a_stable_sort(values):
+    score = torch.tensor([values, values[::-1]])
+    expected = [
+        [place.index(i) for i in range(len(row))]
+        for row in score.tolist()
+        for place in [sorted(range(len(row)), key=lambda i, row=row: -row[i])]
+    ]
+    assert ranking(score).tolist() == expected
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.compiler, "is_exporting", lambda: True)
+        assert ranking(score).tolist() == expected
+
+
+@pytest.mark.parametrize("settings", [{}, {"ratio": 0.8}, {"similarity": "neg_l2"}])
+def test_an_exported_program_merges_the_same_tokens_among_ties(settings):
+    class Alone(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.compressor = tome(**settings)
+
+        def forward(self, x):
+            return self.compressor(batch(x, protected=1)).x
+
+    x = torch.randint(0, 2, (3, 13, 2), generator=torch.Generator().manual_seed(0)).float()
+    alone = Alone().eval()
+    program = torch.export.export(alone, (x,), dynamic_shapes=({0: torch.export.Dim("batch")},))
+    operators = {str(node.target) for node in program.graph.nodes}
+    assert not {"aten.sort.stable", "aten.mT.default"} & operators
+    for rows in (x, x[:1], torch.cat([x, x, x.flip(1)])):
+        assert torch.equal(program.module()(rows), alone(rows))

@@ -100,7 +100,7 @@ class NM(Structure):
         """
         axes, bad = {}, {}
         for name in names:
-            axes[name], inputs = _inputs(holders.first(name))
+            axes[name], inputs = input_axis(holders.first(name))
             if not inputs or inputs % self.m:
                 bad[name] = inputs
         if bad:
@@ -112,7 +112,7 @@ class NM(Structure):
         return axes
 
 
-def _inputs(holder: Holder) -> tuple[int, int]:
+def input_axis(holder: Holder) -> tuple[int, int]:
     """The axis of a weight's inputs, and how many an output has; 0 for what is no matrix."""
     if len(holder.shape) < 2:
         return 0, 0

@@ -1,0 +1,97 @@
+"""`prunekit export`: a finished run as files that others serve."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from prunekit.cli.common import ExampleCommand, json_option, print_json
+
+if TYPE_CHECKING:
+    from prunekit.export import Export
+
+EXAMPLES = """
+prunekit export runs/quickstart/latest --onnx
+prunekit export runs/quickstart/latest --onnx --normalize    pixels go in
+prunekit export runs/quickstart/latest --pt2 --packed --out served
+"""
+
+
+@click.command(
+    "export",
+    cls=ExampleCommand,
+    examples=EXAMPLES,
+    short_help="Write a finished run as ONNX, PT2 or packed weights, checked.",
+)
+@click.argument("run_dir", type=click.Path(path_type=Path))
+@click.option("--onnx", is_flag=True, help="model.onnx; needs pip install 'prunekit[onnx]'.")
+@click.option("--pt2", is_flag=True, help="model.pt2, for torch.export.load.")
+@click.option("--packed", is_flag=True, help="Weights with their zeros left out, for load_model.")
+@click.option("--normalize", is_flag=True, help="Put mean and standard deviation inside.")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Where to; what is there of an earlier export is replaced.  [default: RUN_DIR/export]",
+)
+@json_option
+def command(
+    run_dir: Path,
+    onnx: bool,
+    pt2: bool,
+    packed: bool,
+    normalize: bool,
+    out: Path | None,
+    as_json: bool,
+) -> None:
+    """Write the finished model in RUN_DIR for other runtimes, with a model card (README.md).
+
+    ONNX and PT2 files take any batch; their input is `images`, their output `logits`. Each is run
+    on up to 256 test images at batches 1, 2 and 7 and compared with the model before it is there:
+    what differs is not written.
+    """
+    from prunekit.export import export_run
+
+    found = export_run(run_dir, onnx=onnx, pt2=pt2, packed=packed, normalize=normalize, out=out)
+    if as_json:
+        print_json(_plain(found))
+    else:
+        _show(found)
+
+
+def _plain(found: Export) -> dict[str, object]:
+    return {
+        "folder": str(found.folder),
+        "files": dict(found.files),
+        "checks": {
+            name: {"images": one.images, "difference": one.difference, "other": list(one.other)}
+            for name, one in found.checks.items()
+        },
+        "zeros": found.zeros,
+        "seconds": found.seconds,
+        "notes": list(found.notes),
+    }
+
+
+def _show(found: Export) -> None:
+    from prunekit.cli.run import short
+    from prunekit.foundation.number_text import count, seconds_text
+
+    folder = short(found.folder)
+    for name, size in found.files.items():
+        click.echo(f"Wrote {folder / name}  {size / 1e6:.2f} MB")
+        if name in found.checks:
+            one = found.checks[name]
+            click.echo(
+                f"  {one.images} test images at batches 1, 2 and 7: logits within "
+                f"{one.difference:.1e} of the largest, "
+                + ("one other class" if one.other else "the same classes")
+            )
+    click.echo(f"Wrote {folder / 'README.md'}, the model card")
+    click.echo(f"{count(found.zeros)} zeros in the pruned tensors of each file")
+    if found.checks:
+        click.echo(f"Traced and written in {seconds_text(found.seconds)}, checks not counted")
+    for note in found.notes:
+        click.echo(note)

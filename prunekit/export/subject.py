@@ -1,0 +1,141 @@
+"""What is exported: the finished model of a run, what goes into it, and images to try it on."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from prunekit.data import DataSet, open_dataset
+from prunekit.errors import CheckpointError, DataError
+from prunekit.models.saved import CONFIG, load_model
+from prunekit.recipe.schema import Recipe
+from prunekit.registry.configs import DataSpec
+from prunekit.runs.directory import RunDir, open_run
+from prunekit.runs.tensors import read_tensors
+
+MOST_IMAGES, FEWEST_IMAGES = 256, 16
+"""An export is tried on at most and on at least so many images of the test split."""
+MODEL_FILE = "model.safetensors"
+
+
+@dataclass(frozen=True, slots=True)
+class ModelInput:
+    """How an image becomes an input."""
+
+    mean: tuple[float, ...]
+    """Of each channel, pixel values scaled to 0 .. 1."""
+    std: tuple[float, ...]
+    """As `mean`."""
+    resize: str
+    """In words."""
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A finished run, read back."""
+
+    run: RunDir
+    recipe: Recipe
+    report: Mapping[str, Any]
+    spec: DataSpec
+    classes: tuple[str, ...]
+    input: ModelInput
+    model: nn.Module
+    """On the CPU, in evaluation mode."""
+    weights: Mapping[str, Tensor]
+    """Its file: pruned entries are zero."""
+    metadata: Mapping[str, str]
+    """Of its file."""
+    masked: tuple[str, ...]
+    """The tensors of the file that were pruned."""
+    images: Tensor
+    """Float32 [N, C, H, W], test images in their order, normalised."""
+
+
+def open_subject(run_dir: str | Path) -> Subject:
+    """Read a finished run, and open its data.
+
+    Raises:
+        CheckpointError: no finished run, or its files do not fit each other.
+        DataError: its data is not to be had, or has too few test images.
+    """
+    if Path(run_dir).is_file():
+        raise CheckpointError(f"{run_dir}: a file: give the run directory that it lies in")
+    run = open_run(run_dir)
+    report, recipe = run.report(), run.recipe()
+    weights, metadata = read_tensors(run.path / MODEL_FILE)
+    model = load_model(run.path / MODEL_FILE)
+    spec = DataSpec(**json.loads(metadata[CONFIG])["data"])
+    data = open_dataset(recipe.data, seed=recipe.seed, device=torch.device("cpu"))
+    if run.manifest().get("data") != data.fingerprint():
+        raise CheckpointError(
+            f"{run_dir}: the data changed since the run began: restore it, as the export is "
+            "checked on its test images"
+        )
+    if len(data.classes) != spec.classes:
+        raise CheckpointError(
+            f"{run_dir}: the model has {spec.classes} classes, its data {len(data.classes)}"
+        )
+    return Subject(
+        run=run,
+        recipe=recipe,
+        report=report,
+        spec=spec,
+        classes=data.classes,
+        input=model_input(data),
+        model=model,
+        weights=weights,
+        metadata=metadata,
+        masked=_masked(run, report, weights),
+        images=_test_images(data),
+    )
+
+
+def model_input(data: DataSet) -> ModelInput:
+    """How the images of a run become inputs."""
+    side = data.config.image_size
+    size = f"{data.spec.height}x{data.spec.width} pixels"
+    resize = (
+        f"as decoded, {size}"
+        if side is None
+        else f"the middle square, bilinear with antialias to {size}"
+    )
+    return ModelInput(data.mean, data.std, resize)
+
+
+def _test_images(data: DataSet) -> Tensor:
+    if data.test_size < FEWEST_IMAGES:
+        raise DataError(
+            f"the test split has {data.test_size} images: an export is checked on at least "
+            f"{FEWEST_IMAGES}: give it more, or raise data.test_limit"
+        )
+    found: list[Tensor] = []
+    for images, _ in data.eval_batches("test"):
+        found.append(images)
+        if sum(map(len, found)) >= MOST_IMAGES:
+            break
+    return torch.cat(found)[:MOST_IMAGES].contiguous()
+
+
+def _masked(
+    run: RunDir, report: Mapping[str, Any], weights: Mapping[str, Tensor]
+) -> tuple[str, ...]:
+    """The pruned tensors, after a look whether the file has as many zeros as the report says.
+
+    Raises:
+        CheckpointError: it has not.
+    """
+    if not report.get("layers"):
+        return ()
+    masks = {name: mask for name, mask in run.masks().items() if name in weights}
+    for name, mask in masks.items():
+        # where units were removed, the mask is that of the larger tensor
+        if mask.shape == weights[name].shape and bool(weights[name][~mask].any()):
+            raise CheckpointError(f"{run.path / MODEL_FILE}: {name} is not zero where it is pruned")
+    return tuple(masks)

@@ -1,0 +1,111 @@
+"""Every model of the registry with every compressor exports, or is refused by name."""
+
+import pytest
+import torch
+
+from prunekit.errors import ExportError, RecipeError
+from prunekit.export.exporting import export_run
+from prunekit.models.saved import load_model
+from prunekit.registry import COMPRESSORS, MODELS
+from tests.support.served import DATA, VIT, finished_run
+
+pytest.importorskip("onnxruntime")
+
+MODELS_TRIED = {
+    "vit": (VIT, 8),
+    "mlp": ({"name": "mlp", "hidden": [20]}, 8),
+    "lenet5": ({"name": "lenet5", "widths": [4, 6, 12]}, 28),
+    "vgg": ({"name": "vgg", "depth": 11, "widths": [4] * 8}, 16),
+    "resnet": ({"name": "resnet", "depth": 8, "stages": [4, 6, 8]}, 8),
+    "torchvision": ({"name": "torchvision:squeezenet1_1"}, 64),
+    "timm": ({"name": "timm:test_vit"}, 32),
+}
+"""Small settings of a model, and the side of its images; another one is tried as it comes."""
+COMPRESSORS_TRIED = {
+    "tome": {"ratio": 0.7, "similarity": "neg_l2"},  # two rounds
+}
+OTHER_STOCK = (
+    "timm:test_convnext",
+    "timm:test_efficientnet",
+    "timm:test_resnet",
+    "torchvision:mobilenet_v3_small",
+)
+builtin_models = [one.name for one in MODELS.components() if one.builtin]
+builtin_compressors = [one.name for one in COMPRESSORS.components() if one.builtin]
+
+
+def tried(name):
+    model, side = MODELS_TRIED.get(name, ({"name": name}, 28))
+    return model, {**DATA, "image_size": side}
+
+
+def check_export(run_dir, out):
+    """Each file computes what the model computes, in this process and by its own runtime."""
+    found = export_run(run_dir, onnx=True, pt2=True, packed=True, out=out)
+    assert set(found.files) == {"model.onnx", "model.pt2", "model.packed.safetensors"}
+    assert {file: check.images for file, check in found.checks.items()} == {
+        "model.onnx": 40,
+        "model.pt2": 40,
+    }
+    model, again = load_model(run_dir), load_model(out / "model.packed.safetensors")
+    weights = again.state_dict()
+    assert all(torch.equal(t, weights[name]) for name, t in model.state_dict().items())
+    return found
+
+
+def pairs():
+    """Of a large model the quick loop tries one compressor."""
+    for name in builtin_models:
+        for compressor in (None, *builtin_compressors):
+            slow = name == "timm" and compressor not in (None, "tome")
+            yield pytest.param(name, compressor, marks=[pytest.mark.slow] if slow else [])
+
+
+@pytest.mark.parametrize(("name", "compressor"), [*pairs()])
+def test_a_model_exports_with_a_compressor_or_is_refused_by_name(name, compressor, tmp_path):
+    model, data = tried(name)
+    settings = COMPRESSORS_TRIED.get(compressor, {"ratio": 0.5})
+    compressors = [{"name": compressor, **settings}] if compressor else []
+    try:
+        run_dir = finished_run(tmp_path / "run", model, compressors, data)
+    except RecipeError as refused:
+        assert "slot" in str(refused)  # noqa: PT017 - most pairs are not refused
+        return
+    found = check_export(run_dir, tmp_path / "out")
+    assert found.zeros > 100
+
+
+@pytest.mark.parametrize(
+    "compressors",
+    [
+        [{"name": "tome", "ratio": 0.5, "proportional_attention": True, "deterministic": True}],
+        [{"name": "tome", "ratio": 0.3, "partition": "sequence", "similarity": "cosine"}],
+        [{"name": "tome", "ratio": 0.3, "ratio_of": "pairs", "eval_ratio": 0.6}],
+        [
+            {"name": "tome", "ratio": 0.3, "slot": "blocks.0"},
+            {"name": "random_drop", "ratio": 0.3, "slot": "tokens"},
+            {"name": "average_pool", "ratio": 0.3, "slot": "blocks.1"},
+        ],
+    ],
+    ids=["proportional", "sequence", "pairs", "blocks"],
+)
+@pytest.mark.slow
+def test_token_merging_exports_in_all_its_forms(compressors, tmp_path):
+    run_dir = finished_run(tmp_path / "run", {**VIT, "depth": 2}, compressors)
+    check_export(run_dir, tmp_path / "out")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", OTHER_STOCK)
+def test_other_stock_models_export(name, tmp_path):
+    run_dir = finished_run(tmp_path / "run", {"name": name}, (), {**DATA, "image_size": 64})
+    check_export(run_dir, tmp_path / "out")
+
+
+@pytest.mark.slow
+def test_a_model_whose_pruned_weights_are_not_what_multiplies_is_refused(tmp_path):
+    data = {**DATA, "image_size": 64}
+    run_dir = finished_run(tmp_path / "run", {"name": "timm:test_nfnet"}, (), data)
+    with pytest.raises(ExportError, match=r"stem.* is not in it with the zeros of the run"):
+        export_run(run_dir, onnx=True, out=tmp_path / "out")
+    assert not (tmp_path / "out").exists()
