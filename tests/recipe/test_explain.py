@@ -96,7 +96,7 @@ def test_a_fault_of_the_document_is_told_beside_errors_of_values():
 
 def test_an_unknown_key_with_nothing_near_lists_what_is_known():
     (line,) = told(WHOLE, "ema.zzzzz=1")
-    assert line == "override 'ema.zzzzz=1' ema.zzzzz: unknown key. Known: decay"
+    assert line == "override 'ema.zzzzz=1' ema.zzzzz: unknown key. Known: buffers, decay, warmup"
 
 
 def test_a_mistake_in_an_override_is_placed_at_the_override():
