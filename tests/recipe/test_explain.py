@@ -12,10 +12,10 @@ from hypothesis import assume, given, strategies as st
 from prunekit.errors import RecipeError, UsageError
 from prunekit.foundation.suggestions import edit_distance
 from prunekit.recipe.document import SourcePosition
-from prunekit.recipe.explain import config_at
 from prunekit.recipe.load import load_recipe, recipe_from, recipe_from_text
 from prunekit.recipe.schema import Recipe
 from prunekit.recipe.yaml_text import dump_yaml, read_document
+from prunekit.registry.sentences import config_at
 from tests.recipe.test_recipe import SMALLEST, WHOLE
 
 BROKEN = """\
