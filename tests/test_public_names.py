@@ -113,6 +113,7 @@ PRUNER = [
     "state_dict",
     "step",
     "strategy_metrics",
+    "summary",
     "target",
     "timeline",
     "units",
