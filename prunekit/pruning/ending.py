@@ -22,22 +22,23 @@ def refuse_short(engine: Engine, warn: Callable[[str], None]) -> None:
     """Each strategy must have come to the sparsity that it has at the end.
 
     Raises:
-        UsageError: one has not, and steps are left.
+        UsageError: one has not, and steps are left, or it was never asked.
     """
     total = engine.timeline.total_steps
-    if engine.step >= total:
-        return
     for assigned in engine.assigned:
         strategy, now = assigned.strategy, assigned.target or 0.0
         end = strategy.target(engine.timeline.clock(total, strategy.config.during))
         where = f"finish: at step {engine.step} of {total} {assigned.label}"
         if end is None:
-            warn(f"{where} might have changed its masks until the end")
-        elif now != end:
+            if engine.step < total:
+                warn(f"{where} might have changed its masks until the end")
+        elif now != end and (engine.step < total or not now):
             raise UsageError(
                 f"{where} has sparsity {now:.4g}, and {end:.4g} comes at the end: train on, "
                 "give the Pruner the total_steps that you train, or say finish(early=True)"
             )
+        elif now != end:
+            warn(f"{where} has sparsity {now:.4g}, not {end:.4g}: its last update was not taken")
 
 
 def write_zeros(engine: Engine, warn: Callable[[str], None]) -> None:
@@ -63,6 +64,9 @@ def guard(model: nn.Module, masks: Mapping[str, Tensor], keep: bool | None) -> N
     pruned = {param: mask for param, mask in left.items() if not bool(mask.all())}
     unwatch(pruned)
     if keep:
-        watch(pruned, ZerosKept(pruned))
+        zeros = ZerosKept(pruned)
+        for param in pruned:  # they may have come off before
+            zeros.after(param)
+        watch(pruned, zeros)
     elif keep is None:
         watch(pruned, Refused(MASKS_CAME_OFF))

@@ -20,7 +20,7 @@ from prunekit.pruning.ending import guard, refuse_short, write_zeros
 from prunekit.pruning.engine import Engine
 from prunekit.pruning.masks import MaskSet
 from prunekit.pruning.sparsity import masks_left
-from prunekit.pruning.step_hooks import plain_optimizer
+from prunekit.pruning.step_hooks import SeenGradients, plain_optimizer
 from prunekit.pruning.summary import (
     ModelSummary,
     StrategySummary,
@@ -40,6 +40,7 @@ class Loop:
         self._inside = False  # before_step was called, after_step not yet
         self._takes = True  # what before_step said
         self._moved: list[Optimizer] = []  # who stepped since
+        self._seen = SeenGradients(())
         strategies = [assigned.strategy for assigned in engine.assigned]
         self._looks = (
             engine.changes_gradients
@@ -71,11 +72,7 @@ class Loop:
     def before_step(self) -> bool:
         """On final gradients; whether the step is to be taken."""
         self._refuse_over("before_step")
-        if not self.engine.started and self._masked():
-            raise UsageError(
-                "before_step: no optimizer is attached, so no mask is in force: call "
-                "pruner.attach(optimizer) before the loop"
-            )
+        self._refuse_unstarted("before_step")
         if self._inside and self._moved:
             raise UsageError(
                 "before_step: after_step was not called since the last optimizer.step: call it "
@@ -89,6 +86,7 @@ class Loop:
         self._refuse_replaced("before_step")
         self._takes = self._looked()
         self._inside, self._moved = True, []
+        self._seen = SeenGradients(self._masked())
         return self._takes
 
     def _looked(self) -> bool:
@@ -112,6 +110,7 @@ class Loop:
     def after_step(self) -> None:
         """One step is done."""
         self._refuse_over("after_step")
+        self._refuse_unstarted("after_step")
         if not self._inside and self.mask_set.optimizers:  # else no weight is trained
             raise UsageError(
                 "after_step: before_step was not called in this step: call it on the final "
@@ -190,10 +189,20 @@ class Loop:
                 f"optimizer.step of {who}: it was called twice since before_step: call "
                 "before_step, optimizer.step and after_step in each step"
             )
-        if self._moved:  # its gradients may be of a backward pass after the first one's step
-            self.mask_set.mask_gradients()
+        self._look_again(who)
         self._moved.append(optimizer)
         return self._takes
+
+    def _look_again(self, who: str) -> None:
+        """Gradients may have changed since `before_step`: clipped, or of another backward pass."""
+        if self._seen.are_the_same:
+            return
+        self.mask_set.mask_gradients()
+        if self._looks and self._seen.were_replaced:
+            self._warn(
+                f"optimizer.step of {who}: its gradients were made after before_step, and no "
+                "strategy has seen them: call it after the last backward, in a closure too"
+            )
 
     @property
     def mask_set(self) -> MaskSet:
@@ -206,6 +215,13 @@ class Loop:
     def _refuse_over(self, call: str) -> None:
         if self._over:
             raise UsageError(f"{call}: {self._over}")
+
+    def _refuse_unstarted(self, call: str) -> None:
+        if not self.engine.started and self._masked():
+            raise UsageError(
+                f"{call}: no optimizer is attached, so no mask is in force: call "
+                "pruner.attach(optimizer) before the loop"
+            )
 
     def _take_over(self) -> None:
         """The masks of this Pruner are the ones in force, not those of an earlier one."""

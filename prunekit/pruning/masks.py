@@ -78,7 +78,13 @@ class MaskSet:
         return sha.digest()
 
     def follow(self) -> None:
-        """Bring what is kept beside a model to where that was moved or cast since."""
+        """Bring what is kept beside a model to where that was moved or cast since.
+
+        And W*M into the model, if an optimizer's step ended in an error.
+        """
+        for hooks in self._hooks:
+            if hooks.inside:
+                hooks.leave()
         for kept in (self._working, self._dense):
             for name, tensor in kept.items():
                 param = self.params[name]

@@ -6,6 +6,7 @@ weights are put in place. One that runs it again, on weights that it has moved, 
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Protocol
 
@@ -47,7 +48,8 @@ class StepHooks:
         """Whether masks have changed since a step was looked at, or none was so far."""
         self.inside = False
         """Whether a step is being taken, dense weights in place."""
-        self._closure_waits = False
+        self._depth = 0  # a step may call that of its base class, which has the same hooks
+        self._closure: Callable[[], Any] | None = None  # as the optimizer has it; None once it ran
         self._effective: list[tuple[nn.Parameter, Tensor, Tensor, Tensor]] = []
         self._aside: list[tuple[Tensor, Tensor | None]] = []
         self._handles = [
@@ -57,30 +59,33 @@ class StepHooks:
 
     def remove(self) -> None:
         """Leave the optimizer as it was; the parameters hold W*M."""
-        self._leave()
+        self.leave()
         for handle in self._handles:
             handle.remove()
 
     def _before(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        self._leave()  # an earlier step may have ended in an error
         closure = kwargs.get("closure") or next(filter(callable, args[1:]), None)
+        if self.inside or (closure is not None and closure is self._closure):
+            self._depth += 1
+            return None
+        self._depth, self._closure = 1, None  # an earlier closure may have ended in an error
         if closure is None:
             self._enter()
             return None
-        self._closure_waits = True
 
         def watched() -> Any:
             return self._run(closure)
 
+        self._closure = watched
         args = tuple(watched if arg is closure else arg for arg in args)
         return args, {k: watched if v is closure else v for k, v in kwargs.items()}
 
     def _run(self, closure: Callable[[], Any]) -> Any:
-        if not self._closure_waits:
-            self._leave()
+        if self._closure is None:
+            self.leave()
             raise UsageError(once_only(self.optimizer))
         loss = closure()  # on W*M
-        self._closure_waits = False
+        self._closure = None
         self._enter()
         return loss
 
@@ -100,18 +105,22 @@ class StepHooks:
             param.grad = None
 
     @torch.no_grad()
-    def _leave(self) -> None:
+    def leave(self) -> None:
+        """Put W*M in place, also after a step that ended in an error."""
         for param, dense, working, effective in self._effective:
             param.data = torch.mul(dense, working, out=effective)
         for held, grad in self._aside:
             held.grad = grad
-        self._effective, self._aside, self.inside = [], [], False
+        self._effective, self._aside, self.inside, self._depth = [], [], False, 0
 
     @torch.no_grad()
     def _after(self, optimizer: Optimizer, *_: Any) -> None:
-        self._leave()
-        if self._closure_waits:
-            self._closure_waits = False
+        self._depth -= 1
+        if self._depth > 0:
+            return
+        self.leave()
+        if self._closure is not None:
+            self._closure = None
             raise UsageError(
                 f"{type(optimizer).__name__} did not call the closure that step was given, and "
                 "moved weights without their masks: call step() without a closure"
@@ -119,6 +128,30 @@ class StepHooks:
         if self.unproven:
             self.weights.prove_zeros(optimizer)
             self.unproven = False
+
+
+class SeenGradients:
+    """The gradients of some parameters at one moment, without holding on to them."""
+
+    def __init__(self, params: Iterable[nn.Parameter]) -> None:
+        self._params = tuple(params)
+        grads = [param.grad for param in self._params]
+        self._seen = [None if grad is None else weakref.ref(grad) for grad in grads]
+        self._versions = self._now()
+
+    def _now(self) -> list[int]:
+        return [-1 if p.grad is None else p.grad._version for p in self._params]
+
+    @property
+    def were_replaced(self) -> bool:
+        """Whether there are other tensors now."""
+        pairs = zip(self._params, self._seen, strict=True)
+        return any(p.grad is not (None if ref is None else ref()) for p, ref in pairs)
+
+    @property
+    def are_the_same(self) -> bool:
+        """Whether nothing was written to them, either."""
+        return self._versions == self._now() and not self.were_replaced
 
 
 def once_only(optimizer: Optimizer) -> str:
@@ -133,14 +166,20 @@ def plain_optimizer(optimizer: Any) -> Optimizer:
     """The torch optimizer in the wrappers of accelerate, Lightning and their like.
 
     Raises:
-        UsageError: it is none, or one that calls its closure several times.
+        UsageError: it is none, runs no hooks, or calls its closure several times a step.
     """
     while isinstance(inner := getattr(optimizer, "optimizer", None), Optimizer):
         optimizer = inner
-    if not isinstance(optimizer, Optimizer) or not hasattr(optimizer, "_optimizer_step_pre_hooks"):
+    who = type(optimizer).__name__
+    if not isinstance(optimizer, Optimizer):
         raise UsageError(
-            f"attach: {type(optimizer).__name__} is no torch.optim.Optimizer: give the optimizer "
-            "whose step moves the weights"
+            f"attach: {who} is no torch.optim.Optimizer: give the optimizer whose step moves the "
+            "weights"
+        )
+    if not getattr(type(optimizer).step, "hooked", False):  # set by Optimizer.__init__
+        raise UsageError(
+            f"attach: {who} runs none of the hooks that torch.optim.Optimizer has around step, so "
+            "no mask can follow it: use an optimizer that is built on that class"
         )
     if isinstance(optimizer, torch.optim.LBFGS):
         raise UsageError(f"attach: {once_only(optimizer)}")
