@@ -19,13 +19,11 @@ from prunekit.foundation.warn import LOG
 from prunekit.pruning.ending import guard, refuse_short, write_zeros
 from prunekit.pruning.engine import Engine
 from prunekit.pruning.masks import MaskSet
-from prunekit.pruning.sparsity import masks_left
+from prunekit.pruning.sparsity import UnitCount, masks_left
 from prunekit.pruning.step_hooks import SeenGradients, plain_optimizer
 from prunekit.pruning.summary import (
     ModelSummary,
-    StrategySummary,
     summarise_model,
-    summarise_strategy,
 )
 from prunekit.pruning.watch import Unattached, unwatch, watch, watchers_of
 
@@ -47,7 +45,7 @@ class Loop:
             or bool(engine.probes)
             or any(strategy.reads == "gradients" for strategy in strategies)
         )
-        self._units: list[StrategySummary] = []  # of the strategies when they finished
+        self._units: list[UnitCount] = []  # of the strategies when they finished
         self._over = ""  # why no further call makes sense
         self._told: set[str] = set()
 
@@ -140,7 +138,7 @@ class Loop:
                 refuse_short(self.engine, self._warn)
             write_zeros(self.engine, self._warn)
             masks = self.engine.masks()
-            self._units = self._strategies(masks)
+            self._units = self.engine.units()
             unwatch(self._masked())
             self.finished = self.engine.finish()
             self._over = "this Pruner has finished: make a new one to prune the model further"
@@ -163,16 +161,12 @@ class Loop:
         return summarise_model(
             model,
             masks if self.finished is None else masks_left(model, masks),
-            self._strategies(masks) if self.finished is None else self._units,
+            engine.units() if self.finished is None else self._units,
             {name: assigned.label for assigned in engine.assigned for name in assigned.cover},
             input_shape,
             clock=(engine.step, engine.timeline.total_steps),
             finished=self.finished is not None,
         )
-
-    def _strategies(self, masks: Mapping[str, Tensor]) -> list[StrategySummary]:
-        model = self.engine.model
-        return [summarise_strategy(assigned, model, masks) for assigned in self.engine.assigned]
 
     # ---- what is asked on the way
 

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -26,8 +27,10 @@ from torch.optim import Optimizer
 from prunekit.errors import UsageError
 from prunekit.foundation.modules import FirstInput
 from prunekit.foundation.parameters import ParamRule
+from prunekit.foundation.suggestions import did_you_mean
 from prunekit.foundation.timeline import Timeline
 from prunekit.foundation.warn import LOG
+from prunekit.pruning.arguments import refuse_arguments
 from prunekit.pruning.assignment import Assigned
 from prunekit.pruning.context import Anchor, Calibration, LossFunction, OneProcess, Ranks, Sources
 from prunekit.pruning.effective import Effective, told_effective
@@ -61,7 +64,7 @@ class Pruner:
 
     Raises:
         RecipeError: a scope matches nothing, two scopes overlap, or a mode does not fit.
-        UsageError: neither `total_steps` nor `timeline`, or both.
+        UsageError: neither `total_steps` nor `timeline`, or both; an argument of another kind.
     """
 
     def __init__(  # noqa: PLR0913 - one call sets up all that a strategy may ask for
@@ -81,6 +84,7 @@ class Pruner:
         anchor: Anchor | None = None,
         resuming: bool = False,
     ) -> None:
+        refuse_arguments(model, strategies, probes, total_steps, steps_per_epoch)
         if (total_steps is None) == (timeline is None):
             raise UsageError("a Pruner needs either total_steps or a timeline")
         self._engine = Engine(
@@ -216,9 +220,10 @@ class Pruner:
             input_shape: of one input, without the batch: what multiply-adds are counted for. By
                 default that of the Pruner, or of the first input that the model was called with.
         """
-        return self._loop.summary(
-            input_shape or self._shape or (self._first.shape if self._first else None)
-        )
+        seen = None if self._first is None else self._first.shape
+        found = self._loop.summary(input_shape or self._shape or seen)
+        used = None if self.effective is None else self.effective.sparsity
+        return replace(found, effective=used)
 
     def masks(self) -> dict[str, Tensor]:
         """Parameter name -> bool mask of its shape, True = kept: of the scopes and what goes
@@ -226,11 +231,23 @@ class Pruner:
         return self._engine.masks()
 
     def dense(self, name: str) -> Tensor:
-        """Dense W of any parameter."""
+        """Dense W of any parameter.
+
+        Raises:
+            UsageError: the model has no parameter of this name.
+        """
+        self._refuse_unknown(name)
         return self._engine.around.dense(name)
 
     def set_dense(self, name: str, value: Tensor) -> None:
-        """Write dense W of any parameter, as rewinding does; masks stay in force."""
+        """Write dense W of any parameter, as rewinding does; masks stay in force.
+
+        Raises:
+            UsageError: the model has no parameter of this name, or it has another shape.
+        """
+        self._refuse_unknown(name)
+        if value.shape != (own := self.params[name].shape):
+            raise UsageError(f"set_dense: {name} has shape {tuple(own)}, not {tuple(value.shape)}")
         self._engine.around.set_dense(name, value)
 
     @contextmanager
@@ -247,6 +264,11 @@ class Pruner:
         finally:
             for name, param in self.params.items():
                 param.data = resting[name]
+
+    def _refuse_unknown(self, name: str) -> None:
+        if name not in self.params:
+            near = did_you_mean(name, self.params)
+            raise UsageError(f"the model has no parameter {name!r}.{near}")
 
     def target(self) -> float | None:
         """Sparsity promised over all scopes at the last updates; None where one emerges."""

@@ -13,30 +13,10 @@ from torch import Tensor, nn
 
 from prunekit.foundation.number_text import count, percent, si
 from prunekit.models.cost import Macs, count_macs
-from prunekit.pruning.assignment import Assigned
-from prunekit.pruning.sparsity import measure_sparsity
+from prunekit.pruning.sparsity import UnitCount, measure_sparsity
 
 WIDTH = 100
 """Columns of the table as text."""
-
-
-@dataclass(frozen=True, slots=True)
-class StrategySummary:
-    """What one strategy keeps of its scope."""
-
-    label: str
-    mode: str
-    units: int
-    """Units of its structure in the scope: entries, filters, heads."""
-    kept: int
-    """Units that its masks keep."""
-    target: float | None
-    """Sparsity promised at its last update; None where it emerges, and before the first."""
-
-    @property
-    def sparsity(self) -> float:
-        """Pruned share of the units, [0, 1]."""
-        return 1.0 - self.kept / self.units if self.units else 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,13 +51,16 @@ class ModelSummary:
     parameters: int
     nonzero: int
     """Parameters that no mask prunes."""
-    strategies: tuple[StrategySummary, ...]
+    strategies: tuple[UnitCount, ...]
+    """What each keeps in its own units."""
     layers: tuple[LayerSummary, ...]
     """Every parameter, in the order of the model; a tied one once."""
     macs: Macs | None
     """Multiply-adds of one input; None where they could not be counted."""
     macs_note: str
     """Why they could not."""
+    effective: float | None = None
+    """Zeros in what the finished model multiplies by, [0, 1]; None before, and where unknown."""
 
     def __rich__(self) -> RenderableType:
         """Tables for a terminal."""
@@ -85,6 +68,8 @@ class ModelSummary:
         facts = _plain_table()
         facts.add_row("state", state)
         facts.add_row("sparsity in scope", percent(self.sparsity))
+        if self.effective is not None:
+            facts.add_row("zeros that are used", percent(self.effective))
         facts.add_row("sparsity of the model", percent(self.model_sparsity))
         facts.add_row("parameters kept", f"{count(self.nonzero)} of {count(self.parameters)}")
         facts.add_row("multiply-adds", _macs_text(self.macs) or self.macs_note)
@@ -101,7 +86,7 @@ class ModelSummary:
 def summarise_model(
     model: nn.Module,
     masks: Mapping[str, Tensor],
-    strategies: Sequence[StrategySummary],
+    strategies: Sequence[UnitCount],
     owners: Mapping[str, str],
     input_shape: Sequence[int] | None,
     *,
@@ -143,16 +128,6 @@ def summarise_model(
     )
 
 
-def summarise_strategy(
-    assigned: Assigned, model: nn.Module, masks: Mapping[str, Tensor]
-) -> StrategySummary:
-    """What a strategy keeps by `masks`, which are those of its scope and more."""
-    own = {name: masks[name] for name in assigned.scope}
-    kept, units = assigned.strategy.count_units(model, own)
-    mode = assigned.strategy.config.mode
-    return StrategySummary(assigned.label, mode, units, kept, assigned.target)
-
-
 def _macs(
     model: nn.Module, input_shape: Sequence[int] | None, masks: Mapping[str, Tensor]
 ) -> tuple[Macs | None, str]:
@@ -184,11 +159,11 @@ def _plain_table(*headings: str) -> Table:
     return table
 
 
-def _strategy_table(strategies: Sequence[StrategySummary]) -> Table:
-    table = _plain_table("\nstrategy", "mode", "units kept", "units", "sparsity", "target")
+def _strategy_table(strategies: Sequence[UnitCount]) -> Table:
+    table = _plain_table("\nstrategy", "kept", "of", "units", "sparsity", "target")
     for one in strategies:
         target = "-" if one.target is None else percent(one.target)
-        row = (one.label, one.mode, count(one.kept), count(one.units), percent(one.sparsity))
+        row = (one.label, count(one.kept), count(one.total), one.unit, percent(one.sparsity))
         table.add_row(*map(Text, (*row, target)))
     return table
 

@@ -274,3 +274,40 @@ def test_weights_that_diverge_before_an_update_are_not_blamed_on_the_strategy(mo
     line = r"^\d\.weight is not finite at step 1: weights in float16"
     with pytest.raises(DivergedError, match=line):
         train(model, pruner, optimizer, 6)
+
+
+MAGNITUDE = strategy("magnitude", sparsity=0.5)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"model": "net"}, "model: str is no torch.nn.Module"),
+        ({"strategies": MAGNITUDE}, r'strategies: give a list, as \[strategy\("magnitude", '),
+        ({"strategies": "magnitude"}, "strategies: give a list"),
+        ({"strategies": {MAGNITUDE}}, "strategies: give a list"),
+        ({"strategies": ["magnitude"]}, "strategies: number 0 is 'magnitude': make one, as strat"),
+        ({"strategies": [MAGNITUDE, type(MAGNITUDE)]}, "strategies: number 1 is ABCMeta: make one"),
+        ({"probes": ["burden"]}, "probes: number 0 is 'burden': make one, as probe"),
+        ({"total_steps": 1.5}, "total_steps must be a whole number, at least 0, not 1.5"),
+        ({"total_steps": -1}, "total_steps must be a whole number, at least 0, not -1"),
+        ({"total_steps": "9"}, "total_steps must be a whole number, at least 0, not '9'"),
+        ({"steps_per_epoch": 0}, "steps_per_epoch must be a whole number, at least 1, not 0"),
+        ({"total_steps": None}, "either total_steps or a timeline"),
+    ],
+)
+def test_arguments_of_another_kind_are_told(arguments, message):
+    given = {"model": net(), "strategies": [MAGNITUDE], "total_steps": 6} | arguments
+    with pytest.raises(UsageError, match=f"^(a Pruner needs )?{message}"):
+        Pruner(given.pop("model"), given.pop("strategies"), **given)
+
+
+def test_a_parameter_that_is_not_there_is_told_with_what_is_near():
+    pruner = fresh()
+    for call in (lambda: pruner.dense("0.weigth"), lambda: pruner.set_dense("0.weigth", 0)):
+        with pytest.raises(
+            UsageError, match=r"no parameter '0\.weigth'\. Did you mean '0\.weight'"
+        ):
+            call()
+    with pytest.raises(UsageError, match=r"set_dense: 0\.weight has shape \(8, 6\), not \(3,\)"):
+        pruner.set_dense("0.weight", torch.ones(3))

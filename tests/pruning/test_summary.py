@@ -1,6 +1,5 @@
 """What a Pruner says of its model: hand-worked numbers, before, during and after training."""
 
-import copy
 import io
 
 import pytest
@@ -56,9 +55,9 @@ def test_the_numbers_are_those_of_the_hand():
     train(pruner, 2)
     half = pruner.summary()
     # linear: 45 % of 1,280 are pruned at half of the steps, and 2 of 8 filters of 27 from the start
-    assert [(one.label, one.units, one.kept, one.target) for one in half.strategies] == [
-        ("filter_magnitude", 8, 6, 0.25),
-        ("magnitude", 1280, 704, 0.45),
+    assert [(one.label, one.unit, one.total, one.kept, one.target) for one in half.strategies] == [
+        ("filter_magnitude", "channels", 8, 6, 0.25),
+        ("magnitude", "entries", 1280, 704, 0.45),
     ]
     assert [one.sparsity for one in half.strategies] == [0.25, pytest.approx(0.45)]
     assert [(one.name, one.shape, one.entries, one.kept) for one in half.layers] == [
@@ -86,6 +85,8 @@ def test_it_is_told_of_the_finished_model_as_well():
     same = ("sparsity", "nonzero", "parameters", "strategies", "layers", "macs")
     assert all(getattr(finished, name) == getattr(last, name) for name in same)
     assert finished.strategies[1].kept == 128
+    assert (last.effective, finished.effective) == (None, finished.sparsity)
+    assert "zeros that are used    80.61%" in str(finished)
 
 
 TABLE = """\
@@ -95,9 +96,9 @@ sparsity of the model  41.83%
 parameters kept        876 of 1,506
 multiply-adds          4.74 k dense, 4.74 k executed, 3.30 k theoretical
 
-strategy          mode  units kept  units  sparsity  target
-filter_magnitude  hard           6      8    25.00%  25.00%
-magnitude          ste         704  1,280    45.00%  45.00%
+strategy          kept     of     units  sparsity  target
+filter_magnitude     6      8  channels    25.00%  25.00%
+magnitude          704  1,280   entries    45.00%  45.00%
 
 parameter          shape  entries  kept  density          strategy
 0.weight   8 x 3 x 3 x 3      216   162   75.00%  filter_magnitude
@@ -119,14 +120,28 @@ def test_the_first_input_gives_the_shape_and_nothing_stays_behind():
     pruner = pruner_of(model)
     assert pruner.summary().macs is None
     assert "give the Pruner an input_shape" in str(pruner.summary())
-    twin = copy.deepcopy(model)
-    twin(torch.randn(2, 3, 4, 4))
-    assert pruner.summary().macs is None  # a copy looks for itself
-    train(pruner, 4)
-    assert pruner.summary().macs.dense == 4736
-    model = pruner.finish()
+    train(pruner, 1)
     assert not model._forward_pre_hooks
     assert pruner.summary().macs.dense == 4736
+    train(pruner, 3)
+    pruner.finish()
+    assert pruner.summary().macs.dense == 4736
+
+
+@pytest.mark.parametrize("value", [torch.zeros(2, 4, dtype=torch.long), torch.zeros(3), {}])
+def test_what_is_no_batch_of_floats_gives_no_shape(value):
+    class Takes(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.linear = nn.Linear(4, 2)
+
+        def forward(self, value):
+            return self.linear.weight
+
+    model = Takes()
+    pruner = Pruner(model, [], total_steps=1)
+    model(value)
+    assert pruner.summary().macs is None
 
 
 def test_a_compiled_model_is_left_alone_and_the_shape_may_be_given_late():
@@ -173,5 +188,5 @@ def test_where_units_were_removed_it_counts_what_is_left():
     assert summary.layers[0].density == 1.0
     assert summary.layers[1].kept == int(finished[3].weight.count_nonzero())
     assert summary.strategies[0].kept == 6  # as it was when the run ended
-    assert summary.strategies[0].units == 8
+    assert summary.strategies[0].total == 8
     assert summary.macs.executed == 162 * 16 + 960
