@@ -3,6 +3,7 @@
 import copy
 import re
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 import torch
@@ -166,6 +167,21 @@ def compiles(case):
     case.model = plain
 
 
+def wraps(case):
+    with TemporaryDirectory() as folder:
+        torch.distributed.init_process_group(
+            "gloo", init_method=f"file://{folder}/store", rank=0, world_size=1
+        )
+        try:
+            case.attached()
+            plain = case.model
+            case.model = nn.parallel.DistributedDataParallel(plain)
+            case.train()
+            case.model = plain
+        finally:
+            torch.distributed.destroy_process_group()
+
+
 def second_attach(case):
     case.attached().train(2)
     case.optimizer = case.sgd()
@@ -222,6 +238,7 @@ TRIED = {
     "a second `Pruner` is attached to the model": second_pruner,
     "the model is moved or cast": casts,
     "the model is compiled": compiles,
+    "the model is wrapped with DDP": wraps,
     "weights are loaded with `assign=True`": loads_by_assignment,
     "something else writes pruned weights": writes,
 }  # fmt: skip
