@@ -69,7 +69,7 @@ class ModelSummary:
         facts.add_row("state", state)
         facts.add_row("sparsity in scope", percent(self.sparsity))
         if self.effective is not None:
-            facts.add_row("zeros that are used", percent(self.effective))
+            facts.add_row("effective sparsity", percent(self.effective))
         facts.add_row("sparsity of the model", percent(self.model_sparsity))
         facts.add_row("parameters kept", f"{count(self.nonzero)} of {count(self.parameters)}")
         facts.add_row("multiply-adds", _macs_text(self.macs) or self.macs_note)

@@ -86,7 +86,7 @@ def test_it_is_told_of_the_finished_model_as_well():
     assert all(getattr(finished, name) == getattr(last, name) for name in same)
     assert finished.strategies[1].kept == 128
     assert (last.effective, finished.effective) == (None, finished.sparsity)
-    assert "zeros that are used    80.61%" in str(finished)
+    assert "effective sparsity     80.61%" in str(finished)
 
 
 TABLE = """\
