@@ -9,7 +9,7 @@ from typing import Any, get_args
 from pydantic import BaseModel
 
 from prunekit.cli.fields import describe_fields, group_text
-from prunekit.recipe.document import flow
+from prunekit.foundation.plain import flow
 from prunekit.recipe.schema import AdamWConfig, Phase, Recipe
 from prunekit.registry import STRATEGIES
 

@@ -1,5 +1,6 @@
 """The public names and where each is defined: the one list, read by `__init__.py` as well."""
 
+from prunekit.compressors import compressor as compressor
 from prunekit.compressors.base import (
     DataCompressor as DataCompressor,
     RatioCompressor as RatioCompressor,
@@ -21,6 +22,7 @@ from prunekit.foundation.timeline import Clock as Clock, Duration as Duration, T
 from prunekit.models.base import Slotted as Slotted
 from prunekit.models.saved import load_model as load_model, preprocessing as preprocessing
 from prunekit.pruning.cadence import Cadence as Cadence
+from prunekit.pruning.probes import probe as probe
 from prunekit.pruning.probes.base import Probe as Probe
 from prunekit.pruning.pruner import Pruner as Pruner
 from prunekit.pruning.selection import (

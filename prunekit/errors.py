@@ -21,6 +21,10 @@ class RecipeError(PrunekitError):
     exit_code = 3
 
 
+class SettingsError(RecipeError, ValueError):
+    """Settings that were given in a call from Python are not valid."""
+
+
 class DataError(PrunekitError):
     """Data is missing, unreadable or does not fit."""
 

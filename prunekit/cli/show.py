@@ -20,8 +20,8 @@ from prunekit.cli.common import (
 )
 from prunekit.cli.list import component_entry, origin_text
 from prunekit.errors import UsageError
+from prunekit.foundation.plain import flow
 from prunekit.foundation.suggestions import did_you_mean
-from prunekit.recipe.document import flow
 from prunekit.recipe.find import named_recipes
 from prunekit.registry.installed import AmbiguousNameError, UnknownNameError
 

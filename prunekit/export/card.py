@@ -17,8 +17,8 @@ from prunekit.export.snippets import (
 )
 from prunekit.export.subject import Subject
 from prunekit.foundation.number_text import count, percent, si
+from prunekit.foundation.plain import flow
 from prunekit.foundation.text import escaped, printable
-from prunekit.recipe.document import flow
 from prunekit.recipe.yaml_text import yaml_text
 
 CARD_FILE = "README.md"

@@ -226,6 +226,14 @@ class FirstInput:
         """Stop listening."""
         self._hook.remove()
 
+    @property
+    def shape(self) -> tuple[int, ...] | None:
+        """Of one input, without the batch, where the first argument is a batch of floats."""
+        first = next(iter(self._seen[0]), None) if self._seen else None
+        if not isinstance(first, _Seen) or first.values is not None:
+            return None
+        return first.size[1:] if len(first.size) > 1 else None
+
     def again(self, model: nn.Module) -> tuple[Any, Any] | None:
         """Arguments of the same shapes, zeros, for a model that may be elsewhere by now.
 

@@ -192,17 +192,27 @@ def check_state(
     cover = {name: params[name] for one in assigned for name in one.cover}
     fault = (
         _parts_fault(state)
+        or _kind_fault(state)
         or _number_fault("strategies", state, len(assigned))
+        or _number_fault("targets", state, len(assigned))
         or _number_fault("probes", state, len(probes))
-        or _scope_fault(state["masks"], cover)
-        or _shape_fault("the mask of", state["masks"], {n: cover[n] for n in state["masks"]})
+        or masks_fault(state["masks"], dense, cover)
         or _shape_fault("dense", dense, params)
     )
+    refuse(fault)
+
+
+def refuse(fault: str | None, cause: Exception | None = None) -> None:
+    """Say what of a saved state does not fit, where something does not.
+
+    Raises:
+        UsageError: something does not.
+    """
     if fault:
         raise UsageError(
             f"load_state_dict: {fault}: build the Pruner as the one that was saved, of the plain "
             "module and with the same strategies"
-        )
+        ) from cause
 
 
 def _parts_fault(state: object) -> str | None:
@@ -212,14 +222,35 @@ def _parts_fault(state: object) -> str | None:
     return f"no state of a Pruner: it has no {lost[0]!r}" if lost else None
 
 
+def _kind_fault(state: Mapping[str, Any]) -> str | None:
+    """Whether each part is of the kind that it must be, whatever is in it."""
+    lists = dict.fromkeys(("strategies", "targets", "probes"), Sequence)
+    kinds: dict[str, type] = {"step": int, "masks": Mapping} | lists
+    for part, kind in kinds.items():
+        if not isinstance(state[part], kind):
+            return f"no state of a Pruner: its {part!r} is {type(state[part]).__name__}"
+    return None
+
+
+def masks_fault(masks: object, dense: object, params: Mapping[str, Tensor]) -> str | None:
+    """Saved masks of some of `params`, with dense weights of these; None where all fit."""
+    for what, values in (("masks", masks), ("dense weights", dense)):
+        if not isinstance(values, Mapping):
+            return f"the {what} are {type(values).__name__}, not tensors by name"
+    assert isinstance(masks, Mapping)
+    assert isinstance(dense, Mapping)
+    if lost := [name for name in masks if name not in params]:
+        return f"it has a mask of {lost[0]}, which is in no scope here"
+    own = {name: params[name] for name in masks}
+    for name, mask in masks.items():
+        if isinstance(mask, Tensor) and mask.dtype != torch.bool:
+            return f"the mask of {name} is {mask.dtype}, not bool"
+    return _shape_fault("the mask of", masks, own) or _shape_fault("dense", dense, own)
+
+
 def _number_fault(kind: str, state: Mapping[str, Any], here: int) -> str | None:
     saved = len(state[kind])
     return None if saved == here else f"it was saved with {saved} {kind}, here are {here}"
-
-
-def _scope_fault(masks: Mapping[str, Tensor], cover: Mapping[str, Tensor]) -> str | None:
-    lost = [name for name in masks if name not in cover]
-    return f"it has a mask of {lost[0]}, which is in no scope here" if lost else None
 
 
 def _shape_fault(
@@ -228,6 +259,8 @@ def _shape_fault(
     for name, param in params.items():
         if name not in saved:
             return f"{what} {name} is missing"
+        if not isinstance(saved[name], Tensor):
+            return f"{what} {name} is {type(saved[name]).__name__}, not a tensor"
         if saved[name].shape != param.shape:
             shape, own = tuple(saved[name].shape), tuple(param.shape)
             return f"{what} {name} has shape {shape}, here {own}"

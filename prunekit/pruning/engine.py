@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from itertools import chain
 from typing import Any
 
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from prunekit.errors import PluginError
+from prunekit.errors import DivergedError, PluginError
 from prunekit.foundation.computed import computed_weights
 from prunekit.foundation.modules import training_mode_kept
 from prunekit.foundation.parameters import ParamRule
@@ -33,13 +34,16 @@ from prunekit.pruning.checks import (
     check_scalars,
     check_state,
     check_update,
+    refuse,
 )
 from prunekit.pruning.context import Sources, StepContext, Surroundings
 from prunekit.pruning.learning import Learning
 from prunekit.pruning.masks import MaskSet
 from prunekit.pruning.probes.base import Probe, labels, prepare_all
 from prunekit.pruning.sparsity import UnitCount, weighed
+from prunekit.pruning.step_hooks import Gate, not_finite
 from prunekit.pruning.strategies.base import PruningStrategy, Update
+from prunekit.registry.installed import reason
 
 
 class Engine:
@@ -108,12 +112,13 @@ class Engine:
             self.initialize()
         self._update_all(inside=False)
 
-    def attach(self, optimizer: Optimizer) -> None:
-        """Hook into an optimizer, also a new one in mid-run; the first call starts the masks."""
+    def attach(self, *optimizers: Optimizer, gate: Gate | None = None) -> None:
+        """Hook into optimizers, also new ones in mid-run; the first call starts the masks."""
+        self.mask_set.refuse_unheld(*optimizers)
         if not self._started:
             self.start()
-        self.learning.attach(optimizer)
-        self.mask_set.attach(optimizer)
+        self.learning.attach(*optimizers)
+        self.mask_set.attach(*optimizers, gate=gate)
 
     def before_step(self) -> bool:
         """On final gradients, before clipping. Whether `optimizer.step` is to be taken.
@@ -152,6 +157,11 @@ class Engine:
         return model
 
     # ---- what is read of it
+
+    @property
+    def started(self) -> bool:
+        """Whether the masks of t = 0 were decided, or a state was loaded."""
+        return self._started
 
     def update_due(self) -> bool:
         """Whether masks are decided inside the step that is being taken, or right after it."""
@@ -227,18 +237,29 @@ class Engine:
             UsageError: they are of another model or of other strategies; nothing is changed.
         """
         check_state(state, dense, self.assigned, self.probes, self.params)
+        refuse(self.learning.fault_in(state.get("learning")))  # earlier states have none
+        self._load_components([*state["strategies"], *state["probes"]])
         self.step, self._started = state["step"], True
         for name in self.params:
             self.around.set_dense(name, dense[name])
         self.mask_set.load_state_dict({"masks": state["masks"]}, dense)
-        for assigned, own, target in zip(
-            self.assigned, state["strategies"], state["targets"], strict=True
-        ):
-            assigned.strategy.load_state_dict(own)
+        for assigned, target in zip(self.assigned, state["targets"], strict=True):
             assigned.target = target
-        for probe, seen in zip(self.probes, state["probes"], strict=True):
-            probe.load_state_dict(seen)
-        self.learning.load_state_dict(state.get("learning"))  # earlier states have none
+        self.learning.load_state_dict(state.get("learning"))
+
+    def _load_components(self, states: Sequence[Any]) -> None:
+        """Give strategies and probes what they saved; all of them, or none."""
+        owners: list[PruningStrategy | Probe]
+        owners = [*(assigned.strategy for assigned in self.assigned), *self.probes]
+        before = [owner.state_dict() for owner in owners]
+        for owner, own in zip(owners, states, strict=True):
+            try:
+                owner.load_state_dict(own)
+            except Exception as error:  # whatever a component does with a state of another shape
+                for each, was in zip(owners, before, strict=True):
+                    with suppress(Exception):
+                        each.load_state_dict(was)
+                refuse(f"the state of {owner.config.name!r} does not fit ({reason(error)})", error)
 
     # ---- inside
 
@@ -283,12 +304,17 @@ class Engine:
         """Ask, check and apply.
 
         Raises:
+            DivergedError: a weight is not finite any more.
             PluginError: names the package that the strategy is of, the parameter, what was expected
                 and what came.
         """
         try:
             return self._checked_update(assigned, ctx)
         except PluginError as error:
+            for name in assigned.scope:  # what training made of it, no strategy can rank
+                if self.step and not bool(self.params[name].isfinite().all()):
+                    when = f"at step {self.step}"
+                    raise DivergedError(not_finite(name, self.params[name], when)) from error
             raise PluginError(f"{assigned.origin}, step {self.step}: {error}") from error
 
     def _checked_update(self, assigned: Assigned, ctx: StepContext) -> Update:

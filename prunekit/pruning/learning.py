@@ -17,9 +17,9 @@ class Learning:
 
     def __init__(self, params: Mapping[str, nn.Parameter]) -> None:
         self.params = params
-        self._optimizer: Optimizer | None = None
-        self._places: dict[str, int] = {}
-        """Parameter -> the place of its group in the optimizer."""
+        self._optimizers: tuple[Optimizer, ...] = ()
+        self._places: dict[str, list[int]] = {}
+        """Parameter -> the places of its groups, in all optimizers."""
         self._sizes: list[int] = []
         """Parameters of each group when the places were looked up."""
         self._highest: dict[str, float] = {}
@@ -28,28 +28,32 @@ class Learning:
         self.is_judge = True
         """Whether what does not learn is refused; a run of an earlier version went on with it."""
 
-    def attach(self, optimizer: Optimizer) -> None:
-        """Read another optimizer from here on."""
-        for group in optimizer.param_groups:
-            group.setdefault("initial_lr", group["lr"])  # as torch's own schedulers do
-        if self._optimizer is not None:  # else the rates are those of a state that was loaded
+    def attach(self, *optimizers: Optimizer) -> None:
+        """Read these optimizers from here on."""
+        if self._optimizers:  # else the rates are those of a state that was loaded
             self._highest = {}
-        self._optimizer, self._sizes = optimizer, []
+        self._optimizers, self._sizes = optimizers, []
+        for group in self._groups():
+            group.setdefault("initial_lr", group["lr"])  # as torch's own schedulers do
         self._look_up()
+
+    def _groups(self) -> list[dict[str, Any]]:
+        return [group for optimizer in self._optimizers for group in optimizer.param_groups]
 
     def _look_up(self) -> None:
         """Find the parameters in the groups, which may have been loaded or added to."""
-        if self._optimizer is None:
-            return
-        groups = self._optimizer.param_groups
+        groups = self._groups()
         sizes = [len(group["params"]) for group in groups]
         if sizes == self._sizes:
             return
-        places = {id(p): place for place, group in enumerate(groups) for p in group["params"]}
+        places: dict[int, list[int]] = {}
+        for place, group in enumerate(groups):
+            for param in group["params"]:
+                places.setdefault(id(param), []).append(place)
         self._sizes = sizes
         self._places = {n: places[id(p)] for n, p in self.params.items() if id(p) in places}
-        for name, place in self._places.items():
-            tops = [float(groups[place].get(key, 0.0)) for key in TOPS]
+        for name, own in self._places.items():
+            tops = [float(groups[place].get(key, 0.0)) for key in TOPS for place in own]
             self._highest[name] = max(*tops, self._highest.get(name, 0.0))
 
     def note(self) -> None:
@@ -63,9 +67,9 @@ class Learning:
         """Why a parameter cannot learn now; empty where it can."""
         if not self.params[name].requires_grad:
             return "its requires_grad is off"
-        if self._optimizer is not None and name not in self._places:
+        if self._optimizers and name not in self._places:
             return "no optimizer has it"
-        if self._optimizer is not None and not self._highest[name]:
+        if self._optimizers and not self._highest[name]:
             return "its learning rate is 0"
         return ""
 
@@ -80,7 +84,7 @@ class Learning:
         The highest is that of the optimizer when it was attached, of its scheduler, or seen since.
         """
         self._look_up()
-        if self._optimizer is None:
+        if not self._optimizers:
             return 1.0
         highest = self._highest.get(name, 0.0)
         if not self.params[name].requires_grad or name not in self._places or not highest:
@@ -88,9 +92,9 @@ class Learning:
         return min(1.0, self._rate(name) / highest)
 
     def _rate(self, name: str) -> float:
-        """Its learning rate now."""
-        assert self._optimizer is not None
-        return float(self._optimizer.param_groups[self._places[name]]["lr"])
+        """Its learning rate now, the highest where several optimizers have it."""
+        groups = self._groups()
+        return max(float(groups[place]["lr"]) for place in self._places[name])
 
     def idle(self, names: Iterable[str], *, now: bool) -> dict[str, str]:
         """Those of `names` that do not learn, and why not.
@@ -109,6 +113,15 @@ class Learning:
     def state_dict(self) -> dict[str, Any]:
         """The highest rates, and what has not learned so far."""
         return {"highest": dict(self._highest), "waiting": sorted(self._waiting)}
+
+    def fault_in(self, state: object) -> str | None:
+        """What of a saved state does not fit; None where nothing is wrong."""
+        if state is None:
+            return None
+        if not isinstance(state, Mapping) or not {"highest", "waiting"} <= state.keys():
+            return "its 'learning' is no state of learning rates"
+        lost = [n for n in (*state["highest"], *state["waiting"]) if n not in self.params]
+        return f"its 'learning' has {lost[0]}, which is not in this model" if lost else None
 
     def load_state_dict(self, state: Mapping[str, Any] | None) -> None:
         """Go on from what was saved, with the optimizer that is attached, or attached next.

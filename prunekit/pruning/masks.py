@@ -16,15 +16,15 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torch.utils.hooks import RemovableHandle
 
 from prunekit.errors import DivergedError, PluginError, UsageError
+from prunekit.pruning.checks import masks_fault, refuse
 from prunekit.pruning.scores import count_true
+from prunekit.pruning.step_hooks import Gate, StepHooks, held_by, not_finite, refuse_foreign_state
 from prunekit.pruning.strategies.base import Masks, Update
 from prunekit.registry.configs import Mode
 
@@ -43,10 +43,7 @@ class MaskSet:
         self.modes = dict(modes)
         self._working: dict[str, Tensor] = {}  # W's dtype, 1 = kept; absent = all kept
         self._dense: dict[str, Tensor] = {}  # ste: W.  masked: the shelf
-        self._optimizer: Optimizer | None = None
-        self._hooks: list[RemovableHandle] = []
-        self._unproven = False  # masks or optimizer changed, and no step was looked at since
-        self._effective: list[Tensor] = []  # ste, inside optimizer.step: where W*M goes back to
+        self._hooks: list[StepHooks] = []  # of each attached optimizer
 
     # ---- what strategies, checkpoints and reports read
 
@@ -81,7 +78,13 @@ class MaskSet:
         return sha.digest()
 
     def follow(self) -> None:
-        """Bring what is kept beside a model to where that was moved or cast since."""
+        """Bring what is kept beside a model to where that was moved or cast since.
+
+        And W*M into the model, if an optimizer's step ended in an error.
+        """
+        for hooks in self._hooks:
+            if hooks.inside:
+                hooks.leave()
         for kept in (self._working, self._dense):
             for name, tensor in kept.items():
                 param = self.params[name]
@@ -102,7 +105,8 @@ class MaskSet:
                 self._replace(name, old, new, update.values.get(name))
         if update.restart:
             self._forget_state(cover)
-        self._unproven = True
+        for hooks in self._hooks:
+            hooks.unproven = True
         return flips
 
     def _replace(self, name: str, old: Tensor, new: Tensor, values: Tensor | None) -> None:
@@ -116,8 +120,14 @@ class MaskSet:
         working.copy_(new.view(torch.uint8))  # from bool it takes three times as long
         torch.mul(dense, working, out=param.data)
         if mode != "ste":
-            for state in self._state_tensors(param):
-                state.mul_(working if state.is_floating_point() else new)
+            self._mask_state(name)
+
+    @torch.no_grad()
+    def _mask_state(self, name: str) -> None:
+        """Zero the optimizer state of pruned weights."""
+        working = self._working[name]
+        for state in self._state_tensors(self.params[name]):
+            state.mul_(working if state.is_floating_point() else working.bool())
 
     def _kept_apart(self, name: str, old: Tensor) -> Tensor:
         """Dense W where it is kept in `ste` and `masked`, up to date."""
@@ -141,32 +151,54 @@ class MaskSet:
 
     # ---- around the optimizer
 
-    def attach(self, optimizer: Optimizer) -> None:
-        """Hook into `optimizer.step`; the hooks of an earlier optimizer are removed.
+    def refuse_unheld(self, *optimizers: Optimizer) -> None:
+        """Every parameter of the set that learns must be in one of these, with its own state.
 
         Raises:
-            UsageError: a parameter of the set that learns is not in this optimizer.
+            UsageError: one is not.
         """
-        held = {id(param) for group in optimizer.param_groups for param in group["params"]}
+        held = held_by(*optimizers)
         for name, param in self.params.items():
+            refuse_foreign_state(name, param, optimizers)
             if param.requires_grad and id(param) not in held:
                 raise UsageError(
-                    f"{name} is pruned but not in this optimizer: give one optimizer all of them"
+                    f"{name} is pruned but not in this optimizer: attach all that hold the pruned "
+                    "weights of this very model (a copy has weights of its own) in one call, as "
+                    "attach(first, second)"
                 )
+
+    def attach(self, *optimizers: Optimizer, gate: Gate | None = None) -> None:
+        """Hook into `step` of these optimizers; hooks into earlier ones are removed.
+
+        Args:
+            optimizers: each parameter of the set that learns is in one of them, or in several.
+            gate: asked before each step whether it is to be taken.
+
+        Raises:
+            UsageError: a parameter of the set that learns is in none of them.
+        """
+        self.refuse_unheld(*optimizers)
         self.detach()
-        self._optimizer = optimizer
-        self._hooks = [
-            optimizer.register_step_pre_hook(self._before_optimizer),
-            optimizer.register_step_post_hook(self._after_optimizer),
-        ]
-        self._unproven = True
+        self._hooks = [StepHooks(optimizer, self, gate) for optimizer in optimizers]
+        for name in self._working:
+            if self.modes[name] != "ste":
+                self._mask_state(name)  # of steps that were taken before there were masks
 
     def detach(self) -> None:
         """Remove the hooks; the parameters hold W*M."""
-        for hook in self._hooks:
-            hook.remove()
+        for hooks in self._hooks:
+            hooks.remove()
         self._hooks = []
-        self._optimizer = None
+
+    @property
+    def optimizers(self) -> tuple[Optimizer, ...]:
+        """Those that are attached."""
+        return tuple(hooks.optimizer for hooks in self._hooks)
+
+    @property
+    def in_step(self) -> bool:
+        """Whether one of them is moving weights now."""
+        return any(hooks.inside for hooks in self._hooks)
 
     def mask_gradients(self) -> None:
         """Zero the gradients of pruned weights in `hard` and `masked`; `ste` keeps them dense."""
@@ -180,59 +212,57 @@ class MaskSet:
             torch._foreach_mul_(grads, masks)
 
     def _forget_state(self, names: Iterable[str]) -> None:
-        if self._optimizer is None:
-            return
-        for name in names:
-            state = self._optimizer.state.get(self.params[name], {})
-            if state.keys() == {"momentum_buffer"}:  # fused SGD wants all of a group or none
-                for momentum in self._state_tensors(self.params[name]):
-                    momentum.zero_()
-            else:
-                state.clear()
+        for optimizer in self.optimizers:
+            for name in names:
+                state = optimizer.state.get(self.params[name], {})
+                if state.keys() == {"momentum_buffer"}:  # fused SGD wants all of a group or none
+                    for momentum in self._state_tensors(self.params[name]):
+                        momentum.zero_()
+                else:
+                    state.clear()
 
-    def _ste(self) -> Iterator[tuple[nn.Parameter, Tensor, Tensor]]:
+    def moved_dense(self, optimizer: Optimizer) -> Iterator[tuple[nn.Parameter, Tensor, Tensor]]:
+        """Parameter, dense W and working mask of what this optimizer moves in `ste`."""
+        held = held_by(optimizer) if len(self._hooks) > 1 else None
         for name, working in self._working.items():
-            if self.modes[name] == "ste":
-                yield self.params[name], self._dense[name], working
+            param = self.params[name]
+            if self.modes[name] == "ste" and (held is None or id(param) in held):
+                yield param, self._dense[name], working
 
-    def _before_optimizer(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
-        # a closure would run forward and backward on what the hooks put in place for the step
-        if kwargs.get("closure") is not None or any(callable(a) for a in args[1:]):
-            raise UsageError("optimizer.step(closure) does not go with masks: call step() alone")
-        self._effective = []
-        for param, dense, _working in self._ste():
-            self._effective.append(param.data)
-            param.data = dense
+    def prove_zeros(self, optimizer: Optimizer) -> None:
+        """Look once after each change: an optimizer that mixes entries would move pruned ones.
 
-    @torch.no_grad()
-    def _after_optimizer(self, *_: Any) -> None:
-        for effective, (param, dense, working) in zip(self._effective, self._ste(), strict=True):
-            param.data = torch.mul(dense, working, out=effective)
-        if self._unproven:
-            self._prove_zeros()
-            self._unproven = False
-
-    def _prove_zeros(self) -> None:
-        """Look once after each change: an optimizer that mixes entries would move pruned ones."""
+        Raises:
+            PluginError: it did.
+            DivergedError: a weight is not finite.
+        """
         for name, working in self._working.items():
             param = self.params[name]
             moved = param.bool() & ~working.bool()
             if self.modes[name] != "ste" and bool(moved.any()):
-                optimizer = type(self._optimizer).__name__
+                who = type(optimizer).__name__
                 if not bool(param.isfinite().all()):
-                    raise DivergedError(
-                        f"{name} is not finite after a step of {optimizer}: weights in "
-                        f"{str(param.dtype).removeprefix('torch.')} need a larger eps there, or "
-                        "keep them in float32 and compute under autocast"
-                    )
+                    raise DivergedError(not_finite(name, param, f"after a step of {who}"))
                 raise PluginError(
-                    f"optimizer {optimizer} moved pruned weights of {name}, whose gradient and "
+                    f"optimizer {who} moved pruned weights of {name}, whose gradient and "
                     f"state are zero: use mode ste, or an optimizer that works entry by entry"
                 )
 
+    @torch.no_grad()
+    def zero_pruned(self) -> dict[str, int]:
+        """Write W*M once more; how many pruned weights of which parameters were not zero."""
+        moved = {}
+        for name, working in self._working.items():
+            param = self.params[name]
+            pruned = ~working.bool()
+            if found := count_true(param.data.bool() & pruned):
+                param.data.masked_fill_(pruned, 0)
+                moved[name] = found
+        return moved
+
     def _state_tensors(self, param: nn.Parameter) -> Iterator[Tensor]:
-        if self._optimizer is not None:
-            for key, value in self._optimizer.state.get(param, {}).items():
+        for optimizer in self.optimizers:
+            for key, value in optimizer.state.get(param, {}).items():
                 # a count of steps has the shape of a parameter without dimensions
                 if isinstance(value, Tensor) and value.shape == param.shape and key != "step":
                     yield value
@@ -245,7 +275,12 @@ class MaskSet:
 
     @torch.no_grad()
     def load_state_dict(self, state: Mapping[str, Masks], dense: Mapping[str, Tensor]) -> None:
-        """Take back masks and dense weights, bit for bit."""
+        """Take back masks and dense weights, bit for bit.
+
+        Raises:
+            UsageError: they are of other parameters; nothing is changed.
+        """
+        refuse(masks_fault(state["masks"], dense, self.params))
         for name, mask in state["masks"].items():
             param = self.params[name]
             param.data.copy_(dense[name])

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -26,15 +27,19 @@ from torch.optim import Optimizer
 from prunekit.errors import UsageError
 from prunekit.foundation.modules import FirstInput
 from prunekit.foundation.parameters import ParamRule
+from prunekit.foundation.suggestions import did_you_mean
 from prunekit.foundation.timeline import Timeline
 from prunekit.foundation.warn import LOG
+from prunekit.pruning.arguments import refuse_arguments
 from prunekit.pruning.assignment import Assigned
 from prunekit.pruning.context import Anchor, Calibration, LossFunction, OneProcess, Ranks, Sources
 from prunekit.pruning.effective import Effective, told_effective
 from prunekit.pruning.engine import Engine
+from prunekit.pruning.loop import Loop
 from prunekit.pruning.probes.base import Probe
 from prunekit.pruning.sparsity import UnitCount, masks_left
 from prunekit.pruning.strategies.base import PruningStrategy
+from prunekit.pruning.summary import ModelSummary
 
 
 class Pruner:
@@ -59,7 +64,7 @@ class Pruner:
 
     Raises:
         RecipeError: a scope matches nothing, two scopes overlap, or a mode does not fit.
-        UsageError: neither `total_steps` nor `timeline`, or both.
+        UsageError: neither `total_steps` nor `timeline`, or both; an argument of another kind.
     """
 
     def __init__(  # noqa: PLR0913 - one call sets up all that a strategy may ask for
@@ -79,6 +84,7 @@ class Pruner:
         anchor: Anchor | None = None,
         resuming: bool = False,
     ) -> None:
+        refuse_arguments(model, strategies, probes, total_steps, steps_per_epoch)
         if (total_steps is None) == (timeline is None):
             raise UsageError("a Pruner needs either total_steps or a timeline")
         self._engine = Engine(
@@ -95,6 +101,7 @@ class Pruner:
         self._first = None if input_shape else FirstInput(model)
         self.effective: Effective | None = None
         """What the finished model multiplies by; None before `finish`, or if it is not known."""
+        self._loop = Loop(self._engine)
 
     @property
     def model(self) -> nn.Module:
@@ -125,15 +132,19 @@ class Pruner:
 
     def start(self) -> None:
         """The updates of t = 0, where they are wanted before there is an optimizer to `attach`."""
-        self._engine.start()
+        self._loop.start()
 
-    def attach(self, optimizer: Optimizer) -> None:
+    def attach(self, *optimizers: Optimizer) -> None:
         """Hook into an optimizer, also a new one in mid-run; the first call starts the masks.
 
+        Wrappers of accelerate and Lightning are taken as well. Several optimizers are those of one
+        step, each with a part of the pruned parameters, or with the same ones.
+
         Raises:
-            UsageError: a pruned parameter that learns is not in this optimizer.
+            UsageError: a pruned parameter that learns is in none of them, or one calls its closure
+                several times a step, as LBFGS does.
         """
-        self._engine.attach(optimizer)
+        self._loop.attach(*optimizers)
 
     def before_step(self) -> bool:
         """On final gradients, before clipping. Whether `optimizer.step` is to be taken.
@@ -141,30 +152,49 @@ class Pruner:
         Probes look at the raw gradients, penalties and adjustments are added, strategies that read
         gradients update, and the gradients of pruned weights are zeroed in `hard` and `masked`.
 
+        A closure may do it: `optimizer.step(closure)` moves the weights after it. Where this is
+        False, the attached optimizers move nothing, even if they are stepped.
+
         Raises:
+            UsageError: a call before it is missing; says which.
             PluginError: a strategy gives what its contract does not allow.
         """
-        return self._engine.before_step()
+        return self._loop.before_step()
 
     def after_step(self) -> None:
         """One optimizer step is done: the clock moves, and masks change where they are due.
 
+        A step that a GradScaler leaves out after an overflow counts, too.
+
         Raises:
+            UsageError: a call before it is missing; says which.
             PluginError: a strategy gives what its contract does not allow.
         """
-        self._engine.count_step()
-        self._engine.update_masks()
+        self._loop.after_step()
 
-    def finish(self) -> nn.Module:
+    def finish(self, *, early: bool = False, keep_masks: bool | None = None) -> nn.Module:
         """Leave W*M in the parameters for good, and let the strategies fold what they added.
 
         One batch of zeros, of `input_shape` or of the shape that the model was first called with,
         is evaluated then, to see whether the zeros are multiplied: `effective` has what was found,
-        and a difference is a warning. Nothing that it cannot find out stops a loop.
+        and a difference is a warning. Nothing that it cannot find out stops a loop. Called again,
+        it returns the same model.
+
+        Args:
+            early: whether masks may be short of the sparsity that comes at the end.
+            keep_masks: what becomes of optimizers that step the model from here on: None refuses
+                them, True puts the zeros back after each of their steps, False lets them train
+                without masks.
+
+        Raises:
+            UsageError: a strategy has not come to its final sparsity.
         """
+        first = self._loop.finished is None
         masks = self._engine.masks()
-        model = self._engine.finish()
-        self.effective = told_effective(model, masks_left(model, masks), self._input(model))
+        model = self._loop.finish(early=early, keep_masks=keep_masks)
+        if first:
+            left = masks_left(model, masks)
+            self.effective = told_effective(model, left, self._input(model))
         return model
 
     def _input(self, model: nn.Module) -> tuple[Any, Any] | None:
@@ -180,17 +210,44 @@ class Pruner:
 
     # ---- what a loop logs and saves
 
+    def summary(self, input_shape: tuple[int, ...] | None = None) -> ModelSummary:
+        """How sparse the model is now, at any time, also after `finish`.
+
+        A value with sparsity, units, multiply-adds and the density of each parameter;
+        `print(pruner.summary())` shows it as tables.
+
+        Args:
+            input_shape: of one input, without the batch: what multiply-adds are counted for. By
+                default that of the Pruner, or of the first input that the model was called with.
+        """
+        seen = None if self._first is None else self._first.shape
+        found = self._loop.summary(input_shape or self._shape or seen)
+        used = None if self.effective is None else self.effective.sparsity
+        return replace(found, effective=used)
+
     def masks(self) -> dict[str, Tensor]:
         """Parameter name -> bool mask of its shape, True = kept: of the scopes and what goes
         along with their units."""
         return self._engine.masks()
 
     def dense(self, name: str) -> Tensor:
-        """Dense W of any parameter."""
+        """Dense W of any parameter.
+
+        Raises:
+            UsageError: the model has no parameter of this name.
+        """
+        self._refuse_unknown(name)
         return self._engine.around.dense(name)
 
     def set_dense(self, name: str, value: Tensor) -> None:
-        """Write dense W of any parameter, as rewinding does; masks stay in force."""
+        """Write dense W of any parameter, as rewinding does; masks stay in force.
+
+        Raises:
+            UsageError: the model has no parameter of this name, or it has another shape.
+        """
+        self._refuse_unknown(name)
+        if value.shape != (own := self.params[name].shape):
+            raise UsageError(f"set_dense: {name} has shape {tuple(own)}, not {tuple(value.shape)}")
         self._engine.around.set_dense(name, value)
 
     @contextmanager
@@ -207,6 +264,11 @@ class Pruner:
         finally:
             for name, param in self.params.items():
                 param.data = resting[name]
+
+    def _refuse_unknown(self, name: str) -> None:
+        if name not in self.params:
+            near = did_you_mean(name, self.params)
+            raise UsageError(f"the model has no parameter {name!r}.{near}")
 
     def target(self) -> float | None:
         """Sparsity promised over all scopes at the last updates; None where one emerges."""
@@ -238,4 +300,4 @@ class Pruner:
         Raises:
             UsageError: they are of another model or of other strategies; nothing is changed.
         """
-        self._engine.load_state_dict(state, dense)
+        self._loop.load_state_dict(state, dense)

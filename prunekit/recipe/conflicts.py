@@ -12,8 +12,8 @@ from typing import Any
 from pydantic import BaseModel
 
 from prunekit.errors import PluginError
+from prunekit.foundation.plain import KeyPath
 from prunekit.foundation.suggestions import did_you_mean
-from prunekit.recipe.document import KeyPath
 from prunekit.registry import COMPRESSORS, DATASETS, Registry
 from prunekit.registry.installed import AmbiguousNameError, UnknownNameError
 

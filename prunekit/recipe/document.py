@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-KeyPath = tuple[str | int, ...]
-"""Keys and list positions from the root of a recipe."""
+from prunekit.foundation.plain import KeyPath, at_path, has_path
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -59,27 +57,11 @@ class SourceDocument:
 
     def at(self, path: KeyPath) -> Any:
         """The value at `path`; None where there is none."""
-        node = self.root
-        for key in path:
-            if not _has(node, key):
-                return None
-            node = node[key]
-        return node
+        return at_path(self.root, path)
 
     def has(self, path: KeyPath) -> bool:
         """Whether something, be it null, was written at `path`."""
-        return _has(self.at(path[:-1]), path[-1])
-
-
-def _has(node: Any, key: str | int) -> bool:
-    if isinstance(node, list | tuple):
-        return isinstance(key, int) and key < len(node)
-    return isinstance(node, dict) and key in node
-
-
-def dotted(path: Iterable[str | int]) -> str:
-    """A path as an override writes it: `strategies.0.sparsity`."""
-    return ".".join(shown(key, bare=True) for key in path)
+        return has_path(self.root, path)
 
 
 WORDS = {
@@ -93,8 +75,6 @@ OCTAL = re.compile(r"0o[0-7]+")
 FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
 NOT_FINITE = re.compile(r"[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)")
 MAX_DIGITS = 300
-
-LONGEST_SHOWN = 60
 
 
 def scalar(text: str) -> Any:
@@ -118,44 +98,3 @@ def scalar(text: str) -> Any:
     if FLOAT.fullmatch(text):
         return float(text)
     return float(text.replace(".", "", 1)) if NOT_FINITE.fullmatch(text) else text
-
-
-def kind_of(value: Any) -> str:
-    """What a value is, to a person."""
-    match value:
-        case None:
-            return "null"
-        case dict():
-            return "a mapping"
-        case list() | tuple():
-            return "a list"
-        case bool():
-            return "true" if value else "false"
-        case str():
-            return f"the text {shown(value)}"
-        case _:
-            return f"the number {shown(value)}"
-
-
-def shown(value: Any, *, bare: bool = False) -> str:
-    """A scalar in at most a few words, without a character that a terminal would obey.
-
-    Args:
-        value: what to show.
-        bare: leave the quotes off a text that needs none.
-    """
-    if bare and isinstance(value, str) and re.fullmatch(r"[\w*:/-]{1,60}", value):
-        return value
-    text = ascii(value) if not str(value).isprintable() else repr(value)
-    return text if len(text) <= LONGEST_SHOWN else f"{text[: LONGEST_SHOWN - 3]}..."
-
-
-def flow(value: Any) -> str:
-    """Plain values as a recipe writes them on one line; texts that need quotes have none."""
-    if isinstance(value, dict):
-        return "{" + ", ".join(f"{key}: {flow(item)}" for key, item in value.items()) + "}"
-    if isinstance(value, list):
-        return "[" + ", ".join(flow(item) for item in value) + "]"
-    if value is None or isinstance(value, bool):
-        return {None: "null", True: "true", False: "false"}[value]
-    return str(value)

@@ -10,16 +10,10 @@ from typing import Any
 from pydantic import ValidationError
 
 from prunekit.errors import PluginError, RecipeError
+from prunekit.foundation.plain import KeyPath, dotted, kind_of
 from prunekit.foundation.values import KEY, as_values
 from prunekit.recipe.conflicts import conflicts
-from prunekit.recipe.document import (
-    KeyPath,
-    RecipeFault,
-    SourceDocument,
-    SourcePosition,
-    dotted,
-    kind_of,
-)
+from prunekit.recipe.document import RecipeFault, SourceDocument, SourcePosition
 from prunekit.recipe.explain import faults_in
 from prunekit.recipe.find import find_recipe
 from prunekit.recipe.overrides import apply_overrides

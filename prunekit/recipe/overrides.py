@@ -7,14 +7,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from prunekit.errors import RecipeError
-from prunekit.recipe.document import (
-    KeyPath,
-    RecipeFault,
-    SourceDocument,
-    SourcePosition,
-    dotted,
-    kind_of,
-)
+from prunekit.foundation.plain import KeyPath, dotted, kind_of
+from prunekit.recipe.document import RecipeFault, SourceDocument, SourcePosition
 from prunekit.recipe.yaml_text import MAX_DEPTH, read_document
 
 HOW = "write it as key.path=value, such as phases.0.length=2ep"

@@ -16,10 +16,10 @@ from pydantic import (
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from prunekit.foundation.parameters import ParamRule
+from prunekit.foundation.plain import shown
 from prunekit.foundation.timeline import Duration, duration
 from prunekit.foundation.values import Frozen, NewKey, name_only
 from prunekit.recipe.conflicts import conflicts
-from prunekit.recipe.document import shown
 from prunekit.recipe.lr_schedules import AnyLrSchedule, LrConstant
 from prunekit.registry import COMPRESSORS, DATASETS, MODELS, PROBES, STRATEGIES
 from prunekit.registry.configs import (

@@ -28,16 +28,9 @@ from ruamel.yaml.events import (
 )
 
 from prunekit.errors import RecipeError
+from prunekit.foundation.plain import KeyPath, dotted, kind_of
 from prunekit.foundation.text import printable
-from prunekit.recipe.document import (
-    KeyPath,
-    RecipeFault,
-    SourceDocument,
-    SourcePosition,
-    dotted,
-    kind_of,
-    scalar,
-)
+from prunekit.recipe.document import RecipeFault, SourceDocument, SourcePosition, scalar
 
 MAX_BYTES = 1_000_000
 MAX_DEPTH = 32

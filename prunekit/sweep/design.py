@@ -10,9 +10,10 @@ from typing import Any
 from pydantic import ValidationError
 
 from prunekit.errors import PrunekitError, RecipeError
+from prunekit.foundation.plain import KeyPath, dotted
 from prunekit.foundation.suggestions import did_you_mean
 from prunekit.foundation.values import as_values
-from prunekit.recipe.document import KeyPath, RecipeFault, SourceDocument, SourcePosition, dotted
+from prunekit.recipe.document import RecipeFault, SourceDocument, SourcePosition
 from prunekit.recipe.explain import faults_in
 from prunekit.recipe.load import as_lines, read_text, read_text_document
 from prunekit.sweep.file import ArmFile, SweepFile, expanded, label

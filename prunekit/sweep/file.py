@@ -11,8 +11,9 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, Discriminator, Field, Tag
 
 from prunekit.errors import RecipeError, UsageError
+from prunekit.foundation.plain import kind_of
 from prunekit.foundation.values import Frozen
-from prunekit.recipe.document import SourcePosition, kind_of
+from prunekit.recipe.document import SourcePosition
 from prunekit.recipe.overrides import LAST_LINE
 from prunekit.recipe.schema import Name
 from prunekit.recipe.yaml_text import read_document

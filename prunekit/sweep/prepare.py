@@ -8,7 +8,7 @@ from pathlib import Path
 
 from prunekit.errors import UsageError
 from prunekit.foundation.files import cannot_write, lock, write_json
-from prunekit.recipe.document import flow
+from prunekit.foundation.plain import flow
 from prunekit.recipe.load import read_text, read_text_document
 from prunekit.recipe.yaml_text import dump_yaml
 from prunekit.sweep.command_line import SweepRequest

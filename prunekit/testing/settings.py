@@ -9,6 +9,7 @@ from typing import Any, get_args
 from pydantic import ValidationError
 
 from prunekit.foundation.values import ComponentConfig, as_values
+from prunekit.registry.sentences import one_line, problems_in
 from prunekit.testing.faults import ConformanceError
 
 
@@ -43,12 +44,12 @@ def checked_settings(
 
 def _parsed(own: Any, settings: Mapping[str, Any], who: str) -> ComponentConfig:
     names = get_args(own.model_fields["name"].annotation)
+    tree = as_values({"name": names[0] if names else who.lower(), **settings})
     try:
-        made: ComponentConfig = own.model_validate(
-            as_values({"name": names[0] if names else who.lower(), **settings})
-        )
+        made: ComponentConfig = own.model_validate(tree)
     except ValidationError as error:
-        raise ConformanceError(f"{who}.Config refuses these settings: {error}") from error
+        told = one_line(problems_in(error, tree, own))
+        raise ConformanceError(f"{who}.Config refuses these settings: {told}") from error
     return made
 
 

@@ -17,6 +17,8 @@ ROOT = Path(__file__).parents[2]
 PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md")])
 
 
+OF_OTHERS = ("lightning", "accelerate")
+"""What a block may import that prunekit itself does not; the extra `test` has it."""
 TUTORIAL = "<!-- tutorial -->"
 """A page with this mark is followed from top to bottom by a test."""
 FILE = "<!-- file: "
@@ -37,15 +39,24 @@ def idfn(value: object) -> str:
     return value if isinstance(value, str) and "\n" not in value else ""
 
 
+def others_in(code: str) -> list[str]:
+    return [name for name in OF_OTHERS if re.search(rf"^(?:import|from) {name}\b", code, re.M)]
+
+
+def marks(code: str) -> list[pytest.MarkDecorator]:
+    if others_in(code):  # they warn of much that is not ours
+        return [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
+    return [pytest.mark.slow] if "check_strategy" in code else []
+
+
 @pytest.mark.parametrize(
     ("where", "code"),
-    [
-        pytest.param(*block, marks=[pytest.mark.slow] if "check_strategy" in block[1] else [])
-        for block in blocks("python")
-    ],
+    [pytest.param(where, code, marks=marks(code)) for where, code in blocks("python")],
     ids=idfn,
 )
 def test_python_blocks_run(where: str, code: str) -> None:
+    for other in others_in(code):
+        pytest.importorskip(other, reason=f"{other} is not installed")
     exec(compile(code, where, "exec"), {"__name__": "example"})  # noqa: S102 - our own docs
 
 

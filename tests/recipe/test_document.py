@@ -7,7 +7,8 @@ import pytest
 from hypothesis import example, given, strategies as st
 
 from prunekit.errors import RecipeError
-from prunekit.recipe.document import SourcePosition, scalar, shown
+from prunekit.foundation.plain import shown
+from prunekit.recipe.document import SourcePosition, scalar
 from prunekit.recipe.yaml_text import MAX_DEPTH, MAX_NODES, read_document
 
 

@@ -12,10 +12,10 @@ from hypothesis import assume, given, strategies as st
 from prunekit.errors import RecipeError, UsageError
 from prunekit.foundation.suggestions import edit_distance
 from prunekit.recipe.document import SourcePosition
-from prunekit.recipe.explain import config_at
 from prunekit.recipe.load import load_recipe, recipe_from, recipe_from_text
 from prunekit.recipe.schema import Recipe
 from prunekit.recipe.yaml_text import dump_yaml, read_document
+from prunekit.registry.sentences import config_at
 from tests.recipe.test_recipe import SMALLEST, WHOLE
 
 BROKEN = """\
@@ -96,7 +96,7 @@ def test_a_fault_of_the_document_is_told_beside_errors_of_values():
 
 def test_an_unknown_key_with_nothing_near_lists_what_is_known():
     (line,) = told(WHOLE, "ema.zzzzz=1")
-    assert line == "override 'ema.zzzzz=1' ema.zzzzz: unknown key. Known: buffers, decay, warmup"
+    assert line == "override 'ema.zzzzz=1' ema.zzzzz: unknown key. Known: decay, warmup, buffers"
 
 
 def test_a_mistake_in_an_override_is_placed_at_the_override():

@@ -119,7 +119,15 @@ class Burden(Probe):
         return self._means.state_dict()
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on adding."""
+        """Go on adding.
+
+        Raises:
+            ValueError: the sums are of other tensors or another support.
+        """
+        wanted = len(self._keys) // (3 if self.config.means else 1)
+        for sums in (state["window"], state["total"]):
+            if sums.numel() not in (0, wanted):
+                raise ValueError(f"it has {sums.numel()} sums, here are {wanted}")
         self._means.load_state_dict(state)
 
 

@@ -14,10 +14,11 @@ def strategy(name: str, **settings: Any) -> PruningStrategy:
     `strategy("magnitude", sparsity=0.9, cadence={"every": "50st"})`
 
     Raises:
-        ValueError: an unknown name, or settings that its `Config` refuses.
+        RecipeError: an unknown name, or settings that its `Config` refuses (a `ValueError` too).
         PluginError: its module could not be imported.
     """
     from prunekit.registry import STRATEGIES
+    from prunekit.registry.make import make
 
-    made: PruningStrategy = STRATEGIES.create(STRATEGIES.parse({"name": name, **settings}))
+    made: PruningStrategy = make(STRATEGIES, name, settings)
     return made

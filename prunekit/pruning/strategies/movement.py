@@ -8,6 +8,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from prunekit.errors import UsageError
 from prunekit.foundation.timeline import Clock, duration
 from prunekit.pruning.cadence import Cadence
 from prunekit.pruning.distributions import AnyDistribution, Uniform
@@ -39,6 +40,11 @@ class MovingScores(PruningStrategy):
         """
         for name, grad in ctx.grads.items():
             old = self.moved[name].to(grad) if name in self.moved else torch.zeros_like(grad)
+            if old.shape != grad.shape:
+                raise UsageError(
+                    f"{name}: its movement scores have shape {tuple(old.shape)}, the weight has "
+                    f"{tuple(grad.shape)}: the state that was loaded is of another model"
+                )
             slope = grad * ctx.weights[name]
             if pull:
                 share = old.sigmoid()
