@@ -152,6 +152,8 @@ def plan(run: Run) -> DryRun:
 
 def _what_is_used(run: Run, shape: tuple[int, int, int], masks: Mapping[str, Tensor]) -> list[str]:
     """Where the layers would multiply by other zeros than the masks make."""
+    if not masks:
+        return []
     there = copy_on(run.model, "cpu")
     named = dict(there.named_parameters(remove_duplicate=False))
     for name, mask in masks.items():

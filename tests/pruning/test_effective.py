@@ -173,7 +173,6 @@ def test_neighbours_use_what_they_store(make):
         ("timm:mobilenetv3_small_050", 64),
         ("timm:tf_efficientnet_cc_b0_4e", 64),
         ("torchvision:densenet121", 64),
-        ("torchvision:vit_b_32", 32),
     ],
 )
 def test_a_stock_model_uses_what_it_stores(name, size):
