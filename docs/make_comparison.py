@@ -83,6 +83,10 @@ def n_of_m(name: str, **settings: Any) -> Callable[[float, str], Tree]:
     return changes
 
 
+TO_THE_END: Tree = {"schedule": {"name": "cubic", "stop": "100%"}, "cadence": {"every": "100st"}}
+"""The ramp of arXiv:2407.16716 as we read it. The page was measured when these were the defaults,
+so that arms which said nothing have them too."""
+EVERY_100: Tree = {"cadence": {"every": "100st"}}
 ARMS = (
     Arm("dense", "no pruning", dense, (0.0,)),
     Arm("random_subnetwork", "random, uniform", one(name="random_subnetwork")),
@@ -92,8 +96,10 @@ ARMS = (
              "distribution": {"name": "match", "source": source}}]}),
     Arm("one_shot", "dense for 60 %, one magnitude cut, fine-tuning", one_shot),
     Arm("gradual", "magnitude, `hard`, cubic to 75 %, no regrowth",
-        one(name="magnitude", mode="hard", regrow=False, schedule={"name": "cubic", "stop": "75%"})),
-    Arm("persistent", "magnitude, `ste`, cubic to 100 %, every 100 steps", one(name="magnitude")),
+        one(name="magnitude", mode="hard", regrow=False, schedule={"name": "cubic", "stop": "75%"},
+            **EVERY_100)),
+    Arm("persistent", "magnitude, `ste`, cubic to 100 %, every 100 steps",
+        one(name="magnitude", **TO_THE_END)),
     Arm("dpf", "magnitude, `ste`, every 16 steps, cubic to 50 %, frozen at 75 %",
         one(name="magnitude", cadence={"every": "16st", "stop": "75%"},
             schedule={"name": "cubic", "stop": "50%"})),
@@ -101,19 +107,19 @@ ARMS = (
         one(name="magnitude", cadence={"every": "1st"}, schedule="constant")),
     Arm("optimal_subnetwork", "`persistent`'s final mask from its start weights",
         lambda s, source: {"strategies": [{"name": "optimal_subnetwork", "source": source}]}),
-    Arm("lamp", "LAMP scores, global", one(name="lamp")),
+    Arm("lamp", "LAMP scores, global; the ramp of `persistent`", one(name="lamp", **TO_THE_END)),
     Arm("snip", "before training", one(name="snip")),
     Arm("grasp", "before training", one(name="grasp")),
     Arm("synflow", "before training", one(name="synflow")),
-    Arm("set", "drop and grow", one(name="set")),
-    Arm("rigl", "drop and grow", one(name="rigl")),
+    Arm("set", "drop and grow, every 100 steps", one(name="set", **EVERY_100)),
+    Arm("rigl", "drop and grow, every 100 steps", one(name="rigl", **EVERY_100)),
     Arm("ac_dc", "alternately sparse and dense", one(name="ac_dc")),
     Arm("movement", "scores of movement", one(name="movement")),
     Arm("lottery_ticket", f"{ROUNDS} rounds of pruning, each rewound to step 0", lottery),
     Arm("filter_magnitude", "rows of fc1 and fc2, at the start; sparsity counts rows",
         one(name="filter_magnitude", scope={"exclude": ["fc3.weight"]})),
     Arm("n_m", "magnitude, n:m along the input, `ste`",
-        n_of_m("magnitude", schedule="constant"), tuple(NM)),
+        n_of_m("magnitude", schedule="constant", **EVERY_100), tuple(NM)),
     Arm("sr_ste", "n:m with SR-STE's decay", n_of_m("sr_ste"), tuple(NM)),
 )  # fmt: skip
 NOT_COMPARED = {"movement_soft": "its sparsity emerges: no target can be asked for"}

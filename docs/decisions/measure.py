@@ -136,6 +136,54 @@ def _largest_remainders(
     return given
 
 
+def lengths() -> None:
+    """Test accuracy on digits of short runs, by when masks change: mean and deviation of 3 seeds."""
+    magnitude = {"name": "magnitude", "sparsity": 0.95}
+    ramps = [("100st", "100%"), ("100st", "75%"), ("5%", "100%"), ("5%", "75%"), ("1%", "75%")]
+    for every, stop in ramps:
+        changes = {"cadence": {"every": every}, "schedule": {"name": "cubic", "stop": stop}}
+        found = _accuracies({**magnitude, **changes}, hidden=[64], batch_size=128, epochs=8)
+        print(f"magnitude, 88 steps, every {every}, stop {stop}: {found}")
+    for epochs in (4, 15, 60):
+        for name in ("set", "rigl"):
+            for every in ("100st", "1%", "2%", "5%", "10%"):
+                moves = {"name": name, "sparsity": 0.95, "cadence": {"every": every}}
+                found = _accuracies(moves, hidden=[128, 64], batch_size=64, epochs=epochs)
+                print(f"{name}, {22 * epochs} steps, every {every}: {found}")
+
+
+def _accuracies(
+    strategy: Mapping[str, object], *, epochs: int, batch_size: int, **mlp: object
+) -> str:
+    import contextlib
+    import io
+    import tempfile
+
+    from prunekit import open_run, run_recipe
+    from prunekit.recipe.load import recipe_from
+
+    def accuracy(seed: int) -> float:
+        tree = {
+            "name": "lengths",
+            "seed": seed,
+            "data": {"name": "digits", "batch_size": batch_size},
+            "model": {"name": "mlp", **mlp},
+            "strategies": [strategy],
+            "optimizer": {"name": "adamw", "lr": 3e-3},
+            "phases": [{"name": "train", "length": f"{epochs}ep", "lr_schedule": "cosine"}],
+            "evaluate": {"every": "100%"},
+            "logging": {"every": "100%"},
+        }
+        with tempfile.TemporaryDirectory() as out, contextlib.redirect_stdout(io.StringIO()):
+            found: float = open_run(run_recipe(recipe_from(tree), out=Path(out))).report()[
+                "accuracy"
+            ]["test_top1"]
+        return 100 * found
+
+    found = [accuracy(seed) for seed in range(3)]
+    return f"{statistics.mean(found):.1f} ± {statistics.stdev(found):.1f} %"
+
+
 def _in_turn(calls: Mapping[str, Callable[[], object]], timed: Callable[..., float]) -> list[str]:
     """The median of each over rounds in which all take their turn, and over the first."""
     rounds = [{name: timed(call) for name, call in calls.items()} for _ in range(ROUNDS + 1)][1:]
@@ -161,7 +209,9 @@ def _child_seconds(call: Callable[[], object]) -> float:
 
 
 if __name__ == "__main__":
-    known = {way.__name__: way for way in (top_k, start, aliases, counts, split, shift, sweeps)}
+    known = {
+        way.__name__: way for way in (top_k, start, aliases, counts, split, shift, sweeps, lengths)
+    }
     if sys.argv[1:2] == [] or sys.argv[1] not in known:
         sys.exit(f"give one of {', '.join(known)}: python {Path(__file__).name} NAME")
     print(f"Python {platform.python_version()}")

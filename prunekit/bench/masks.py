@@ -32,7 +32,7 @@ from prunekit.pruning.selection import find_threshold, keep_count
 
 GOAL = 0.05
 EACH = {"cadence": {"every": "1st"}}
-RISING = {**EACH, "schedule": "linear"}
+RISING = {**EACH, "schedule": {"name": "linear", "stop": "100%"}}
 BEGIN, SLOPE = 780, 4
 """The step at which the rising target is 0.7, and steps from one update to the next: enough for
 the last threshold to be no hint."""

@@ -28,6 +28,7 @@ def dry_run_view(plan: DryRun, width: int = 80) -> RenderableType:
     if any(tensor.density is not None for tensor in plan.tensors):
         about = "Densities, and MACs without masked weights, are those of the start weights."
         lines.append(Text(about, style="dim"))
+    lines += [Text(line) for line in plan.changes]
     lines += [Text(f"Note: {note}", style="yellow") for note in plan.notes]
     return Group(*lines)
 

@@ -47,9 +47,10 @@ class Duration:
             window: optimizer steps that `100%` stands for.
             steps_per_epoch: optimizer steps that `1ep` stands for.
         """
-        scale = {"ep": Fraction(steps_per_epoch), "st": Fraction(1), "%": Fraction(window, 100)}
-        exact = self.amount * scale[self.unit]
-        return (exact + Fraction(1, 2)).__floor__()
+        # whole numbers: it is asked at every step, and Fraction takes ten times as long
+        scale, parts = {"ep": (steps_per_epoch, 1), "st": (1, 1), "%": (window, 100)}[self.unit]
+        steps, parts = self.amount.numerator * scale, self.amount.denominator * parts
+        return (2 * steps + parts) // (2 * parts)
 
     def __str__(self) -> str:
         whole = self.amount.denominator == 1

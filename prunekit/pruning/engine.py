@@ -39,6 +39,7 @@ from prunekit.pruning.checks import (
 from prunekit.pruning.context import Sources, StepContext, Surroundings
 from prunekit.pruning.learning import Learning
 from prunekit.pruning.masks import MaskSet
+from prunekit.pruning.outlook import Outlook, outlook
 from prunekit.pruning.probes.base import Probe, labels, prepare_all
 from prunekit.pruning.sparsity import UnitCount, weighed
 from prunekit.pruning.step_hooks import Gate, not_finite
@@ -205,6 +206,10 @@ class Engine:
     def updated(self) -> list[Assigned]:
         """The strategies whose masks were decided at this step, or inside the one just done."""
         return [assigned for assigned in self.assigned if assigned.updated_at == self.step]
+
+    def outlooks(self) -> list[Outlook]:
+        """When the masks of each strategy will change in this run."""
+        return [outlook(self.timeline, assigned) for assigned in self.assigned]
 
     def metrics(self) -> dict[str, float]:
         """What the strategies want logged, under `strategy/<label>/<key>`.

@@ -97,6 +97,10 @@ class Pruner:
         )
         for note in self._engine.notes:
             LOG.warning(note)
+        for outlook in self._engine.outlooks():
+            LOG.info(outlook.line())
+            for sentence in outlook.warnings():
+                LOG.warning(sentence)
         self._shape = input_shape
         self._first = None if input_shape else FirstInput(model)
         self.effective: Effective | None = None

@@ -6,13 +6,13 @@ import abc
 import math
 from fractions import Fraction
 from itertools import pairwise
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
 from prunekit.errors import RecipeError
 from prunekit.foundation.timeline import Clock, Duration, duration
-from prunekit.foundation.values import Frozen, name_only
+from prunekit.foundation.values import Frozen, OldDefault, name_only
 
 Progress = float | Fraction
 """Part of a ramp that is done, in [0, 1]."""
@@ -21,6 +21,8 @@ Progress = float | Fraction
 class Schedule(Frozen, abc.ABC):
     """The share of the final sparsity, in [0, 1], as a function of the clock; it never falls."""
 
+    ramps: ClassVar[bool] = False
+    """Whether the share rises bit by bit, so that it takes many updates to follow it."""
     name: str
 
     @abc.abstractmethod
@@ -116,15 +118,17 @@ class MultiStep(Schedule):
 class Ramp(Schedule):
     """A rise from 0 at `start` to exactly 1 at `stop`; equal ends make a jump."""
 
+    ramps = True
     start: Duration = duration("0%")
     """Where the share begins to rise; `%` of the strategy's window."""
-    stop: Duration = duration("100%")
-    """Where the share is 1."""
+    stop: Annotated[Duration, OldDefault(2, "100%")] = duration("75%")
+    """Where the share is 1; by default the last quarter trains at the full sparsity."""
 
     @model_validator(mode="after")
     def _starts_before_it_stops(self) -> Ramp:
         if self.start.unit == self.stop.unit and self.start.amount > self.stop.amount:
-            raise ValueError(f"start {self.start} lies after stop {self.stop}")
+            default = "" if "stop" in self.model_fields_set else ", its default: write stop too"
+            raise ValueError(f"start {self.start} lies after stop {self.stop}{default}")
         return self
 
     @abc.abstractmethod
@@ -155,7 +159,7 @@ class Ramp(Schedule):
         if start > stop:
             raise RecipeError(
                 f"schedule {self.name!r}: start {self.start} is step {start}, after stop "
-                f"{self.stop}, step {stop}: lower start"
+                f"{self.stop}, step {stop}: lower start, or write a later stop"
             )
 
     def _ends(self, active_steps: int, steps_per_epoch: int) -> tuple[int, int]:
@@ -209,7 +213,10 @@ class Geometric(Ramp):
     1 - (1-p)^k each round prunes just the fraction p of the units that remain.
     """
 
+    ramps = False
     name: Literal["geometric"] = "geometric"
+    stop: Duration = duration("100%")
+    """Where the share is 1: the last round ends there."""
     rounds: int = Field(ge=1)
     """Prunings, k."""
     fraction: float = Field(default=0.2, gt=0, lt=1)

@@ -18,7 +18,7 @@ from pydantic_core import InitErrorDetails, PydanticCustomError
 from prunekit.foundation.parameters import ParamRule
 from prunekit.foundation.plain import shown
 from prunekit.foundation.timeline import Duration, duration
-from prunekit.foundation.values import Frozen, NewKey, name_only
+from prunekit.foundation.values import Frozen, NewKey, OldDefault, name_only
 from prunekit.recipe.conflicts import conflicts
 from prunekit.recipe.lr_schedules import AnyLrSchedule, LrConstant
 from prunekit.registry import COMPRESSORS, DATASETS, MODELS, PROBES, STRATEGIES
@@ -158,8 +158,8 @@ class CheckpointConfig(Frozen):
 class LoggingConfig(Frozen):
     """When scalars and histograms are written."""
 
-    every: Interval = duration("10st")
-    """Interval of scalars; `%` of the whole run."""
+    every: Annotated[Interval, OldDefault(2, "10st")] = duration("1%")
+    """Interval of scalars; `%` of the whole run, and a step at least."""
     histograms: Interval | None = None
     """Interval of histograms of weights and gradients; null = none."""
 

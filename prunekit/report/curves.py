@@ -34,6 +34,21 @@ class Curve:
             self, mean=factor * self.mean, low=factor * self.low, high=factor * self.high
         )
 
+    def thinned(self, most: int) -> Curve:
+        """At most so many points, evenly apart, the first and the last among them."""
+        if len(self.x) <= most:
+            return self
+        return self._at(np.linspace(0, len(self.x) - 1, most).round().astype(int))
+
+    def held(self, last: float) -> Curve:
+        """To x = `last`, as its last point is."""
+        longer = self._at(np.append(np.arange(len(self.x)), -1))
+        return replace(longer, x=np.append(self.x, max(last, self.x[-1])))
+
+    def _at(self, points: np.ndarray) -> Curve:
+        parts = {key: getattr(self, key)[points] for key in ("x", "mean", "low", "high")}
+        return replace(self, **parts)
+
 
 def curves(study: Study, key: str, against: str | None = None) -> list[Curve]:
     """A curve for each cell that logged the scalar; none of an arm that repeats another with one.

@@ -72,6 +72,9 @@ class DryRun:
     """Mean of three real steps."""
     total_seconds: float
     device: str
+    changes: tuple[str, ...] = ()
+    """A line for each strategy: how often its masks change, and how long they are at the full
+    sparsity."""
     notes: tuple[str, ...] = ()
     """Warnings worth a look before the run is started."""
     masked_parameters: int = 0
@@ -116,6 +119,8 @@ def plan(run: Run) -> DryRun:
     sparsity = measure_sparsity(model, masks)
     used = _what_is_used(run, shape, masks)  # before the steps, which move the weights
     step_seconds, memory = _three_steps(run)
+    outlooks = engine.outlooks()
+    too_short = [sentence for one in outlooks for sentence in one.warnings()]
     state = OPTIMIZER_BYTES[run.recipe.optimizer.name] + (4 if run.recipe.ema else 0)
     return DryRun(
         recipe_name=run.recipe.name,
@@ -139,10 +144,12 @@ def plan(run: Run) -> DryRun:
         step_seconds=step_seconds,
         total_seconds=step_seconds * steps,
         device=str(run.group.device),
+        changes=tuple(outlook.line() for outlook in outlooks),
         notes=(
             *run.data.notes,
             *run.notes,
             *engine.notes,
+            *too_short,
             *average_notes(run.recipe.ema),
             *used,
             *warn_empty(sparsity),

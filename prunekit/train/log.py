@@ -2,7 +2,7 @@
 
 Tags: train/loss, train/accuracy, train/lr, train/images_per_second, sparsity/target,
 sparsity/achieved, density/<tensor>, flips/<label>, tokens/in, tokens/out, eval/<split>_top1,
-eval/<split>_loss, strategy/<label>/<key>, probe/<label>/<key>; in TensorBoard alone recipe,
+eval/<split>_loss, strategy/<label>/<key>, probe/<label>/<key>; in TensorBoard alone recipe, masks,
 weights/<tensor>, gradients/<tensor>. A label is a name, `name#0` where several have it.
 """
 

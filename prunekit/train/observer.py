@@ -38,6 +38,7 @@ class Observer:
         self._sums = torch.zeros(3, dtype=torch.float64, device=run.group.device)
         self._since = (time.perf_counter(), 0)
         self._listener = WarningRelay(self.warn)
+        self._outlooks = run.engine.outlooks()
 
     def __enter__(self) -> Self:
         """Begin to show."""
@@ -45,6 +46,10 @@ class Observer:
         self._listener.listen()
         for note in (*self.run.data.notes, *self.run.notes, *self.run.engine.notes):
             self.warn(note)
+        for outlook in self._outlooks:
+            self.screen.note(outlook.line())
+            for sentence in outlook.warnings():
+                self.warn(sentence)
         return self
 
     def __exit__(self, *reason: object) -> None:
@@ -66,6 +71,8 @@ class Observer:
         self.run.model.train()
         if step == 0:
             self.log_to.text(0, "recipe", f"```yaml\n{dump_yaml(self.run.recipe)}```")
+            if lines := [outlook.line() for outlook in self._outlooks]:
+                self.log_to.text(0, "masks", "\n\n".join(lines))
         if counts := token_counts(self.run.model, self.run.data.spec.input_shape):
             tokens = {"tokens/in": counts.before, "tokens/out": counts.after}
             if step == 0:
@@ -86,6 +93,10 @@ class Observer:
     def saw_batch(self, sums: Tensor) -> None:
         """A batch was trained on: its share of the mean loss, hits and samples, [3]."""
         self._sums += sums
+
+    def saw_step(self) -> None:
+        """A step was taken: the display moves on, also where logs are far apart."""
+        self.screen.show(self.run.engine.step)
 
     def due(self, step: int) -> bool:
         """Whether to log after this step."""

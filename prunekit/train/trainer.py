@@ -136,6 +136,7 @@ class Trainer:
         step, restores = self.engine.step, self.plan.restores_best(self.engine.step)
         if any(sum(assigned.flips.values()) for assigned in self.engine.updated()):
             self.state.best = None  # a model with other masks is not this phase's result
+        self.observer.saw_step()
         if not restores:
             self.observer.saw_update()
         self.observer.log_details()

@@ -561,7 +561,7 @@ def test_show_tells_fields_defaults_and_bounds(call):
     code, out, _ = call("show", "magnitude")
     assert code == 0
     assert re.search(r"^sparsity: required\n    float, >= 0, < 1\n    Fraction", out, re.M)
-    assert re.search(r"^cadence: \{every: 100st, stop: 100%\}$", out, re.M)
+    assert re.search(r"^cadence: \{every: 1%, stop: 100%\}$", out, re.M)
     assert re.search(r"^schedule: cubic\n    .*one_shot {start}", out, re.M)
     assert "arXiv:" in out
     assert max(map(len, out.splitlines())) <= 80
@@ -713,6 +713,7 @@ PLAN = DryRun(
     step_seconds=0.0123,
     total_seconds=8.1,
     device="cpu",
+    changes=("magnitude: masks change 100 times, 165 steps at the full sparsity",),
     notes=("the run needs more disk than is free",),
 )
 
@@ -727,6 +728,7 @@ def test_a_plan_fits_80_columns_and_holds_everything():
     assert "emerges" in text
     for fact in ("660 (30 epochs of 22 steps)", "104,522", "99,584", "16 -> 12", "1.70 M dense"):
         assert fact in text
+    assert PLAN.changes[0] in text
     for fact in ("12.3 MB", "999 B", "8.1 s at 0.0123 s a step", "Note: the run needs more disk"):
         assert fact in text
 

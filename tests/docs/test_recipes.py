@@ -57,6 +57,14 @@ def test_a_recipe_runs_by_its_name_from_the_command_line(capsys):
     assert open_run("runs/quickstart/latest").report()["tokens"] == {"before": 16, "after": 12}
 
 
+@pytest.mark.parametrize("name", sorted(shipped_recipes()))
+def test_a_recipe_writes_out_when_its_masks_change(name):
+    """So what it last gave holds, whatever the defaults have become."""
+    as_of_then, now = (load_recipe(shipped_recipes()[name], as_of=one) for one in (1, None))
+    assert as_of_then.strategies == now.strategies
+    assert as_of_then.phases == now.phases
+
+
 VITS = ["quickstart", "average_pool_digits", "tome_blocks_digits"]
 MORE_VITS = ["random_drop_digits", "vit_cifar_tome", "vit_cifar_tome_cpu"]
 

@@ -123,22 +123,22 @@ def test_json_round_trip(schedule):
 
 @given(st.integers(0, 1000))
 def test_cubic_is_one_less_the_cube_of_what_is_left(step):
-    share = Polynomial(name="cubic").at(clock(step, 1000))
+    share = Polynomial(name="cubic", stop="100%").at(clock(step, 1000))
     assert share == pytest.approx(float(1 - Fraction(1000 - step, 1000) ** 3), abs=1e-15)
 
 
 @pytest.mark.parametrize(("step", "sparsity"), [(10, 0.244), (25, 0.520), (50, 0.788), (75, 0.886)])
 def test_cubic_prunes_most_early(step, sparsity):
-    assert 0.9 * SCHEDULE.validate_python("cubic").at(clock(step)) == pytest.approx(
-        sparsity, abs=1e-3
-    )
+    to_the_end = SCHEDULE.validate_python({"name": "cubic", "stop": "100%"})
+    assert 0.9 * to_the_end.at(clock(step)) == pytest.approx(sparsity, abs=1e-3)
 
 
 def test_hand_worked_values():
     quarter = clock(25)
-    assert Linear().at(quarter) == 0.25
-    assert Polynomial(power=2).at(quarter) == 1 - 0.75**2
-    assert Cosine().at(quarter) == pytest.approx((1 - math.sqrt(0.5)) / 2)
+    assert Linear(stop="100%").at(quarter) == 0.25
+    assert Polynomial(power=2, stop="100%").at(quarter) == 1 - 0.75**2
+    assert Cosine(stop="100%").at(quarter) == pytest.approx((1 - math.sqrt(0.5)) / 2)
+    assert Linear().at(quarter) == pytest.approx(1 / 3)
     assert Linear(start="20%", stop="30%").at(quarter) == 0.5
     assert Linear(start="2ep", stop="4ep").at(quarter) == 0.25
 
@@ -177,6 +177,7 @@ def test_multi_step_follows_its_table():
     ("value", "message"),
     [
         ({"name": "linear", "start": "60%", "stop": "40%"}, "start 60% lies after stop 40%"),
+        ({"name": "cubic", "start": "80%"}, "after stop 75%, its default: write stop too"),
         ({"name": "cubic", "power": 2.0}, "cubic has power 3"),
         ({"name": "polynomial", "power": 0.0}, "greater than 0"),
         ({"name": "geometric", "rounds": 0}, "greater than or equal to 1"),

@@ -99,7 +99,7 @@ def test_a_component_puts_its_place_before_its_own_keys(message: str, joined: st
          r"override 'compressors.0.slot=here' compressors\.0\.slot: ViT has no slot"),
         (["strategies.1.scope={include: [fc9.*]}"], r"override '.*' strategies\.1\.scope: 'fc9"),
         (["strategies.1.scope.include=[fc1.*]"], r"r\.yaml:8:45 strategies\.1\.scope: fc1.weight"),
-        (["strategies.0.cadence={every: 1%}"], r"override '.*' strategies\.0\.cadence: every 1%"),
+        (["strategies.0.cadence={every: 0.01ep}"], r"override '.*' strategies\.0\.cadence: every"),
         (["strategies.0.structure={name: n_m, n: 1, m: 4}"],
          r"r\.yaml:5:5 strategies\.0: structure n_m: 1 of 4"),
         (["optimizer.rules=[{match: fc9, lr_scale: 2.0}]"], r"override '.*' optimizer\.rules: "),

@@ -87,7 +87,7 @@ def test_defaults():
     assert recipe.anchor == duration("0st")
     assert recipe.evaluate.every == duration("1ep")
     assert recipe.checkpoint.every == duration("25%")
-    assert (recipe.logging.every, recipe.logging.histograms) == (duration("10st"), None)
+    assert (recipe.logging.every, recipe.logging.histograms) == (duration("1%"), None)
     phase = recipe.phases[0]
     assert (phase.start, phase.repeat, phase.keep) == ("continue", 1, "last")
     assert phase.lr_schedule.name == "constant"

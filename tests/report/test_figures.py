@@ -11,7 +11,7 @@ from hypothesis import given, strategies as st
 from matplotlib.image import imread
 
 from prunekit.errors import CheckpointError, UsageError
-from prunekit.report.curves import curves
+from prunekit.report.curves import Curve, curves
 from prunekit.report.document import compare
 from prunekit.report.figures.all import (
     Drawings,
@@ -21,6 +21,7 @@ from prunekit.report.figures.all import (
     plan_drawings,
 )
 from prunekit.report.figures.cost import COSTS, Point, lines_through, pareto_front, points_of
+from prunekit.report.figures.curves import curve_picture
 from prunekit.report.figures.style import LINES, MARKERS, PALETTE, apart, literal, save, styles
 from prunekit.report.grid import choose_axes, grids, read_reference
 from prunekit.report.mask_overlap import compare_masks, mask_picture, mask_table, overlap
@@ -102,6 +103,47 @@ def test_runs_at_one_speed_agree_at_matched_loss(tmp_path):
 def test_curves_of_too_little_are_left_out(tmp_path, logged):
     make_run(tmp_path / "a", result=report(0.9), lines=logged)
     assert curves(open_study([tmp_path]), "probe/x", "train/loss") == []
+
+
+def drawn(root, key, logged):
+    """The one panel of a curve, and its one line."""
+    make_run(root / "a", result=report(0.9), lines=logged)
+    study = open_study([root])
+    [axis] = curve_picture(study, curves(study, key), key).axes
+    return axis, axis.lines[0]
+
+
+@pytest.mark.parametrize("last", [1, 3, 88, 78_000])
+def test_one_record_stands_in_the_whole_run(tmp_path, last):
+    """And not in the middle of an axis of its own, from 95 % of its step to 105 %."""
+    axis, line = drawn(tmp_path, "eval/test_top1", lines([(last, 0.81)], "eval/test_top1"))
+    assert line.get_xydata().tolist() == [[last, 81]]
+    left, right = axis.get_xlim()
+    assert left == 0
+    assert last <= right < 1.1 * last
+    assert axis.get_ylim() == (0, 100)
+    assert [tick % 1 for tick in axis.get_xticks()] == [0] * len(axis.get_xticks())
+
+
+def test_what_holds_until_the_next_record_is_drawn_to_the_end(tmp_path):
+    """Masks that change once, at step 0, and a run of 50 steps."""
+    logged = lines([(0, 0.5)], "sparsity/achieved", [(10, 1.0), (50, 0.5)])
+    axis, line = drawn(tmp_path, "sparsity/achieved", logged)
+    assert line.get_xydata().tolist() == [[0, 50], [50, 50]]
+    assert axis.get_xlim()[1] >= 50
+    assert line.get_drawstyle() == "steps-post"
+
+
+@given(st.integers(1, 3000), st.integers(2, 1000))
+def test_a_long_curve_is_drawn_in_part(length, most):
+    x = np.arange(length) * 7
+    whole = Curve("arm", {}, 1, x, x * 1.0, x - 1.0, x + 1.0)
+    thin = whole.thinned(most)
+    assert len(thin.x) == min(length, most)
+    assert (thin.x[0], thin.x[-1]) == (0, x[-1])
+    gaps = np.diff(thin.x) // 7
+    assert len(gaps) == 0 or gaps.max() - gaps.min() <= 1
+    assert (thin.mean, thin.low + 1, thin.high - 1) == tuple(pytest.approx(thin.x) for _ in "abc")
 
 
 points = st.lists(

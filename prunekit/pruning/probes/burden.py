@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from itertools import product
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from prunekit.errors import RecipeError
 from prunekit.foundation.parameters import Scope
 from prunekit.foundation.timeline import Clock, Duration, duration
-from prunekit.foundation.values import RunPath
+from prunekit.foundation.values import OldDefault, RunPath
 from prunekit.pruning.probes.base import Probe
 from prunekit.pruning.strategies.base import Context
 from prunekit.registry.configs import ProbeConfig
@@ -35,9 +35,9 @@ class Burden(Probe):
         """Settings of the burden indicators."""
 
         name: Literal["burden"]
-        every: Duration = duration("50st")
-        """Steps from one record to the next, `%` of the run; its first and last step are recorded
-        too."""
+        every: Annotated[Duration, OldDefault(2, "50st")] = duration("1%")
+        """Steps from one record to the next, `%` of the run and a step at least; its first and last
+        step are recorded too."""
         means: bool = False
         """Also record the mean over the steps since the last record (`_window`) and over all steps
         so far (`_running`). It looks at every step."""

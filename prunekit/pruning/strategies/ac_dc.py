@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_right
+from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from typing import Literal
 
@@ -76,6 +77,10 @@ class ACDC(PruningStrategy):
     def due(self, clock: Clock) -> bool:
         """At the switches."""
         return clock.active_step in self.steps(clock)
+
+    def moments(self, clock: Clock) -> Iterable[Sequence[int]] | None:
+        """The switches."""
+        return (self.steps(clock),)
 
     def target(self, clock: Clock) -> float:
         """0 while dense, the sparsity while compressed."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import abc
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, Protocol
 
@@ -164,6 +164,14 @@ class PruningStrategy(abc.ABC):
     @abc.abstractmethod
     def due(self, clock: Clock) -> bool:
         """Whether `update` runs now. Pure: no state, no randomness."""
+
+    def moments(self, clock: Clock) -> Iterable[Sequence[int]] | None:
+        """Rows of active steps outside of which `due` is False, ends of phases left aside.
+
+        With the clock of t = 0. None: any step may be. It makes it cheap to count the updates of a
+        run ahead; who overrides `due` and not this is asked at each step.
+        """
+        return None
 
     @abc.abstractmethod
     def update(self, ctx: Context) -> Update:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+from collections.abc import Iterable, Sequence
 from fractions import Fraction
 from typing import Annotated
 
@@ -11,8 +12,8 @@ from pydantic import BeforeValidator, Field
 from torch import Tensor
 
 from prunekit.foundation.timeline import Clock, Duration, duration
-from prunekit.foundation.values import name_only
-from prunekit.pruning.cadence import Cadence
+from prunekit.foundation.values import OldDefault, name_only
+from prunekit.pruning.cadence import Cadence, Every
 from prunekit.pruning.distributions import ERK, Demand, ErdosRenyi, Match, PerPattern, Uniform
 from prunekit.pruning.selection import top_mask
 from prunekit.pruning.strategies.base import Context, PruningStrategy, Update
@@ -26,8 +27,11 @@ FixedDistribution = Annotated[
 
 
 class EarlyCadence(Cadence):
-    """As `Cadence`, but by default it stops at 75 %."""
+    """As `Cadence`, but by default it fires seldom and stops at 75 %."""
 
+    every: Annotated[Every, OldDefault(2, "100st")] = duration("5%")
+    """The interval, `%` of the strategy's window, a step at least; or `phase`, or `once`. What
+    grows must be trained before it is judged, so there are fewer moves than masks of a ramp."""
     stop: Duration = duration("75%")
     """T_end; `%` of the strategy's window. The last update lies before it."""
 
@@ -84,6 +88,10 @@ class DropAndGrow(PruningStrategy):
         """At the start of the window, and at the cadence's steps before its stop."""
         step = clock.active_step
         return step == 0 or (step < self.stop(clock) and self.config.cadence.fires(clock))
+
+    def moments(self, clock: Clock) -> Iterable[Sequence[int]] | None:
+        """The first step, and the cadence's."""
+        return (0,), *self.config.cadence.moments(clock)
 
     def target(self, clock: Clock) -> float:
         """The sparsity, always."""

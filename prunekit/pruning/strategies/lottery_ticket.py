@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from typing import Literal
 
 from torch import Tensor
@@ -64,6 +65,10 @@ class LotteryTicket(ScoredStrategy):
         """At ends of phases only: what is pruned within one would not be rewound."""
         ends_phase = clock.phase_step == clock.phase_steps
         return clock.active_step == 0 or (ends_phase and super().due(clock))
+
+    def moments(self, clock: Clock) -> Iterable[Sequence[int]] | None:
+        """The first step; the rest are ends of phases."""
+        return ((0,),)
 
     def score(self, name: str, ctx: Context) -> Tensor:
         """|w|."""

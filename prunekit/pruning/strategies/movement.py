@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 import torch
@@ -97,6 +97,10 @@ class Movement(MovingScores, ScoredStrategy):
     def due(self, clock: Clock) -> bool:
         """As any score, and at step 1, when the scores have moved first."""
         return clock.active_step == 1 or super().due(clock)
+
+    def moments(self, clock: Clock) -> Iterable[Sequence[int]] | None:
+        """As any score, and step 1."""
+        return *(super().moments(clock) or ()), (1,)
 
     def target(self, clock: Clock) -> float:
         """Sparsity now; 0 as long as all scores are equal."""

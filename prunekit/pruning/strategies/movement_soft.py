@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from typing import Literal
 
 import torch
@@ -64,6 +65,10 @@ class MovementSoft(MovingScores):
         """At the cadence's steps, and where the schedule begins, jumps or ends."""
         config = self.config
         return config.cadence.fires(clock) or clock.active_step in config.schedule.marks(clock)
+
+    def moments(self, clock: Clock) -> Iterable[Sequence[int]] | None:
+        """The cadence's steps, and the marks of the schedule."""
+        return *self.config.cadence.moments(clock), sorted(self.config.schedule.marks(clock))
 
     @torch.no_grad()
     def update(self, ctx: Context) -> Update:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Literal
 
 from torch import nn
@@ -57,6 +57,10 @@ class OptimalSubnetwork(PruningStrategy):
     def due(self, clock: Clock) -> bool:
         """Once, before the first step of its window."""
         return clock.active_step == 0
+
+    def moments(self, clock: Clock) -> Iterable[Sequence[int]] | None:
+        """The first step."""
+        return ((0,),)
 
     def update(self, ctx: Context) -> Update:
         """The source's final mask, of the tensors in this scope."""

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import abc
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import Self
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from prunekit.errors import PluginError
-from prunekit.foundation.timeline import Clock
+from prunekit.foundation.timeline import Clock, duration
 from prunekit.pruning.cadence import Cadence
 from prunekit.pruning.distributions import AnyDistribution, Demand, Global
-from prunekit.pruning.schedules import AnySchedule, Polynomial
+from prunekit.pruning.schedules import AnySchedule, Polynomial, Ramp
 from prunekit.pruning.scores import Cut, Scores, all_finite
 from prunekit.pruning.strategies.base import Context, Masks, PruningStrategy, Update
 from prunekit.pruning.structures import AnyStructure, Unstructured
@@ -45,6 +46,16 @@ class ScoredStrategy(PruningStrategy):
         min_keep: int = Field(default=0, ge=0)
         """Units that each tensor keeps, whatever the target says."""
 
+        @model_validator(mode="after")
+        def _ramp_by_phase(self) -> Self:
+            """A ramp that follows phases, and says no stop, ends with the last of them."""
+            schedule = self.schedule
+            said = "stop" in schedule.model_fields_set
+            if self.cadence.every == "phase" and isinstance(schedule, Ramp) and not said:
+                whole = schedule.model_copy(update={"stop": duration("100%")})
+                object.__setattr__(self, "schedule", whole)  # frozen for all others
+            return self
+
     config: ScoredStrategy.Config
     _cut: Cut | None = None
     """Where the last update cut the ranking: the next search begins there. No state: with any value
@@ -69,6 +80,10 @@ class ScoredStrategy(PruningStrategy):
         """At the cadence's steps, and where the schedule begins, jumps or ends."""
         config = self.config
         return config.cadence.fires(clock) or clock.active_step in config.schedule.marks(clock)
+
+    def moments(self, clock: Clock) -> Iterable[Sequence[int]] | None:
+        """The cadence's steps, and the marks of the schedule."""
+        return *self.config.cadence.moments(clock), sorted(self.config.schedule.marks(clock))
 
     def target(self, clock: Clock) -> float:
         """Sparsity now: the schedule's share of the final one, as far as the structure has it."""

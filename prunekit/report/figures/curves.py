@@ -7,7 +7,15 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from prunekit.report.curves import Curve
-from prunekit.report.figures.style import End, dress, label_ends, legend_below, new_figure, styles
+from prunekit.report.figures.style import (
+    End,
+    dress,
+    label_ends,
+    legend_below,
+    new_figure,
+    steps_axis,
+    styles,
+)
 from prunekit.report.study import AxisLabels, Study
 
 if TYPE_CHECKING:
@@ -21,6 +29,10 @@ LABELLED = 7
 """Up to so many lines in a single panel bear their names."""
 TALL = 20
 """A positive quantity of a larger range is drawn on a logarithmic axis."""
+MOST_POINTS = 1000
+"""Of a longer curve only a part is drawn, evenly apart."""
+HELD = re.compile(r"(sparsity|density|tokens)/")
+"""Keys of what stays as it is until the next record, and to the end of the run."""
 PERCENT = re.compile(r"(sparsity|density)/|.*(accuracy|top1)$")
 """Keys of shares, which are drawn in percent."""
 
@@ -41,10 +53,11 @@ def curve_picture(
     single = len(panels) == 1
     figure = new_figure(7.6 if single else 3.9 * columns, 4.4 if single else 3.1 * rows + 0.8)
     axes = figure.subplots(rows, columns, squeeze=False, sharey=True, sharex=True)
+    last = max((line["step"] for run in study.runs for line in run.lines), default=0)
     x_label = _unit(against) if against else "optimizer step"
     for number, (axis, panel) in enumerate(zip(axes.flat, panels, strict=False)):
         here = [curve for curve in curves if curve.labels.items() <= panel.items()]
-        _panel(axis, here, looks)
+        _panel(axis, here, looks, last if HELD.match(key) and not against else None)
         title = ", ".join(f"{name} {label}" for name, label in panel.items())
         dress(axis, x_label, _unit(key), title)
         axis.label_outer()
@@ -54,6 +67,9 @@ def curve_picture(
     for axis in axes.flat[len(panels) :]:
         axis.axis("off")
     _scale(axes.flat[0], curves, against)
+    if against is None:
+        steps_axis(axes.flat[0], last)
+    _flat(axes.flat[0], curves, key)
     if single and len(arms) <= LABELLED:
         ends = [_end(axes.flat[0], curve, str(looks[curve.arm]["color"])) for curve in curves]
         label_ends(axes.flat[0], ends)
@@ -70,16 +86,25 @@ def panel_labels(curves: Sequence[Curve]) -> list[AxisLabels]:
     ]
 
 
-def _panel(axis: Axes, curves: Sequence[Curve], looks: Mapping[str, Mapping[str, Any]]) -> None:
-    for curve in curves:
+def _panel(
+    axis: Axes,
+    curves: Sequence[Curve],
+    looks: Mapping[str, Mapping[str, Any]],
+    held_to: int | None,
+) -> None:
+    for whole in curves:
+        curve = whole.thinned(MOST_POINTS)
         look = {**looks[curve.arm], "marker": None}
+        if held_to is not None:
+            curve = curve.held(held_to)
+            look["drawstyle"] = "steps-post"
         if len(curve.x) == 1:
             look["marker"] = "o"
         axis.plot(curve.x, curve.mean, linewidth=1.4, **look)
         if curve.seeds > 1:
-            axis.fill_between(
-                curve.x, curve.low, curve.high, color=look["color"], alpha=0.15, linewidth=0
-            )
+            step = None if held_to is None else "post"
+            band = {"color": look["color"], "alpha": 0.15, "linewidth": 0, "step": step}
+            axis.fill_between(curve.x, curve.low, curve.high, **band)
 
 
 def _scale(axis: Axes, curves: Sequence[Curve], against: str | None) -> None:
@@ -94,6 +119,18 @@ def _scale(axis: Axes, curves: Sequence[Curve], against: str | None) -> None:
             axis.set_xscale("log")
         if "loss" in against:
             axis.invert_xaxis()  # training goes to the right
+
+
+def _flat(axis: Axes, curves: Sequence[Curve], key: str) -> None:
+    """A single value, as of one record: an axis around it would tell of differences."""
+    lowest = min(float(curve.low.min()) for curve in curves)
+    highest = max(float(curve.high.max()) for curve in curves)
+    if lowest != highest or axis.get_yscale() == "log":
+        return
+    if PERCENT.match(key):
+        axis.set_ylim(0, 100)
+    elif lowest:
+        axis.set_ylim(*sorted((0, 2 * lowest)))
 
 
 def _end(axis: Axes, curve: Curve, color: str) -> End:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from prunekit.foundation.files import replacing
 from prunekit.foundation.number_text import percent, si
+from prunekit.report.figures.style import steps_axis
 from prunekit.runs.directory import RunDir, logged_series, open_run
 
 if TYPE_CHECKING:
@@ -96,18 +97,25 @@ def _curve(axis: Axes, lines: Lines, tag: str, label: str, scale: float = 1, **s
     """One tag over the steps; nothing where it was never logged."""
     if lost := sum(tag in line and line[tag] is None for line in lines):
         label += f" ({lost} not finite)"
-    if points := logged_series(lines, tag):
+    points = logged_series(lines, tag)
+    if points and "drawstyle" in style:
+        points = [*points, (_last_step(lines), points[-1][1])]
+    if points:
         steps = [step for step, _ in points]
         values = [scale * value for _, value in points]
         marker = "o" if len(points) <= MARKED else None
         axis.plot(steps, values, label=label, marker=marker, markersize=3, **style)
 
 
-def _finish(axis: Axes, title: str, unit: str) -> None:
+def _last_step(lines: Lines) -> int:
+    return max((line["step"] for line in lines), default=0)
+
+
+def _finish(axis: Axes, lines: Lines, title: str, unit: str) -> None:
     axis.set_title(title, loc="left", fontsize=10)
     axis.set_xlabel("optimizer step")
     axis.set_ylabel(unit)
-    axis.set_xlim(left=0)
+    steps_axis(axis, _last_step(lines))
     if axis.get_legend_handles_labels()[0]:
         axis.legend(frameon=False, fontsize=8)
 
@@ -116,14 +124,14 @@ def _loss(axis: Axes, lines: Lines) -> None:
     _curve(axis, lines, "train/loss", "training", color=BLUE, linewidth=1)
     _curve(axis, lines, "eval/validation_loss", "validation", color=GREEN)
     _curve(axis, lines, "eval/test_loss", "test", color=ORANGE)
-    _finish(axis, "Loss", "cross-entropy, nats")
+    _finish(axis, lines, "Loss", "cross-entropy, nats")
 
 
 def _accuracy(axis: Axes, lines: Lines) -> None:
     _curve(axis, lines, "train/accuracy", "training batch", 100, color=BLUE, linewidth=1)
     _curve(axis, lines, "eval/validation_top1", "validation", 100, color=GREEN)
     _curve(axis, lines, "eval/test_top1", "test", 100, color=ORANGE)
-    _finish(axis, "Accuracy", "top-1, %")
+    _finish(axis, lines, "Accuracy", "top-1, %")
 
 
 def _sparsity(axis: Axes, lines: Lines) -> None:
@@ -131,7 +139,7 @@ def _sparsity(axis: Axes, lines: Lines) -> None:
     _curve(axis, lines, "sparsity/achieved", "achieved", 100, color=BLUE, linewidth=3, **held)
     _curve(axis, lines, "sparsity/target", "target", 100, color=ORANGE, linestyle="--", **held)
     axis.set_ylim(0, 100)
-    _finish(axis, "Sparsity", "pruned, %")
+    _finish(axis, lines, "Sparsity", "pruned, %")
 
 
 def _density(axis: Axes, densities: Mapping[str, float]) -> None:

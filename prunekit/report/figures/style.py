@@ -26,6 +26,8 @@ GAP = 0.055
 TICKS = (0, 20, 40, 50, 60, 70, 80, 85, 90, 95, 97, 98, 98.5, 99, 99.5, 99.8, 99.9)
 FINEST = 0.02
 """Percent below 100 that are not told apart."""
+STEPS_ROOM = 1.02
+"""So that the last point is seen whole."""
 WIDE = 4
 """A range of more than this ratio is drawn on a logarithmic axis."""
 
@@ -92,6 +94,14 @@ def spread_top(axis: XAxis | YAxis, values: Sequence[float]) -> None:
     axis.set_minor_locator(NullLocator())
     limits = sorted((back(low - room), back(high + room)))
     (axis.axes.set_xlim if axis.axis_name == "x" else axis.axes.set_ylim)(*limits)
+
+
+def steps_axis(axis: Axes, last: int) -> None:
+    """Steps along the bottom: whole, from 0 to the last of the run, whatever was logged of it."""
+    from matplotlib.ticker import MaxNLocator
+
+    axis.set_xlim(0, STEPS_ROOM * max(1, last))
+    axis.xaxis.set_major_locator(MaxNLocator("auto", steps=(1, 2, 2.5, 5, 10), integer=True))
 
 
 def thousands(axis: XAxis | YAxis) -> None:

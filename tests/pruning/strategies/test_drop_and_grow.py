@@ -327,8 +327,8 @@ def test_other_modes_are_refused(mode: str) -> None:
 
 
 def test_an_interval_of_no_step_is_refused() -> None:
-    with pytest.raises(RecipeError, match="every 1% is less than half a step"):
-        Pruner(small_model(), [chosen("set", cadence={"every": "1%"})], total_steps=10)
+    with pytest.raises(RecipeError, match=r"every 0\.1ep is less than half a step"):
+        Pruner(small_model(), [chosen("set", cadence={"every": "0.1ep"})], total_steps=10)
 
 
 def test_norms_stay_and_attention_is_pruned_with_its_input_projection() -> None:
