@@ -264,7 +264,8 @@ def test_what_happens_if(what, it, line, mode):
     finally:
         relay.stop()
     assert bool(line) == (it != "works")
-    assert [line in text for text in told] == ([True] if line else [])
+    found = [text for text in told if line in text]  # a short run is told when it is made
+    assert len(found) == 1 if line else not told
     assert not any("\n" in text for text in told)
     if it != "is refused" and "early" not in what:
         assert case.kept() == 36
