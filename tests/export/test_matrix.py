@@ -26,10 +26,7 @@ MODELS_TRIED = {
 COMPRESSORS_TRIED = {
     "tome": {"ratio": 0.7, "similarity": "neg_l2"},  # two rounds
 }
-OTHER_STOCK = (
-    "timm:test_convnext",
-    "torchvision:mobilenet_v3_small",
-)
+OTHER_STOCK = ("timm:test_convnext",)
 builtin_models = [one.name for one in MODELS.components() if one.builtin]
 builtin_compressors = [one.name for one in COMPRESSORS.components() if one.builtin]
 
