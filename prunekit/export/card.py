@@ -15,7 +15,7 @@ from prunekit.export.snippets import (
     snippet,
     state_dict_snippet,
 )
-from prunekit.export.subject import Subject
+from prunekit.export.subject import Subject, resizing, unit_statistics
 from prunekit.foundation.number_text import count, percent, si
 from prunekit.foundation.plain import flow
 from prunekit.foundation.text import escaped, printable
@@ -73,7 +73,9 @@ def model_card(
             kind: [_written(one) for one in getattr(subject.recipe, kind)]
             for kind in ("strategies", "compressors")
         },
-        classes=_classes(subject.classes),
+        classes=_classes(subject.preprocessing.classes),
+        resize=resizing(subject.preprocessing),
+        statistics=unit_statistics(subject.preprocessing),
         rows=[_row("this model", subject.report), *(_row(one.arm, one.report) for one in beside)],
         files={name: (WHAT[name], f"{size / 1e6:.2f} MB") for name, size in files.items()},
         checks=checks,

@@ -28,7 +28,13 @@ from prunekit.export.programs import (
     write_pt2,
 )
 from prunekit.export.snippets import ONNX_FILE, PACKED_FILE, PLAIN_FILE, PT2_FILE
-from prunekit.export.subject import MOST_IMAGES, Subject, open_subject
+from prunekit.export.subject import (
+    MOST_IMAGES,
+    Subject,
+    open_subject,
+    resizing,
+    unit_statistics,
+)
 from prunekit.export.zeros import count_zeros
 from prunekit.foundation.files import cannot_write, flush
 from prunekit.runs.tensors import read_tensors, write_tensors
@@ -160,20 +166,21 @@ def _served(subject: Subject, *, normalize: bool) -> tuple[nn.Module, Tensor]:
     """What is traced, and what goes into it."""
     if not normalize:
         return subject.model, subject.images
-    mean, std = subject.input.mean, subject.input.std
+    mean, std = unit_statistics(subject.preprocessing)
     shift, scale = (torch.tensor(values).view(-1, 1, 1) for values in (mean, std))
     return Normalised(subject.model, mean, std).eval(), subject.images * scale + shift
 
 
 def program_metadata(subject: Subject, *, normalize: bool) -> dict[str, str]:
     """What a program says of itself: texts, those of lists and tables as JSON."""
-    spec, prepared, report = subject.spec, subject.input, subject.report
+    spec, prepared, report = subject.spec, subject.preprocessing, subject.report
+    mean, std = unit_statistics(prepared)
     return {
-        "classes": json.dumps(subject.classes),
+        "classes": json.dumps(prepared.classes),
         "image_size": json.dumps([spec.channels, spec.height, spec.width]),
-        "resize": prepared.resize,
-        "mean": json.dumps(prepared.mean),
-        "std": json.dumps(prepared.std),
+        "resize": resizing(prepared),
+        "mean": json.dumps(mean),
+        "std": json.dumps(std),
         "normalisation": "inside" if normalize else "before",
         "tokens": json.dumps(report.get("tokens")),
         "sparsity": json.dumps(report.get("sparsity")),

@@ -37,10 +37,11 @@ import prunekit
 import torch
 
 model = prunekit.load_model("{file}")
-images = torch.zeros(1, {shape})  # in place of yours
+prepare = prunekit.preprocessing("{file}")
+pixels = torch.zeros(1, {shape}, dtype=torch.uint8)  # or files: prepare.read(["a.png"])
 with torch.no_grad():
-    logits = model(images)
-print(logits[0].argmax().item())
+    logits = model(prepare(pixels))
+print(prepare.classes[logits[0].argmax()])
 """
 STATE_DICT = """\
 import {library}

@@ -12,8 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from prunekit.data import DataSet, open_dataset
+from prunekit.data.preprocessing import Preprocessing
 from prunekit.errors import CheckpointError, DataError
-from prunekit.models.saved import CONFIG, load_model
+from prunekit.models.saved import CONFIG, images_metadata, load_model
 from prunekit.recipe.schema import Recipe
 from prunekit.registry.configs import DataSpec
 from prunekit.runs.directory import RunDir, open_run
@@ -24,18 +25,6 @@ MOST_IMAGES, FEWEST_IMAGES = 256, 16
 MODEL_FILE = "model.safetensors"
 
 
-@dataclass(frozen=True, slots=True)
-class ModelInput:
-    """How an image becomes an input."""
-
-    mean: tuple[float, ...]
-    """Of each channel, pixel values scaled to 0 .. 1."""
-    std: tuple[float, ...]
-    """As `mean`."""
-    resize: str
-    """In words."""
-
-
 @dataclass(frozen=True)
 class Subject:
     """A finished run, read back."""
@@ -44,14 +33,14 @@ class Subject:
     recipe: Recipe
     report: Mapping[str, Any]
     spec: DataSpec
-    classes: tuple[str, ...]
-    input: ModelInput
+    preprocessing: Preprocessing
+    """What makes an input of an image, and the names of the classes."""
     model: nn.Module
     """On the CPU, in evaluation mode."""
     weights: Mapping[str, Tensor]
     """Its file: pruned entries are zero."""
     metadata: Mapping[str, str]
-    """Of its file."""
+    """Of its file, with how images become its input."""
     masked: tuple[str, ...]
     """The tensors of the file that were pruned."""
     images: Tensor
@@ -87,26 +76,30 @@ def open_subject(run_dir: str | Path) -> Subject:
         recipe=recipe,
         report=report,
         spec=spec,
-        classes=data.classes,
-        input=model_input(data),
+        preprocessing=data.preprocessing,
         model=model,
         weights=weights,
-        metadata=metadata,
+        metadata=metadata | images_metadata(data.preprocessing),  # files of before had none
         masked=_masked(run, report, weights),
         images=_test_images(data),
     )
 
 
-def model_input(data: DataSet) -> ModelInput:
-    """How the images of a run become inputs."""
-    side = data.config.image_size
-    size = f"{data.spec.height}x{data.spec.width} pixels"
-    resize = (
-        f"as decoded, {size}"
-        if side is None
-        else f"the middle square, bilinear with antialias to {size}"
+def unit_statistics(preprocessing: Preprocessing) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation of each channel for pixel values of 0 .. 1."""
+    mean, std = preprocessing.mean, preprocessing.std
+    return tuple(value / 255 for value in mean), tuple(value / 255 for value in std)
+
+
+def resizing(preprocessing: Preprocessing) -> str:
+    """How an image comes to its size, in words."""
+    size = "x".join(map(str, preprocessing.size)) + " pixels"
+    if preprocessing.image_size is None:
+        return f"as decoded, {size}"
+    return (
+        f"{preprocessing.crop}, {preprocessing.interpolation} to {size}, antialias "
+        f"{preprocessing.antialias}"
     )
-    return ModelInput(data.mean, data.std, resize)
 
 
 def _test_images(data: DataSet) -> Tensor:

@@ -14,7 +14,7 @@ from prunekit.data import open_dataset
 from prunekit.foundation.files import write_json
 from prunekit.models import attach, build_model, token_counts
 from prunekit.models.cost import Macs
-from prunekit.models.saved import model_metadata, write_model
+from prunekit.models.saved import images_metadata, model_metadata, write_model
 from prunekit.pruning.sparsity import measure_sparsity
 from prunekit.recipe.load import recipe_from
 from prunekit.recipe.yaml_text import dump_yaml
@@ -80,6 +80,7 @@ def finished_run(
     if masks:
         write_masks(folder / "masks.safetensors", masks)
     metadata = model_metadata(built, recipe.model, recipe.compressors, opened.spec)
+    metadata |= images_metadata(opened.preprocessing)
     write_model(folder / "model.safetensors", built, masks, metadata)
     write_json(folder / "manifest.json", {"data": opened.fingerprint()})
     write_json(folder / "status.json", {"status": "done"})
