@@ -7,8 +7,6 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
-from prunekit.pruning.flow.values import wide
-
 SIZES = {1: (32, 64, 128, 256, 16), 2: (32, 64, 224, 28, 128, 256, 16, 8), 3: (16, 32, 8, 64)}
 """Lengths of the sides that a convolution's input may have, by its axes."""
 TOKENS = 16
@@ -19,7 +17,7 @@ MOST = 48
 def candidates(model: nn.Module, shape: tuple[int, ...] | None) -> Iterator[list[Tensor]]:
     """Inputs of one sample: of the shape that is known, else of those that the layers suggest."""
     parameter = next(model.parameters(), torch.zeros(()))
-    dtype = wide(parameter.dtype) if parameter.is_floating_point() else torch.float32
+    dtype = parameter.dtype if parameter.is_floating_point() else torch.float32
     generator = torch.Generator().manual_seed(0)
 
     def noise(*sizes: int) -> Tensor:
@@ -54,6 +52,7 @@ def _shapes(model: nn.Module) -> Iterator[tuple[int, ...]]:
                 yield (module.in_channels, *[side] * axes)
             for size in SIZES[axes]:
                 yield (module.in_channels, *[size] * axes)
+            yield (*[TOKENS] * axes, module.in_channels)  # its owner may turn it around
         elif isinstance(module, nn.Linear):
             yield from _shapes_of_features(module.in_features)
         elif isinstance(module, nn.LayerNorm | nn.RMSNorm):

@@ -192,8 +192,17 @@ def _heads_of(model: nn.Module, shape: tuple[int, ...] | None, names: Collection
 
 
 def _plain(model: nn.Module) -> nn.Module:
-    """A copy in evaluation mode, without compressors, that shares the parameters of the model."""
-    memo: dict[int, Any] = {id(p): p for p in model.parameters()}
+    """A copy in evaluation mode, without compressors, that shares the parameters of the model.
+
+    Those of half precision, in which a CPU cannot do all, get room in single precision instead.
+    """
+    memo: dict[int, Any] = {}
+    for tensor in (*model.parameters(), *model.buffers()):
+        if tensor.dtype in (torch.float16, torch.bfloat16):
+            wide = tensor.detach().float()
+            memo[id(tensor)] = nn.Parameter(wide) if isinstance(tensor, nn.Parameter) else wide
+        elif isinstance(tensor, nn.Parameter):
+            memo[id(tensor)] = tensor
     plain = copy.deepcopy(model, memo).eval()
     for module in plain.modules():
         if isinstance(module, DataCompressor):

@@ -11,8 +11,6 @@ from torch import Tensor
 
 from prunekit.pruning.flow.numbering import Numbers
 
-HALF = (torch.float16, torch.bfloat16)
-
 
 @dataclass
 class Values:
@@ -42,9 +40,4 @@ class Values:
             values.uniform_(0.5, 1.5, generator=generator)
         if name in self.masks:
             values.mul_(self.masks[name])
-        return values.to(parameter.device, wide(parameter.dtype))
-
-
-def wide(dtype: torch.dtype) -> torch.dtype:
-    """The type to look at a model in: float32 for half precision."""
-    return torch.float32 if dtype in HALF else dtype
+        return values.to(parameter.device, parameter.dtype)

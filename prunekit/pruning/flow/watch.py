@@ -23,7 +23,7 @@ from prunekit.pruning.flow import operations as ops
 from prunekit.pruning.flow.facts import Fact, Facts, Origin
 from prunekit.pruning.flow.labels import FREE, NONE, filled, thin
 from prunekit.pruning.flow.static import reduced, static_labels
-from prunekit.pruning.flow.values import HALF, Values
+from prunekit.pruning.flow.values import Values
 
 
 @dataclass
@@ -128,12 +128,12 @@ class FlowWatch(TorchDispatchMode, abc.ABC):
         return out
 
     def _stand_in(self, value: Any) -> Any:
-        """Random values for a parameter; single precision for half."""
+        """Random values for a parameter."""
         if not isinstance(value, Tensor) or not value.is_floating_point():
             return value
         name = self.numbers.holders.name_of(value)
         if name is None:
-            return value.float() if value.dtype in HALF else value
+            return value
         made = self.values.of(name)
         columns = self.numbers.columns(name)
         columns = None if columns is None else columns.to(made.device)

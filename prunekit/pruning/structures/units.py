@@ -39,7 +39,8 @@ class Part:
             lines = entries.reshape(self.view).to(torch.float64).movedim(self.axes[0], 0)
             where = torch.tensor(self.units, device=entries.device)
             found = lines.new_zeros(self.size + 1)  # the last is for those of no unit
-            return found.index_add_(0, where % (self.size + 1), lines.flatten(1).sum(1))[:-1]
+            sums = lines.reshape(len(lines), -1).sum(1)
+            return found.index_add_(0, where % (self.size + 1), sums)[:-1]
         if self.matrix is not None:
             (rows, columns), (down, right) = self.matrix, self._padded()
             entries = F.pad(entries.reshape(self.matrix), (0, right - columns, 0, down - rows))
