@@ -20,7 +20,7 @@ from prunekit.pruning.flow.channels import ChannelWatch
 from prunekit.pruning.flow.heads import HeadWatch
 from prunekit.pruning.flow.inputs import candidates
 from prunekit.pruning.flow.labels import distinct
-from prunekit.pruning.flow.numbering import Numbers
+from prunekit.pruning.flow.numbering import Numbers, is_weight
 from prunekit.pruning.flow.trial import channel_trials, head_trials
 from prunekit.pruning.flow.values import Values
 from prunekit.pruning.flow.watch import FlowWatch
@@ -57,6 +57,8 @@ class _Known:
     shape: tuple[int, ...] | None
     channels: Channels | None = None
     heads: dict[frozenset[str], Heads] = field(default_factory=dict)
+    parts: dict[frozenset[str], Heads] = field(default_factory=dict)
+    """Of a model that does not run: the heads in those of its modules that do."""
 
 
 _KNOWN: WeakKeyDictionary[nn.Module, _Known] = WeakKeyDictionary()
@@ -83,13 +85,18 @@ def heads(model: nn.Module, names: Collection[str]) -> Heads:
 
     Args:
         model: the plain module.
-        names: parameters that are layers' weights, beside those that modules of torch hold.
+        names: weights that are asked for; they are layers', whatever module holds them.
     """
-    known = _known(model)
+    known, holders = _known(model), Holders(model)
+    own = frozenset(name for name in names if not is_weight(holders.first(name)))
+    if own not in known.heads:
+        known.heads[own] = _heads_of(model, known.shape, own)
+    if not known.heads[own].untraced:
+        return known.heads[own]
     weights = frozenset(names)
-    if weights not in known.heads:
-        known.heads[weights] = _find_heads(model, known.shape, weights)
-    return known.heads[weights]
+    if weights not in known.parts:
+        known.parts[weights] = _heads_in_parts(model, sorted(names), known.heads[own].untraced)
+    return known.parts[weights]
 
 
 def _known(model: nn.Module) -> _Known:
@@ -132,10 +139,8 @@ def _find_channels(model: nn.Module, shape: tuple[int, ...] | None) -> Channels:
 # ---- heads
 
 
-def _find_heads(model: nn.Module, shape: tuple[int, ...] | None, names: Collection[str]) -> Heads:
-    whole = _heads_of(model, shape, names)
-    if not whole.untraced:
-        return whole
+def _heads_in_parts(model: nn.Module, names: Sequence[str], untraced: str) -> Heads:
+    """The heads of the innermost modules around the weights that run by themselves."""
     holders, found = Holders(model), list[AttentionHeads]()
     refused: dict[str, str] = {}
     for name in names:
@@ -157,7 +162,7 @@ def _find_heads(model: nn.Module, shape: tuple[int, ...] | None, names: Collecti
             refused |= {back[n]: reason for n, reason in heads.refused.items()}
             if heads.attentions or heads.refused:
                 break
-    return Heads(found, refused, whole.untraced)
+    return Heads(found, refused, untraced)
 
 
 def _around(model: nn.Module, path: str) -> Iterator[nn.Module]:

@@ -66,9 +66,7 @@ class Numbers:
 
     def is_weight(self, name: str) -> bool:
         """Whether it is what layers multiply by: the weight of a Linear, a convolution, ..."""
-        holder = self.holders.first(name)
-        attention = holder.own in ATTENTION_WEIGHTS and "MultiheadAttention" in holder.classes
-        return name in self._rows.first and (_is_weight(holder) or attention)
+        return name in self._rows.first and is_weight(self.holders.first(name))
 
 
 class _Ranges:
@@ -92,13 +90,16 @@ class _Ranges:
         return range(self.first[name], self.first[name] + self._sizes[name])
 
 
-def _is_weight(holder: Holder) -> bool:
-    return holder.own == "weight" and len(holder.shape) >= 2 and bool(WEIGHTED & holder.classes)
+def is_weight(holder: Holder) -> bool:
+    """Whether it is what layers multiply by: the weight of a Linear, a convolution, ..."""
+    attention = holder.own in ATTENTION_WEIGHTS and "MultiheadAttention" in holder.classes
+    weighted = holder.own == "weight" and bool(WEIGHTED & holder.classes)
+    return len(holder.shape) >= 2 and (weighted or attention)
 
 
 def _is_vector(holder: Holder) -> bool:
     long = sum(n != 1 for n in holder.shape) <= 1
-    return long and not _is_weight(holder)
+    return long and not is_weight(holder)
 
 
 def _row_count(holder: Holder) -> int:
