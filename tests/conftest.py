@@ -22,6 +22,14 @@ settings.load_profile(
 )
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """A soak test runs only where `-m` names it; elsewhere it is not there, rather than skipped."""
+    if "soak" not in config.getoption("markexpr"):
+        soaking = [item for item in items if item.get_closest_marker("soak")]
+        config.hook.pytest_deselected(items=soaking)
+        items[:] = [item for item in items if item not in soaking]
+
+
 def pytest_collection_finish() -> None:
     """What is imported by now stays: the garbage collector need not walk through it again.
 

@@ -87,6 +87,20 @@ class Holder(NamedTuple):
         """The names of the module's class and of all its bases."""
         return frozenset(base.__name__ for base in type(self.module).__mro__)
 
+    @property
+    def is_transposed(self) -> bool:
+        """Whether the weight is [in, out / groups, ..] and not [out, in / groups, ..]."""
+        return bool(getattr(self.module, "transposed", False)) and len(self.shape) > 1
+
+    @property
+    def rows(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """A view of the parameter and the axes of it that number its rows, one an output."""
+        shape = self.shape
+        if self.is_transposed:
+            groups = int(getattr(self.module, "groups", 1))
+            return (groups, shape[0] // groups, *shape[1:]), (0, 2)
+        return shape or (1,), (0,)
+
 
 class Holders:
     """The parameters of a model in its order, by their first names: every place that holds them."""

@@ -37,6 +37,7 @@ from prunekit.pruning.checks import (
     refuse,
 )
 from prunekit.pruning.context import Sources, StepContext, Surroundings
+from prunekit.pruning.flow import note_input
 from prunekit.pruning.learning import Learning
 from prunekit.pruning.masks import MaskSet
 from prunekit.pruning.outlook import Outlook, outlook
@@ -73,12 +74,14 @@ class Engine:
         resuming: bool = False,
     ) -> None:
         self.model, self.timeline, self.step = model, timeline, 0
+        sources = sources or Sources()
         self._started, self._initialized = False, resuming
         for index, strategy in enumerate(strategies):
             with about_key(f"strategies.{index}", strategy.config):
                 strategy.check(timeline.clock(0, strategy.config.during, ending=False))
                 strategy.prepare(model)
         self.params: dict[str, nn.Parameter] = dict(model.named_parameters())
+        note_input(model, sources.input_shape)
         self.assigned = assign(model, strategies, check=not resuming)
         self.notes = notes_on_scopes(model, self.assigned)
         """What is worth to be told of the scopes, before a run begins."""
@@ -91,9 +94,7 @@ class Engine:
         modes = {n: a.strategy.config.mode for a in self.assigned for n in a.cover}
         self.mask_set = MaskSet({name: self.params[name] for name in modes}, modes)
         self.learning = Learning(self.params)
-        self.around = Surroundings(
-            model, self.params, self.mask_set, sources or Sources(), self.learning
-        )
+        self.around = Surroundings(model, self.params, self.mask_set, sources, self.learning)
         self.changes_gradients = any(map(_changes_gradients, strategies))
         """Whether a penalty or an adjustment may follow the raw gradients."""
 

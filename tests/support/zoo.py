@@ -194,7 +194,7 @@ class SwitchesGradientsOff(Sound):
 class ForgetsMomentum(Sound):
     def update(self, ctx):
         if ctx.clock.step:
-            for state in ctx.around.mask_set._optimizer.state.values():
+            for state in ctx.around.mask_set._hooks[0].optimizer.state.values():
                 del state["momentum_buffer"]
         return super().update(ctx)
 

@@ -2,29 +2,29 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Iterator
-from math import prod
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal
 
 from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
-from prunekit.foundation.parameters import Holder, Holders
+from prunekit.errors import RecipeError
+from prunekit.foundation.parameters import WEIGHTED, Holder, Holders
+from prunekit.pruning.flow import Channels, channels
 from prunekit.pruning.structures.base import Grouped
-from prunekit.pruning.structures.units import Group, Part, Units, is_transposed
+from prunekit.pruning.structures.units import Group, Part, Units, row_part
 
 BIAS_OF = {"weight": "bias", "in_proj_weight": "in_proj_bias"}
 
 
 class Channel(Grouped):
-    """A row of a weight [out, ..] with its bias entry and the entries of its BatchNorm.
+    """A row of a weight [out, ..] with its bias entry and the entries of the norms behind it.
 
-    A pruned channel is exactly 0 behind its BatchNorm. The BatchNorm of a layer is the module
-    registered right after it in the same container, if it is a BatchNorm of as many features; in
-    anything but a Sequential, whose order is the order of execution, the two names must also end
-    in the same number or in none (`conv1`, `bn1`). A BatchNorm elsewhere is not found, and then its
-    shift survives. Rows of a classifier are classes: leave it out of the scope.
+    A pruned channel is exactly 0 behind its layer and behind each norm that it feeds alone. Which
+    norms these are is found from a forward pass, wherever they stand: right behind the layer,
+    behind an activation or pool, or behind a concatenation, where the channel has a place among
+    others. Where channels are summed with others they end: 0 is added. Statistics over several
+    channels (GroupNorm, LayerNorm) are taken with the 0. A layer whose channels would not be 0 is
+    refused by name. Rows of a classifier are classes: leave it out of the scope.
     """
 
     name: Literal["channel"] = "channel"
@@ -33,53 +33,95 @@ class Channel(Grouped):
         """See `Structure`; a bias or norm in scope belongs to its weight if that is too."""
         holders = Holders(model)
         found = {name: holders.first(name) for name in names}
+        known = channels(model) if any(len(h.shape) > 1 for h in found.values()) else Channels()
+        _check(found, known, holders)
         taken: set[str] = set()
         groups: dict[str, Group] = {}
         for name, holder in sorted(found.items(), key=lambda item: len(item[1].shape) < 2):
             if name not in taken:
-                first = _weight_part(name, holder)
-                size = prod(first.view[axis] for axis in first.axes)
-                along = [n for n in _companions(holder, size, holders) if n not in taken]
-                parts = (first, *(Part(n, (size,), (size,), (0,)) for n in along))
-                groups[name] = Group(size, holder.shape, parts)
+                first = row_part(name, holder)
+                size = _rows(holder)
+                along = _along(name, holder, known, holders)
+                parts = (_vector_part(n, at, size, holders) for n, at in along.items())
+                groups[name] = Group(size, holder.shape, (first, *parts))
                 taken |= {name, *along}
         return Units(groups)
 
 
-def _weight_part(name: str, holder: Holder) -> Part:
-    shape = holder.shape
-    if is_transposed(holder.module) and len(shape) > 1:
-        groups = int(getattr(holder.module, "groups", 1))
-        view = (groups, shape[0] // groups, shape[1], *shape[2:])
-        return Part(name, shape, view, axes=(0, 2))
-    return Part(name, shape, shape or (1,), axes=(0,))
+def _rows(holder: Holder) -> int:
+    view, axes = holder.rows
+    size = 1
+    for axis in axes:
+        size *= view[axis]
+    return size
 
 
-def _companions(holder: Holder, size: int, holders: Holders) -> Iterator[str]:
-    """Names of the parameters of `size` entries that go with a layer's channels."""
-    if len(holder.shape) < 2:
-        return
-    candidates = [getattr(holder.module, BIAS_OF.get(holder.own, ""), None)]
-    if holder.own == "weight" and (norm := _norm_behind(holder, holders.model)) is not None:
-        candidates += [norm.weight, norm.bias]
-    for parameter in candidates:
-        name = holders.name_of(parameter)
-        if name is not None and holders.first(name).shape == (size,):
-            yield name
+def _along(
+    name: str, holder: Holder, known: Channels, holders: Holders
+) -> Mapping[str, Sequence[int]]:
+    """What goes with a weight's rows: vector -> the row of each entry."""
+    if name in known.reached:
+        return known.along.get(name, {})
+    size, own = _rows(holder), getattr(holder.module, BIAS_OF.get(holder.own, ""), None)
+    bias = holders.name_of(own) if len(holder.shape) > 1 else None
+    if bias is None or holders.first(bias).shape != (size,):
+        return {}
+    return {bias: range(size)}
 
 
-def _norm_behind(holder: Holder, model: nn.Module) -> _BatchNorm | None:
-    container, _, own = holder.path.rpartition(".")
-    parent = model.get_submodule(container)
-    children = list(parent.named_children())
-    place = next((i for i, (name, _) in enumerate(children) if name == own), len(children))
-    for name, module in children[place + 1 : place + 2]:
-        same = isinstance(parent, nn.Sequential) or _number(name) == _number(own)
-        if isinstance(module, _BatchNorm) and same:
-            return module
-    return None
+def _vector_part(name: str, rows: Sequence[int], size: int, holders: Holders) -> Part:
+    shape = holders.first(name).shape
+    if tuple(rows) == tuple(range(size)):
+        return Part(name, shape, (size,), axes=(0,))
+    return Part(name, shape, (len(rows),), axes=(0,), units=tuple(rows), size=size)
 
 
-def _number(name: str) -> str:
-    found = re.search(r"\d*$", name)
-    return found.group() if found else ""
+# ---- what is refused
+
+
+def _check(found: Mapping[str, Holder], known: Channels, holders: Holders) -> None:
+    """Make sure that a pruned channel of the weights in scope is 0.
+
+    Raises:
+        RecipeError: it is not, or that is not known; names the layers.
+    """
+    reasons = {name: reason for name, reason in known.refused.items() if name in found}
+    if reasons:
+        name, reason = next(iter(reasons.items()))
+        raise RecipeError(
+            f"structure channel: a pruned channel of {name} would not be 0: it {reason}: leave out "
+            f"such layers by scope.exclude: [{', '.join(reasons)}]"
+        )
+    if not found.keys() <= known.reached:
+        unknown = [
+            name
+            for name, holder in found.items()
+            if name not in known.reached and _may_feed_a_norm(name, holder, holders)
+        ]
+        if unknown:
+            raise RecipeError(
+                f"structure channel: which norm reads the channels of {unknown[0]} is not known, "
+                f"as {_why(known)}"
+            )
+
+
+def _why(known: Channels) -> str:
+    if known.untraced:
+        return (
+            f"no forward pass ran ({known.untraced}): give the Pruner input_shape=, or leave out "
+            "such layers by scope.exclude"
+        )
+    return "a forward pass in evaluation mode does not use it: leave it out by scope.exclude"
+
+
+def _may_feed_a_norm(name: str, holder: Holder, holders: Holders) -> bool:
+    """Whether the model has a vector of as many entries that is no layer's bias."""
+    if len(holder.shape) < 2 or not WEIGHTED & holder.classes:
+        return False
+    size = _rows(holder)
+    for places in holders.places.values():
+        one = places[0]
+        layer = bool((WEIGHTED | {"MultiheadAttention"}) & one.classes)
+        if one.shape == (size,) and not (layer and one.own in BIAS_OF.values()):
+            return True
+    return False

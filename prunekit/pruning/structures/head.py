@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Literal
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from prunekit.errors import RecipeError
 from prunekit.foundation.parameters import Holders
+from prunekit.pruning.flow import AttentionHeads, Heads, heads
 from prunekit.pruning.structures.base import Grouped
 from prunekit.pruning.structures.units import Group, Part, Units
 
@@ -17,10 +17,11 @@ from prunekit.pruning.structures.units import Group, Part, Units
 class Head(Grouped):
     """A head's rows of the query, key and value projections, and its columns of the output one.
 
-    The rows' bias entries go along; the output bias is no head's. Known are modules with
-    `num_heads` (or `heads`), a Linear `qkv` whose rows are queries, keys, values, each by head, and
-    a Linear `proj`: ours and timm's; and torch's MultiheadAttention, which torchvision uses. The
-    scope names only such weights: `*.attn.qkv.weight`, `*.in_proj_weight`.
+    The rows' bias entries go along; the output bias is no head's. Which rows and columns are one
+    head is found from a forward pass, whatever they are called and however they lie: rows whose
+    products meet in attention, and the columns that read what comes of it. Heads that are not
+    apart, as those that are mixed before the output projection, are refused by name. The scope
+    names only such weights: `*.attn.qkv.weight`, `*.in_proj_weight`.
     """
 
     name: Literal["head"] = "head"
@@ -28,58 +29,73 @@ class Head(Grouped):
     def units(self, model: nn.Module, names: Iterable[str]) -> Units:
         """See `Structure`; one of the weights of an attention in scope brings all of them."""
         holders, names = Holders(model), tuple(names)
+        known = heads(model, [n for n in names if len(holders.first(n).shape) > 1])
         groups: dict[str, Group] = {}
         left = set(names)
-        for module in model.modules():
-            parts = tuple(_parts(module, holders))
-            if left & {part.name for part in parts}:
-                first = parts[0]
-                groups[first.name] = Group(first.view[first.axes[0]], first.shape, parts)
-                left -= {part.name for part in parts}
+        for attention in known.attentions:
+            covered = {*attention.rows, *attention.columns}
+            if left & covered:
+                parts = tuple(_parts(attention, holders))
+                groups[parts[0].name] = Group(attention.heads, parts[0].shape, parts)
+                left -= covered
         if left:
             one = next(name for name in names if name in left)
-            raise RecipeError(
-                f"structure head: {one}, and {len(left) - 1} more in scope, belong to no head of a "
-                f"known attention: {_remedy(model, holders)}"
-            )
+            raise RecipeError(_message(one, len(left) - 1, known))
         return Units(groups)
 
 
-def _parts(module: nn.Module, holders: Holders) -> Iterator[Part]:
-    """The parts of an attention module, an input weight first; none if it is no attention."""
-    inputs, out, heads = _projections(module)
-    for parameter in (*inputs, out):
-        name = holders.name_of(parameter)
-        if name is None:
-            continue
-        shape = holders.first(name).shape
-        if parameter is out:
-            yield Part(name, shape, (shape[0], heads, shape[1] // heads), axes=(1,))
-        else:
-            width = out.shape[1]  # heads x entries of a head; stacked once or three times
-            view = (shape[0] // width, heads, width // heads, *shape[1:])
-            yield Part(name, shape, view, axes=(1,))
+def _parts(attention: AttentionHeads, holders: Holders) -> Iterator[Part]:
+    """The parts of an attention: input weights, their biases, the output weight."""
+    for name, heads_of in attention.rows.items():
+        view, axes = holders.first(name).rows
+        yield _part(name, holders.first(name).shape, view, axes, heads_of, attention.heads)
+    for name, heads_of in attention.columns.items():
+        holder = holders.first(name)
+        axis = 0 if holder.is_transposed else 1
+        yield _part(name, holder.shape, holder.shape, (axis,), heads_of, attention.heads)
 
 
-def _projections(module: nn.Module) -> tuple[tuple[Tensor | None, ...], Tensor, int]:
-    """The input weights and biases, the output weight [out, heads x d], and the heads."""
-    if isinstance(module, nn.MultiheadAttention):
-        separate = (module.q_proj_weight, module.k_proj_weight, module.v_proj_weight)
-        inputs = (module.in_proj_weight, *separate, module.in_proj_bias)
-        return inputs, module.out_proj.weight, module.num_heads
-    heads = getattr(module, "num_heads", getattr(module, "heads", None))
-    qkv, proj = getattr(module, "qkv", None), getattr(module, "proj", None)
-    if isinstance(heads, int) and isinstance(qkv, nn.Linear) and isinstance(proj, nn.Linear):
-        width = proj.in_features
-        if qkv.out_features == 3 * width and width % heads == 0:
-            return (qkv.weight, qkv.bias), proj.weight, heads
-    return (), torch.empty(0), 0
+def _part(
+    name: str,
+    shape: tuple[int, ...],
+    view: tuple[int, ...],
+    axes: tuple[int, ...],
+    heads_of: Sequence[int],
+    count: int,
+) -> Part:
+    """The heads along an axis; where they lie in equal runs, as the view that says so."""
+    axis = axes[0]
+    before, rest = view[:axis], view[axis + 1 :]
+    for stacked in range(1, len(heads_of) // count + 1):  # queries, keys, values
+        width, odd = divmod(len(heads_of), stacked * count)
+        if not odd:
+            run = [head for head in range(count) for _ in range(width)]
+            if list(heads_of) == run * stacked:
+                if len(before) == 0 or stacked > 1:
+                    return Part(name, shape, (*before, stacked, count, width, *rest), (axis + 1,))
+                return Part(name, shape, (*before, count, width, *rest), (axis,))
+    return Part(name, shape, view, axes, units=tuple(heads_of), size=count)
 
 
-def _remedy(model: nn.Module, holders: Holders) -> str:
-    """The scope to write, from the attentions that the model has."""
-    firsts = [next(_parts(module, holders), None) for module in model.modules()]
-    names = [part.name for part in firsts if part is not None]
-    if not names:
-        return "this model has none: choose another structure"
-    return f"name only theirs in scope.include, as {', '.join(names[:2])}"
+def _message(name: str, others: int, known: Heads) -> str:
+    """Why a weight has no heads, and the scope to write."""
+    if name in known.refused:
+        return (
+            f"structure head: {name} has no heads that stand apart: {known.refused[name]}: leave "
+            "it out by scope.exclude, or choose another structure"
+        )
+    names = [next(iter(attention.rows)) for attention in known.attentions]
+    if not names and known.untraced:
+        return (
+            f"structure head: the heads of {name} are not known, as no forward pass ran "
+            f"({known.untraced}): give the Pruner input_shape=, or choose another structure"
+        )
+    remedy = (
+        f"name only theirs in scope.include, as {', '.join(names[:2])}"
+        if names
+        else "this model has none: choose another structure"
+    )
+    return (
+        f"structure head: {name}, and {others} more in scope, belong to no head of a known "
+        f"attention: {remedy}"
+    )

@@ -13,7 +13,7 @@ from prunekit.errors import RecipeError
 from prunekit.foundation.parameters import Holder, Holders
 from prunekit.pruning.distributions import Demand, Distribution
 from prunekit.pruning.structures.base import Structure
-from prunekit.pruning.structures.units import Units, is_transposed
+from prunekit.pruning.structures.units import Units
 from prunekit.pruning.structures.unstructured import count_entries, entries
 
 
@@ -116,6 +116,6 @@ def input_axis(holder: Holder) -> tuple[int, int]:
     """The axis of a weight's inputs, and how many an output has; 0 for what is no matrix."""
     if len(holder.shape) < 2:
         return 0, 0
-    if not is_transposed(holder.module):
+    if not holder.is_transposed:
         return 1, holder.shape[1]
     return 0, holder.shape[0] // int(getattr(holder.module, "groups", 1))

@@ -8,7 +8,9 @@ from math import prod
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
+
+from prunekit.foundation.parameters import Holder
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,9 +27,20 @@ class Part:
     axes: tuple[int, ...]
     matrix: tuple[int, int] | None = None
     """[rows, columns] before padding; None where nothing is padded."""
+    units: tuple[int, ...] | None = None
+    """The unit of each position along the one axis in `axes`, -1 where it is of none; None: the
+    positions along `axes` are the units."""
+    size: int = 0
+    """How many units there are, where `units` says which."""
 
     def sums(self, entries: Tensor) -> Tensor:
         """The sum over each unit, float64 [units]."""
+        if self.units is not None:
+            lines = entries.reshape(self.view).to(torch.float64).movedim(self.axes[0], 0)
+            where = torch.tensor(self.units, device=entries.device)
+            found = lines.new_zeros(self.size + 1)  # the last is for those of no unit
+            sums = lines.reshape(len(lines), -1).sum(1)
+            return found.index_add_(0, where % (self.size + 1), sums)[:-1]
         if self.matrix is not None:
             (rows, columns), (down, right) = self.matrix, self._padded()
             entries = F.pad(entries.reshape(self.matrix), (0, right - columns, 0, down - rows))
@@ -36,13 +49,21 @@ class Part:
         return (folded.sum(rest) if rest else folded).flatten()
 
     def spread(self, kept: Tensor) -> Tensor:
-        """The mask of the parameter, from bool [units]."""
+        """The mask of the parameter, from bool [units]; what is of no unit is kept."""
+        if self.units is not None:
+            where = torch.tensor(self.units, device=kept.device)
+            kept = torch.cat((kept, kept.new_ones(1)))[where]
         thin = [n if axis in self.axes else 1 for axis, n in enumerate(self.view)]
         mask = kept.reshape(thin).expand(self.view)
         if self.matrix is not None:
             rows, columns = self.matrix
             mask = mask.reshape(self._padded())[:rows, :columns]
         return mask.reshape(self.shape).contiguous()
+
+    @property
+    def is_ragged(self) -> bool:
+        """Whether units may have different numbers of its entries."""
+        return self.matrix is not None or self.units is not None
 
     def _padded(self) -> tuple[int, int]:
         """[rows, columns] after padding, of which the view is [rows / r, r, columns / c, c]."""
@@ -70,7 +91,8 @@ class Units:
     @property
     def names(self) -> tuple[str, ...]:
         """The parameters that have a part in a unit."""
-        return tuple(part.name for group in self.groups.values() for part in group.parts)
+        names = (part.name for group in self.groups.values() for part in group.parts)
+        return tuple(dict.fromkeys(names))
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
@@ -98,11 +120,13 @@ class Units:
 
     def expand(self, kept: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Masks of all parameters with a part, from group -> bool [units]."""
-        return {
-            part.name: part.spread(kept[name])
-            for name, group in self.groups.items()
-            for part in group.parts
-        }
+        masks: dict[str, Tensor] = {}
+        for name, group in self.groups.items():
+            for part in group.parts:
+                mask = part.spread(kept[name])
+                other = masks.get(part.name)  # a parameter may hold entries of several groups
+                masks[part.name] = mask if other is None else other & mask
+        return masks
 
     def collapse(self, masks: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Group -> bool [units]: whether any entry of the unit is kept in `masks`."""
@@ -119,13 +143,14 @@ def _pooled(group: Group, scores: Mapping[str, Tensor], power: int) -> Tensor:
     wide = [scores[part.name].to(torch.float64) for part in parts]
     sums = [p.sums(s * s.abs() if power == 2 else s) for p, s in zip(parts, wide, strict=True)]
     counts = [
-        prod(p.shape) / group.size if p.matrix is None else p.sums(torch.ones_like(s))
+        p.sums(torch.ones_like(s)) if p.is_ragged else prod(p.shape) / group.size
         for p, s in zip(parts, wide, strict=True)
     ]
     mean = torch.stack(sums).sum(0) / sum(counts)
     return mean.sign() * mean.abs().sqrt() if power == 2 else mean
 
 
-def is_transposed(module: nn.Module) -> bool:
-    """Whether the weight is [in, out / groups, ..] and not [out, in / groups, ..]."""
-    return bool(getattr(module, "transposed", False))
+def row_part(name: str, holder: Holder) -> Part:
+    """The rows of a weight [out, ..], or of the outputs of a transposed convolution."""
+    view, axes = holder.rows
+    return Part(name, holder.shape, view, axes)

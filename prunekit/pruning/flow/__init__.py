@@ -1,0 +1,8 @@
+"""What follows what in a model, found from one forward pass and tried: norms, biases, heads."""
+
+from __future__ import annotations
+
+from prunekit.pruning.flow.attention import AttentionHeads
+from prunekit.pruning.flow.known import Channels, Heads, channels, heads, note_input
+
+__all__ = ["AttentionHeads", "Channels", "Heads", "channels", "heads", "note_input"]
