@@ -77,6 +77,10 @@ class ChannelWatch(Elementwise):  # type: ignore[no-untyped-call]
         """Rows meet."""
         return torch.where((left == LOST) | (right == LOST), LOST, NONE)
 
+    def is_operand(self, value: Tensor) -> bool:
+        """Also constants, as of positions: what a layer makes of them is its own."""
+        return super().is_operand(value) or not has_number(self.facts.labels_of(value)).any()
+
     def layer(self, layer: Layer, out: Tensor) -> Tensor:
         """The row that made an output."""
         rows = self._rows(layer, out)

@@ -91,6 +91,20 @@ def test_a_squeeze_and_excitation_gate_is_no_part_of_the_channel():
     assert not known.refused
 
 
+def test_a_layer_of_positions_alone_is_one_too():
+    def run(m, x):
+        places = torch.linspace(0, 1, 4 * 8 * 8).view(1, 4, 8, 8)
+        return m.norm(m.place(places)) + m.conv(x)
+
+    model = Net(run, place=conv(), conv=conv(), norm=nn.BatchNorm2d(4))
+    note_input(model, (4, 8, 8))
+    assert channels(model).along["place.weight"].keys() == {
+        "place.bias",
+        "norm.weight",
+        "norm.bias",
+    }
+
+
 def test_a_shift_by_hand_goes_along_and_a_sum_by_position_does_not():
     shift = nn.Conv2d(4, 4, 1)  # a bias in a module that does not add it
     model = Net(
