@@ -44,6 +44,25 @@ def top_k() -> None:
             print(f"  {name} keeps {int(mask.sum()):,}; {other} entries are not as ours")
 
 
+def flow() -> None:
+    """What it takes to find the channels and heads of a model, in seconds of CPU on one thread."""
+    import timm
+    import torch
+
+    from prunekit.pruning.flow import channels, heads, note_input
+
+    torch.set_num_threads(1)
+    sizes = {"resnet18": 64, "densenet121": 64, "vit_tiny_patch16_224": 224}
+    for name, size in sizes.items():
+        model = timm.create_model(name, num_classes=10).eval()
+        note_input(model, (3, size, size))
+        ways = {"channels": partial(channels, model), "heads": partial(heads, model, [])}
+        with torch.no_grad():
+            seconds = {"forward": _seconds(partial(model, torch.randn(1, 3, size, size)))}
+        seconds |= {way: _seconds(call) for way, call in ways.items()}
+        print(f"{name} at {size}x{size}:", ", ".join(f"{k} {s:.2f} s" for k, s in seconds.items()))
+
+
 def start() -> None:
     """How long a process takes that only starts, in seconds of its CPU."""
     python, cli = [sys.executable, "-c"], [sys.executable, "-m", "prunekit"]
@@ -210,7 +229,8 @@ def _child_seconds(call: Callable[[], object]) -> float:
 
 if __name__ == "__main__":
     known = {
-        way.__name__: way for way in (top_k, start, aliases, counts, split, shift, sweeps, lengths)
+        way.__name__: way
+        for way in (top_k, flow, start, aliases, counts, split, shift, sweeps, lengths)
     }
     if sys.argv[1:2] == [] or sys.argv[1] not in known:
         sys.exit(f"give one of {', '.join(known)}: python {Path(__file__).name} NAME")

@@ -77,6 +77,10 @@ class ChannelWatch(Elementwise):  # type: ignore[no-untyped-call]
         """Rows meet."""
         return torch.where((left == LOST) | (right == LOST), LOST, NONE)
 
+    def is_operand(self, value: Tensor) -> bool:
+        """Also constants, as of positions: what a layer makes of them is its own."""
+        return super().is_operand(value) or not has_number(self.facts.labels_of(value)).any()
+
     def layer(self, layer: Layer, out: Tensor) -> Tensor:
         """The row that made an output."""
         rows = self._rows(layer, out)
@@ -144,7 +148,7 @@ class ChannelWatch(Elementwise):  # type: ignore[no-untyped-call]
             spread = labels.transpose(0, 1).flatten(1)
         channels = self.merge(spread, [1])[:, 0]
         self._reach(name, channels, held)
-        channels = self._without_shift(name, given, spread, channels)
+        channels = self._behind(name, given, spread, channels)
         if name in ops.LAYER_NORMS:
             return channels.reshape(given["normalized_shape"]).expand(labels.shape)
         return channels.reshape(1, -1, *[1] * (labels.dim() - 2)).expand(labels.shape)
@@ -162,7 +166,7 @@ class ChannelWatch(Elementwise):  # type: ignore[no-untyped-call]
             if name in ops.RMS_NORMS:
                 self.harmless |= numbers(entries)
 
-    def _without_shift(
+    def _behind(
         self, name: str, given: Mapping[str, Any], spread: Tensor, channels: Tensor
     ) -> Tensor:
         """Labels of the channels behind a norm; rows that it would not leave at 0 are refused."""
@@ -170,15 +174,14 @@ class ChannelWatch(Elementwise):  # type: ignore[no-untyped-call]
         for operation, weights in self._lost.items() if lost.any() else ():
             for weight in weights:
                 self.refused.setdefault(weight, f"cannot be followed through {operation}")
-        known, bias = has_number(channels), given.get("bias")
-        if name in ops.RMS_NORMS or (bias is None and _own_statistics(name, given)):
+        known, scale = has_number(channels), given.get("weight")
+        if name in ops.RMS_NORMS or (given.get("bias") is None and _own_statistics(name, given)):
             return channels  # what is 0 stays 0, what is constant stays so
         rows = has_number(spread).any(1)
-        if bias is None:
-            which = " (affine: false)" if given.get("weight") is None else ""
-            self.refuse(spread[rows], f"feeds a norm without a shift of its own{which}")
+        if scale is None:
+            self.refuse(spread[rows], "feeds a norm without a scale of its own (affine: false)")
             return torch.where(lost, LOST, torch.full_like(channels, NONE))
-        self.refuse(spread[rows & ~known], f"feeds {self._holder(bias)}, which reads others, too")
+        self.refuse(spread[rows & ~known], f"feeds {self._holder(scale)}, which reads others, too")
         return torch.where(known, channels.abs(), channels)
 
     def _holder(self, tensor: Tensor) -> str:

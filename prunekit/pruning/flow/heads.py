@@ -113,14 +113,9 @@ class HeadWatch(FlowWatch):  # type: ignore[no-untyped-call]
         return labels
 
     def added(self, labels: Tensor, bias: Tensor) -> Tensor:
-        """A row's bias entry goes along; anything that moves joins."""
+        """Constants join nothing; anything that moves does."""
         if self.facts.is_dynamic(bias):
             return self._both(labels, self.facts.labels_of(bias))
-        entries = self.facts.labels_of(bias)
-        shape = broadcast_shape(labels, entries)
-        for row, entry in pairs(labels.expand(shape), entries.expand(shape)):
-            if row and self.numbers.rows_end <= entry < self.numbers.end:
-                self.biases[row] = entry
         return labels
 
     def lost(self, name: str, facts: Sequence[Fact]) -> float:
@@ -136,19 +131,35 @@ class HeadWatch(FlowWatch):  # type: ignore[no-untyped-call]
         operand, weight = self.facts.labels_of(layer.operand), layer.weight
         columns, axis = self.columns_of(layer)
         given = layer.arguments
-        if layer.name in ops.CONVOLUTIONS and given["groups"] == operand.shape[1] > 1:
-            merged = self.merge(operand, range(2, operand.dim()))  # each channel by itself
-            return merged.repeat_interleave(out.shape[1] // operand.shape[1], 1).expand(out.shape)
+        if layer.name in ops.CONVOLUTIONS and given["groups"] > 1:  # each group by itself
+            grouped = operand.reshape(len(operand), given["groups"], -1)
+            merged = self.merge(grouped, [2])[..., 0]
+            merged = merged.repeat_interleave(out.shape[1] // given["groups"], 1)
+            return merged.reshape(*merged.shape, *[1] * (out.dim() - 2))
         if columns is None:
             everything = distinct(self.merge(operand, range(operand.dim())))
             for column in distinct(thin(weight.columns)):  # type: ignore[arg-type]
                 self.readers.setdefault(int(column), set()).update(map(int, everything))
             return out.new_full([1] * out.dim(), float(weight.labels.max()), dtype=torch.float64)
         self._read(columns, operand, axis)
+        rows, bias = self._rows(layer, out), None
+        if layer.name in ops.CONVOLUTIONS and given["bias"] is not None:
+            bias = self.facts.labels_of(given["bias"]).reshape(1, -1, *[1] * (out.dim() - 2))
+        elif layer.name in ops.SUMS_OF_PRODUCTS:
+            bias = self.facts.labels_of(given["self"])
+        if bias is not None:
+            shape = broadcast_shape(rows, bias)
+            found = pairs(rows.expand(shape), bias.expand(shape))
+            first, end = self.numbers.rows_end, self.numbers.end
+            self.biases |= {row: entry for row, entry in found if row and first <= entry < end}
+        return rows
+
+    def _rows(self, layer: Layer, out: Tensor) -> Tensor:
+        labels = layer.weight.labels
         if layer.name in ops.CONVOLUTIONS:
-            labels = weight.labels.transpose(0, 1) if given["transposed"] else weight.labels
+            labels = labels.transpose(0, 1) if layer.arguments["transposed"] else labels
             return thin(labels).flatten(1).amax(1).reshape(1, -1, *[1] * (out.dim() - 2))
-        rows = thin(weight.labels).amax(-2 if layer.right else -1, keepdim=True)
+        rows = thin(labels).amax(-2 if layer.right else -1, keepdim=True)
         return rows.squeeze(-1) if out.dim() < rows.dim() else rows
 
     def columns_of(self, layer: Layer) -> tuple[Tensor | None, int]:

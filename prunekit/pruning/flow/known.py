@@ -2,28 +2,21 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 from weakref import WeakKeyDictionary
 
-import torch
-from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch import nn
 
-from prunekit.compressors.base import DataCompressor
 from prunekit.foundation.parameters import Holders
 from prunekit.pruning.flow.attention import AttentionHeads, attentions
 from prunekit.pruning.flow.channels import ChannelWatch
 from prunekit.pruning.flow.heads import HeadWatch
-from prunekit.pruning.flow.inputs import candidates
 from prunekit.pruning.flow.labels import distinct
 from prunekit.pruning.flow.numbering import Numbers, is_weight
+from prunekit.pruning.flow.passes import first_pass, plain_copy, second_pass
 from prunekit.pruning.flow.trial import channel_trials, head_trials
 from prunekit.pruning.flow.values import Values
-from prunekit.pruning.flow.watch import FlowWatch
 
 
 @dataclass(frozen=True)
@@ -114,7 +107,7 @@ def _known(model: nn.Module) -> _Known:
 
 
 def _find_channels(model: nn.Module, shape: tuple[int, ...] | None) -> Channels:
-    plain = _plain(model)
+    plain = plain_copy(model)
     numbers = Numbers(plain)
 
     def find() -> ChannelWatch:
@@ -122,7 +115,7 @@ def _find_channels(model: nn.Module, shape: tuple[int, ...] | None) -> Channels:
         watch.fits_operands = shape is None
         return watch
 
-    inputs, first, reason = _first_that_runs(plain, shape, find)
+    inputs, first, reason = first_pass(plain, shape, find)
     if first is None:
         return Channels(untraced=reason)
     assert isinstance(first, ChannelWatch)
@@ -131,8 +124,9 @@ def _find_channels(model: nn.Module, shape: tuple[int, ...] | None) -> Channels:
     refused = dict(first.refused)
     for trial in channel_trials(first, found):
         trial.fits_operands = first.fits_operands
-        _run(plain, inputs, trial)
-        refused |= {name: reason for name, reason in trial.failed.items() if name not in refused}
+        if reason := second_pass(plain, inputs, trial):
+            return Channels(untraced=reason)
+        refused |= {name: why for name, why in trial.failed.items() if name not in refused}
     return Channels(found, refused, frozenset(numbers.place(row)[0] for row in rows))
 
 
@@ -173,82 +167,22 @@ def _around(model: nn.Module, path: str) -> Iterator[nn.Module]:
 
 
 def _heads_of(model: nn.Module, shape: tuple[int, ...] | None, names: Collection[str]) -> Heads:
-    plain = _plain(model)
+    plain = plain_copy(model)
     numbers = Numbers(plain)
     layers = [n for n in numbers.matrices if n in names or numbers.is_weight(n)]
 
     def find() -> HeadWatch:
         return HeadWatch(Values(numbers), layers)
 
-    inputs, first, reason = _first_that_runs(plain, shape, find)
+    inputs, first, reason = first_pass(plain, shape, find)
     if first is None:
         return Heads(untraced=reason)
     assert isinstance(first, HeadWatch)
     found, refused = attentions(first)
     for trial in head_trials(first, found, layers):
-        _run(plain, inputs, trial)
+        if reason := second_pass(plain, inputs, trial):
+            return Heads(untraced=reason)
         for attention in found:
             for out in attention.columns.keys() & trial.failed.keys():
                 refused |= dict.fromkeys(attention.rows, f"{out} {trial.failed[out]}")
     return Heads([one for one in found if not one.rows.keys() & refused.keys()], refused)
-
-
-# ---- passes
-
-
-def _plain(model: nn.Module) -> nn.Module:
-    """A copy in evaluation mode, without compressors, that shares the parameters of the model.
-
-    Those of half precision, in which a CPU cannot do all, get room in single precision instead.
-    """
-    memo: dict[int, Any] = {}
-    for tensor in (*model.parameters(), *model.buffers()):
-        if tensor.dtype in (torch.float16, torch.bfloat16):
-            wide = tensor.detach().float()
-            memo[id(tensor)] = nn.Parameter(wide) if isinstance(tensor, nn.Parameter) else wide
-        elif isinstance(tensor, nn.Parameter):
-            memo[id(tensor)] = tensor
-    plain = copy.deepcopy(model, memo).eval()
-    for module in plain.modules():
-        if isinstance(module, DataCompressor):
-            module.forward = _identity  # type: ignore[method-assign]
-    return plain
-
-
-def _identity(tokens: Any) -> Any:
-    return tokens
-
-
-def _first_that_runs(
-    model: nn.Module, shape: tuple[int, ...] | None, find: Callable[[], FlowWatch]
-) -> tuple[list[Tensor], FlowWatch | None, str]:
-    """The first inputs that the model takes, and the pass with them; else the first reason."""
-    reason = "no input is known for it"
-    for at, inputs in enumerate(candidates(model, shape)):
-        watch = find()
-        try:
-            _run(model, inputs, watch)
-        except Exception as error:  # whatever a model says to an input that it was not made for
-            lines = str(error).splitlines() or [type(error).__name__]
-            reason = lines[0] if at == 0 else reason
-        else:
-            return inputs, watch, ""
-    return [], None, reason
-
-
-def _run(model: nn.Module, inputs: Sequence[Tensor], watch: FlowWatch) -> None:
-    watch.enter(inputs)
-    with torch.no_grad(), torch.random.fork_rng(devices=[]), _plain_attention(), watch:
-        model(*inputs)
-
-
-@contextmanager
-def _plain_attention() -> Iterator[None]:
-    """Attention as matrix products, and none of torch's fused inference paths."""
-    before = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        with sdpa_kernel(SDPBackend.MATH):
-            yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(before)

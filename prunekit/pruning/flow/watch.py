@@ -118,7 +118,9 @@ class FlowWatch(TorchDispatchMode, abc.ABC):
         name = ops.short_name(func)
         layer = self._layer(name, func, args, kwargs)
         if layer is not None and (operand := self._other_operand(layer)) is not None:
-            self.facts.write(operand, self.facts.labels_of(layer.operand), dynamic=True)
+            same = operand.shape == layer.operand.shape
+            labels = self.facts.labels_of(layer.operand) if same else filled(operand, NONE)
+            self.facts.write(operand, labels, dynamic=True)
             args = tuple(operand if one is layer.operand else one for one in args)
             layer = self._layer(name, func, args, kwargs)
         if layer is not None:
@@ -153,7 +155,7 @@ class FlowWatch(TorchDispatchMode, abc.ABC):
             return None
         operand, weight = factors if right else factors[::-1]
         fact = self.facts.get(weight)
-        if fact is None or fact.origin.dynamic or not self.facts.is_dynamic(operand):
+        if fact is None or fact.origin.dynamic or not self.is_operand(operand):
             return None
         given = ops.arguments(func, args, kwargs)
         return Layer(name, operand, fact, right, given) if self.is_layer(fact) else None
@@ -161,6 +163,10 @@ class FlowWatch(TorchDispatchMode, abc.ABC):
     def is_layer(self, weight: Fact) -> bool:
         """Whether a factor without input is a layer's weight."""
         return weight.columns is not None and bool(self.rows(thin(weight.labels)).any())
+
+    def is_operand(self, value: Tensor) -> bool:
+        """Whether what a factor is multiplied with makes the product a layer's."""
+        return self.facts.is_dynamic(value)
 
     def rows(self, labels: Tensor) -> Tensor:
         """Where a label is that of a row of a matrix."""

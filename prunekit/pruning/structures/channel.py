@@ -108,8 +108,8 @@ def _check(found: Mapping[str, Holder], known: Channels, holders: Holders) -> No
 def _why(known: Channels) -> str:
     if known.untraced:
         return (
-            f"no forward pass ran ({known.untraced}): give the Pruner input_shape=, or leave out "
-            "such layers by scope.exclude"
+            f"{known.untraced}: give the Pruner input_shape=, or leave out such layers by "
+            "scope.exclude"
         )
     return "a forward pass in evaluation mode does not use it: leave it out by scope.exclude"
 

@@ -87,8 +87,8 @@ def _message(name: str, others: int, known: Heads) -> str:
     names = [next(iter(attention.rows)) for attention in known.attentions]
     if not names and known.untraced:
         return (
-            f"structure head: the heads of {name} are not known, as no forward pass ran "
-            f"({known.untraced}): give the Pruner input_shape=, or choose another structure"
+            f"structure head: the heads of {name} are not known, as {known.untraced}: give the "
+            "Pruner input_shape=, or choose another structure"
         )
     remedy = (
         f"name only theirs in scope.include, as {', '.join(names[:2])}"

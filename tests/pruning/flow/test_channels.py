@@ -91,6 +91,20 @@ def test_a_squeeze_and_excitation_gate_is_no_part_of_the_channel():
     assert not known.refused
 
 
+def test_a_layer_of_positions_alone_is_one_too():
+    def run(m, x):
+        places = torch.linspace(0, 1, 4 * 8 * 8).view(1, 4, 8, 8)
+        return m.norm(m.place(places)) + m.conv(x)
+
+    model = Net(run, place=conv(), conv=conv(), norm=nn.BatchNorm2d(4))
+    note_input(model, (4, 8, 8))
+    assert channels(model).along["place.weight"].keys() == {
+        "place.bias",
+        "norm.weight",
+        "norm.bias",
+    }
+
+
 def test_a_shift_by_hand_goes_along_and_a_sum_by_position_does_not():
     shift = nn.Conv2d(4, 4, 1)  # a bias in a module that does not add it
     model = Net(
@@ -153,8 +167,8 @@ def test_a_weight_that_is_standardised_has_rows():
 @pytest.mark.parametrize(
     ("model", "reason"),
     [
-        (lambda: chain(conv(), nn.BatchNorm2d(4, affine=False)), r"without a shift .*: false"),
-        (lambda: chain(conv(), ChannelNorm(4, bias=False)), "without a shift of its own"),
+        (lambda: chain(conv(), nn.BatchNorm2d(4, affine=False)), r"without a scale .*: false"),
+        (lambda: chain(conv(), ChannelNorm(4, elementwise_affine=False)), "without a scale"),
         (lambda: chain(conv(), Fixed()), "a shift behind it that no parameter holds"),
         (lambda: chain(Normalised(4, 4, 3), nn.ReLU()), "kept channels that pruned ones change"),
         (lambda: chain(Divided(4, 4, 3), nn.ReLU()), "is not 0 behind"),
@@ -185,6 +199,21 @@ def test_what_would_not_be_zero_is_refused_by_name(model, reason):
     name = next(n for n, p in model.named_parameters() if p.dim() > 1)
     with pytest.raises(RecipeError, match=rf"{name} .*{reason}.*scope\.exclude: \[{name}\]"):
         Channel().cover(model, [name])
+
+
+def test_a_norm_with_a_scale_alone_is_taken_along():
+    model = chain(conv(), ChannelNorm(4, bias=False))
+    assert Channel().cover(model, ["0.weight"]) == ("0.weight", "0.bias", "1.weight")
+
+
+def test_a_pass_that_goes_another_way_where_weights_are_pruned_shows_nothing():
+    def run(m, x):
+        x = m.conv(x)
+        return m.norm(x if (x == 0).any() else m.more(x))
+
+    model = Net(run, conv=conv(), more=conv(), norm=nn.BatchNorm2d(4))
+    with pytest.raises(RecipeError, match="another way"):
+        Channel().cover(model, ["conv.weight"])
 
 
 def test_a_root_mean_square_norm_keeps_zeros_and_a_scale_that_others_read():

@@ -154,3 +154,21 @@ def test_what_reads_the_mean_of_all_heads_without_use_joins_none():
 
     (found,) = heads(Watched(3, 2), []).attentions
     assert found.heads == 3
+
+
+def test_a_convolution_of_each_channel_or_group_keeps_heads_apart():
+    class Local(Laid):
+        def __init__(self, groups):
+            super().__init__(2, 3)
+            self.local = nn.Conv1d(18, 18, 3, padding=1, groups=groups)
+
+        def split(self, x):
+            x = self.local(self.inside(x).mT).mT
+            return x.unflatten(-1, (3, 2, 3)).permute(2, 0, 3, 1, 4)
+
+    for groups in (18, 6):
+        (found,) = heads(Local(groups), []).attentions
+        assert list(found.rows["inside.weight"]) == ([0] * 3 + [1] * 3) * 3
+        assert set(found.rows) == {"inside.weight", "inside.bias"}
+    mixed = heads(Local(2), [])
+    assert [one.heads for one in mixed.attentions] in ([], [1])

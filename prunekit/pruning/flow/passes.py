@@ -1,0 +1,95 @@
+"""Passes through a copy of a model, under a watch."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from prunekit.compressors.base import DataCompressor
+from prunekit.pruning.flow.inputs import candidates
+from prunekit.pruning.flow.watch import FlowWatch
+
+
+def plain_copy(model: nn.Module) -> nn.Module:
+    """A copy in evaluation mode, without compressors, that shares the parameters of the model.
+
+    Those of half precision, in which a CPU cannot do all, get room in single precision instead.
+    """
+    memo: dict[int, Any] = {}
+    for tensor in (*model.parameters(), *model.buffers()):
+        if tensor.dtype in (torch.float16, torch.bfloat16):
+            wide = tensor.detach().float()
+            memo[id(tensor)] = nn.Parameter(wide) if isinstance(tensor, nn.Parameter) else wide
+        elif isinstance(tensor, nn.Parameter):
+            memo[id(tensor)] = tensor
+    plain = copy.deepcopy(model, memo).eval()
+    for module in plain.modules():
+        if isinstance(module, DataCompressor):
+            module.forward = _identity  # type: ignore[method-assign]
+    return plain
+
+
+def _identity(tokens: Any) -> Any:
+    return tokens
+
+
+def first_pass(
+    model: nn.Module, shape: tuple[int, ...] | None, watch: Callable[[], FlowWatch]
+) -> tuple[list[Tensor], FlowWatch | None, str]:
+    """The first inputs that the model takes, and the pass with them; else the first reason.
+
+    Args:
+        model: a plain copy.
+        shape: of one input; None: guesses are tried.
+        watch: makes one.
+    """
+    reason = "no input is known for it"
+    for at, inputs in enumerate(candidates(model, shape)):
+        watching = watch()
+        try:
+            _run(model, inputs, watching)
+        except Exception as error:  # whatever a model says to an input that it was not made for
+            reason = _first_line(error) if at == 0 else reason
+        else:
+            return inputs, watching, ""
+    return [], None, f"no forward pass ran ({reason})"
+
+
+def second_pass(model: nn.Module, inputs: Sequence[Tensor], watch: FlowWatch) -> str:
+    """The same once more, with pruned weights; why it did not run, or nothing."""
+    try:
+        _run(model, inputs, watch)
+    except Exception as error:  # a model that looks at values may end anywhere
+        return f"a pass goes another way where weights are pruned ({_first_line(error)})"
+    assert watch.given is not None
+    if len(watch.operands) != len(watch.given):
+        return "a pass goes another way where weights are pruned"
+    return ""
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)
+
+
+def _run(model: nn.Module, inputs: Sequence[Tensor], watch: FlowWatch) -> None:
+    watch.enter(inputs)
+    with torch.no_grad(), torch.random.fork_rng(devices=[]), _plain_attention(), watch:
+        model(*inputs)
+
+
+@contextmanager
+def _plain_attention() -> Iterator[None]:
+    """Attention as matrix products, and none of torch's fused inference paths."""
+    before = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with sdpa_kernel(SDPBackend.MATH):
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(before)
