@@ -133,15 +133,20 @@ def check_learning(assigned: Assigned, clock: Clock, learning: Learning, update:
     found = learning.idle(assigned.scope, now=needs == "always")
     masks = update.masks
     if idle := {n: why for n, why in found.items() if n in masks and not bool(masks[n].all())}:
-        name, reason = next(iter(idle.items()))
-        more = f" (and {len(idle) - 1} more)" if len(idle) > 1 else ""
-        what = (
-            f"scope: {name} does not learn: {reason}{more}; {strategy.config.name} ranks by what "
-            f"training does, so leave it out: scope.exclude: [{', '.join(idle)}]"
-        )
+        what = not_learning(assigned, idle)
         if learning.is_judge:
             raise RecipeError(what)
         warn_once(f"{assigned.label}: {what}")
+
+
+def not_learning(assigned: Assigned, idle: Mapping[str, str]) -> str:
+    """What to say of parameters of a scope that do not learn, each with its reason."""
+    name, reason = next(iter(idle.items()))
+    more = f" (and {len(idle) - 1} more)" if len(idle) > 1 else ""
+    return (
+        f"scope: {name} does not learn: {reason}{more}; {assigned.strategy.config.name} ranks by "
+        f"what training does, so leave it out: scope.exclude: [{', '.join(idle)}]"
+    )
 
 
 def check_computed(weights: Sequence[Computed], update: Update) -> None:

@@ -10,6 +10,7 @@ from prunekit.errors import UsageError
 from prunekit.pruning.engine import Engine
 from prunekit.pruning.sparsity import masks_left
 from prunekit.pruning.watch import Refused, ZerosKept, unwatch, watch
+from prunekit.pruning.writes import written_by_others
 
 MASKS_CAME_OFF = (
     "optimizer.step: finish took the masks off, so this step would bring pruned weights back: "
@@ -45,10 +46,7 @@ def write_zeros(engine: Engine, warn: Callable[[str], None]) -> None:
     """What is pruned is zero, whoever wrote there."""
     engine.mask_set.follow()
     for name, count in engine.mask_set.zero_pruned().items():
-        warn(
-            f"finish: {count} pruned weights of {name} were not zero, and are now: something else "
-            "than the attached optimizer wrote them"
-        )
+        warn(f"finish: {written_by_others(name, count)}")
 
 
 def guard(model: nn.Module, masks: Mapping[str, Tensor], keep: bool | None) -> None:

@@ -110,6 +110,11 @@ class Learning:
         }
         return {name: reason for name, reason in reasons.items() if reason}
 
+    def frozen(self, names: Iterable[str]) -> dict[str, str]:
+        """Those of `names` that cannot learn now, whatever their gradients are, and why not."""
+        reasons = {name: self._why_frozen(name) for name in names}
+        return {name: reason for name, reason in reasons.items() if reason}
+
     def state_dict(self) -> dict[str, Any]:
         """The highest rates, and what has not learned so far."""
         return {"highest": dict(self._highest), "waiting": sorted(self._waiting)}

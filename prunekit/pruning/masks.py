@@ -22,10 +22,12 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from prunekit.errors import DivergedError, PluginError, UsageError
+from prunekit.foundation.warn import LOG
 from prunekit.pruning.checks import masks_fault, refuse
 from prunekit.pruning.scores import count_true
 from prunekit.pruning.step_hooks import Gate, StepHooks, held_by, not_finite, refuse_foreign_state
 from prunekit.pruning.strategies.base import Masks, Update
+from prunekit.pruning.writes import Writes, written_by_others
 from prunekit.registry.configs import Mode
 
 
@@ -44,6 +46,8 @@ class MaskSet:
         self._working: dict[str, Tensor] = {}  # W's dtype, 1 = kept; absent = all kept
         self._dense: dict[str, Tensor] = {}  # ste: W.  masked: the shelf
         self._hooks: list[StepHooks] = []  # of each attached optimizer
+        self._writes = Writes(self.params)
+        self._told = set[str]()  # parameters whose writes were told
 
     # ---- what strategies, checkpoints and reports read
 
@@ -80,7 +84,8 @@ class MaskSet:
     def follow(self) -> None:
         """Bring what is kept beside a model to where that was moved or cast since.
 
-        And W*M into the model, if an optimizer's step ended in an error.
+        And W*M into the model, if an optimizer's step ended in an error; what something else wrote
+        into the weights is taken over.
         """
         for hooks in self._hooks:
             if hooks.inside:
@@ -90,6 +95,27 @@ class MaskSet:
                 param = self.params[name]
                 if tensor.dtype != param.dtype or tensor.device != param.device:
                     kept[name] = tensor.to(param)
+        self._take_over_writes()
+
+    @torch.no_grad()
+    def _take_over_writes(self) -> None:
+        """What a loop has written into weights holds where they are kept, as in a plain model."""
+        for name in self._writes.new():
+            if name not in self._working:
+                continue
+            param, mask = self.params[name], self._working[name].bool()
+            if self.modes[name] == "ste":
+                torch.where(mask, param.data, self._dense[name], out=self._dense[name])
+            if found := count_true(param.data.bool() & ~mask):
+                param.data.masked_fill_(~mask, 0)
+                if name not in self._told:
+                    LOG.warning(written_by_others(name, found))
+                self._told.add(name)
+        self._writes.note()
+
+    def note_writes(self) -> None:
+        """What an attached optimizer has written is taken over."""
+        self._writes.note()
 
     # ---- changing masks
 
@@ -223,6 +249,7 @@ class MaskSet:
 
     def moved_dense(self, optimizer: Optimizer) -> Iterator[tuple[nn.Parameter, Tensor, Tensor]]:
         """Parameter, dense W and working mask of what this optimizer moves in `ste`."""
+        self._take_over_writes()
         held = held_by(optimizer) if len(self._hooks) > 1 else None
         for name, working in self._working.items():
             param = self.params[name]

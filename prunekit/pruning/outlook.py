@@ -16,6 +16,8 @@ from prunekit.pruning.strategies.base import PruningStrategy
 
 FEW = 10
 """A ramp in fewer updates prunes much at once; up to so many steps are named."""
+NO_QUARTER = 2
+"""Of so many steps 75 % are all of them, rounded half up."""
 LIMIT = 100_000
 """Of a row of more steps than these only a part is looked at."""
 
@@ -35,6 +37,8 @@ class Outlook:
     """Updates of a ramp that prune more than the one before; None where nothing ramps."""
     emerges: bool
     """Whether the strategy promises no sparsity."""
+    steps: int
+    """Optimizer steps of the strategy's window."""
     named: bool
     """Whether the steps are named, however many there are."""
 
@@ -58,10 +62,10 @@ class Outlook:
                 "masks more often (cadence.every), ramp longer (schedule), or train longer"
             )
         if self.full_steps == 0:
-            yield (
-                f"{self.label}: no step is trained {self._where()}, as the ramp ends with the run: "
-                "end it sooner, as schedule.stop: 75%"
-            )
+            why = "as the ramp ends with the run: end it sooner, as schedule.stop: 75%"
+            if self.steps <= NO_QUARTER:
+                why = f"as there are only {counted(self.steps, 'step')}: train longer"
+            yield f"{self.label}: no step is trained {self._where()}, {why}"
 
     def _where(self) -> str:
         return "at the end of the schedule" if self.emerges else "at the full sparsity"
@@ -97,13 +101,15 @@ def outlook(timeline: Timeline, assigned: Assigned) -> Outlook:
     named = isinstance(cadence, Cadence) and isinstance(cadence.every, str)
     schedule = _schedule(strategy)
     ramps = schedule is not None and schedule.ramps and not named and last > 0
+    start = timeline.clock(0, strategy.config.during)
     return Outlook(
         label=assigned.label,
+        steps=start.active_steps,
         changes=tuple(step for step, _ in changes),
         whole=whole,
         full_steps=_full_steps(changes, timeline.total_steps),
         rises=rises if ramps else None,
-        emerges=strategy.target(timeline.clock(0, strategy.config.during)) is None,
+        emerges=strategy.target(start) is None,
         named=named,
     )
 

@@ -29,6 +29,9 @@ class DenseWeights(Protocol):
     def moved_dense(self, optimizer: Optimizer) -> Iterator[tuple[nn.Parameter, Tensor, Tensor]]:
         """Parameter, dense W and working mask of what this optimizer is to move densely."""
 
+    def note_writes(self) -> None:
+        """What was written so far is of an optimizer whose step is over."""
+
     def prove_zeros(self, optimizer: Optimizer) -> None:
         """Refuse an optimizer that moved pruned weights."""
 
@@ -119,6 +122,7 @@ class StepHooks:
         if self._depth > 0:
             return
         self.leave()
+        self.weights.note_writes()
         if self._closure is not None:
             self._closure = None
             raise UsageError(

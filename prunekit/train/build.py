@@ -21,7 +21,7 @@ from prunekit.recipe.schema import Recipe
 from prunekit.registry import COMPRESSORS, PROBES, STRATEGIES
 from prunekit.train.batch_check import check_batches
 from prunekit.train.distributed import ProcessGroup
-from prunekit.train.optim import check_rules
+from prunekit.train.optim import check_learns, check_rules
 from prunekit.train.phases import PhasePlan, lay_out
 
 
@@ -91,5 +91,6 @@ def _put_together(
     check_rules((*recipe.optimizer.rules, *engine.optimizer_rules()), engine.params)
     model.to(group.device)
     if not resuming:
+        check_learns(recipe.optimizer, engine)
         check_batches(data, engine, data.sizes)
     return Run(recipe, group, data, model, engine, plan)

@@ -117,7 +117,8 @@ class Observer:
         self.log_to.scalars(engine.step, values)
         self.screen.show(engine.step, values)
         for sentence in warn_empty_tensors(sparsity):
-            self.warn(f"step {engine.step}: {sentence}")
+            if not any(told.endswith(f": {sentence}") for told in self.warnings):
+                self.warn(f"step {engine.step}: {sentence}")
 
     def log(self, images: int, lr: float) -> None:
         """Means since the last time, over all ranks; `images` were trained on so far."""

@@ -11,7 +11,10 @@ from torch.optim import Optimizer
 from prunekit.errors import RecipeError
 from prunekit.foundation.parameters import ParamRule, matches
 from prunekit.foundation.suggestions import did_you_mean
+from prunekit.foundation.values import about_key
+from prunekit.pruning.checks import not_learning
 from prunekit.pruning.engine import Engine
+from prunekit.pruning.learning import Learning
 from prunekit.recipe.schema import AdamWConfig, OptimizerConfig, SGDConfig
 
 
@@ -26,6 +29,24 @@ def check_rules(rules: Sequence[ParamRule], names: Iterable[str]) -> None:
         if not any(matches(rule.match, name) for name in names):
             near = did_you_mean(rule.match, names)
             raise RecipeError(f"optimizer.rules: {rule.match!r} matches no parameter.{near}")
+
+
+def check_learns(config: OptimizerConfig, engine: Engine) -> None:
+    """What a strategy ranks by its training must learn: known before the first step.
+
+    Raises:
+        RecipeError: a parameter that would be pruned is frozen, or has a learning rate of 0.
+    """
+    learning = Learning(engine.params)
+    learning.attach(build_optimizer(config, engine.params, engine.optimizer_rules()))
+    for index, assigned in enumerate(engine.assigned):
+        strategy, timeline = assigned.strategy, engine.timeline
+        ending = timeline.clock(timeline.total_steps, strategy.config.during)
+        if strategy.needs_learning == "never" or not strategy.target(ending):
+            continue
+        if idle := learning.frozen(assigned.scope):
+            with about_key(f"strategies.{index}", strategy.config):
+                raise RecipeError(not_learning(assigned, idle))
 
 
 def param_groups(

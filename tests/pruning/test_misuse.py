@@ -14,6 +14,7 @@ from prunekit.errors import UsageError
 from prunekit.foundation.warn import WarningRelay
 
 STEPS = 6
+RAMP = "the sparsity rises in only"  # of a Pruner that a case makes; says nothing of calls
 PAGE = Path(__file__).parents[2] / "docs" / "loop.md"
 ROW = r"^\| (.+?) \| (is refused|is told|works) \| (?:`(.*)`)? ?\|$"
 ROWS = re.findall(ROW, PAGE.read_text(), re.M)
@@ -125,6 +126,12 @@ def writes(case):
     with torch.no_grad():
         case.model[0].weight.fill_(1.0)
     case.done()
+
+
+def loads(case):
+    case.attached().train(2)
+    case.model.load_state_dict({"0.weight": torch.full((8, 6), 0.5)}, strict=False)
+    case.train(STEPS - 2)
 
 
 def goes_on(case, keep=None, optimizer=None):
@@ -241,6 +248,7 @@ TRIED = {
     "the model is wrapped with DDP": wraps,
     "weights are loaded with `assign=True`": loads_by_assignment,
     "something else writes pruned weights": writes,
+    "`load_state_dict` of the model in mid-run": loads,
 }  # fmt: skip
 
 
@@ -263,6 +271,7 @@ def test_what_happens_if(what, it, line, mode):
             TRIED[what](case)
     finally:
         relay.stop()
+    told = [text for text in told if RAMP not in text]
     assert bool(line) == (it != "works")
     found = [text for text in told if line in text]  # a short run is told when it is made
     assert len(found) == 1 if line else not told
@@ -272,6 +281,38 @@ def test_what_happens_if(what, it, line, mode):
     if it != "is refused" and case.pruner.step == STEPS:
         assert case.done() is case.model
         assert case.kept() == 36 or "early" in what
+
+
+@pytest.mark.parametrize("mode", ["ste", "hard", "masked"])
+@pytest.mark.parametrize("fused", [True, False])
+def test_what_a_loop_writes_into_kept_weights_stays(mode, fused):
+    case = Case(mode)
+    case.optimizer = torch.optim.AdamW(case.model.parameters(), lr=0.0, fused=fused)
+    case.attached().train(STEPS - 2)
+    with torch.no_grad():
+        for param in case.model.parameters():
+            param.fill_(0.25)
+    case.train(2)
+    masks = case.pruner.masks()
+    for name, mask in masks.items():
+        assert torch.equal(case.model.get_parameter(name).detach(), mask * 0.25)
+
+
+@pytest.mark.parametrize("mode", ["ste", "hard", "masked"])
+def test_weights_that_are_moved_for_a_second_look_come_back(mode):
+    """As in SAM: up the gradient, another backward, down again, before the step or in it."""
+    plain, looked = Case(mode).attached(), Case(mode).attached()
+    for _ in range(STEPS):
+        for case in (plain, looked):
+            case.backward()
+            case.pruner.before_step()
+            with torch.no_grad():
+                for param in case.model.parameters():
+                    param.add_(shift := float(case is looked)).sub_(shift)
+            case.optimizer.step()
+            case.pruner.after_step()
+    for one, other in zip(plain.model.parameters(), looked.model.parameters(), strict=True):
+        assert torch.allclose(one, other, atol=1e-5)
 
 
 def test_training_on_without_masks_is_for_those_who_say_so():

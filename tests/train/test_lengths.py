@@ -7,6 +7,7 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from prunekit.cli.dry_run_view import dry_run_view
+from prunekit.errors import RecipeError
 from prunekit.foundation.console import console
 from prunekit.recipe.load import recipe_from
 from prunekit.runs.directory import open_run
@@ -53,6 +54,34 @@ def test_what_a_run_warns_of_its_length_stays_in_its_report(
         assert [w for w in warnings if w.startswith((FEW, LATE))] == warnings[:2]
     assert "1 time" not in told
     assert "masks change once, at step 24; 0 steps at the full sparsity" in told
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3])
+def test_the_remedy_for_a_late_ramp_is_one_that_helps(steps: int) -> None:
+    phases = [{"name": "train", "length": f"{steps}st"}]
+    told = dry_run(recipe(strategies=[BY_DEFAULT | {"schedule": {"name": "cubic"}}], phases=phases))
+    late = [note for note in told.notes if note.startswith(LATE.split(",")[0])]
+    counts = {1: "1 step", 2: "2 steps"}
+    text = "magnitude: no step is trained at the full sparsity, as there are only {}: train longer"
+    assert late == ([text.format(counts[steps])] if steps in counts else [])
+
+
+def test_an_empty_tensor_is_told_at_the_step_where_it_became_so(tmp_path: Path) -> None:
+    done = run(tmp_path, strategies=[BY_DEFAULT | {"sparsity": 0.9999}])
+    told = [w for w in open_run(done).report()["warnings"] if "is empty: all" in w]
+    steps = [text.partition(": ")[::2] for text in told if text.startswith("step ")]
+    assert steps
+    assert len({sentence for _, sentence in steps}) == len(steps)
+
+
+@pytest.mark.parametrize("name", ["movement", "rigl", "set"])
+def test_what_a_rule_holds_still_is_told_before_the_first_step(name: str, tmp_path: Path) -> None:
+    rules = [{"match": "fc2.weight", "lr_scale": 0.0}]
+    still: dict[str, Any] = {"optimizer": {"name": "adamw", "lr": 1e-3, "rules": rules}}
+    with pytest.raises(RecipeError, match=r"strategies\.0\.scope: fc2\.weight does not learn"):
+        dry_run(recipe(strategies=[{"name": name, "sparsity": 0.5}], **still))
+    left_out = {"name": name, "sparsity": 0.5, "scope": {"exclude": ["fc2.weight"]}}
+    dry_run(recipe(strategies=[left_out], **still))
 
 
 def test_a_dry_run_says_it_too(capsys: pytest.CaptureFixture[str]) -> None:

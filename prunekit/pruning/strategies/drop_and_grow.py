@@ -85,9 +85,14 @@ class DropAndGrow(PruningStrategy):
         return min(stop, clock.active_steps)
 
     def due(self, clock: Clock) -> bool:
-        """At the start of the window, and at the cadence's steps before its stop."""
+        """At the start of the window, and at the cadence's steps before its stop.
+
+        An optimizer step must follow: what is grown starts at 0, and would stay there.
+        """
         step = clock.active_step
-        return step == 0 or (step < self.stop(clock) and self.config.cadence.fires(clock))
+        taken = clock.step + int(self.reads == "gradients")  # then the update takes a step's place
+        trained = step < self.stop(clock) and taken < clock.total_steps
+        return step == 0 or (trained and self.config.cadence.fires(clock))
 
     def moments(self, clock: Clock) -> Iterable[Sequence[int]] | None:
         """The first step, and the cadence's."""
