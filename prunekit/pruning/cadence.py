@@ -31,7 +31,7 @@ class Cadence(Frozen):
 
     every: Annotated[Every, OldDefault(2, "100st")] = duration("1%")
     """The interval, `%` of the strategy's window, a step at least; or `phase`: at the end of each
-    phase up to `stop`; or `once`: at the first step and never again."""
+    phase up to `stop`; or `once`: at the first step. A schedule adds its begin, jumps and end."""
     stop: Duration = duration("100%")
     """The last update; `%` of the strategy's window, whose end it never passes."""
 

@@ -58,14 +58,21 @@ class Outlook:
             return
         if self.rises < FEW:
             yield (
-                f"{self.label}: the sparsity rises in only {counted(self.rises, 'update')}: change "
-                "masks more often (cadence.every), ramp longer (schedule), or train longer"
+                f"{self.label}: the sparsity rises in only {counted(self.rises, 'update')}: "
+                f"{self._more_often()}train longer"
             )
         if self.full_steps == 0:
             why = "as the ramp ends with the run: end it sooner, as schedule.stop: 75%"
             if self.steps <= NO_QUARTER:
                 why = f"as there are only {counted(self.steps, 'step')}: train longer"
             yield f"{self.label}: no step is trained {self._where()}, {why}"
+
+    def _more_often(self) -> str:
+        """What else helps a ramp of few updates; nothing where masks change at each step of it."""
+        gaps = [after - before for before, after in pairwise(self.changes)]
+        if gaps and max(gaps) == 1:
+            return ""
+        return "change masks more often (cadence.every), ramp longer (schedule), or "
 
     def _where(self) -> str:
         return "at the end of the schedule" if self.emerges else "at the full sparsity"
@@ -81,6 +88,8 @@ class Outlook:
         if len(steps) == 1:
             return f"masks change once, at step {steps[0]}"
         times = f"masks change {len(steps):,} times"
+        if len(steps) <= FEW and self.changes[-1] - self.changes[0] == len(steps) - 1 > 1:
+            return f"{times}, at each step from {steps[0]} to {steps[-1]}"
         if len(steps) <= FEW:
             return f"{times}, at steps {', '.join(steps)}"
         return f"{times}, at steps {', '.join(steps[:3])} .. {steps[-1]}" if self.named else times

@@ -30,14 +30,14 @@ from prunekit.foundation.parameters import ParamRule
 from prunekit.foundation.suggestions import did_you_mean
 from prunekit.foundation.timeline import Timeline
 from prunekit.foundation.warn import LOG
-from prunekit.pruning.arguments import refuse_arguments
+from prunekit.pruning.arguments import refuse_arguments, refuse_windows, warn_of_epochs
 from prunekit.pruning.assignment import Assigned
 from prunekit.pruning.context import Anchor, Calibration, LossFunction, OneProcess, Ranks, Sources
 from prunekit.pruning.effective import Effective, told_effective
 from prunekit.pruning.engine import Engine
 from prunekit.pruning.loop import Loop
 from prunekit.pruning.probes.base import Probe
-from prunekit.pruning.sparsity import UnitCount, masks_left
+from prunekit.pruning.sparsity import UnitCount, masks_left, measure_sparsity, warn_empty
 from prunekit.pruning.strategies.base import PruningStrategy
 from prunekit.pruning.summary import ModelSummary
 
@@ -51,7 +51,7 @@ class Pruner:
         model: the plain module.
         strategies: their scopes must be disjoint, tied names included.
         total_steps: optimizer steps of the run; or give a `timeline` with phases.
-        steps_per_epoch: what `1ep` means in a schedule or cadence.
+        steps_per_epoch: what `1ep` means in a schedule or cadence; 1 where it is not given.
         probes: what watches the raw gradients; `metrics` has what they saw.
         seed: of every random draw of a strategy.
         loss_function: (logits, labels) -> mean loss.
@@ -74,7 +74,7 @@ class Pruner:
         *,
         total_steps: int | None = None,
         timeline: Timeline | None = None,
-        steps_per_epoch: int = 1,
+        steps_per_epoch: int | None = None,
         probes: Sequence[Probe] = (),
         seed: int = 0,
         loss_function: LossFunction = F.cross_entropy,
@@ -87,10 +87,15 @@ class Pruner:
         refuse_arguments(model, strategies, probes, total_steps, steps_per_epoch)
         if (total_steps is None) == (timeline is None):
             raise UsageError("a Pruner needs either total_steps or a timeline")
+        if timeline is None:
+            timeline = Timeline.single(total_steps or 0, steps_per_epoch or 1)
+            if steps_per_epoch is None:
+                warn_of_epochs(strategies)
+        refuse_windows(strategies, timeline)
         self._engine = Engine(
             model,
             strategies,
-            timeline or Timeline.single(total_steps or 0, steps_per_epoch),
+            timeline,
             probes=probes,
             sources=Sources(seed, loss_function, data, input_shape, ranks or OneProcess(), anchor),
             resuming=resuming,
@@ -199,6 +204,8 @@ class Pruner:
         if first:
             left = masks_left(model, masks)
             self.effective = told_effective(model, left, self._input(model))
+            for sentence in warn_empty(measure_sparsity(model, left)):
+                LOG.warning(sentence)
         return model
 
     def _input(self, model: nn.Module) -> tuple[Any, Any] | None:

@@ -20,6 +20,7 @@ from prunekit.pruning.strategies.base import PruningStrategy
 from prunekit.recipe.schema import Recipe
 from prunekit.registry import COMPRESSORS, PROBES, STRATEGIES
 from prunekit.train.batch_check import check_batches
+from prunekit.train.class_rows import tell_of_classes
 from prunekit.train.distributed import ProcessGroup
 from prunekit.train.optim import check_learns, check_rules
 from prunekit.train.phases import PhasePlan, lay_out
@@ -88,6 +89,8 @@ def _put_together(
         sources=Sources(recipe.seed, data=data, input_shape=shape, ranks=group, anchor=anchor),
         resuming=resuming,
     )
+    if not resuming:
+        tell_of_classes(engine, data.spec)
     check_rules((*recipe.optimizer.rules, *engine.optimizer_rules()), engine.params)
     model.to(group.device)
     if not resuming:

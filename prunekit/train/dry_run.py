@@ -152,7 +152,7 @@ def plan(run: Run) -> DryRun:
             *too_short,
             *average_notes(run.recipe.ema),
             *used,
-            *warn_empty(sparsity),
+            *(f"with the start weights, {one}" for one in warn_empty(sparsity)),
         ),
     )
 

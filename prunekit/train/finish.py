@@ -126,8 +126,10 @@ def _report(
     sparsity = after_finish(trained.sparsity, trained.names, model, left)
     finished, counts = count_macs(model, shape, left), token_counts(model.eval(), shape)
     effective = told_effective(model, left, _one_batch(trainer))
+    told = trainer.observer.warnings
     for sentence in warn_empty(measure_sparsity(model, left)):
-        trainer.observer.warnings.append(sentence)
+        if not any(line.endswith(f": {sentence}") for line in told):  # at the step where it began
+            told.append(sentence)
     return {
         "status": "done",
         "recipe": trainer.run.recipe.name,

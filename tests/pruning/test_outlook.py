@@ -215,6 +215,9 @@ def test_lines() -> None:
     assert line("magnitude", sparsity=0.5, cadence={"every": "40st"}) == (
         "magnitude: masks change 4 times, at steps 40, 75, 80, 100; 25 steps at the full sparsity"
     )
+    assert line("magnitude", steps=8, sparsity=0.5) == (
+        "magnitude: masks change 8 times, at each step from 1 to 8; 2 steps at the full sparsity"
+    )
     assert line("snip", steps=1, sparsity=0.5) == (
         "snip: masks change once, at step 0; 1 step at the full sparsity"
     )
