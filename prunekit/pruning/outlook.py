@@ -13,6 +13,7 @@ from prunekit.pruning.assignment import Assigned, DueStrategies
 from prunekit.pruning.cadence import Cadence
 from prunekit.pruning.schedules import Schedule
 from prunekit.pruning.strategies.base import PruningStrategy
+from prunekit.pruning.structures.base import Structure
 
 FEW = 10
 """A ramp in fewer updates prunes much at once; up to so many steps are named."""
@@ -101,6 +102,7 @@ def outlook(timeline: Timeline, assigned: Assigned) -> Outlook:
     named = isinstance(cadence, Cadence) and isinstance(cadence.every, str)
     schedule = _schedule(strategy)
     ramps = schedule is not None and schedule.ramps and not named and last > 0
+    ramps = ramps and not _has_one_level(strategy, last)
     start = timeline.clock(0, strategy.config.during)
     return Outlook(
         label=assigned.label,
@@ -121,6 +123,12 @@ def _full_steps(changes: Sequence[tuple[int, float | None]], total: int) -> int 
     full = changes[-1][1]
     pairs = pairwise([*changes, (total, None)])
     return sum(after - step for (step, level), (after, _) in pairs if level == full)
+
+
+def _has_one_level(strategy: PruningStrategy, end: float) -> bool:
+    """Whether the structure prunes nothing or all that it ever will, as n:m does."""
+    structure = getattr(strategy.config, "structure", None)
+    return isinstance(structure, Structure) and structure.reach(end / 2) in (0.0, end)
 
 
 def _level(strategy: PruningStrategy, clock: Clock) -> float | None:
