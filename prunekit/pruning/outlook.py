@@ -65,7 +65,7 @@ class Outlook:
         if self.full_steps == 0:
             why = "as the ramp ends with the run: end it sooner, as schedule.stop: 75%"
             if self.steps <= NO_QUARTER:
-                why = f"as there are only {counted(self.steps, 'step')}: train longer"
+                why = f"as its window has only {counted(self.steps, 'step')}: train longer"
             yield f"{self.label}: no step is trained {self._where()}, {why}"
 
     def _where(self) -> str:
