@@ -7,16 +7,15 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import click
-from rich.box import SIMPLE_HEAD
-from rich.console import Group, RenderableType
-from rich.table import Table
-from rich.text import Text
 
 from prunekit.cli.common import ExampleCommand, json_option, print_json
 from prunekit.errors import UsageError
 from prunekit.foundation.suggestions import did_you_mean
 
 if TYPE_CHECKING:
+    from rich.console import RenderableType
+    from rich.table import Table
+
     from prunekit.bench.measure import Row, Section
 
 EXAMPLES = """
@@ -105,6 +104,8 @@ STYLES = {"met": "green", "not met": "red"}
 
 def head_view(about: Mapping[str, Any], *, quick: bool) -> RenderableType:
     """The machine, and what is counted."""
+    from rich.text import Text
+
     found = about["environment"]
     versions = ", ".join(f"{name} {version}" for name, version in found["versions"].items())
     lines = [
@@ -119,6 +120,9 @@ def head_view(about: Mapping[str, Any], *, quick: bool) -> RenderableType:
 
 def section_view(section: Section) -> RenderableType:
     """A title, the rows, and what to know about them."""
+    from rich.console import Group
+    from rich.text import Text
+
     lines: list[RenderableType] = [
         "",
         Text(f"{section.name}: {section.title}", style="bold"),
@@ -140,6 +144,10 @@ def null_notes(section: Section) -> list[str]:
 
 def rows_view(rows: list[Row]) -> Table:
     """One line a row."""
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+    from rich.text import Text
+
     table = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=(0, 1, 0, 0))
     table.add_column("what", no_wrap=True)
     units = ", ".join(dict.fromkeys(row.unit for row in rows))

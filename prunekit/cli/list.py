@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
-from rich.console import Group, RenderableType
-from rich.padding import Padding
-from rich.text import Text
 
 from prunekit.cli.common import (
     KINDS,
@@ -21,6 +18,9 @@ from prunekit.cli.common import (
 )
 from prunekit.errors import PluginError
 from prunekit.recipe.find import named_recipes, recipe_files, recipe_folders
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
 
 EXAMPLES = """
 prunekit list                       everything that a recipe can name
@@ -123,12 +123,19 @@ def recipe_entries() -> list[dict[str, Any]]:
 
 def list_view(kind: str, components: Sequence[dict[str, Any]]) -> RenderableType:
     """A heading, then name, origin and paper of each component with its summary below."""
+    from rich.console import Group
+    from rich.text import Text
+
     entries = [entry_view(component) for component in components] or [Text("  none")]
     return Group(Text(kind, style="bold"), *entries, "")
 
 
 def entry_view(component: dict[str, Any]) -> RenderableType:
     """Name and origin on a line; summary and paper below."""
+    from rich.console import Group
+    from rich.padding import Padding
+    from rich.text import Text
+
     head = Text.assemble("  ", (component["name"], "cyan"), "  ", (origin_text(component), "dim"))
     if not component.get("check", {"ok": True})["ok"]:
         head.append("  FAILED", style="bold red")
@@ -143,6 +150,9 @@ def origin_text(component: dict[str, Any]) -> str:
 
 def failures_view(components: Sequence[dict[str, Any]]) -> RenderableType:
     """What failed, of which distribution, and why; recipes of plugins besides components."""
+    from rich.console import Group
+    from rich.text import Text
+
     failed = [component for component in components if not component["check"]["ok"]]
     lines = [Text(f"{len(components)} checked, {len(failed)} failed", style="bold")]
     for component in failed:

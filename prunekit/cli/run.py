@@ -14,7 +14,6 @@ from prunekit.cli.common import (
     out_option,
 )
 from prunekit.errors import PrunekitError
-from prunekit.foundation.console import console, is_main_rank
 from prunekit.recipe.find import find_recipe
 
 EXAMPLES = """
@@ -76,6 +75,7 @@ def command(recipe: str, overrides: tuple[str, ...], out: Path, nproc: int, dry_
 
 def print_summary(run_dir: Path) -> None:
     """Draw the picture of a finished run; print its table and its paths."""
+    from prunekit.foundation.console import console, is_main_rank
     from prunekit.report import picture, summarise
 
     if not is_main_rank():

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
-from rich.console import Group, RenderableType
-from rich.padding import Padding
-from rich.text import Text
 
 from prunekit.cli.common import (
     KINDS,
@@ -24,6 +21,10 @@ from prunekit.foundation.plain import flow
 from prunekit.foundation.suggestions import did_you_mean
 from prunekit.recipe.find import named_recipes
 from prunekit.registry.installed import AmbiguousNameError, UnknownNameError
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+    from rich.text import Text
 
 EXAMPLES = """
 prunekit show magnitude              fields, defaults, bounds, paper
@@ -108,6 +109,9 @@ def detailed_entry(kind: str, name: str) -> dict[str, Any]:
 
 def show_view(document: dict[str, Any]) -> RenderableType:
     """Name, origin, summary and paper, then field by field."""
+    from rich.console import Group
+    from rich.text import Text
+
     lines: list[RenderableType] = [
         Text.assemble(
             (f"{KINDS[document['kind']]} {document['name']}", "bold"),
@@ -122,16 +126,23 @@ def show_view(document: dict[str, Any]) -> RenderableType:
 
 def field_head(field: dict[str, Any]) -> Text:
     """`sparsity: required`, `schedule: cubic`."""
+    from rich.text import Text
+
     value = ("required", "bold") if field["required"] else (flow(field["default"]), "")
     return Text.assemble((field["name"], "cyan"), ": ", value)
 
 
 def type_and_bounds(field: dict[str, Any]) -> Text:
     """`float, >= 0, < 1`."""
+    from rich.text import Text
+
     return Text(", ".join(filter(None, (field["type"], field["bounds"]))), style="dim")
 
 
 def indented(*lines: Text | str) -> list[RenderableType]:
     """What is not empty, four columns in."""
+    from rich.padding import Padding
+    from rich.text import Text
+
     texts = [Text(line) if isinstance(line, str) else line for line in lines]
     return [Padding(text, (0, 0, 0, 4), expand=False) for text in texts if text]

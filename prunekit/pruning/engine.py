@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from prunekit.errors import DivergedError, PluginError
+from prunekit.errors import DivergedError, PluginError, RecipeError, UsageError
 from prunekit.foundation.computed import computed_weights
 from prunekit.foundation.modules import training_mode_kept
 from prunekit.foundation.parameters import ParamRule
@@ -78,6 +78,7 @@ class Engine:
         self._started, self._initialized = False, resuming
         for index, strategy in enumerate(strategies):
             with about_key(f"strategies.{index}", strategy.config):
+                _check_phases(timeline, strategy.config.during)
                 strategy.check(timeline.clock(0, strategy.config.during, ending=False))
                 strategy.prepare(model)
         self.params: dict[str, nn.Parameter] = dict(model.named_parameters())
@@ -311,6 +312,7 @@ class Engine:
 
         Raises:
             DivergedError: a weight is not finite any more.
+            UsageError: a weight was not finite from the start.
             PluginError: names the package that the strategy is of, the parameter, what was expected
                 and what came.
         """
@@ -318,9 +320,14 @@ class Engine:
             return self._checked_update(assigned, ctx)
         except PluginError as error:
             for name in assigned.scope:  # what training made of it, no strategy can rank
-                if self.step and not bool(self.params[name].isfinite().all()):
-                    when = f"at step {self.step}"
-                    raise DivergedError(not_finite(name, self.params[name], when)) from error
+                if bool(self.params[name].isfinite().all()):
+                    continue
+                if not self.step:
+                    raise UsageError(
+                        f"{name} is not finite before the first step: load or initialise it anew"
+                    ) from error
+                when = f"at step {self.step}"
+                raise DivergedError(not_finite(name, self.params[name], when)) from error
             raise PluginError(f"{assigned.origin}, step {self.step}: {error}") from error
 
     def _checked_update(self, assigned: Assigned, ctx: StepContext) -> Update:
@@ -343,6 +350,14 @@ class Engine:
                 "ctx.mean_over_ranks"
             )
         return update
+
+
+def _check_phases(timeline: Timeline, during: Sequence[str]) -> None:
+    phases = list(dict.fromkeys(span.phase for span in timeline.spans))
+    if unknown := [phase for phase in during if phase not in phases]:
+        raise RecipeError(
+            f"during: no phase is called {unknown[0]!r}: the phases are {', '.join(phases)}"
+        )
 
 
 def _changes_gradients(strategy: PruningStrategy) -> bool:

@@ -20,7 +20,7 @@ from prunekit.pruning.ending import guard, refuse_short, write_zeros
 from prunekit.pruning.engine import Engine
 from prunekit.pruning.masks import MaskSet
 from prunekit.pruning.sparsity import UnitCount, masks_left
-from prunekit.pruning.step_hooks import SeenGradients, plain_optimizer
+from prunekit.pruning.step_hooks import SeenGradients, held_by, plain_optimizer
 from prunekit.pruning.summary import (
     ModelSummary,
     summarise_model,
@@ -82,6 +82,11 @@ class Loop:
                 "optimizer.step uses (those of all micro-batches)"
             )
         self._refuse_replaced("before_step")
+        if not self.mask_set.is_hooked:
+            raise UsageError(
+                "before_step: a copied optimizer has lost the hooks around its step: call "
+                "pruner.attach(optimizer) again"
+            )
         self._takes = self._looked()
         self._inside, self._moved = True, []
         self._seen = SeenGradients(self._masked())
@@ -116,6 +121,8 @@ class Loop:
             )
         if self._takes and not self._moved and self.mask_set.optimizers:
             self._tell_of_no_step()
+        elif self._takes and self._moved:
+            self._tell_of_idle()
         self._inside, self._moved = False, []
         self.engine.count_step()
         if self.engine.step <= self.engine.timeline.total_steps:
@@ -129,6 +136,20 @@ class Loop:
                 "with gradient accumulation call before_step and after_step only where the "
                 "optimizer steps"
             )
+
+    def _tell_of_idle(self) -> None:
+        for optimizer in self.mask_set.optimizers:
+            if any(optimizer is other for other in self._moved):
+                continue
+            held = held_by(optimizer)
+            names = [
+                n for n, p in self.mask_set.params.items() if id(p) in held and p.grad is not None
+            ]
+            if names and _finite(self.engine.params):
+                self._warn(
+                    f"after_step: {type(optimizer).__name__} is attached and took no step, so "
+                    f"{names[0]} did not move by it: step all attached optimizers in each step"
+                )
 
     def finish(self, *, early: bool, keep_masks: bool | None) -> nn.Module:
         """Leave W*M for good; the same model when it is called again."""

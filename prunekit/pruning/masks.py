@@ -222,6 +222,11 @@ class MaskSet:
         return tuple(hooks.optimizer for hooks in self._hooks)
 
     @property
+    def is_hooked(self) -> bool:
+        """Whether the attached optimizers run the hooks; a deep copy of one has none."""
+        return all(hooks.are_there for hooks in self._hooks)
+
+    @property
     def in_step(self) -> bool:
         """Whether one of them is moving weights now."""
         return any(hooks.inside for hooks in self._hooks)

@@ -13,6 +13,7 @@ from prunekit.pruning.assignment import Assigned, DueStrategies
 from prunekit.pruning.cadence import Cadence
 from prunekit.pruning.schedules import Schedule
 from prunekit.pruning.strategies.base import PruningStrategy
+from prunekit.pruning.structures.base import Structure
 
 FEW = 10
 """A ramp in fewer updates prunes much at once; up to so many steps are named."""
@@ -64,7 +65,7 @@ class Outlook:
         if self.full_steps == 0:
             why = "as the ramp ends with the run: end it sooner, as schedule.stop: 75%"
             if self.steps <= NO_QUARTER:
-                why = f"as there are only {counted(self.steps, 'step')}: train longer"
+                why = f"as its window has only {counted(self.steps, 'step')}: train longer"
             yield f"{self.label}: no step is trained {self._where()}, {why}"
 
     def _more_often(self) -> str:
@@ -110,6 +111,7 @@ def outlook(timeline: Timeline, assigned: Assigned) -> Outlook:
     named = isinstance(cadence, Cadence) and isinstance(cadence.every, str)
     schedule = _schedule(strategy)
     ramps = schedule is not None and schedule.ramps and not named and last > 0
+    ramps = ramps and not _has_one_level(strategy, last)
     start = timeline.clock(0, strategy.config.during)
     return Outlook(
         label=assigned.label,
@@ -130,6 +132,12 @@ def _full_steps(changes: Sequence[tuple[int, float | None]], total: int) -> int 
     full = changes[-1][1]
     pairs = pairwise([*changes, (total, None)])
     return sum(after - step for (step, level), (after, _) in pairs if level == full)
+
+
+def _has_one_level(strategy: PruningStrategy, end: float) -> bool:
+    """Whether the structure prunes nothing or all that it ever will, as n:m does."""
+    structure = getattr(strategy.config, "structure", None)
+    return isinstance(structure, Structure) and structure.reach(end / 2) in (0.0, end)
 
 
 def _level(strategy: PruningStrategy, clock: Clock) -> float | None:

@@ -60,6 +60,11 @@ class StepHooks:
             optimizer.register_step_post_hook(self._after),
         ]
 
+    @property
+    def are_there(self) -> bool:
+        """Whether the optimizer runs them."""
+        return self._handles[0].id in self.optimizer._optimizer_step_pre_hooks
+
     def remove(self) -> None:
         """Leave the optimizer as it was; the parameters hold W*M."""
         self.leave()

@@ -109,6 +109,13 @@ def drawn(renderable, width=80):
 # ---- what is imported
 
 
+def test_the_help_draws_no_tables():
+    code = "import sys\nfrom prunekit.cli import main\ntry:\n    main(['--help'])\n"
+    code += "finally:\n    assert 'rich' not in sys.modules"
+    done = subprocess.run([sys.executable, "-c", code], env=environment(), capture_output=True)
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
 LIGHT = [
     ["--help"],
     ["--version"],

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from prunekit import Pruner, strategy
-from prunekit.errors import UsageError
+from prunekit.errors import RecipeError, UsageError
 from prunekit.foundation.warn import WarningRelay
 
 STEPS = 6
@@ -94,6 +94,27 @@ def both_step(case, *optimizers):
         for optimizer in optimizers:
             optimizer.step()
         case.pruner.after_step()
+
+
+def one_steps(case):
+    first, second = parts(case)
+    case.pruner.attach(first, second)
+    case.optimizer = first
+    case.train()
+
+
+def copies(case):
+    case.attached().train(2)
+    case.model, case.pruner, case.optimizer = copy.deepcopy(
+        (case.model, case.pruner, case.optimizer)
+    )
+    case.train(1)
+
+
+def begins_with_nan(case):
+    with torch.no_grad():
+        case.model[0].weight[0, 0] = float("nan")
+    case.attached()
 
 
 def take_turns(case):
@@ -221,6 +242,7 @@ TRIED = {
     "two optimizers have a part each": lambda c: both_step(c, *parts(c)),
     "two optimizers share the pruned weights": lambda c: both_step(c, c.sgd(), c.sgd()),
     "two optimizers take turns in one step": take_turns,
+    "one of two attached optimizers does not step": one_steps,
     "`attach` comes after some steps": lambda c: (
         c.train(3, before=False, after=False).attached().train()
     ),
@@ -249,6 +271,8 @@ TRIED = {
     "weights are loaded with `assign=True`": loads_by_assignment,
     "something else writes pruned weights": writes,
     "`load_state_dict` of the model in mid-run": loads,
+    "model, pruner and optimizer are deep copies": copies,
+    "weights are not finite from the start": begins_with_nan,
 }  # fmt: skip
 
 
@@ -284,6 +308,21 @@ def test_what_happens_if(what, it, line, mode):
 
 
 @pytest.mark.parametrize("mode", ["ste", "hard", "masked"])
+def test_copies_train_on_once_the_optimizer_is_attached_again(mode):
+    case = Case(mode).attached().train(2)
+    first = copy.deepcopy(case.model.state_dict())
+    copied = Case(mode)
+    copied.model, copied.pruner, copied.optimizer = copy.deepcopy(
+        (case.model, case.pruner, case.optimizer)
+    )
+    copied.attached().train(STEPS - 2).done()
+    assert all(torch.equal(value, first[name]) for name, value in case.model.state_dict().items())
+    case.train(STEPS - 2).done()
+    for one, other in zip(case.model.parameters(), copied.model.parameters(), strict=True):
+        assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize("mode", ["ste", "hard", "masked"])
 @pytest.mark.parametrize("fused", [True, False])
 def test_what_a_loop_writes_into_kept_weights_stays(mode, fused):
     case = Case(mode)
@@ -313,6 +352,12 @@ def test_weights_that_are_moved_for_a_second_look_come_back(mode):
             case.pruner.after_step()
     for one, other in zip(plain.model.parameters(), looked.model.parameters(), strict=True):
         assert torch.allclose(one, other, atol=1e-5)
+
+
+def test_a_phase_that_is_not_there_is_named():
+    made = strategy("magnitude", sparsity=0.5, during=["fine"])
+    with pytest.raises(RecipeError, match=r"strategies\.0\.during: no phase is called 'fine'"):
+        Pruner(nn.Linear(4, 4), [made], total_steps=3)
 
 
 def test_training_on_without_masks_is_for_those_who_say_so():

@@ -386,3 +386,11 @@ def walk(pruner: Pruner, steps: int) -> list[float]:
 
 def test_the_default_of_the_schedule_alone_reaches_the_target() -> None:
     assert Polynomial(name="cubic").at(Timeline.single(40).clock(30)) == 1
+
+
+@pytest.mark.parametrize("structure", ["unstructured", {"name": "n_m", "n": 2, "m": 4}])
+def test_a_structure_of_one_level_has_no_ramp_to_warn_of(structure: Any) -> None:
+    made = strategy("magnitude", sparsity=0.5, structure=structure)
+    pruner = Pruner(nn.Linear(8, 4), [made], total_steps=5)
+    [told] = pruner._engine.outlooks()
+    assert bool(list(told.warnings())) == (structure == "unstructured")

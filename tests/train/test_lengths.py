@@ -62,7 +62,8 @@ def test_the_remedy_for_a_late_ramp_is_one_that_helps(steps: int) -> None:
     told = dry_run(recipe(strategies=[BY_DEFAULT | {"schedule": {"name": "cubic"}}], phases=phases))
     late = [note for note in told.notes if note.startswith(LATE.split(",")[0])]
     counts = {1: "1 step", 2: "2 steps"}
-    text = "magnitude: no step is trained at the full sparsity, as there are only {}: train longer"
+    end = "as its window has only {}: train longer"
+    text = f"magnitude: no step is trained at the full sparsity, {end}"
     assert late == ([text.format(counts[steps])] if steps in counts else [])
 
 

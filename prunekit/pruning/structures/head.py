@@ -95,7 +95,5 @@ def _message(name: str, others: int, known: Heads) -> str:
         if names
         else "this model has none: choose another structure"
     )
-    return (
-        f"structure head: {name}, and {others} more in scope, belong to no head of a known "
-        f"attention: {remedy}"
-    )
+    who = f"{name}, and {others} more in scope, belong" if others else f"{name} belongs"
+    return f"structure head: {who} to no head of a known attention: {remedy}"
