@@ -68,9 +68,10 @@ def computing_with(model: nn.Module, values: Mapping[str, Tensor]) -> nn.Module:
 
     `torch.func.functional_call` would leave a model broken in which a module stands in two places.
     """
-    memo: dict[int, Any] = {
-        id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())
-    }
+    memo: dict[int, Any] = {id(p): p for p in model.parameters()}
+    memo |= {id(buffer): buffer for buffer in model.buffers()}
+    for module in model.modules():  # what a hook has computed: it cannot be copied with its graph
+        memo |= {id(v): v.detach() for v in vars(module).values() if isinstance(v, Tensor)}
     named = dict(model.named_parameters()) | dict(model.named_buffers())
     memo |= {id(named[name]): value for name, value in values.items()}
     return copy.deepcopy(model, memo)
