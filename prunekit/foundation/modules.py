@@ -63,6 +63,20 @@ def copy_on(model: nn.Module, device: str) -> nn.Module:
     return copy.deepcopy(model, memo)
 
 
+def computing_with(model: nn.Module, values: Mapping[str, Tensor]) -> nn.Module:
+    """A copy that computes with other tensors, by name, and shares all that is not among them.
+
+    `torch.func.functional_call` would leave a model broken in which a module stands in two places.
+    """
+    memo: dict[int, Any] = {id(p): p for p in model.parameters()}
+    memo |= {id(buffer): buffer for buffer in model.buffers()}
+    for module in model.modules():  # what a hook has computed: it cannot be copied with its graph
+        memo |= {id(v): v.detach() for v in vars(module).values() if isinstance(v, Tensor)}
+    named = dict(model.named_parameters()) | dict(model.named_buffers())
+    memo |= {id(named[name]): value for name, value in values.items()}
+    return copy.deepcopy(model, memo)
+
+
 @contextmanager
 def one_forward(model: nn.Module) -> Iterator[None]:
     """Evaluate inside without a trace: no gradients, draws, changed buffers, compiled code.

@@ -10,10 +10,10 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.func import functional_call
 from torch.overrides import TorchFunctionMode
 
 from prunekit.errors import RecipeError
+from prunekit.foundation.modules import copy_on
 from prunekit.foundation.warn import warn_once
 from prunekit.registry.configs import DataSpec
 
@@ -100,11 +100,10 @@ class Stem(TorchFunctionMode):
 
     def pass_through(self, model: nn.Module, input_shape: Sequence[int]) -> Any:
         """What a model gives for two images, on the meta device; it is not changed."""
-        tensors = dict(model.named_parameters()) | dict(model.named_buffers())
-        shapes = {key: tensor.detach().to("meta") for key, tensor in tensors.items()}
+        there = copy_on(model, "meta")
         self.images = torch.zeros(2, *input_shape, device="meta")
         with self:
-            return functional_call(model, shapes, (self.images,))
+            return there(self.images)
 
     def __torch_function__(
         self,

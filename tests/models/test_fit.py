@@ -43,3 +43,10 @@ def test_an_edge_that_no_patch_holds_is_told(caplog):
         build_model(config, DataSpec(3, 35, 34, 7))
     (message,) = caplog.messages
     assert "never looks at the last 3 rows and 2 columns of images of 3x35x34" in message
+
+
+def test_a_module_that_stands_in_two_places_stays_as_it_is():
+    model = build_model(TimmConfig(name="timm:coat_tiny"), DataSpec(3, 64, 64, 7))
+    for _, parameter in model.named_parameters(remove_duplicate=False):
+        assert parameter.device.type == "cpu"
+    assert model.cpe1.proj.weight in set(model.parameters())

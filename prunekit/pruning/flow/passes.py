@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -12,6 +10,8 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from prunekit.compressors.base import DataCompressor
+from prunekit.foundation.modules import computing_with, plain_attention
+from prunekit.models.dry_pass import unwatched
 from prunekit.pruning.flow.inputs import candidates
 from prunekit.pruning.flow.watch import FlowWatch
 
@@ -21,14 +21,11 @@ def plain_copy(model: nn.Module) -> nn.Module:
 
     Those of half precision, in which a CPU cannot do all, get room in single precision instead.
     """
-    memo: dict[int, Any] = {}
-    for tensor in (*model.parameters(), *model.buffers()):
+    values = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
         if tensor.dtype in (torch.float16, torch.bfloat16):
-            wide = tensor.detach().float()
-            memo[id(tensor)] = nn.Parameter(wide) if isinstance(tensor, nn.Parameter) else wide
-        elif isinstance(tensor, nn.Parameter):
-            memo[id(tensor)] = tensor
-    plain = copy.deepcopy(model, memo).eval()
+            values[name] = tensor.detach().float()
+    plain = unwatched(computing_with(model, values)).eval()
     for module in plain.modules():
         if isinstance(module, DataCompressor):
             module.forward = _identity  # type: ignore[method-assign]
@@ -79,17 +76,6 @@ def _first_line(error: Exception) -> str:
 
 def _run(model: nn.Module, inputs: Sequence[Tensor], watch: FlowWatch) -> None:
     watch.enter(inputs)
-    with torch.no_grad(), torch.random.fork_rng(devices=[]), _plain_attention(), watch:
+    fused = sdpa_kernel(SDPBackend.MATH)  # as matrix products
+    with torch.no_grad(), torch.random.fork_rng(devices=[]), plain_attention(), fused, watch:
         model(*inputs)
-
-
-@contextmanager
-def _plain_attention() -> Iterator[None]:
-    """Attention as matrix products, and none of torch's fused inference paths."""
-    before = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        with sdpa_kernel(SDPBackend.MATH):
-            yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(before)

@@ -8,12 +8,11 @@ from typing import Literal
 import torch
 from pydantic import Field
 from torch import Tensor, nn
-from torch.func import functional_call
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.instancenorm import _InstanceNorm
 
 from prunekit.errors import RecipeError
-from prunekit.foundation.modules import evaluating
+from prunekit.foundation.modules import computing_with
 from prunekit.pruning.distributions import Demand
 from prunekit.pruning.strategies.at_initialization import AtInitialization
 from prunekit.pruning.strategies.base import Context, Masks, Update
@@ -95,8 +94,8 @@ class SynFlow(AtInitialization):
         size = {n: (s * masks[n] if n in masks else s).requires_grad_() for n, s in size.items()}
         device = next(iter(size.values())).device
         ones = torch.ones(1, *ctx.input_shape, dtype=torch.float64, device=device)
-        with evaluating(ctx.model):
-            outputs = functional_call(ctx.model, (size, _neutral_buffers(ctx.model)), (ones,))
+        values = size | _neutral_buffers(ctx.model)
+        outputs = computing_with(ctx.model, values).eval()(ones)
         scored = [size[name] for name in weights]
         grads = torch.autograd.grad(outputs.sum(), scored, materialize_grads=True)
         return {name: g * s.detach() for name, g, s in zip(weights, grads, scored, strict=True)}

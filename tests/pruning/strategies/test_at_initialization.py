@@ -451,6 +451,24 @@ def test_a_tied_weight_is_scored_once_for_all_its_uses(name):
         torch.testing.assert_close(scores["a.weight"], expected)
 
 
+def test_synflow_leaves_a_module_that_stands_in_two_places_as_it_is():
+    class Twice(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.one = nn.Linear(4, 4)
+            self.again = nn.ModuleList([self.one])
+            self.out = nn.Linear(4, 2)
+
+        def forward(self, x):
+            return self.out(self.again[0](self.one(x).relu()))
+
+    model = Twice()
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    Pruner(model, [strategy("synflow", sparsity=0.0)], total_steps=1, input_shape=(4,)).start()
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+    assert model.again[0].weight is model.one.weight
+
+
 def test_synflow_refuses_a_vision_transformer_before_anything_is_written(tmp_path: Path):
     with pytest.raises(RecipeError, match=r"norm1 is a LayerNorm"):
         run(tmp_path, model=VIT, strategies=[{"name": "synflow", "sparsity": 0.5}])
