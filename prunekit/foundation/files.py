@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from prunekit.errors import CheckpointError, ResourceError, WriteError
+from prunekit.errors import CheckpointError, ResourceError, UsageError, WriteError
 
 
 @contextmanager
@@ -34,6 +34,38 @@ def replacing(path: Path) -> Iterator[Path]:
     finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def all_or_nothing(folder: Path) -> Iterator[Path]:
+    """A folder whose files move to `folder` if nothing is raised, and are gone if something is.
+
+    Raises:
+        UsageError: `folder` is a file.
+        WriteError: it cannot be written.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise UsageError(f"{folder} is a file: give a folder")
+    missing = [parent for parent in (folder, *folder.absolute().parents) if not parent.exists()]
+    temporary = folder.with_name(f".{folder.name}.{os.getpid()}.part")
+    try:
+        temporary.mkdir(parents=True)
+        yield temporary
+        folder.mkdir(exist_ok=True)
+        for path in temporary.iterdir():
+            flush(path)
+            os.replace(path, folder / path.name)
+        flush(folder)
+    except BaseException as error:
+        shutil.rmtree(temporary, ignore_errors=True)
+        for made in missing:
+            with suppress(OSError):
+                made.rmdir()
+        if isinstance(error, OSError):
+            raise cannot_write(folder, error) from error
+        raise
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def flush(path: Path) -> None:
