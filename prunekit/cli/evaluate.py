@@ -150,17 +150,18 @@ def _by_ratio(found: ModelEvaluation) -> Table:
 def _by_class(found: ModelEvaluation) -> Table:
     from prunekit.foundation.number_text import count
 
-    taken: dict[str, str] = {}
+    taken: dict[int, str] = {}
     for mistake in found.mistakes:  # the most frequent first
-        taken.setdefault(mistake.name, f"{mistake.taken_for} ({mistake.images})")
-    shown, title = list(found.by_class), "Classes"
+        name = found.classes[mistake.given]
+        taken.setdefault(mistake.label, f"{name} ({mistake.images})")
+    shown, title = list(enumerate(found.by_class)), "Classes"
     if len(shown) > MOST_ROWS:
-        seen = [one for one in shown if one.right.count]
-        shown = sorted(seen, key=lambda one: one.right.hits / one.right.count)[:MOST_ROWS]
+        seen = [(label, one) for label, one in shown if one.right.count]
+        shown = sorted(seen, key=lambda pair: pair[1].right.hits / pair[1].right.count)[:MOST_ROWS]
         title = f"The {len(shown)} worst of {len(found.by_class)} classes (--json has all)"
     rows = [
-        (one.name, count(one.right.count), _with_interval(one.right), taken.get(one.name, ""))
-        for one in shown
+        (one.name, count(one.right.count), _with_interval(one.right), taken.get(label, ""))
+        for label, one in shown
     ]
     return _table(title, ("class", "images", "right", "most often taken for"), rows)
 

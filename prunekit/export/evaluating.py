@@ -16,7 +16,8 @@ from prunekit.data.preprocessing import Preprocessing, class_names
 from prunekit.data.sizes import BatchSizes
 from prunekit.errors import CheckpointError, DataError, UsageError
 from prunekit.export.measures import Calibration, ClassResult, Mistake, Outcomes
-from prunekit.export.served import MODEL_FILE, ServedModel, open_served
+from prunekit.export.served import ServedModel, open_served
+from prunekit.export.subject import MODEL_FILE
 from prunekit.foundation.number_text import percent
 from prunekit.foundation.proportion import LEVEL, Proportion
 from prunekit.models.cost import count_macs
@@ -82,7 +83,7 @@ class ModelEvaluation:
             "loss": self.loss,
             "calibration": _calibration(self.calibration),
             "classes": [_class(one) for one in self.by_class],
-            "mistakes": [asdict(one) for one in self.mistakes],
+            "mistakes": [self._mistake(one) for one in self.mistakes],
             "tokens": _tokens(self.tokens),
             "eval_ratios": [
                 {
@@ -96,6 +97,10 @@ class ModelEvaluation:
             ],
             "notes": list(self.notes),
         }
+
+    def _mistake(self, one: Mistake) -> dict[str, Any]:
+        names = {"name": self.classes[one.label], "taken_for": self.classes[one.given]}
+        return {**asdict(one), **names}
 
 
 def evaluate_run(

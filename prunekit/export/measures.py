@@ -64,8 +64,10 @@ class ClassResult:
 class Mistake:
     """Images of one class that were taken for another."""
 
-    name: str
-    taken_for: str
+    label: int
+    """The number of their class."""
+    given: int
+    """The number of the class that they were given."""
     images: int
 
 
@@ -157,7 +159,7 @@ class Outcomes:
         found, counts = torch.unique(pairs, dim=1, return_counts=True)
         rows = zip(found.T.tolist(), counts.tolist(), strict=True)
         return tuple(
-            Mistake(self.classes[label], self.classes[called], images)
+            Mistake(label, called, images)
             for (label, called), images in sorted(rows, key=lambda row: (-row[1], row[0]))
         )
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from prunekit.errors import DataError, UsageError
+from prunekit.errors import CheckpointError, DataError, UsageError
 from prunekit.export.patch_groups import PatchGroups, TokenWatch, patch_groups
 from prunekit.export.served import ServedModel, open_served
 
@@ -48,7 +48,7 @@ def predict(
     Raises:
         UsageError: no image, `top` below 1, onnxruntime is not installed, or `merged` of a model
             that does not tell it.
-        CheckpointError: no finished run, or a file of another program.
+        CheckpointError: no finished run, a file of another program, or logits that are not finite.
         DataError: an image is not there, cannot be decoded or does not fit; names it.
     """
     if not images:
@@ -81,6 +81,8 @@ def _predict(
         with watch:
             logits = served.logits(batch)
         groups = [*patch_groups(watch, batch, prepared)]
+    if not bool(torch.isfinite(logits).all()):
+        raise CheckpointError(f"{served.path}: gives logits that are not finite: it diverged")
     return [
         Prediction(str(image), _likeliest(row, prepared.classes, top), group)
         for image, row, group in zip(images, logits.float().softmax(-1).cpu(), groups, strict=True)

@@ -18,13 +18,13 @@ from prunekit.data import open_dataset
 from prunekit.data.preprocessing import Preprocessing
 from prunekit.errors import CheckpointError, UsageError
 from prunekit.export.programs import INPUT, OUTPUT
+from prunekit.export.subject import MODEL_FILE
 from prunekit.models.saved import IMAGES, load_model, read_preprocessing
 from prunekit.recipe.schema import Recipe
 from prunekit.runs.directory import RunDir, open_run
 from prunekit.runs.tensors import read_tensors
 from prunekit.train.precision import Precision
 
-MODEL_FILE = "model.safetensors"
 PROGRAMS = (".pt2", ".pt", ".pth", ".bin", ".ckpt")
 """Endings of files that are neither ONNX nor safetensors."""
 
@@ -217,4 +217,7 @@ def _told_data(path: Path, about: Mapping[str, str]) -> Mapping[str, Any] | None
         found = json.loads(about.get("data", "null"))
     except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{path}: what it says of its data is no JSON") from error
-    return found if isinstance(found, dict) else None
+    if not isinstance(found, dict):
+        return None
+    # a file from elsewhere does not choose what is read or fetched here
+    return {key: value for key, value in found.items() if key not in ("root", "download")}

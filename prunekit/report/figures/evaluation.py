@@ -24,11 +24,9 @@ NUMBERED, NAMED = 20, 40
 
 def confusion_matrix(document: Mapping[str, Any]) -> np.ndarray:
     """int64 [classes, classes]: images of the class of the row that were taken for the column's."""
-    names = [one["name"] for one in document["classes"]]
-    place = {name: number for number, name in enumerate(names)}
     matrix = np.diag([one["accuracy"]["hits"] for one in document["classes"]]).astype(np.int64)
     for one in document["mistakes"]:
-        matrix[place[one["name"]], place[one["taken_for"]]] = one["images"]
+        matrix[one["label"], one["given"]] = one["images"]
     return matrix
 
 
@@ -119,7 +117,7 @@ def ratio_picture(document: Mapping[str, Any]) -> Figure:
     if document["tokens"]:
         _points(axis, [document], color=ORANGE, marker="D", linestyle="", label="as it was trained")
     by_tokens = all(one["tokens"] for one in points)
-    known = f" of {points[0]['tokens']['before']}" if by_tokens else ""
+    known = f" (of {points[0]['tokens']['before']} patches)" if by_tokens else ""
     x = f"tokens that reach the last block{known}" if by_tokens else "ratio in evaluation"
     dress(axis, x, "top-1, %", f"{count(document['images'])} test images, intervals of 95 %")
     axis.legend(frameon=False, fontsize=8, loc="best")

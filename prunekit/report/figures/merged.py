@@ -105,4 +105,5 @@ def _outline(axis: Axes, groups: np.ndarray) -> None:
         [(column, row + 1), (column + 1, row + 1)]
         for row, column in np.argwhere(groups[1:] != groups[:-1])
     ]
-    axis.add_collection(LineCollection(lines, colors="white", linewidths=0.8, alpha=0.8))
+    for color, width in (("black", 2.0), ("white", 0.9)):  # seen on any image
+        axis.add_collection(LineCollection(lines, colors=color, linewidths=width))
