@@ -1,8 +1,8 @@
 """A finished run as files that others serve, each checked against the model; and its model card.
 
 Also either of them in use: evaluated on a test split, and asked for the classes of images. Knows
-runs, data, models and the sweep that a run belongs to; of training only in which precision a model
-runs. The rooms above may import it.
+runs, data, models and the sweep that a run belongs to, nothing of training. The rooms above may
+import it.
 """
 
 from __future__ import annotations

@@ -19,11 +19,11 @@ from prunekit.data.preprocessing import Preprocessing
 from prunekit.errors import CheckpointError, UsageError
 from prunekit.export.programs import INPUT, OUTPUT
 from prunekit.export.subject import MODEL_FILE
+from prunekit.foundation.autocast import DTYPES, autocast
 from prunekit.models.saved import IMAGES, load_model, read_preprocessing
 from prunekit.recipe.schema import Recipe
 from prunekit.runs.directory import RunDir, open_run
 from prunekit.runs.tensors import read_tensors
-from prunekit.train.precision import Precision
 
 PROGRAMS = (".pt2", ".pt", ".pth", ".bin", ".ckpt")
 """Endings of files that are neither ONNX nor safetensors."""
@@ -119,10 +119,9 @@ def _of_weights(
 
 def _run_of(model: nn.Module, precision: str, device: torch.device) -> Callable[[Tensor], Tensor]:
     """The forward pass in the precision of the run."""
-    autocast = Precision(precision, device).autocast
 
     def logits(images: Tensor) -> Tensor:
-        with autocast():
+        with autocast(DTYPES[precision], device):
             found: Tensor = model(images)
         return found
 

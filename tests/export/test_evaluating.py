@@ -94,13 +94,14 @@ def test_a_run_of_an_earlier_version_is_normalised_by_its_own_data(merging, tmp_
 # --- files
 
 
-@pytest.mark.parametrize("normalize", [False, True])
-def test_an_exported_file_gives_what_the_run_gives(merging, tmp_path, normalize):
+@pytest.mark.parametrize(
+    ("model", "compressors", "inside"), [(VIT, [TOME], False), (MLP, [], True)]
+)
+def test_an_exported_file_gives_what_the_run_gives(tmp_path, model, compressors, inside):
     pytest.importorskip("onnxruntime")
-    folder = export_run(
-        merging, onnx=True, packed=True, normalize=normalize, out=tmp_path / "served"
-    ).folder
-    own = evaluate_run(merging)
+    run_dir, folder = finished_run(tmp_path / "run", model, compressors), tmp_path / "served"
+    export_run(run_dir, onnx=True, packed=True, normalize=inside, out=folder)
+    own = evaluate_run(run_dir)
     for file in ("model.onnx", "model.packed.safetensors"):
         overrides = [] if file.endswith("onnx") else ["data.name=digits", "data.test_limit=40"]
         found = evaluate_run(folder / file, overrides)

@@ -42,10 +42,8 @@ def merged_picture(name: str, pixels: np.ndarray, groups: np.ndarray) -> Figure:
     _tint(right, groups)
     tokens = len(np.unique(groups[groups >= 0]))
     right.set_title(f"{groups.size} patches, {tokens} tokens", loc="left", fontsize=9)
-    told = "same colour and number: one token" if groups.size <= NUMBERED else "same colour: merged"
-    if (groups < 0).any():
-        told = "dark: dropped"
-    right.set_xlabel(told, fontsize=8)
+    told = "one token: same colour" + (" and number" if groups.size <= NUMBERED else "")
+    right.set_xlabel(told + (", dark: dropped" if (groups < 0).any() else ""), fontsize=8)
     return figure
 
 
