@@ -7,7 +7,8 @@ import it.
 
 from __future__ import annotations
 
-from prunekit.export.evaluating import ModelEvaluation, evaluate_run
+from prunekit.export.evaluating import evaluate_run
+from prunekit.export.evaluation import ModelEvaluation
 from prunekit.export.exporting import Export, export_run
 from prunekit.export.n_m_check import NMTensor, check_nm
 from prunekit.export.predicting import Prediction, predict

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,11 +13,11 @@ from prunekit.data.load import check_shares, open_test_split
 from prunekit.data.preprocessing import Preprocessing, class_names
 from prunekit.data.sizes import BatchSizes
 from prunekit.errors import CheckpointError, DataError, UsageError
-from prunekit.export.measures import Calibration, ClassResult, Mistake, Outcomes
+from prunekit.export.evaluation import AtRatio, ModelEvaluation
+from prunekit.export.measures import Outcomes
 from prunekit.export.served import ServedModel, open_served
 from prunekit.export.subject import MODEL_FILE
 from prunekit.foundation.number_text import percent
-from prunekit.foundation.proportion import LEVEL, Proportion
 from prunekit.models.cost import count_macs
 from prunekit.models.saved import load_at_eval_ratio
 from prunekit.models.slots import token_counts
@@ -30,77 +28,6 @@ OF_BATCHES = ("image_size", "batch_size", "micro_batch")
 """The settings that go along to a data set of another name."""
 NOTABLE = 1e-3
 """Share of a loss by which another machine does not differ."""
-
-
-@dataclass(frozen=True, slots=True)
-class AtRatio:
-    """The same weights with another ratio of their compressors."""
-
-    eval_ratio: float
-    tokens: tuple[int, int] | None
-    """Patches, and tokens that reach the last block."""
-    macs: int
-    """Multiply-adds of an image, as executed."""
-    top1: Proportion
-    loss: float
-
-
-@dataclass(frozen=True, slots=True)
-class ModelEvaluation:
-    """What a finished model reaches on images that it has not seen."""
-
-    source: str
-    data: Mapping[str, Any]
-    """The settings of the data set."""
-    images: int
-    classes: tuple[str, ...]
-    top1: Proportion
-    top5: Proportion | None
-    """None where there are five classes or fewer."""
-    loss: float
-    """Mean cross-entropy in nats."""
-    calibration: Calibration
-    by_class: tuple[ClassResult, ...]
-    mistakes: tuple[Mistake, ...]
-    """The most frequent first; with `by_class` the whole confusion matrix."""
-    tokens: tuple[int, int] | None
-    """Patches, and tokens that reach the last block; None where that is not known."""
-    ratios: tuple[AtRatio, ...] = ()
-    """In the order in which they were asked for."""
-    notes: tuple[str, ...] = ()
-    """What to know of it, in sentences."""
-
-    def document(self) -> dict[str, Any]:
-        """As plain values, as in `evaluation.json`; docs/deploy.md has the keys."""
-        return {
-            "source": self.source,
-            "data": dict(self.data),
-            "split": "test",
-            "images": self.images,
-            "interval": {"name": "Wilson score", "level": LEVEL},
-            "top1": self.top1.document(),
-            "top5": self.top5.document() if self.top5 else None,
-            "loss": self.loss,
-            "calibration": _calibration(self.calibration),
-            "classes": [_class(one) for one in self.by_class],
-            "mistakes": [self._mistake(one) for one in self.mistakes],
-            "tokens": _tokens(self.tokens),
-            "eval_ratios": [
-                {
-                    "eval_ratio": one.eval_ratio,
-                    "tokens": _tokens(one.tokens),
-                    "macs": one.macs,
-                    "top1": one.top1.document(),
-                    "loss": one.loss,
-                }
-                for one in self.ratios
-            ],
-            "notes": list(self.notes),
-        }
-
-    def _mistake(self, one: Mistake) -> dict[str, Any]:
-        names = {"name": self.classes[one.label], "taken_for": self.classes[one.given]}
-        return {**asdict(one), **names}
 
 
 def evaluate_run(
@@ -261,33 +188,3 @@ def _against_report(served: ServedModel, found: Outcomes) -> list[str]:
         f"The report of the run has {percent(accuracy)} and a loss of {loss:.4f}: its data, the "
         "device, the threads or the versions changed since."
     ]
-
-
-def _calibration(found: Calibration) -> dict[str, Any]:
-    return {
-        "error": found.error,
-        "method": f"expected calibration error, {len(found.bins)} bins of equal width "
-        "(arXiv:1706.04599)",
-        "bins": [
-            {
-                "low": one.low,
-                "high": one.high,
-                "images": one.right.count,
-                "accuracy": one.right.share,
-                "confidence": one.confidence,
-            }
-            for one in found.bins
-        ],
-    }
-
-
-def _class(one: ClassResult) -> dict[str, Any]:
-    return {
-        "name": one.name,
-        "accuracy": one.right.document(),
-        "precision": one.given.document(),
-    }
-
-
-def _tokens(counts: tuple[int, int] | None) -> dict[str, int] | None:
-    return {"before": counts[0], "after": counts[1]} if counts else None

@@ -28,7 +28,7 @@ class ConfidenceBin:
 
 
 @dataclass(frozen=True, slots=True)
-class Calibration:
+class Reliability:
     """Whether a model is right as often as it says.
 
     The expected calibration error of arXiv:1706.04599: the mean over images of |accuracy -
@@ -125,7 +125,7 @@ class Outcomes:
             return None
         return Proportion(int((self._columns()[3] < TOP).sum()), self.images)
 
-    def calibration(self) -> Calibration:
+    def calibration(self) -> Reliability:
         """Confidence against accuracy, in `BINS` bins."""
         labels, given, confidence, _ = self._columns()
         edges = torch.arange(BINS + 1, dtype=torch.float64) / BINS
@@ -137,7 +137,7 @@ class Outcomes:
             right = Proportion(int((labels == given)[inside].sum()), found)
             mean = float(confidence[inside].mean()) if found else None
             bins.append(ConfidenceBin(index / BINS, (index + 1) / BINS, right, mean))
-        return Calibration(tuple(bins))
+        return Reliability(tuple(bins))
 
     def by_class(self) -> tuple[ClassResult, ...]:
         """Of each class, in their order."""
