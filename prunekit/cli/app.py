@@ -18,6 +18,8 @@ COMMANDS = (
     "sweep",
     "report",
     "export",
+    "evaluate",
+    "predict",
     "check-nm",
     "validate",
     "list",

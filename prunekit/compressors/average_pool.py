@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 import torch
+from torch import Tensor
 
 from prunekit.compressors.base import RatioCompressor, RatioConfig, TokenBatch
 from prunekit.compressors.tome import Matching, merge
@@ -37,13 +38,18 @@ class AveragePool(RatioCompressor):
 
     def forward(self, tokens: TokenBatch) -> TokenBatch:
         """[B, p + n, C] -> [B, p + output_tokens(n), C]; the same object where none is removed."""
-        x, _, protected = tokens
-        n = x.shape[1] - protected
+        n = tokens.x.shape[1] - tokens.protected
         left = self.output_tokens(n)
         if left == n:
             return tokens
-        alone = torch.arange(protected, device=x.device)
-        pooled = protected + torch.arange(n, device=x.device) * left // n
-        group = torch.cat([alone, pooled]).expand(x.shape[0], -1)
         # groups of three or more would add up in any order on CUDA
-        return merge(tokens, Matching(group, protected + left), deterministic=True)
+        matching = Matching(self.groups(tokens), tokens.protected + left)
+        return merge(tokens, matching, deterministic=True)
+
+    def groups(self, tokens: TokenBatch) -> Tensor:
+        """The output slot of each input token, int64 [B, N]."""
+        x, _, protected = tokens
+        n = x.shape[1] - protected
+        alone = torch.arange(protected, device=x.device)
+        pooled = protected + torch.arange(n, device=x.device) * self.output_tokens(n) // n
+        return torch.cat([alone, pooled]).expand(x.shape[0], -1)

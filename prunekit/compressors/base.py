@@ -53,6 +53,13 @@ class DataCompressor(nn.Module, abc.ABC):
     def forward(self, tokens: TokenBatch) -> TokenBatch:
         """[B, N, C] -> [B, output_tokens(N), C]."""
 
+    def groups(self, tokens: TokenBatch) -> Tensor | None:
+        """Where `forward` puts each token: its place among those that come out, int64 [B, N].
+
+        -1 = dropped. What shows which patches were merged reads it; None = it is not known.
+        """
+        return None
+
     @abc.abstractmethod
     def output_tokens(self, n: int) -> int:
         """Tokens out for `n` in, protected ones not counted; a function of n only.

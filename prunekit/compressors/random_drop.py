@@ -32,17 +32,32 @@ class RandomDrop(RatioCompressor):
     def forward(self, tokens: TokenBatch) -> TokenBatch:
         """[B, p + n, C] -> [B, p + output_tokens(n), C]; the same object where none is removed."""
         x, size, protected = tokens
-        samples, n = x.shape[0], x.shape[1] - protected
-        left = self.output_tokens(n)
-        if left == n:
+        if self.output_tokens(x.shape[1] - protected) == x.shape[1] - protected:
             return tokens
-        key = torch.rand(samples, n, device=x.device) if self.training else _scatter(n, x.device)
-        kept = protected + key.argsort(dim=-1)[:, :left].sort(dim=-1).values
-        always = torch.arange(protected, device=x.device).expand(kept.shape[0], -1)
-        rows = torch.cat([always, kept], dim=1).unsqueeze(-1).expand(samples, -1, -1)
+        rows = self._kept(tokens).unsqueeze(-1)
         return TokenBatch(
             x.gather(1, rows.expand(-1, -1, x.shape[2])), size.gather(1, rows), protected
         )
+
+    def groups(self, tokens: TokenBatch) -> Tensor:
+        """The place of each kept token, -1 for those that are dropped, int64 [B, N].
+
+        Those of evaluation: in training the next pass draws others.
+        """
+        group = tokens.x.new_full(tokens.x.shape[:2], -1, dtype=torch.int64)
+        kept = self._kept(tokens)
+        return group.scatter(
+            1, kept, torch.arange(kept.shape[1], device=kept.device).expand_as(kept)
+        )
+
+    def _kept(self, tokens: TokenBatch) -> Tensor:
+        """The tokens that stay, protected ones first, int64 [B, p + output_tokens(n)]."""
+        x, _, protected = tokens
+        samples, n = x.shape[0], x.shape[1] - protected
+        key = torch.rand(samples, n, device=x.device) if self.training else _scatter(n, x.device)
+        kept = protected + key.argsort(dim=-1)[:, : self.output_tokens(n)].sort(dim=-1).values
+        always = torch.arange(protected, device=x.device).expand(kept.shape[0], -1)
+        return torch.cat([always, kept], dim=1).expand(samples, -1)
 
 
 def _scatter(n: int, device: torch.device) -> Tensor:

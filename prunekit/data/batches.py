@@ -14,7 +14,7 @@ from torch import Tensor
 
 from prunekit.data.augment import cut, draw, padding
 from prunekit.data.cache import samples_digest
-from prunekit.data.preprocessing import Preprocessing, normalisation, prepare
+from prunekit.data.preprocessing import Preprocessing, class_names, normalisation, prepare
 from prunekit.data.sizes import BatchSizes
 from prunekit.data.split import evenly, generator
 from prunekit.errors import RecipeError
@@ -77,9 +77,7 @@ class DataSet:
         self.preprocessing = Preprocessing(
             mean=tuple(mean.tolist()),
             std=tuple(std.tolist()),
-            classes=tuple(  # a folder's name may be no text
-                str(name).encode(errors="backslashreplace").decode() for name in self.classes
-            ),
+            classes=class_names(self.classes),
             decoded=(parts["test"].images.shape[2], parts["test"].images.shape[3]),
             image_size=side,
         )

@@ -158,7 +158,7 @@ def _check(image: Image.Image, path: Path, layout: Layout, image_size: int | Non
     if image_size is None:
         raise DataError(
             f"{path}: {image.width}x{image.height} pixels among images of "
-            f"{layout.width}x{layout.height}: set data.image_size=PIXELS to bring them to one size"
+            f"{layout.width}x{layout.height}: resize it, or set data.image_size=PIXELS for all"
         )
     raise _MisfitError(Layout(layout.channels, image_size, image_size, cropped=True))
 

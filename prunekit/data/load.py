@@ -55,6 +55,16 @@ def open_dataset(
     return DataSet(config, placed, seed=seed, rank=rank, world=world)
 
 
+def open_test_split(config: DatasetConfig) -> Samples:
+    """Decode the test split alone, or the part of it that the settings ask for.
+
+    Raises:
+        DataError: files are missing or unreadable, or the limit is larger than the split.
+        PluginError: `config.load` does not return what `Samples` promises.
+    """
+    return _limited(_load(config, "test"), config.test_limit, "test")
+
+
 def check_shares(config: DatasetConfig, world: int) -> None:
     """Each of `world` processes takes as many samples of a step.
 

@@ -100,6 +100,11 @@ class Preprocessing:
         return torch.cat(files) if files else torch.empty(0, len(self.mean), *self.size)
 
 
+def class_names(classes: Iterable[str]) -> tuple[str, ...]:
+    """Names as text: that of a folder may be none."""
+    return tuple(str(name).encode(errors="backslashreplace").decode() for name in classes)
+
+
 def normalisation(mean: Tensor, std: Tensor) -> tuple[Tensor, Tensor]:
     """What is subtracted from pixel values, and what they are then multiplied by.
 

@@ -1,12 +1,25 @@
 """A finished run as files that others serve, each checked against the model; and its model card.
 
-Knows runs, data, models and the sweep that a run belongs to, nothing of training. The rooms above
-may import it.
+Also either of them in use: evaluated on a test split, and asked for the classes of images. Knows
+runs, data, models and the sweep that a run belongs to, nothing of training. The rooms above may
+import it.
 """
 
 from __future__ import annotations
 
+from prunekit.export.evaluating import evaluate_run
+from prunekit.export.evaluation import ModelEvaluation
 from prunekit.export.exporting import Export, export_run
 from prunekit.export.n_m_check import NMTensor, check_nm
+from prunekit.export.predicting import Prediction, predict
 
-__all__ = ["Export", "NMTensor", "check_nm", "export_run"]
+__all__ = [
+    "Export",
+    "ModelEvaluation",
+    "NMTensor",
+    "Prediction",
+    "check_nm",
+    "evaluate_run",
+    "export_run",
+    "predict",
+]

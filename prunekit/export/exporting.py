@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import time
 from collections.abc import Iterator, Mapping
@@ -36,7 +35,8 @@ from prunekit.export.subject import (
     unit_statistics,
 )
 from prunekit.export.zeros import count_zeros
-from prunekit.foundation.files import cannot_write, flush
+from prunekit.foundation.files import all_or_nothing
+from prunekit.models.saved import images_metadata
 from prunekit.runs.tensors import read_tensors, write_tensors
 
 
@@ -109,7 +109,7 @@ def export_run(
     _check_request(onnx=onnx, pt2=pt2, packed=packed, normalize=normalize)
     subject = open_subject(run_dir)
     folder = subject.run.path / "export" if out is None else Path(out)
-    with _all_or_nothing(folder) as temporary:
+    with all_or_nothing(folder) as temporary:
         work = _Work(subject, temporary, normalize)
         if len(subject.images) < MOST_IMAGES:
             work.notes.append(f"The test split has {len(subject.images)} images: checked on all.")
@@ -184,6 +184,9 @@ def program_metadata(subject: Subject, *, normalize: bool) -> dict[str, str]:
         "normalisation": "inside" if normalize else "before",
         "tokens": json.dumps(report.get("tokens")),
         "sparsity": json.dumps(report.get("sparsity")),
+        # where the data lies on this machine is nobody's business
+        "data": subject.recipe.data.model_dump_json(exclude={"root", "download"}),
+        **images_metadata(subject.preprocessing),
         "run": f"{subject.recipe.name}/{subject.run.path.name}",
         "versions": json.dumps(_versions()),
     }
@@ -236,32 +239,3 @@ def _write_weights(work: _Work, *, packed: bool) -> int:
     path = work.folder / name
     write_tensors(path, subject.weights, subject.metadata, packed=packed)
     return _count(subject, name, read_tensors(path)[0])
-
-
-@contextmanager
-def _all_or_nothing(folder: Path) -> Iterator[Path]:
-    """A folder whose files move to `folder` if nothing is raised, and are gone if something is.
-
-    Raises:
-        WriteError: it cannot be written.
-    """
-    if folder.exists() and not folder.is_dir():
-        raise UsageError(f"{folder} is a file: give a folder to --out")
-    missing = [parent for parent in (folder, *folder.absolute().parents) if not parent.exists()]
-    temporary = folder.with_name(f".{folder.name}.{os.getpid()}.part")
-    try:
-        temporary.mkdir(parents=True)
-        yield temporary
-        folder.mkdir(exist_ok=True)
-        for path in temporary.iterdir():
-            flush(path)
-            os.replace(path, folder / path.name)
-        flush(folder)
-    except OSError as error:
-        shutil.rmtree(temporary, ignore_errors=True)
-        for made in missing:
-            with suppress(OSError):
-                made.rmdir()
-        raise cannot_write(folder, error) from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)

@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from prunekit.errors import CheckpointError, ResourceError, WriteError
+from prunekit.errors import CheckpointError, ResourceError, UsageError, WriteError
 
 
 @contextmanager
@@ -42,6 +42,36 @@ def _umask() -> int:
     mask = os.umask(0o077)
     os.umask(mask)
     return mask
+
+
+@contextmanager
+def all_or_nothing(folder: Path) -> Iterator[Path]:
+    """A folder whose files move to `folder` if nothing is raised, and are gone if something is.
+
+    Raises:
+        UsageError: `folder` is a file.
+        WriteError: it cannot be written.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise UsageError(f"{folder} is a file: give a folder")
+    missing = [parent for parent in (folder, *folder.absolute().parents) if not parent.exists()]
+    temporary, done = folder.with_name(f".{folder.name}.{os.getpid()}.part"), False
+    try:
+        temporary.mkdir(parents=True)
+        yield temporary
+        folder.mkdir(exist_ok=True)
+        for path in temporary.iterdir():
+            flush(path)
+            os.replace(path, folder / path.name)
+        flush(folder)
+        done = True
+    except OSError as error:
+        raise cannot_write(folder, error) from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+        for made in () if done else missing:
+            with suppress(OSError):
+                made.rmdir()
 
 
 def flush(path: Path) -> None:

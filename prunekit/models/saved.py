@@ -18,7 +18,7 @@ from pydantic import TypeAdapter, ValidationError
 from torch import Tensor, nn
 
 from prunekit.data.preprocessing import Preprocessing
-from prunekit.errors import CheckpointError, RecipeError
+from prunekit.errors import CheckpointError, RecipeError, UsageError
 from prunekit.models.bounds import no_larger_than, settings_in
 from prunekit.runs.directory import open_run
 from prunekit.runs.tensors import read_tensors, write_tensors
@@ -111,21 +111,62 @@ def load_model(source: str | Path) -> nn.Module:
         CheckpointError: missing, corrupt, or not what this version builds from its metadata.
     """
     path, weights, metadata = _opened(source)
+    settings = _settings(path, metadata)
+    try:
+        return _loaded(settings, weights)
+    except NOT_BUILT as error:
+        raise _not_loaded(path, error) from error
+
+
+def load_at_eval_ratio(source: str | Path, eval_ratio: float) -> nn.Module:
+    """`load_model`, each compressor with another ratio in evaluation.
+
+    Args:
+        source: as there.
+        eval_ratio: share that each compressor removes, of what its `ratio_of` says; in [0, 1).
+
+    Raises:
+        UsageError: a compressor has no such ratio, or it leaves no token.
+        CheckpointError: as `load_model`.
+    """
+    path, weights, metadata = _opened(source)
+    settings = _settings(path, metadata)
+    compressors = settings.get("compressors") or ()
+    if not compressors:
+        raise UsageError(f"{path}: has no compressor whose ratio could be another one")
+    for one in compressors:
+        if "eval_ratio" not in one:
+            raise UsageError(f"{path}: compressor {one.get('name')!r} has no eval_ratio")
+    changed = [{**one, "eval_ratio": eval_ratio} for one in compressors]
+    try:
+        return _loaded({**settings, "compressors": changed}, weights)
+    except RecipeError as error:
+        raise UsageError(f"eval_ratio {eval_ratio:g}: {error}") from error
+    except NOT_BUILT as error:
+        raise _not_loaded(path, error) from error
+
+
+def _settings(path: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
     if CONFIG not in metadata:
         raise CheckpointError(
             f"{path}: does not tell which model it holds: it was not written by a prunekit run"
         )
     try:
-        settings = settings_in(metadata[CONFIG])
-        with no_larger_than(weights):
-            model = _build(settings)
-        model.load_state_dict(weights, strict=True)
+        return settings_in(metadata[CONFIG])
     except NOT_BUILT as error:
-        reason = textwrap.shorten(str(error), 300)  # torch names every tensor, line by line
-        raise CheckpointError(
-            f"{path}: cannot be loaded by this version of prunekit: {reason}"
-        ) from error
+        raise _not_loaded(path, error) from error
+
+
+def _loaded(settings: Mapping[str, Any], weights: Mapping[str, Tensor]) -> nn.Module:
+    with no_larger_than(weights):
+        model = _build(settings)
+    model.load_state_dict(weights, strict=True)
     return model.eval()
+
+
+def _not_loaded(path: Path, error: Exception) -> CheckpointError:
+    reason = textwrap.shorten(str(error), 300)  # torch names every tensor, line by line
+    return CheckpointError(f"{path}: cannot be loaded by this version of prunekit: {reason}")
 
 
 def preprocessing(source: str | Path) -> Preprocessing:
@@ -142,6 +183,15 @@ def preprocessing(source: str | Path) -> Preprocessing:
             versions.
     """
     path, _, metadata = _opened(source)
+    return read_preprocessing(path, metadata)
+
+
+def read_preprocessing(path: Path, metadata: Mapping[str, str]) -> Preprocessing:
+    """What the metadata of a file says of its images; `path` is for the message.
+
+    Raises:
+        CheckpointError: nothing, or what cannot be.
+    """
     if IMAGES not in metadata:
         raise CheckpointError(
             f"{path}: does not tell how images become the input of its model, as files of earlier "
@@ -204,4 +254,12 @@ def _build(built: Mapping[str, Any]) -> nn.Module:
     return model
 
 
-__all__ = ["images_metadata", "load_model", "model_metadata", "preprocessing", "write_model"]
+__all__ = [
+    "images_metadata",
+    "load_at_eval_ratio",
+    "load_model",
+    "model_metadata",
+    "preprocessing",
+    "read_preprocessing",
+    "write_model",
+]

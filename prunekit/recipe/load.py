@@ -5,20 +5,23 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from prunekit.errors import PluginError, RecipeError
 from prunekit.foundation.plain import KeyPath, dotted, kind_of
-from prunekit.foundation.values import KEY, as_values
+from prunekit.foundation.values import KEY, Frozen, as_values
 from prunekit.recipe.conflicts import conflicts
 from prunekit.recipe.document import RecipeFault, SourceDocument, SourcePosition
 from prunekit.recipe.explain import faults_in
 from prunekit.recipe.find import find_recipe
 from prunekit.recipe.overrides import apply_overrides
-from prunekit.recipe.schema import Recipe
+from prunekit.recipe.schema import AnyDataset, Recipe
 from prunekit.recipe.yaml_text import MAX_BYTES, line_and_column, read_document
+from prunekit.registry.configs import DatasetConfig
+
+Checked = TypeVar("Checked", bound=BaseModel)
 
 MAX_LINES = 100
 """Errors that a person is shown at once."""
@@ -85,15 +88,38 @@ def recipe_from(tree: Mapping[str, Any]) -> Recipe:
 
 def recipe_from_document(document: SourceDocument, as_of: int | None = None) -> Recipe:
     """Check a mapping as it was written, faults found before included. See `load_recipe`."""
+    return _checked(document, Recipe, as_of)
+
+
+def dataset_from(tree: Mapping[str, Any], overrides: Sequence[str] = ()) -> DatasetConfig:
+    """The settings of a data set, of plain values and overrides such as `data.root=photos`.
+
+    Args:
+        tree: as below `data` in a recipe; a key that is missing means what it did at first.
+        overrides: of keys below `data` alone.
+
+    Raises:
+        RecipeError, PluginError: see `load_recipe`.
+    """
+    document = SourceDocument(root={"data": dict(tree)})
+    apply_overrides(document, overrides)
+    return _checked(document, _DataAlone, 0).data
+
+
+class _DataAlone(Frozen):
+    data: AnyDataset
+
+
+def _checked(document: SourceDocument, kind: type[Checked], as_of: int | None) -> Checked:
     try:
-        recipe = Recipe.model_validate(as_values(document.root), context={"as_of": as_of})
+        found = kind.model_validate(as_values(document.root), context={"as_of": as_of})
     except ValidationError as error:
-        faults = [*document.faults, *faults_in(error, document, Recipe)]
+        faults = [*document.faults, *faults_in(error, document, kind)]
         problems = error.errors()
-        if not any(problem["type"] == "conflict" for problem in problems):
-            found = conflicts(document.root)
+        if kind is Recipe and not any(problem["type"] == "conflict" for problem in problems):
             faults += [
-                RecipeFault(document.place(path), dotted(path), what) for path, what in found
+                RecipeFault(document.place(path), dotted(path), what)
+                for path, what in conflicts(document.root)
             ]
         for problem in problems:
             if problem["type"] == "plugin":
@@ -101,7 +127,7 @@ def recipe_from_document(document: SourceDocument, as_of: int | None = None) -> 
         raise RecipeError(as_lines(faults)) from None
     if document.faults:
         raise RecipeError(as_lines(document.faults))
-    return recipe
+    return found
 
 
 def read_text(path: Path) -> str:

@@ -64,6 +64,7 @@ class Batches:
         check_gradient(compressor, tokens)
         check_repeats(compressor, tokens, out)
         check_alone(compressor, tokens, out)
+        check_groups(compressor, tokens, out)
         check_meta(compressor, tokens, out)
         self._check_copies(compressor, tokens, out)
         self._check_identity(trial)
@@ -179,6 +180,29 @@ def check_alone(compressor: DataCompressor, tokens: TokenBatch, out: TokenBatch)
         alone = forward(compressor, one)
         if not (close(alone.x, out.x[i : i + 1]) and close(alone.size, out.size[i : i + 1])):
             raise ConformanceError(f"sample {i} gives other tokens alone than in its batch")
+
+
+def check_groups(compressor: DataCompressor, tokens: TokenBatch, out: TokenBatch) -> None:
+    """In evaluation `groups` tells where tokens went, unless it tells nothing."""
+    if compressor.training:
+        return
+    with faults_of("groups"):
+        groups = copy.deepcopy(compressor).groups(tokens)
+    if groups is None:
+        return
+    places = out.x.shape[1]
+    if groups.dtype != torch.int64 or groups.shape != tokens.x.shape[:2]:
+        raise ConformanceError(
+            f"groups gave {groups.dtype} {tuple(groups.shape)}, not int64 "
+            f"{tuple(tokens.x.shape[:2])}"
+        )
+    if int(groups.min()) < -1 or int(groups.max()) >= places:
+        raise ConformanceError(f"groups gave a place that is not in -1 .. {places - 1}")
+    members = torch.nn.functional.one_hot(groups + 1, places + 1)[..., 1:].transpose(1, 2)
+    if not bool(members.any(-1).all()):
+        raise ConformanceError("groups gave no token to a place that came out")
+    if compressor.conserves_mass and not close(members.float() @ tokens.size, out.size):
+        raise ConformanceError("the sizes that groups put together are not those that came out")
 
 
 def check_meta(compressor: DataCompressor, tokens: TokenBatch, out: TokenBatch) -> None:

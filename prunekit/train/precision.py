@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from prunekit.errors import DivergedError
+from prunekit.foundation.autocast import DTYPES, autocast
 
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 PATIENCE = 40
 """fp16 steps in a row that may overflow: from 2^16 the scale has then fallen below 2^-23."""
 
@@ -31,7 +31,7 @@ class Precision:
 
     def autocast(self) -> AbstractContextManager[Any]:
         """Forward passes in this precision."""
-        return torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32)
+        return autocast(self.dtype, self.device)
 
     def backward(self, loss: Tensor) -> None:
         """Gradients of the scaled loss."""

@@ -1,9 +1,12 @@
 """A data set made in memory, for tests of what is done with one."""
 
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import torch
+from PIL import Image
 
 from prunekit.data import DataSet, open_dataset
 from prunekit.registry.configs import DatasetConfig, Samples, Split
@@ -45,3 +48,18 @@ def indices_of(data: DataSet, x: torch.Tensor) -> list[int]:
     pixels = (x[:, 0, 0, :2].double() * data.std[0] + data.mean[0]) * 255
     high, low = pixels.round().long().unbind(1)
     return (high * 256 + low).tolist()
+
+
+def image_folder(
+    folder: Path, names: Sequence[str], *, size: int, brightness: int = 128, gray: bool = False
+) -> Path:
+    """Four training and three test images of noise in each class, as `image_folder` reads them."""
+    rng = np.random.default_rng(size)
+    shape = (size, size) if gray else (size, size, 3)
+    for split, count in {"train": 4, "test": 3}.items():
+        for name in names:
+            (folder / split / name).mkdir(parents=True)
+            for number in range(count):
+                pixels = (brightness + rng.integers(-40, 40, shape)).astype(np.uint8)
+                Image.fromarray(pixels).save(folder / split / name / f"{number}.png")
+    return folder

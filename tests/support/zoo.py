@@ -9,6 +9,7 @@ from pydantic import ConfigDict, Field, field_validator
 from torch import nn
 
 from prunekit.compressors.base import DataCompressor, TokenBatch
+from prunekit.compressors.tome import Tome
 from prunekit.errors import RecipeError
 from prunekit.foundation.timeline import duration
 from prunekit.pruning.cadence import Cadence
@@ -532,6 +533,35 @@ class MixesSamples(Halves):
         out = super().forward(tokens)
         mixed = out.x + out.x.mean(0, keepdim=True)
         return out._replace(x=torch.cat([out.x[:, : out.protected], mixed[:, out.protected :]], 1))
+
+
+@broken(COMPRESSORS, r"groups gave a place that is not in -1 \.\. \d")
+class CountsWhatCameIn(Halves):
+    def groups(self, tokens):
+        return torch.arange(tokens.x.shape[1]).expand(tokens.x.shape[:2])
+
+
+@broken(COMPRESSORS, r"groups gave no token to a place that came out")
+class TellsOfNone(Halves):
+    def groups(self, tokens):
+        return torch.full(tokens.x.shape[:2], -1)
+
+
+@broken(COMPRESSORS, r"groups gave torch.float32")
+class TellsShares(Halves):
+    def groups(self, tokens):
+        return tokens.size
+
+
+@broken(COMPRESSORS, r"the sizes that groups put together are not those that came out")
+class TellsTheOtherWay(Tome):
+    class Config(Tome.Config):
+        name: Literal["tells_the_other_way"] = "tells_the_other_way"
+        ratio: float = 0.5
+
+    def groups(self, tokens):
+        own, first = super().groups(tokens), tokens.protected
+        return torch.cat([own[:, :first], own[:, first:].flip(1)], 1)
 
 
 @broken(COMPRESSORS, r"ratio 0 is not the identity")
