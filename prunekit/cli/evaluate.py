@@ -23,7 +23,7 @@ MOST_ROWS = 20
 
 EXAMPLES = """
 prunekit evaluate runs/quickstart/latest
-prunekit evaluate runs/quickstart/latest --eval-ratios 0,0.25,0.5 --out evaluated
+prunekit evaluate runs/quickstart/latest --eval-ratios 0,0.5 --out evaluated
 prunekit evaluate runs/mine/latest data.root=other_photos
 prunekit evaluate model.onnx data.root=photos --json
 """

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     import numpy as np
 
 EVALUATION_FILE = "evaluation.json"
+PICTURES = ("confusion", "calibration", "eval_ratios")
 MOST_CLASSES = 1000
 """With more a confusion matrix has more cells than a picture has pixels."""
 
@@ -37,7 +38,7 @@ def write_evaluation(document: Mapping[str, Any], folder: Path) -> list[Path]:
         UsageError: `folder` is a file.
         WriteError: it cannot be written.
     """
-    names = [EVALUATION_FILE]
+    names, again = [EVALUATION_FILE], (folder / EVALUATION_FILE).is_file()
     with all_or_nothing(folder) as temporary:
         write_json(temporary / EVALUATION_FILE, {"schema_version": 1, **document})
         if len(document["classes"]) <= MOST_CLASSES:
@@ -45,6 +46,11 @@ def write_evaluation(document: Mapping[str, Any], folder: Path) -> list[Path]:
         names += _drawn(temporary, "calibration", calibration_picture(document))
         if document["eval_ratios"]:
             names += _drawn(temporary, "eval_ratios", ratio_picture(document))
+    if again:  # a picture of the earlier evaluation would stand for this one
+        for name in PICTURES:
+            for path in (folder / f"{name}.png", folder / f"{name}.svg"):
+                if path.name not in names:
+                    path.unlink(missing_ok=True)
     return [folder / name for name in names]
 
 

@@ -54,6 +54,8 @@ def test_all_of_it_is_written(tmp_path):
         **document(eval_ratios=RATIOS),
     }
     without = {file.name for file in write_evaluation(document(), tmp_path / "b")}
+    again = {*write_evaluation(document(), tmp_path / "a" / "out")}
+    assert again == {*(tmp_path / "a" / "out").iterdir()}  # no picture of the first is left
     assert pictures - without == {"eval_ratios.png", "eval_ratios.svg"}
 
 
