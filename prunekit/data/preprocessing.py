@@ -59,9 +59,14 @@ class Preprocessing:
             float32 [B, C, *size].
 
         Raises:
-            UsageError: another dtype, shape or number of channels.
+            UsageError: no tensor, or another dtype, shape or number of channels.
         """
         channels = len(self.mean)
+        if not isinstance(images, Tensor):
+            raise UsageError(
+                f"images: {type(images).__name__}: give a uint8 tensor [B, {channels}, H, W], or "
+                "files to `read`"
+            )
         if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] not in (1, channels):
             raise UsageError(
                 f"images: {str(images.dtype).removeprefix('torch.')} {list(images.shape)}: give "
@@ -77,14 +82,14 @@ class Preprocessing:
         images = images.expand(-1, channels, -1, -1)
         return prepare(images, shift.to(images.device), scale.to(images.device), self.image_size)
 
-    def read(self, paths: Iterable[str | Path]) -> Tensor:
+    def read(self, paths: Iterable[str | Path] | Path) -> Tensor:
         """The input of the model for image files, decoded as those of the test split were.
 
         Alpha is dropped and EXIF rotation ignored. A file of the size `decoded` is taken as it is;
         of another one the middle square, brought to `image_size`.
 
         Args:
-            paths: JPEG, PNG, PPM, BMP, TIFF or WebP files.
+            paths: JPEG, PNG, PPM, BMP, TIFF or WebP files, or one of them.
 
         Returns:
             float32 [N, C, *size].
@@ -95,6 +100,8 @@ class Preprocessing:
         """
         from prunekit.data.images import decode_like  # Pillow, which batches do without
 
+        if isinstance(paths, str | Path):  # one file, not its letters
+            paths = [paths]
         shape = (len(self.mean), *self.decoded)
         files = [self(decode_like(Path(path), shape, self.image_size)) for path in paths]
         return torch.cat(files) if files else torch.empty(0, len(self.mean), *self.size)

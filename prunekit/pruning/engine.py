@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from prunekit.errors import DivergedError, PluginError, RecipeError, UsageError
+from prunekit.errors import DivergedError, PluginError, UsageError
 from prunekit.foundation.computed import computed_weights
 from prunekit.foundation.modules import training_mode_kept
 from prunekit.foundation.parameters import ParamRule
@@ -78,7 +78,6 @@ class Engine:
         self._started, self._initialized = False, resuming
         for index, strategy in enumerate(strategies):
             with about_key(f"strategies.{index}", strategy.config):
-                _check_phases(timeline, strategy.config.during)
                 strategy.check(timeline.clock(0, strategy.config.during, ending=False))
                 strategy.prepare(model)
         self.params: dict[str, nn.Parameter] = dict(model.named_parameters())
@@ -350,14 +349,6 @@ class Engine:
                 "ctx.mean_over_ranks"
             )
         return update
-
-
-def _check_phases(timeline: Timeline, during: Sequence[str]) -> None:
-    phases = list(dict.fromkeys(span.phase for span in timeline.spans))
-    if unknown := [phase for phase in during if phase not in phases]:
-        raise RecipeError(
-            f"during: no phase is called {unknown[0]!r}: the phases are {', '.join(phases)}"
-        )
 
 
 def _changes_gradients(strategy: PruningStrategy) -> bool:

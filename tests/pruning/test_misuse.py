@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from prunekit import Pruner, strategy
-from prunekit.errors import RecipeError, UsageError
+from prunekit.errors import UsageError
 from prunekit.foundation.warn import WarningRelay
 
 STEPS = 6
@@ -352,12 +352,6 @@ def test_weights_that_are_moved_for_a_second_look_come_back(mode):
             case.pruner.after_step()
     for one, other in zip(plain.model.parameters(), looked.model.parameters(), strict=True):
         assert torch.allclose(one, other, atol=1e-5)
-
-
-def test_a_phase_that_is_not_there_is_named():
-    made = strategy("magnitude", sparsity=0.5, during=["fine"])
-    with pytest.raises(RecipeError, match=r"strategies\.0\.during: no phase is called 'fine'"):
-        Pruner(nn.Linear(4, 4), [made], total_steps=3)
 
 
 def test_training_on_without_masks_is_for_those_who_say_so():

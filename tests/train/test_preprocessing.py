@@ -163,6 +163,7 @@ def test_a_batch_is_normalised_then_resized():
             torch.zeros(1, 3, 2, 3),
             r"float32 \[1, 3, 2, 3\]: give uint8 pixel values \[B, 3, H, W\]",
         ),
+        ("x.png", r"str: give a uint8 tensor \[B, 3, H, W\], or files to `read`"),
         (torch.zeros(3, 2, 3, dtype=torch.uint8), "give uint8"),
         (torch.zeros(1, 4, 2, 3, dtype=torch.uint8), "give uint8"),
         (torch.zeros(1, 3, 3, 2, dtype=torch.uint8), "3x2 pixels, where .* 2x3"),
@@ -172,6 +173,13 @@ def test_a_batch_of_something_else_is_refused(images, message):
     prepare = Preprocessing((0.0,) * 3, (1.0,) * 3, ("a",), (2, 3))
     with pytest.raises(UsageError, match=message):
         prepare(images)
+
+
+def test_one_file_may_be_given_without_a_list(tmp_path):
+    Image.new("RGB", (3, 2), (9, 9, 9)).save(path := tmp_path / "x.png")
+    prepare = Preprocessing((0.0,) * 3, (1.0,) * 3, ("a",), (2, 3))
+    for one in (path, str(path)):
+        assert torch.equal(prepare.read(one), prepare.read([path]))
 
 
 def test_a_file_that_the_set_would_not_have_taken_is_named(tmp_path):
