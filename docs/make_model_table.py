@@ -24,6 +24,7 @@ PAGE = Path(__file__).parent / "models.md"
 TRIED = Path(__file__).parent / "models_tried.json"
 BEGIN, END = "<!-- tried models -->", "<!-- end of tried models -->"
 SIZES = (64, 96, 128, 160, 192, 224, 240, 256, 288, 320, 384, 448, 512)
+ONCE = {"schedule": "constant", "cadence": "once"}
 LIMIT_S = 1500
 LARGEST = 250_000_000
 """Parameters of the largest model that is trained."""
@@ -127,7 +128,7 @@ def magnitude(model: Any, shape: tuple[int, ...]) -> str:
     """Single weights."""
     from prunekit import strategy
 
-    trained(model, shape, strategy("magnitude", sparsity=0.5))
+    trained(model, shape, strategy("magnitude", sparsity=0.5, **ONCE))
     return "trains"
 
 
@@ -208,7 +209,8 @@ def heads(model: Any, shape: tuple[int, ...]) -> str:
             return f"refused: `{name}`: {reason}"
         return f"refused: {known.untraced}" if known.untraced else "no attention"
     names = [next(iter(one.rows)) for one in known.attentions]
-    chosen = strategy("magnitude", sparsity=0.5, structure="head", scope={"include": names})
+    scope = {"include": names}
+    chosen = strategy("magnitude", sparsity=0.5, structure="head", scope=scope, **ONCE)
     trained(model, shape, chosen)
     several = sum(one.heads for one in known.attentions)
     refused = f", {len(known.refused)} weights refused" if known.refused else ""

@@ -56,7 +56,8 @@ class Pruner:
         seed: of every random draw of a strategy.
         loss_function: (logits, labels) -> mean loss.
         data: where calibration samples come from, for the strategies that need them.
-        input_shape: [C, H, W] of one input, for the strategies that need it.
+        input_shape: [C, H, W] of one input, for the strategies that need it and for the structures
+            `channel` and `head`, which else guess it.
         ranks: the other processes; one process by default.
         anchor: the dense weights of the anchor step, or a function that gives them, for the
             strategies that look at them: a copy, as the model's own tensors change.

@@ -110,7 +110,8 @@ def _attention(
             return f"not each head has as many rows of {name}"
     outs = {n: c for n, c in columns.items() if any(r & heads.keys() for r in c.values())}
     if len(outs) != 1:
-        return f"its heads reach {' and '.join(outs) or 'no projection'}, not one output projection"
+        shown = f"{len(outs)} layers, as {' and '.join(list(outs)[:2])}" if outs else "no layer"
+        return f"its heads reach {shown}, not one output projection"
     out, reads = next(iter(outs.items()))
     mixed = [roots for roots in reads.values() if len(roots) > 1]
     if mixed:

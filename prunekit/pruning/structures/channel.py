@@ -111,7 +111,7 @@ def _why(known: Channels) -> str:
             f"{known.untraced}: give the Pruner input_shape=, or leave out such layers by "
             "scope.exclude"
         )
-    return "a forward pass in evaluation mode does not use it: leave it out by scope.exclude"
+    return "no layer multiplies by it as it is in evaluation: leave it out by scope.exclude"
 
 
 def _may_feed_a_norm(name: str, holder: Holder, holders: Holders) -> bool:

@@ -201,6 +201,12 @@ def test_what_would_not_be_zero_is_refused_by_name(model, reason):
         Channel().cover(model, [name])
 
 
+def test_a_norm_over_one_channel_is_no_other():
+    model = Net(lambda m, x: m.norm(m.conv(x)), conv=conv(1), norm=ChannelNorm(1))
+    vectors = ("conv.weight", "conv.bias", "norm.weight", "norm.bias")
+    assert Channel().cover(model, ["conv.weight"]) == vectors
+
+
 def test_a_norm_with_a_scale_alone_is_taken_along():
     model = chain(conv(), ChannelNorm(4, bias=False))
     assert Channel().cover(model, ["0.weight"]) == ("0.weight", "0.bias", "1.weight")
