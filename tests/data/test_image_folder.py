@@ -145,7 +145,8 @@ def test_a_set_of_one_class_is_told(tmp_path):
 def test_different_sizes_need_image_size(root):
     odd = root / "train" / "dog" / "1.png"
     pixels = save(odd, (14, 30))
-    with pytest.raises(DataError, match=rf"{odd}: 14x30 .* 10x8: set data\.image_size"):
+    told = rf"{odd}: 14x30 .* 10x8: resize it, or set data\.image_size"
+    with pytest.raises(DataError, match=told):
         load(root)
     samples = load(root, image_size=7)
     assert samples.images.shape == (6, 3, 7, 7)
