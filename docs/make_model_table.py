@@ -24,7 +24,7 @@ PAGE = Path(__file__).parent / "models.md"
 TRIED = Path(__file__).parent / "models_tried.json"
 BEGIN, END = "<!-- tried models -->", "<!-- end of tried models -->"
 SIZES = (64, 96, 128, 160, 192, 224, 240, 256, 288, 320, 384, 448, 512)
-ONCE = {"schedule": "constant", "cadence": "once"}
+ONCE = {"schedule": "constant", "cadence": {"every": "once"}}
 LIMIT_S = 1500
 LARGEST = 250_000_000
 """Parameters of the largest model that is trained."""
