@@ -49,6 +49,12 @@ class PluginError(PrunekitError):
     exit_code = 7
 
 
+class UnrankedError(DivergedError, PluginError):
+    """A strategy refused weights that are not finite; whoever caught a PluginError still does."""
+
+    exit_code = DivergedError.exit_code
+
+
 class ResourceError(PrunekitError):
     """The disk, the memory or a lock is not to be had."""
 

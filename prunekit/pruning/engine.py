@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from prunekit.errors import DivergedError, PluginError, UsageError
+from prunekit.errors import PluginError, UnrankedError, UsageError
 from prunekit.foundation.computed import computed_weights
 from prunekit.foundation.modules import training_mode_kept
 from prunekit.foundation.parameters import ParamRule
@@ -310,7 +310,7 @@ class Engine:
         """Ask, check and apply.
 
         Raises:
-            DivergedError: a weight is not finite any more.
+            UnrankedError: a weight is not finite any more.
             UsageError: a weight was not finite from the start.
             PluginError: names the package that the strategy is of, the parameter, what was expected
                 and what came.
@@ -325,8 +325,8 @@ class Engine:
                     raise UsageError(
                         f"{name} is not finite before the first step: load or initialise it anew"
                     ) from error
-                when = f"at step {self.step}"
-                raise DivergedError(not_finite(name, self.params[name], when)) from error
+                what = not_finite(name, self.params[name], f"at step {self.step}")
+                raise UnrankedError(f"{what} ({error})") from error
             raise PluginError(f"{assigned.origin}, step {self.step}: {error}") from error
 
     def _checked_update(self, assigned: Assigned, ctx: StepContext) -> Update:

@@ -26,7 +26,7 @@ from prunekit.pruning.flow.labels import (
     pairs,
     uniform,
 )
-from prunekit.pruning.flow.watch import Layer
+from prunekit.pruning.flow.layers import Layer
 
 
 class ChannelWatch(Elementwise):  # type: ignore[no-untyped-call]

@@ -29,8 +29,9 @@ from prunekit.pruning.flow.labels import (
     thinnest,
     without_axes,
 )
+from prunekit.pruning.flow.layers import Layer
 from prunekit.pruning.flow.values import Values
-from prunekit.pruning.flow.watch import FlowWatch, Layer
+from prunekit.pruning.flow.watch import FlowWatch
 
 
 class HeadWatch(FlowWatch):  # type: ignore[no-untyped-call]

@@ -6,9 +6,11 @@ view and is not tagged pointwise by torch is unknown, and nothing is concluded f
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch._ops import OpOverload
 
 COPIES = {"clone", "_to_copy", "detach", "alias", "lift_fresh", "contiguous", "copy", "lift"}
@@ -25,7 +27,7 @@ MOVING = COPIES | RESHAPES | MOVES
 WRITES = {"constant_pad_nd", "index_put", "slice_scatter", "select_scatter"}
 """Moves that put other elements among those of their first argument."""
 NOT_FOLLOWED = {"as_strided"}
-"""A view in terms of memory, not of places."""
+"""A view in terms of memory, not of places: known only where it moves nothing."""
 POINTWISE = {
     "hardswish",
     "hardsigmoid",
@@ -91,6 +93,15 @@ def arguments(func: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any]) -
     """The arguments of a call by their names."""
     named = [argument.name for argument in func._schema.arguments]
     return dict(zip(named, args, strict=False)) | kwargs
+
+
+def keeps_places(tensor: Tensor, size: Sequence[int], stride: Sequence[int]) -> bool:
+    """Whether `as_strided` only says anew how axes of length 1 lie."""
+    old = zip(tensor.shape, tensor.stride(), strict=True)
+    new = zip(size, stride, strict=True)
+    return list(tensor.shape) == list(size) and all(
+        n == 1 or before == after for (n, before), (_, after) in zip(old, new, strict=True)
+    )
 
 
 def spatial_axes(name: str) -> int:

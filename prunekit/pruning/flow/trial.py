@@ -15,9 +15,9 @@ from prunekit.pruning.flow.channels import ChannelWatch
 from prunekit.pruning.flow.facts import Fact
 from prunekit.pruning.flow.heads import HeadWatch
 from prunekit.pruning.flow.labels import distinct, has_number
+from prunekit.pruning.flow.layers import Layer
 from prunekit.pruning.flow.numbering import Numbers
 from prunekit.pruning.flow.values import Values
-from prunekit.pruning.flow.watch import Layer
 
 TOLERANCE = 1e-3
 """Of the largest value: what a kept unit may differ by, in single precision."""

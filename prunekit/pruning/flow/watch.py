@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -22,20 +21,9 @@ from torch.utils._pytree import tree_leaves, tree_map
 from prunekit.pruning.flow import operations as ops
 from prunekit.pruning.flow.facts import Fact, Facts, Origin
 from prunekit.pruning.flow.labels import FREE, NONE, filled, thin
+from prunekit.pruning.flow.layers import Layer, factors_of
 from prunekit.pruning.flow.static import reduced, static_labels
 from prunekit.pruning.flow.values import Values
-
-
-@dataclass
-class Layer:
-    """A product of something that depends on the input with a weight."""
-
-    name: str
-    operand: Tensor
-    weight: Fact
-    right: bool
-    """Whether the weight is the second factor, as in x W.T."""
-    arguments: Mapping[str, Any]
 
 
 class FlowWatch(TorchDispatchMode, abc.ABC):
@@ -125,8 +113,12 @@ class FlowWatch(TorchDispatchMode, abc.ABC):
             layer = self._layer(name, func, args, kwargs)
         if layer is not None:
             self.operands.append(layer.operand)
+        same = name == "as_strided" and ops.keeps_places(*args[:3])
         out = func(*args, **kwargs)
-        self._follow(name, func, args, kwargs, out, layer)
+        if same and (fact := self.facts.get(args[0])) is not None:
+            self.facts.put(out, fact)
+        else:
+            self._follow(name, func, args, kwargs, out, layer)
         return out
 
     def _stand_in(self, value: Any) -> Any:
@@ -146,14 +138,10 @@ class FlowWatch(TorchDispatchMode, abc.ABC):
 
     def _layer(self, name: str, func: OpOverload, args: Any, kwargs: Any) -> Layer | None:
         """The layer that a call is; None for anything else."""
-        if name in ops.CONVOLUTIONS:
-            factors, right = args[:2], True
-        elif name in ops.FACTORS:
-            factors = tuple(args[at] for at in ops.FACTORS[name])
-            right = self.facts.is_dynamic(factors[0])
-        else:
+        factors = factors_of(self.facts, name, args)
+        if factors is None:
             return None
-        operand, weight = factors if right else factors[::-1]
+        operand, weight, right = factors
         fact = self.facts.get(weight)
         if fact is None or fact.origin.dynamic or not self.is_operand(operand):
             return None

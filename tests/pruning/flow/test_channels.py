@@ -34,6 +34,9 @@ def test_a_channel_takes_along_what_it_alone_feeds(seed, steps):
         assert weight in bad or apart <= still
 
 
+LAST = torch.channels_last
+
+
 class Net(nn.Module):
     """Modules, and a function that runs them."""
 
@@ -91,12 +94,16 @@ def test_a_squeeze_and_excitation_gate_is_no_part_of_the_channel():
     assert not known.refused
 
 
-def test_a_layer_of_positions_alone_is_one_too():
+@pytest.mark.parametrize("place", [conv(), nn.Linear(8, 4)], ids=["convolution", "linear"])
+def test_a_layer_of_positions_alone_is_one_too(place):
     def run(m, x):
         places = torch.linspace(0, 1, 4 * 8 * 8).view(1, 4, 8, 8)
-        return m.norm(m.place(places)) + m.conv(x)
+        made = m.place(places)
+        return m.norm(made if made.shape == places.shape else made.movedim(-1, 1)).mean() + m.conv(
+            x
+        )
 
-    model = Net(run, place=conv(), conv=conv(), norm=nn.BatchNorm2d(4))
+    model = Net(run, place=place, conv=conv(), norm=nn.BatchNorm2d(4))
     note_input(model, (4, 8, 8))
     assert channels(model).along["place.weight"].keys() == {
         "place.bias",
@@ -199,6 +206,14 @@ def test_what_would_not_be_zero_is_refused_by_name(model, reason):
     name = next(n for n, p in model.named_parameters() if p.dim() > 1)
     with pytest.raises(RecipeError, match=rf"{name} .*{reason}.*scope\.exclude: \[{name}\]"):
         Channel().cover(model, [name])
+
+
+def test_a_pool_over_channels_that_lie_last_is_followed():
+    model = Net(
+        lambda m, x: m.norm(F.adaptive_avg_pool2d(m.conv(x).contiguous(memory_format=LAST), 1)),
+        conv=conv(), norm=nn.BatchNorm2d(4),
+    )  # fmt: skip
+    assert "norm.bias" in Channel().cover(model, ["conv.weight"])
 
 
 def test_a_norm_over_one_channel_is_no_other():
