@@ -77,7 +77,7 @@ def attach(
         undo = _attach_stock(model, compressor, input_shape)
         try:
             _check_ratios(model, input_shape)
-        except BaseException:
+        except Exception:
             undo()
             raise
     for module in model.modules():

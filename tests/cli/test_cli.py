@@ -16,7 +16,7 @@ from rich.console import Console
 
 import prunekit
 from prunekit import errors
-from prunekit.cli import cli, main
+from prunekit.cli import cli
 from prunekit.cli.app import COMMANDS
 from prunekit.cli.common import split_overrides
 from prunekit.cli.dry_run_view import dry_run_view, shortened
@@ -35,19 +35,6 @@ RECIPES = (
     "vit_cifar_tome_cpu",
 )
 HEAVY = ("torch", "torchvision", "numpy")
-
-
-@pytest.fixture
-def call(capsys):
-    """Run a command line in this process -> (exit code, stdout, stderr)."""
-
-    def run(*args):
-        with pytest.raises(SystemExit) as exit_info:
-            main([str(arg) for arg in args])
-        captured = capsys.readouterr()
-        return exit_info.value.code, captured.out, captured.err
-
-    return run
 
 
 def environment(**changes):

@@ -6,22 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from prunekit.cli import main
 from prunekit.foundation.files import read_json
 from tests.support.served import VIT, finished_run
-
-
-@pytest.fixture
-def call(capsys):
-    """Run a command line in this process -> (exit code, stdout, stderr)."""
-
-    def run(*args):
-        with pytest.raises(SystemExit) as exit_info:
-            main([str(arg) for arg in args])
-        captured = capsys.readouterr()
-        return exit_info.value.code, captured.out, captured.err
-
-    return run
 
 
 @pytest.fixture(scope="module")

@@ -4,21 +4,7 @@ import json
 
 import pytest
 
-from prunekit.cli import main
 from tests.support.served import finished_run
-
-
-@pytest.fixture
-def call(capsys):
-    """Run a command line in this process -> (exit code, stdout, stderr)."""
-
-    def run(*args):
-        with pytest.raises(SystemExit) as exit_info:
-            main([str(arg) for arg in args])
-        captured = capsys.readouterr()
-        return exit_info.value.code, captured.out, captured.err
-
-    return run
 
 
 @pytest.fixture(scope="module")
