@@ -15,7 +15,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInf
 
 from prunekit.errors import RecipeError
 
-RECIPE_FORMAT = 2
+RECIPE_FORMAT = 3
 """The format of the recipes that this version writes: raise it with a release that adds a key or
 changes a default, and mark the field with it."""
 
