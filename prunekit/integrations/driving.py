@@ -48,7 +48,7 @@ def put_back(pruner: Pruner, state: Mapping[str, Any]) -> None:
     pruner.load_state_dict(state["pruner"], state["dense"])
 
 
-def write_state(folder: Path, pruner: Pruner) -> None:
+def write_beside(folder: Path, pruner: Pruner) -> None:
     """Write `saved` into the folder of a checkpoint, in one piece.
 
     Raises:
@@ -58,8 +58,8 @@ def write_state(folder: Path, pruner: Pruner) -> None:
         torch.save(saved(pruner), temporary)
 
 
-def read_state(folder: Path, step: int) -> dict[str, Any]:
-    """What `write_state` wrote.
+def read_beside(folder: Path, step: int) -> dict[str, Any]:
+    """What `write_beside` wrote.
 
     Args:
         folder: of the checkpoint.
@@ -74,7 +74,7 @@ def read_state(folder: Path, step: int) -> dict[str, Any]:
     except FileNotFoundError as error:
         raise CheckpointError(
             f"{path}: is not there, so the masks of step {step} are not known: give "
-            "PruningCallback(resume_from=) the folder of the checkpoint"
+            "TrainerPruning(resume_from=) the folder of the checkpoint"
         ) from error
     except Exception as error:  # of torch.load, which raises many kinds
         reason = str(error).partition("\n")[0]

@@ -12,11 +12,13 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from prunekit import Pruner, strategy
 from prunekit.errors import CheckpointError, UsageError
-from prunekit.integrations.accelerate import AcceleratedPruner
+from prunekit.integrations import (
+    AcceleratedPruner,
+    LightningPruning,
+    TrainerPruning,
+    follow_steps,
+)
 from prunekit.integrations.driving import STATE_FILE
-from prunekit.integrations.lightning import PruningCallback
-from prunekit.integrations.steps import follow_steps
-from prunekit.integrations.transformers import PruningCallback as TrainerPruning
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]  # theirs, of many kinds
 
@@ -126,7 +128,7 @@ def test_lightning_gives_the_weights_of_the_plain_loop(choice, way):
     theirs, ours = WAYS[way]
     theirs = dict(theirs)
     module = Module(manual=theirs.pop("manual", False))
-    callback = PruningCallback(chosen(choice), part="net")
+    callback = LightningPruning(chosen(choice), part="net")
     trainer(callback, **theirs).fit(module, LOADER)
     assert callback.pruner.step == EPOCHS * BATCHES // ours.get("parts", 1)
     assert callback.model is module.net
@@ -138,16 +140,17 @@ def test_lightning_goes_on_from_its_checkpoint(choice, tmp_path):
     saving = lightning.pytorch.callbacks.ModelCheckpoint(tmp_path, save_top_k=-1)
     lightning.Trainer(
         max_epochs=EPOCHS, accelerator="cpu", logger=False, enable_progress_bar=False,
-        callbacks=[PruningCallback(chosen(choice), part="net"), saving], enable_model_summary=False,
+        enable_model_summary=False,
+        callbacks=[LightningPruning(chosen(choice), part="net"), saving],
     ).fit(Module(), LOADER)  # fmt: skip
     (path,) = tmp_path.glob("*step=8.ckpt")  # masks change at every third step
-    module, callback = Module(), PruningCallback(chosen(choice), part="net")
+    module, callback = Module(), LightningPruning(chosen(choice), part="net")
     trainer(callback).fit(module, LOADER, ckpt_path=path)
     assert same(module.net, plain(choice))
 
 
 def test_lightning_that_stops_early_says_how_sparse_it_is(caplog):
-    callback = PruningCallback(chosen("magnitude in hard"), part="net", total_steps=100)
+    callback = LightningPruning(chosen("magnitude in hard"), part="net", total_steps=100)
     trainer(callback).fit(Module(), LOADER)
     assert "training ended at step 16 of the 100 that masks follow" in caplog.text
     assert kept(callback.model) == callback.pruner.units()[0].kept > 160
@@ -155,7 +158,7 @@ def test_lightning_that_stops_early_says_how_sparse_it_is(caplog):
 
 def test_lightning_without_an_end_is_refused():
     with pytest.raises(UsageError, match="give max_epochs, max_steps or total_steps"):
-        trainer(PruningCallback(chosen("movement"), part="net"), epochs=-1).fit(Module(), LOADER)
+        trainer(LightningPruning(chosen("movement"), part="net"), epochs=-1).fit(Module(), LOADER)
 
 
 # --- Transformers -------------------------------------------------------------------------------
@@ -358,3 +361,16 @@ def test_following_steps_gives_the_weights_of_the_plain_loop(choice, clip):
                 nn.utils.clip_grad_norm_(model.parameters(), clip)
             optimizer.step()
     assert same(pruner.finish(), plain(choice, clip=clip, early_clip=True))
+
+
+def test_a_package_that_is_missing_is_told_with_its_pip_line(monkeypatch):
+    import sys
+
+    from prunekit import integrations
+
+    monkeypatch.delitem(sys.modules, "prunekit.integrations.lightning_callback")
+    monkeypatch.setitem(sys.modules, "lightning.pytorch", None)
+    with pytest.raises(ImportError, match=r"pip install 'prunekit\[integrations\]'"):
+        integrations.LightningPruning  # noqa: B018 - it is looked up
+    with pytest.raises(AttributeError, match="no attribute 'Lightening'"):
+        integrations.Lightening  # noqa: B018

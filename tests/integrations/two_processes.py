@@ -32,7 +32,7 @@ def strategies():
 def in_lightning(folder):
     import lightning
 
-    from prunekit.integrations.lightning import PruningCallback
+    from prunekit.integrations import LightningPruning
 
     class Module(lightning.LightningModule):
         def __init__(self):
@@ -45,7 +45,7 @@ def in_lightning(folder):
         def training_step(self, batch, index):
             return nn.functional.cross_entropy(self.net(batch[0]), batch[1])
 
-    callback = PruningCallback(strategies(), part="net")
+    callback = LightningPruning(strategies(), part="net")
     trainer = lightning.Trainer(
         max_epochs=2, accelerator="cpu", devices=2, strategy="ddp", logger=False,
         enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
@@ -58,7 +58,7 @@ def in_lightning(folder):
 def in_transformers(folder):
     import transformers
 
-    from prunekit.integrations.transformers import PruningCallback
+    from prunekit.integrations import TrainerPruning
 
     class Wrapped(nn.Module):
         def __init__(self):
@@ -69,7 +69,7 @@ def in_transformers(folder):
             logits = self.net(x)
             return {"loss": nn.functional.cross_entropy(logits, labels), "logits": logits}
 
-    callback = PruningCallback(strategies())
+    callback = TrainerPruning(strategies())
     arguments = transformers.TrainingArguments(
         folder, num_train_epochs=2, per_device_train_batch_size=16, use_cpu=True, report_to=[],
         save_strategy="no", disable_tqdm=True,
@@ -82,7 +82,7 @@ def in_transformers(folder):
 def in_accelerate(folder):
     from accelerate import Accelerator
 
-    from prunekit.integrations.accelerate import AcceleratedPruner
+    from prunekit.integrations import AcceleratedPruner
 
     accelerator = Accelerator(cpu=True)
     model = net()

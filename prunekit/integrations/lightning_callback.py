@@ -14,7 +14,7 @@ from prunekit.pruning.pruner import Pruner
 from prunekit.pruning.strategies.base import PruningStrategy
 
 
-class PruningCallback(Callback):
+class LightningPruning(Callback):
     """Prunes a LightningModule while it trains; gives the weights of a plain loop bit for bit.
 
     For automatic and manual optimization, accumulated gradients, clipping (of the gradients that
@@ -52,7 +52,7 @@ class PruningCallback(Callback):
         steps = self.total_steps or trainer.estimated_stepping_batches
         if steps == float("inf"):
             raise UsageError(
-                "PruningCallback: a training without an end has no schedule: give max_epochs, "
+                "LightningPruning: a training without an end has no schedule: give max_epochs, "
                 "max_steps or total_steps"
             )
         self.model = None
@@ -99,5 +99,5 @@ class PruningCallback(Callback):
     @property
     def _pruner(self) -> Pruner:
         if self.pruner is None:
-            raise UsageError("PruningCallback: there is no pruner yet: it is made by Trainer.fit")
+            raise UsageError("LightningPruning: there is no pruner yet: it is made by Trainer.fit")
         return self.pruner

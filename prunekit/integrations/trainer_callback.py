@@ -14,14 +14,14 @@ from prunekit.integrations.driving import (
     finished,
     other_processes,
     put_back,
-    read_state,
-    write_state,
+    read_beside,
+    write_beside,
 )
 from prunekit.pruning.pruner import Pruner
 from prunekit.pruning.strategies.base import PruningStrategy
 
 
-class PruningCallback(TrainerCallback):
+class TrainerPruning(TrainerCallback):
     """Prunes the model of a `transformers.Trainer`; exact sparsity when `train` returns.
 
     For accumulated gradients, mixed precision and several processes. The trainer clips before its
@@ -65,7 +65,7 @@ class PruningCallback(TrainerCallback):
         )
         if state.global_step:
             folder = self.resume_from or self._folder(args, state)
-            put_back(self.pruner, read_state(Path(folder), state.global_step))
+            put_back(self.pruner, read_beside(Path(folder), state.global_step))
         self.pruner.attach(its["optimizer"])
 
     def on_pre_optimizer_step(
@@ -86,7 +86,7 @@ class PruningCallback(TrainerCallback):
     ) -> None:
         """Beside the files of the checkpoint, which holds the weights with zeros in them."""
         if state.is_world_process_zero:
-            write_state(self._folder(args, state), self._pruner)
+            write_beside(self._folder(args, state), self._pruner)
 
     def on_train_end(self, *_: Any, **its: Any) -> None:
         """Leave the zeros in the weights for good."""
@@ -98,5 +98,5 @@ class PruningCallback(TrainerCallback):
     @property
     def _pruner(self) -> Pruner:
         if self.pruner is None:
-            raise UsageError("PruningCallback: there is no pruner yet: it is made by Trainer.train")
+            raise UsageError("TrainerPruning: there is no pruner yet: it is made by Trainer.train")
         return self.pruner
