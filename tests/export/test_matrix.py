@@ -21,6 +21,18 @@ MODELS_TRIED = {
     "resnet": ({"name": "resnet", "depth": 8, "stages": [4, 6, 8]}, 8),
     "torchvision": ({"name": "torchvision:squeezenet1_1"}, 64),
     "timm": ({"name": "timm:test_vit"}, 32),
+    "transformers": (
+        {
+            "name": "transformers:Dinov2ForImageClassification",
+            "config": {
+                "hidden_size": 16,
+                "num_hidden_layers": 1,
+                "num_attention_heads": 2,
+                "patch_size": 4,
+            },
+        },
+        16,
+    ),
 }
 """Small settings of a model, and the side of its images; another one is tried as it comes."""
 COMPRESSORS_TRIED = {
@@ -54,7 +66,7 @@ def pairs():
     """Of a large model the quick loop tries one compressor."""
     for name in builtin_models:
         for compressor in (None, *builtin_compressors):
-            slow = name == "timm" and compressor != "tome"
+            slow = name in ("timm", "transformers") and compressor != "tome"
             yield pytest.param(name, compressor, marks=[pytest.mark.slow] if slow else [])
 
 
