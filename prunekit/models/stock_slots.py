@@ -80,9 +80,10 @@ def repeat_by_size(x: Tensor, size: Tensor, protected: int, patches: int) -> Ten
     Returns:
         [B, protected + patches, C].
     """
-    ends = size[:, protected:, 0].cumsum(1).contiguous()
+    ends = size[:, protected:, 0].cumsum(1)
     places = torch.arange(patches, device=x.device, dtype=ends.dtype)
-    tokens = torch.searchsorted(ends, places.expand(len(x), -1).contiguous(), right=True)
+    # the token of a place: how many end before it; searchsorted would do, but is not in ONNX
+    tokens = (ends.unsqueeze(1) <= places.view(1, -1, 1)).sum(-1)
     rows = (protected + tokens).unsqueeze(-1).expand(-1, -1, x.shape[2])
     return torch.cat([x[:, :protected], x.gather(1, rows)], dim=1)
 

@@ -109,6 +109,13 @@ def test_other_stock_models_export(name, tmp_path):
     check_export(run_dir, tmp_path / "out")
 
 
+@pytest.mark.slow
+def test_a_head_that_pools_merged_tokens_by_their_size_exports(tmp_path):
+    model, data = {"name": "timm:test_vit2"}, {**DATA, "image_size": 64}
+    run_dir = finished_run(tmp_path / "run", model, [{"name": "tome", "ratio": 0.5}], data)
+    check_export(run_dir, tmp_path / "out")
+
+
 class Standardised(nn.Conv2d):
     """What multiplies is the weight less its mean: no entry of it is zero."""
 

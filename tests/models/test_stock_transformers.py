@@ -148,7 +148,7 @@ def test_what_cannot_be_built_is_one_line(case):
 
 def test_a_class_of_another_name_is_told_what_is_near():
     config = MODELS.parse({"name": "transformers:VitForImageClassification"})
-    with pytest.raises(RecipeError, match="Did you mean .ViTForImageClassification"):
+    with pytest.raises(RecipeError, match="Did you mean 'ViTForImageClassification'"):
         config.build(SPEC)
 
 
