@@ -27,6 +27,7 @@ REFERENCE = {
     "serving": ("Models, data and serving", ("models", "data", "export")),
     "pruning": ("Pruning in a loop of your own", ("pruning",)),
     "compressors": ("Compressors", ("compressors",)),
+    "integrations": ("In the trainers of others", ("integrations",)),
     "plugins": ("What a plugin builds on", ("foundation", "registry", "testing")),
     "errors": ("Errors", ("errors",)),
 }
@@ -43,10 +44,12 @@ def public_names() -> dict[str, str]:
         if isinstance(node, ast.ImportFrom)
         for alias in node.names
     }
-    kit = ast.parse((ROOT / "prunekit/testing/__init__.py").read_text(encoding="utf-8"))
-    for node in kit.body:
-        if isinstance(node, ast.ImportFrom) and str(node.module).startswith("prunekit.testing."):
-            found |= {alias.name: str(node.module) for alias in node.names}
+    for room in ("testing", "integrations"):
+        tree = ast.parse((ROOT / "prunekit" / room / "__init__.py").read_text(encoding="utf-8"))
+        for node in ast.walk(tree):
+            home = str(node.module) if isinstance(node, ast.ImportFrom) else ""
+            if home.startswith(f"prunekit.{room}."):
+                found |= {alias.name: home for alias in node.names}
     return found
 
 

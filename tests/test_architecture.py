@@ -27,6 +27,7 @@ ROOMS = [
     "train",
     "sweep",
     "export",
+    "integrations",
     "testing",
     "bench",
     "report",

@@ -152,7 +152,9 @@ class _HeadTrial:
 
     def __init__(self, model: nn.Module, place: StockPlace, input_shape: Sequence[int]) -> None:
         self.feed = _Feed()
-        memo: dict[int, Any] = {id(place.blocks): nn.Identity(), id(place.module): self.feed}
+        # a list of blocks is walked through, and not called
+        none = nn.ModuleList() if isinstance(place.blocks, nn.ModuleList) else nn.Identity()
+        memo: dict[int, Any] = {id(place.blocks): none, id(place.module): self.feed}
         self.model = _shaken(model, memo).eval()
         self.images = torch.randn(2, *input_shape, dtype=torch.float64)
         self._answer()

@@ -227,7 +227,7 @@ def unknown_slot(model: nn.Module, slot: str) -> RecipeError:
     if not known:
         return RecipeError(
             f"slot: {who} has no slot for a compressor: take it out, or use vit, torchvision:vit_* "
-            "or a model of timm's VisionTransformer"
+            "or a model of timm's VisionTransformer, or Transformers' ViT, DeiT or Dinov2"
         )
     return RecipeError(f"slot: {who} has no slot {slot!r}: its slots are {known}")
 

@@ -1,7 +1,8 @@
 """The slot `tokens` of stock vision transformers, and the head behind it that weighs by size.
 
-torchvision's and timm's `VisionTransformer` have a module between patch embedding and encoder:
-`encoder.dropout` and `patch_drop`. An adapter takes its place that keeps it and adds the
+torchvision's and timm's `VisionTransformer`, and ViT, DeiT and DINOv2 of Transformers, have a
+module between patch embedding and encoder: `encoder.dropout`, `patch_drop`, `embeddings.dropout`.
+An adapter takes its place that keeps it and adds the
 compressor, so that forward code and state-dict keys stay as they are.
 
 A head that averages, or pools in another way, must count a merged token as often as it has patches.
@@ -79,9 +80,10 @@ def repeat_by_size(x: Tensor, size: Tensor, protected: int, patches: int) -> Ten
     Returns:
         [B, protected + patches, C].
     """
-    ends = size[:, protected:, 0].cumsum(1).contiguous()
+    ends = size[:, protected:, 0].cumsum(1)
     places = torch.arange(patches, device=x.device, dtype=ends.dtype)
-    tokens = torch.searchsorted(ends, places.expand(len(x), -1).contiguous(), right=True)
+    # the token of a place: how many end before it; searchsorted would do, but is not in ONNX
+    tokens = (ends.unsqueeze(1) <= places.view(1, -1, 1)).sum(-1)
     rows = (protected + tokens).unsqueeze(-1).expand(-1, -1, x.shape[2])
     return torch.cat([x[:, :protected], x.gather(1, rows)], dim=1)
 
@@ -93,6 +95,10 @@ def read_by_size(
     return head(adapter.unmerged(x), *args, **kwargs)
 
 
+def _given_by_size(adapter: SlotAdapter, _: nn.Module, inputs: Any, x: Tensor) -> Tensor:
+    return adapter.unmerged(x)
+
+
 @dataclass(frozen=True, slots=True)
 class StockPlace:
     """Where a stock model takes a compressor, and what comes behind."""
@@ -101,6 +107,8 @@ class StockPlace:
     attribute: str
     blocks: nn.Module
     """The encoder: its children follow one another."""
+    last: nn.Module | None = None
+    """What gives the head its tokens, where the model has no `forward_head`."""
 
     @property
     def module(self) -> nn.Module:
@@ -115,15 +123,18 @@ def stock_place(model: Any) -> StockPlace | None:
         return StockPlace(model.encoder, "dropout", model.encoder.layers)
     if _is_a(model, "timm.models.vision_transformer"):
         return StockPlace(model, "patch_drop", model.blocks)
+    for kind in ("ViT", "DeiT", "Dinov2"):
+        home = f"transformers.models.{kind.lower()}.modeling_{kind.lower()}"
+        if _is_a(model, home, f"{kind}ForImageClassification"):
+            base = getattr(model, kind.lower())
+            blocks = base.encoder.layer if kind == "Dinov2" else base.layers
+            return StockPlace(base.embeddings, "dropout", blocks, base.layernorm)
     return None
 
 
-def _is_a(model: nn.Module, module: str) -> bool:
-    # by name, so that neither library is imported for a model that is not its own
-    return any(
-        cls.__module__ == module and cls.__name__ == "VisionTransformer"
-        for cls in type(model).__mro__
-    )
+def _is_a(model: nn.Module, module: str, name: str = "VisionTransformer") -> bool:
+    # by name, so that no library is imported for a model that is not its own
+    return any(cls.__module__ == module and cls.__name__ == name for cls in type(model).__mro__)
 
 
 def usual_shapes(model: Any) -> Iterator[tuple[int, int, int]]:
@@ -168,13 +179,18 @@ def put(
     adapter = SlotAdapter(place.module, compressor, protected, weighs=weigh)
     adapter.training = place.module.training
     own = vars(model).get("forward_head")
-    if weigh:
+    hook = None
+    if weigh and place.last is not None:
+        hook = place.last.register_forward_hook(partial(_given_by_size, adapter))
+    elif weigh:
         model.forward_head = partial(read_by_size, adapter, model.forward_head)
     setattr(place.owner, place.attribute, adapter)
 
     def undo() -> None:
         setattr(place.owner, place.attribute, adapter.inner)
-        if weigh:
+        if hook is not None:
+            hook.remove()
+        elif weigh:
             del model.forward_head
         if own is not None:
             model.forward_head = own

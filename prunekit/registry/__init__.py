@@ -60,6 +60,7 @@ MODELS = Registry(
         "resnet": "prunekit.models.resnet:ResNetConfig",
         "torchvision": "prunekit.models.stock:TorchvisionConfig",
         "timm": "prunekit.models.stock:TimmConfig",
+        "transformers": "prunekit.models.stock_transformers:TransformersConfig",
     },
     among=REGISTRIES,
 )

@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[2]
 PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md")])
 
 
-OF_OTHERS = ("lightning", "accelerate")
+OF_OTHERS = ("lightning", "accelerate", "transformers", "timm")
 """What a block may import that prunekit itself does not; the extra `test` has it."""
 TUTORIAL = "<!-- tutorial -->"
 """A page with this mark is followed from top to bottom by a test."""

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 import prunekit
+import prunekit.integrations
 import prunekit.testing
 
 ROOT = Path(__file__).parents[2]
@@ -47,7 +48,7 @@ def test_every_public_name_has_its_place_in_the_reference(site: Path) -> None:
     ids = {name.rpartition(".")[2] for name in re.findall(r'id="(prunekit\.[\w.]+)"', pages)}
     public = {name for name in prunekit.__all__ if not name.startswith("__")}
     assert public <= ids
-    assert set(prunekit.testing.__all__) <= ids
+    assert {*prunekit.testing.__all__, *prunekit.integrations.__all__} <= ids
 
 
 def test_no_page_asks_another_host_for_anything(site: Path) -> None:

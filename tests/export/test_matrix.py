@@ -21,6 +21,18 @@ MODELS_TRIED = {
     "resnet": ({"name": "resnet", "depth": 8, "stages": [4, 6, 8]}, 8),
     "torchvision": ({"name": "torchvision:squeezenet1_1"}, 64),
     "timm": ({"name": "timm:test_vit"}, 32),
+    "transformers": (
+        {
+            "name": "transformers:Dinov2ForImageClassification",
+            "config": {
+                "hidden_size": 16,
+                "num_hidden_layers": 1,
+                "num_attention_heads": 2,
+                "patch_size": 4,
+            },
+        },
+        16,
+    ),
 }
 """Small settings of a model, and the side of its images; another one is tried as it comes."""
 COMPRESSORS_TRIED = {
@@ -54,7 +66,7 @@ def pairs():
     """Of a large model the quick loop tries one compressor."""
     for name in builtin_models:
         for compressor in (None, *builtin_compressors):
-            slow = name == "timm" and compressor != "tome"
+            slow = name in ("timm", "transformers") and compressor != "tome"
             yield pytest.param(name, compressor, marks=[pytest.mark.slow] if slow else [])
 
 
@@ -94,6 +106,13 @@ def test_token_merging_exports_in_all_its_forms(compressors, tmp_path):
 @pytest.mark.parametrize("name", OTHER_STOCK)
 def test_other_stock_models_export(name, tmp_path):
     run_dir = finished_run(tmp_path / "run", {"name": name}, (), {**DATA, "image_size": 64})
+    check_export(run_dir, tmp_path / "out")
+
+
+@pytest.mark.slow
+def test_a_head_that_pools_merged_tokens_by_their_size_exports(tmp_path):
+    model, data = {"name": "timm:test_vit2"}, {**DATA, "image_size": 64}
+    run_dir = finished_run(tmp_path / "run", model, [{"name": "tome", "ratio": 0.5}], data)
     check_export(run_dir, tmp_path / "out")
 
 
