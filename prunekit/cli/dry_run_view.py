@@ -95,7 +95,7 @@ def _parameters(plan: DryRun) -> str:
 
 
 def _units(one: UnitCount) -> str:
-    return units_text(one.unit, one.kept, one.total, one.target)
+    return units_text(one.unit, one.kept, one.total, one.target, one.asked)
 
 
 def shortened(name: str, width: int) -> str:

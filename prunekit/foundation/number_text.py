@@ -13,11 +13,21 @@ def count(number: int | None) -> str:
     return "?" if number is None else f"{number:,}"
 
 
-def units_text(unit: str, kept: int, total: int, target: float | None) -> str:
+def units_text(
+    unit: str, kept: int, total: int, target: float | None, asked: float | None = None
+) -> str:
     """`50.00% of 64 channels (target 50.00%)`: the pruned share of what a strategy counts in."""
-    promised = "emerges" if target is None else f"target {percent(target)}"
     share = (total - kept) / total if total else 0.0
-    return f"{percent(share)} of {count(total)} {unit} ({promised})"
+    return f"{percent(share)} of {count(total)} {unit} ({target_text(target, asked)})"
+
+
+def target_text(target: float | None, asked: float | None = None) -> str:
+    """`target 50.00%`; `asked 45.00%, promised 50.00%` where units can have no other."""
+    if target is None:
+        return "emerges"
+    if asked is None or percent(asked) == percent(target):
+        return f"target {percent(target)}"
+    return f"asked {percent(asked)}, promised {percent(target)}"
 
 
 def si(number: float) -> str:

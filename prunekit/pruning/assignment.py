@@ -37,6 +37,8 @@ class Assigned:
     """Entries of each tensor that changed at the last update."""
     target: float | None = None
     """Sparsity promised at the last update."""
+    asked: float | None = None
+    """Sparsity that its settings asked for there."""
 
 
 def assign(
@@ -76,13 +78,18 @@ def assign(
 
 
 def count_units(
-    assigned: Assigned, model: nn.Module, masks: Masks, target: float | None
+    assigned: Assigned,
+    model: nn.Module,
+    masks: Masks,
+    target: float | None,
+    asked: float | None,
 ) -> UnitCount:
-    """What the masks of its scope keep, beside what it promised."""
+    """What the masks of its scope keep, beside what it promised and what was asked of it."""
     strategy = assigned.strategy
     own = {name: masks[name] for name in assigned.scope if name in masks}
     kept, total = strategy.count_units(model, own)
-    return UnitCount(assigned.label, strategy.unit_name(), kept, total, target, assigned.entries)
+    unit, entries = strategy.unit_name(), assigned.entries
+    return UnitCount(assigned.label, unit, kept, total, target, entries, asked)
 
 
 def _scope(model: nn.Module, strategy: PruningStrategy) -> tuple[str, ...]:

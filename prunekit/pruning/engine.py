@@ -185,24 +185,26 @@ class Engine:
         Each strategy promises a share of its own units, which may be entries, filters or heads: so
         its target counts with the entries of its scope, whatever its unit.
         """
-        targets = [(a.target, a.entries) for a in self.assigned if a.target is not None]
-        return weighed(targets) if len(targets) == len(self.assigned) else None
+        return self._weighed([a.target for a in self.assigned])
+
+    def asked(self) -> float | None:
+        """As `target`, of what the settings asked for."""
+        return self._weighed([a.asked for a in self.assigned])
 
     def units(self) -> list[UnitCount]:
         """What the masks of each strategy keep, in its own units."""
         masks = self.mask_set.masks()
-        return [count_units(a, self.model, masks, a.target) for a in self.assigned]
+        return [count_units(a, self.model, masks, a.target, a.asked) for a in self.assigned]
 
     def planned_units(self, masks: Mapping[str, Tensor]) -> list[UnitCount]:
         """What trial `masks` of all scopes would keep at the end of the run."""
-        end, clock_at = self.timeline.total_steps, self.timeline.clock
-        targets = [
-            a.strategy.target(clock_at(end, a.strategy.config.during)) for a in self.assigned
-        ]
-        return [
-            count_units(a, self.model, masks, target)
-            for a, target in zip(self.assigned, targets, strict=True)
-        ]
+        found = []
+        for one in self.assigned:
+            strategy = one.strategy
+            end = self.timeline.clock(self.timeline.total_steps, strategy.config.during)
+            target, asked = strategy.target(end), strategy.asked(end)
+            found.append(count_units(one, self.model, masks, target, asked))
+        return found
 
     def updated(self) -> list[Assigned]:
         """The strategies whose masks were decided at this step, or inside the one just done."""
@@ -232,6 +234,7 @@ class Engine:
             "masks": dict(self.mask_set.state_dict()["masks"]),
             "strategies": [a.strategy.state_dict() for a in self.assigned],
             "targets": [a.target for a in self.assigned],
+            "asked": [a.asked for a in self.assigned],
             "probes": [probe.state_dict() for probe in self.probes],
             "learning": self.learning.state_dict(),
         }
@@ -249,8 +252,10 @@ class Engine:
         for name in self.params:
             self.around.set_dense(name, dense[name])
         self.mask_set.load_state_dict({"masks": state["masks"]}, dense)
-        for assigned, target in zip(self.assigned, state["targets"], strict=True):
-            assigned.target = target
+        earlier = state["targets"]  # of versions before, which knew no other
+        asked = state.get("asked", earlier)
+        for one, target, wanted in zip(self.assigned, state["targets"], asked, strict=True):
+            one.target, one.asked = target, wanted
         self.learning.load_state_dict(state.get("learning"))
 
     def _load_components(self, states: Sequence[Any]) -> None:
@@ -268,6 +273,12 @@ class Engine:
                 refuse(f"the state of {owner.config.name!r} does not fit ({reason(error)})", error)
 
     # ---- inside
+
+    def _weighed(self, shares: Sequence[float | None]) -> float | None:
+        known = [
+            (s, a.entries) for s, a in zip(shares, self.assigned, strict=True) if s is not None
+        ]
+        return weighed(known) if len(known) == len(self.assigned) else None
 
     def _observe(self) -> None:
         clock = self.timeline.clock(self.step, ending=False)
@@ -338,7 +349,7 @@ class Engine:
         assigned.flips = self.mask_set.apply(update, assigned.cover)
         with about_key(place, strategy.config):
             check_computed(self._computed, update)
-        assigned.target = strategy.target(ctx.clock)
+        assigned.target, assigned.asked = strategy.target(ctx.clock), strategy.asked(ctx.clock)
         new = {n: mask.to(self.params[n].device) for n, mask in update.masks.items()}
         masks = {n: new[n] if n in new else self.mask_set.mask(n) for n in assigned.scope}
         check_count(assigned, ctx.clock, self.model, masks)

@@ -100,13 +100,13 @@ def outlook(timeline: Timeline, assigned: Assigned) -> Outlook:
     """Go through a run without training: `due` and `target` depend on the clock alone."""
     strategy = assigned.strategy
     steps, whole = _steps(timeline, strategy)
-    last, changes, rises = 0.0, list[tuple[int, float | None]](), 0
+    last, wanted, changes, rises = 0.0, 0.0, list[tuple[int, float | None]](), 0
     for step, clock in _updates(timeline, assigned, steps):
-        level = _level(strategy, clock)
+        level, asked = _level(strategy, clock), _asked(strategy, clock)
         if level or last or level is None:  # an update that prunes nothing yet changes no mask
             changes.append((step, level))
-        rises += level is not None and level > last
-        last = level or 0.0
+        rises += asked is not None and asked > wanted  # whatever the units make of it
+        last, wanted = level or 0.0, asked or 0.0
     cadence = getattr(strategy.config, "cadence", None)
     named = isinstance(cadence, Cadence) and isinstance(cadence.every, str)
     schedule = _schedule(strategy)
@@ -144,6 +144,12 @@ def _level(strategy: PruningStrategy, clock: Clock) -> float | None:
     """The target, or how far the schedule is where the sparsity emerges; None: there is neither."""
     target, schedule = strategy.target(clock), _schedule(strategy)
     return schedule.at(clock) if target is None and schedule is not None else target
+
+
+def _asked(strategy: PruningStrategy, clock: Clock) -> float | None:
+    """As `_level`, by what the settings ask for."""
+    asked = strategy.asked(clock)
+    return _level(strategy, clock) if asked is None else asked
 
 
 def _schedule(strategy: PruningStrategy) -> Schedule | None:

@@ -187,6 +187,8 @@ class UnitCount:
     """Share that it promised to prune; None = it emerges."""
     entries: int
     """Of its scope: its weight among strategies whose units differ."""
+    asked: float | None = None
+    """Share that its settings ask for: `target` is the next that its units can have."""
 
     @property
     def sparsity(self) -> float:

@@ -160,11 +160,13 @@ def _plain_table(*headings: str) -> Table:
 
 
 def _strategy_table(strategies: Sequence[UnitCount]) -> Table:
-    table = _plain_table("\nstrategy", "kept", "of", "units", "sparsity", "target")
+    wanted = [(percent(one.asked), percent(one.target)) for one in strategies if one.asked]
+    headings = ("asked", "target") if any(a != b for a, b in wanted) else ("target",)
+    table = _plain_table("\nstrategy", "kept", "of", "units", "sparsity", *headings)
     for one in strategies:
-        target = "-" if one.target is None else percent(one.target)
+        shares = [one.asked, one.target][-len(headings) :]
         row = (one.label, count(one.kept), count(one.total), one.unit, percent(one.sparsity))
-        table.add_row(*map(Text, (*row, target)))
+        table.add_row(*map(Text, (*row, *("-" if s is None else percent(s) for s in shares))))
     return table
 
 

@@ -36,6 +36,14 @@ COLUMNS = (
         percent,
         unlike="sparsity_in_scope",
     ),
+    Column("sparsity_target", ("sparsity", "target")),
+    Column(
+        "sparsity_asked",
+        ("sparsity", "asked"),
+        "units asked",
+        percent,
+        unlike="sparsity_target",
+    ),
     Column(
         "sparsity_effective",
         ("sparsity", "effective"),

@@ -96,7 +96,7 @@ def _sparsity(report: Mapping[str, Any], sparsity: Mapping[str, Any]) -> list[Na
         rows += [
             (
                 f"pruned by {label}",
-                units_text(one["unit"], one["kept"], one["total"], one["target"]),
+                units_text(one["unit"], one["kept"], one["total"], one["target"], one.get("asked")),
             )
             for label, one in units.items()
         ]

@@ -43,6 +43,8 @@ class Trained:
     macs: Macs
     flops: int
     """Of the whole training."""
+    asked: float | None
+    """Sparsity that the settings ask for over all scopes."""
     target: float | None
     """Promised sparsity over all scopes."""
     units: tuple[UnitCount, ...]
@@ -71,6 +73,7 @@ def _look_at(trainer: Trainer) -> Trained:
         sparsity=measure_sparsity(model, masks),
         macs=count_macs(model, shape, masks),
         flops=train_flops(count_macs(model, shape, training=True), trainer.images),
+        asked=engine.asked(),
         target=engine.target(),
         units=tuple(engine.units()),
         names=frozenset(name for name, _ in model.named_parameters(remove_duplicate=False)),
@@ -136,6 +139,7 @@ def _report(
         "accuracy": {f"{split}_top1": one.top1 for split, one in found.items()},
         "loss": {split: one.loss for split, one in found.items()},
         "sparsity": {
+            "asked": trained.asked,
             "target": trained.target,
             "units": share_of_units(trained.units),
             "scope": sparsity.scope,
@@ -178,6 +182,7 @@ def _unit_row(one: UnitCount) -> dict[str, Any]:
         "kept": one.kept,
         "total": one.total,
         "sparsity": one.sparsity,
+        "asked": one.asked,
         "target": one.target,
     }
 

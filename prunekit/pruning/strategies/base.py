@@ -181,6 +181,10 @@ class PruningStrategy(abc.ABC):
         """The sparsity after an update at `clock`; None = it emerges."""
         return None
 
+    def asked(self, clock: Clock) -> float | None:
+        """The sparsity that the settings ask for, where `target` is what can be had next to it."""
+        return self.target(clock)
+
     def promised_keep(self, clock: Clock, total: int) -> int | None:
         """Units that the masks must keep of `total`, after an update at `clock`; None = open."""
         target = self.target(clock)

@@ -102,9 +102,9 @@ class Movement(MovingScores, ScoredStrategy):
         """As any score, and step 1."""
         return *(super().moments(clock) or ()), (1,)
 
-    def target(self, clock: Clock) -> float:
+    def asked(self, clock: Clock) -> float:
         """Sparsity now; 0 as long as all scores are equal."""
-        return super().target(clock) if clock.active_step else 0.0
+        return super().asked(clock) if clock.active_step else 0.0
 
     def score(self, name: str, ctx: Context) -> Tensor:
         """S."""

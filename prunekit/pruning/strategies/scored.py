@@ -14,8 +14,10 @@ from prunekit.errors import PluginError
 from prunekit.foundation.timeline import Clock, duration
 from prunekit.pruning.cadence import Cadence
 from prunekit.pruning.distributions import AnyDistribution, Demand, Global
+from prunekit.pruning.multiples import Multiples
 from prunekit.pruning.schedules import AnySchedule, Polynomial, Ramp
 from prunekit.pruning.scores import Cut, Scores, all_finite
+from prunekit.pruning.selection import keep_count
 from prunekit.pruning.strategies.base import Context, Masks, PruningStrategy, Update
 from prunekit.pruning.structures import AnyStructure, Unstructured
 from prunekit.registry.configs import StrategyConfig
@@ -60,6 +62,8 @@ class ScoredStrategy(PruningStrategy):
     _cut: Cut | None = None
     """Where the last update cut the ranking: the next search begins there. No state: with any value
     the masks are the same."""
+    _multiples: Multiples | None = None
+    """The counts that the tensors of the scope may keep; None: any. Found anew by `cover`."""
 
     @abc.abstractmethod
     def score(self, name: str, ctx: Context) -> Tensor:
@@ -75,6 +79,8 @@ class ScoredStrategy(PruningStrategy):
         """The distribution must be able to split the sparsity over these tensors."""
         sizes = self.config.structure.units(model, names).sizes
         self.config.distribution.check(sizes, self.config.sparsity)
+        if multiples := self.config.structure.multiples(model, names, self.config.min_keep):
+            multiples.check(self.config.sparsity)
 
     def due(self, clock: Clock) -> bool:
         """At the cadence's steps, and where the schedule begins, jumps or ends."""
@@ -85,17 +91,27 @@ class ScoredStrategy(PruningStrategy):
         """The cadence's steps, and the marks of the schedule."""
         return *self.config.cadence.moments(clock), sorted(self.config.schedule.marks(clock))
 
+    def asked(self, clock: Clock) -> float:
+        """The schedule's share of the final sparsity, as far as the structure has it."""
+        return self.config.structure.reach(self.config.sparsity * self.config.schedule.at(clock))
+
     def target(self, clock: Clock) -> float:
-        """Sparsity now: the schedule's share of the final one, as far as the structure has it."""
-        asked = self.config.sparsity * self.config.schedule.at(clock)
-        return self.config.structure.reach(asked)
+        """Sparsity now: what is asked, or the next that multiples of units can have."""
+        asked, multiples = self.asked(clock), self._multiples
+        if multiples is None:
+            return asked
+        total = multiples.total
+        return (total - multiples.promised(keep_count(total, asked))) / total
 
     def promised_keep(self, clock: Clock, total: int) -> int | None:
-        """The exact count, unless `min_keep` may raise it."""
+        """The exact count, unless `min_keep` may raise it; multiples have that in them."""
+        if self._multiples is not None:
+            return self._multiples.promised(keep_count(total, self.target(clock)))
         return None if self.config.min_keep else super().promised_keep(clock, total)
 
     def cover(self, model: nn.Module, names: Sequence[str]) -> Sequence[str]:
         """The scope, and the biases and norms that the structure takes along."""
+        self._multiples = self.config.structure.multiples(model, names, self.config.min_keep)
         return self.config.structure.cover(model, names)
 
     def unit_name(self) -> str:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from prunekit.foundation.values import Frozen
 from prunekit.pruning.distributions import Demand, Distribution
+from prunekit.pruning.multiples import Multiples
 from prunekit.pruning.structures.units import Units
 
 
@@ -63,6 +64,14 @@ class Structure(Frozen, abc.ABC):
         """The sparsity that masks have where `sparsity` is asked."""
         return sparsity
 
+    def multiples(self, model: nn.Module, names: Iterable[str], min_keep: int) -> Multiples | None:
+        """The counts that the tensors of a scope may keep; None: any.
+
+        Raises:
+            RecipeError: see `units`.
+        """
+        return None
+
     def check(self, sparsity: float) -> None:
         """Make sure that the final `sparsity` can be had.
 
@@ -85,5 +94,9 @@ class Grouped(Structure):
         units = self.units(model, demand.scores)
         pooled = units.pool(demand.scores, power=2 if self.norm == "l2" else 1)
         return units.expand(
-            distribution.select(replace(demand, scores=pooled, shapes=units.shapes))
+            self.best(replace(demand, scores=pooled, shapes=units.shapes), distribution)
         )
+
+    def best(self, demand: Demand, distribution: Distribution) -> dict[str, Tensor]:
+        """Group -> bool [units], from one score a unit."""
+        return distribution.select(demand)

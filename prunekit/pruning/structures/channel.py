@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Literal
+from dataclasses import replace
+from typing import Annotated, Literal
 
-from torch import nn
+from pydantic import Field
+from torch import Tensor, nn
 
 from prunekit.errors import RecipeError
 from prunekit.foundation.parameters import WEIGHTED, Holder, Holders
+from prunekit.foundation.values import NewKey
+from prunekit.pruning.distributions import Demand, Distribution
 from prunekit.pruning.flow import Channels, channels
+from prunekit.pruning.multiples import Multiples
+from prunekit.pruning.selection import keep_count, top_mask, warn_held
 from prunekit.pruning.structures.base import Grouped
 from prunekit.pruning.structures.units import Group, Part, Units, row_part
 
@@ -28,6 +34,9 @@ class Channel(Grouped):
     """
 
     name: Literal["channel"] = "channel"
+    round_to: Annotated[int, Field(ge=1), NewKey(3, before=1)] = 1
+    """Each tensor keeps a multiple of so many channels, at least one multiple; smaller than two,
+    it stays whole. 16 suits convolutions whose pruned channels are to be removed."""
 
     def units(self, model: nn.Module, names: Iterable[str]) -> Units:
         """See `Structure`; a bias or norm in scope belongs to its weight if that is too."""
@@ -46,6 +55,35 @@ class Channel(Grouped):
                 groups[name] = Group(size, holder.shape, (first, *parts))
                 taken |= {name, *along}
         return Units(groups)
+
+    def multiples(self, model: nn.Module, names: Iterable[str], min_keep: int) -> Multiples | None:
+        """See `Structure`; as `round_to` has them."""
+        if self.round_to == 1:
+            return None
+        return Multiples.of(self.units(model, names).sizes, self.round_to, min_keep)
+
+    def best(self, demand: Demand, distribution: Distribution) -> dict[str, Tensor]:
+        """See `Grouped`; the best of the counts that `round_to` leaves."""
+        if self.round_to == 1:
+            return distribution.select(demand)
+        counts = _rounded(demand, distribution, self.round_to)
+        return {name: top_mask(score, counts[name]) for name, score in demand.scores.items()}
+
+
+def _rounded(demand: Demand, distribution: Distribution, step: int) -> dict[str, int]:
+    """Channels to keep of each tensor; says where `min_keep` holds."""
+    multiples = Multiples.of(demand.sizes, step, demand.min_keep)
+    total = multiples.total
+
+    def split(keep: int) -> Mapping[str, int]:
+        return distribution.keep_counts(replace(demand, sparsity=1 - keep / total, min_keep=0))
+
+    keep = keep_count(total, demand.sparsity)
+    counts = multiples.counts(split, keep)
+    if demand.min_keep > step:
+        free = Multiples.of(demand.sizes, step).counts(split, keep)
+        warn_held(name for name in counts if counts[name] > free[name])
+    return counts
 
 
 def _rows(holder: Holder) -> int:
