@@ -56,6 +56,21 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
 
+@pytest.fixture
+def call(capsys):
+    """Run a command line in this process -> (exit code, stdout, stderr)."""
+
+    def run(*args):
+        from prunekit.cli import main
+
+        with pytest.raises(SystemExit) as exit_info:
+            main([str(arg) for arg in args])
+        captured = capsys.readouterr()
+        return exit_info.value.code, captured.out, captured.err
+
+    return run
+
+
 @pytest.fixture(scope="session")
 def plugin_env(tmp_path_factory: pytest.TempPathFactory) -> PluginEnv:
     """Where plugins are installed; made when a test first asks for it."""

@@ -108,7 +108,7 @@ def import_component(component: Component) -> Any:
         return import_object(component.value)
     except KeyboardInterrupt:
         raise
-    except BaseException as error:
+    except BaseException as error:  # also what is no Exception, as a panic of a Rust extension
         raise PluginError(
             f"{component} ({component.value}) cannot be imported: {reason(error)}"
         ) from error

@@ -5,7 +5,7 @@
     def test_my_strategy():
         check_strategy(MyStrategy, {"sparsity": 0.5, "cadence": {"every": "2st"}})
 
-Needs hypothesis (`pip install "prunekit[test]"`), but no pytest. What breaks the contract raises a
+Needs hypothesis (`pip install "prunekit[kit]"`), but no pytest. What breaks the contract raises a
 `ConformanceError` (an AssertionError) that says what, where, and how to see it again in a test.
 
 Knows the rooms up to `train`, and no plugin; nothing else in the package imports it.

@@ -14,7 +14,7 @@ try:
     from hypothesis.errors import Flaky, Unsatisfiable
 except ModuleNotFoundError as error:
     raise ModuleNotFoundError(
-        'prunekit.testing needs hypothesis: pip install "prunekit[test]"', name="hypothesis"
+        'prunekit.testing needs hypothesis: pip install "prunekit[kit]"', name="hypothesis"
     ) from error
 
 T = TypeVar("T")

@@ -6,6 +6,7 @@ import threading
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any, TypeVar, cast
 
@@ -251,15 +252,13 @@ def on_ranks(world: int, job: Callable[[ThreadRank], T]) -> list[T]:
     meeting = Meeting(world)
 
     def run(rank: int) -> T:
-        with meeting.turn:
-            try:
-                own = ThreadRank(rank, world, meeting)
-                done = job(own)
-                own.leave()
-                return done
-            except BaseException:
-                meeting.barrier.abort()
-                raise
+        with meeting.turn, ExitStack() as after_an_error:
+            after_an_error.callback(meeting.barrier.abort)
+            own = ThreadRank(rank, world, meeting)
+            done = job(own)
+            own.leave()
+            after_an_error.pop_all()
+            return done
 
     with ThreadPoolExecutor(world) as pool:
         futures = [pool.submit(run, rank) for rank in range(world)]

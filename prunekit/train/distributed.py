@@ -10,7 +10,7 @@ import tempfile
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -124,12 +124,11 @@ def join() -> ProcessGroup:
 def joined() -> Iterator[ProcessGroup]:
     """`join` for the length of a `with`; after an error the group is taken down at once."""
     group = join()
-    try:
-        yield group
-    except BaseException:
+    with ExitStack() as after_an_error:
         if group.world > 1:  # no barrier: the other ranks may not come
-            dist.destroy_process_group()
-        raise
+            after_an_error.callback(dist.destroy_process_group)
+        yield group
+        after_an_error.pop_all()
     group.leave()
 
 

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 
-from prunekit.cli import main
 from prunekit.errors import UsageError
 from prunekit.recipe.find import find_recipe, named_recipes, shipped_recipes
 
@@ -42,17 +41,6 @@ def install(tmp_path, monkeypatch):
         return folder
 
     return add
-
-
-@pytest.fixture
-def call(capsys):
-    def run(*args):
-        with pytest.raises(SystemExit) as exit_info:
-            main([str(arg) for arg in args])
-        captured = capsys.readouterr()
-        return exit_info.value.code, captured.out, captured.err
-
-    return run
 
 
 @pytest.mark.parametrize("bare", [False, True], ids=["package", "namespace package"])
