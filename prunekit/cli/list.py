@@ -78,7 +78,7 @@ def print_lists(kinds: Sequence[str], components: Sequence[dict[str, Any]]) -> N
     from prunekit.foundation.console import console
 
     for kind in kinds:
-        console().print(list_view(kind, [e for e in components if e["kind"] == kind]))
+        console(prose=True).print(list_view(kind, [e for e in components if e["kind"] == kind]))
 
 
 def tell_failures(ctx: click.Context, checked: Sequence[dict[str, Any]], *, quiet: bool) -> None:
@@ -86,7 +86,7 @@ def tell_failures(ctx: click.Context, checked: Sequence[dict[str, Any]], *, quie
     from prunekit.foundation.console import console
 
     if not quiet:
-        console().print(failures_view(checked))
+        console(prose=True).print(failures_view(checked))
     if not all(entry["check"]["ok"] for entry in checked):
         ctx.exit(PluginError.exit_code)
 

@@ -56,7 +56,7 @@ def command(ctx: click.Context, words: tuple[str, ...], as_json: bool) -> None:
         return
     from prunekit.foundation.console import console
 
-    console().print(show_view(document))
+    console(prose=True).print(show_view(document))
 
 
 def kind_with(name: str) -> str:

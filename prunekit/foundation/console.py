@@ -6,6 +6,9 @@ import os
 
 from rich.console import Console
 
+WIDE = 10_000
+"""Columns of a pipe, which breaks no line: it may be cut, searched or read by a program."""
+
 
 class PipeConsole(Console):
     """A console that tells when its reader went away; rich would end the program with 1."""
@@ -20,15 +23,20 @@ def is_main_rank() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
-def console() -> Console:
+def console(*, prose: bool = False) -> Console:
     """A console without markup, emoji or guesses; without any escape where none is wanted.
 
     Under NO_COLOR rich itself would still write bold and dim. Silent on all ranks but the first.
+    A pipe gets each row and sentence in one line, unless COLUMNS says how wide it is, or what is
+    printed is `prose`, for people alone.
     """
-    return PipeConsole(
+    made = PipeConsole(
         color_system=None if os.environ.get("NO_COLOR") else "auto",
         markup=False,
         emoji=False,
         highlight=False,
         quiet=not is_main_rank(),
     )
+    if not (prose or made.is_terminal or os.environ.get("COLUMNS")):
+        made.width = WIDE
+    return made

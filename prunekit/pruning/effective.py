@@ -18,6 +18,9 @@ from prunekit.foundation.warn import LOG
 from prunekit.pruning.sparsity import Sparsity
 
 STANDARDISED = "weight standardisation"
+NONE_LEFT, MOST_LEFT = 0.01, 0.5
+"""Shares of zeros that are multiplied of those that are stored: below the first it is as good as
+none, from the second on masks are worth it."""
 UNKNOWN = "another weight is computed from it"
 
 
@@ -131,10 +134,14 @@ def _uses(found: Sequence[Operand], entries: int) -> list[Operand]:
     A weight meets the input. What is computed and of the parameter's size is the weight that stands
     for it; the parameter itself is then read on the way there. Else it is used as it is, if it is
     anywhere: what other things are computed from it (a table of positions, the queries of a learnt
-    token) are its outputs. The last case is a weight of another size.
+    token) are its outputs. So is what it gives as a factor beside constants alone, as in a layer
+    of positions, even if that is as large by chance: it is added to the input, where a weight is
+    multiplied with it. The last case is a weight of another size.
     """
     met = [one for one in found if one.meets_data]
     alike = [one for one in met if not one.as_is and one.entries == entries]
+    if any(one.as_is and one.macs is not None and not one.meets_data for one in found):
+        alike = [one for one in alike if one.macs is not None]
     if alike:
         return [*alike, *(one for one in met if one.as_is)]
     as_is = [one for one in found if one.as_is]
@@ -148,14 +155,18 @@ def _told(reason: str, more: bool, found: Sequence[UsedTensor]) -> str:
     return (
         f"{_listed([one.name for one in found])}: {stored:.1%} of the entries are pruned, but "
         f"{used:.1%} of what the forward pass multiplies by is zero: "
-        f"{reason}{'' if more else _remedy(found[0])}"
+        f"{reason}{'' if more else _remedy(found[0], used / stored)}"
     )
 
 
-def _remedy(one: UsedTensor) -> str:
+def _remedy(one: UsedTensor, left: float) -> str:
+    """What to do where the share `left` of the zeros is still zero when it is multiplied."""
     if one.instead not in (None, one.name):
         return f"; prune {one.instead} instead, whose zeros are those of the weight"
-    return "; masks on it save nothing: leave it out by scope.exclude, or use a plain layer"
+    share = f"{left:.0%} of its zeros are left" if left >= NONE_LEFT else "masks on it save nothing"
+    if left >= MOST_LEFT:
+        return f"; {share}"
+    return f"; {share}: leave it out by scope.exclude, or use a plain layer"
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -133,9 +133,24 @@ def arm_names(flats: Sequence[Flat]) -> list[str]:
         keys = telling([flats[i] for i in same])
         short = short_keys(keys)
         for i in same:
-            told = [f"{short[k]}={value_text(flats[i][k])}" for k in keys if k in flats[i]]
-            names[i] = " ".join([name, *told])
+            told = [_said(key, short[key], flats[i], [flats[j] for j in same]) for key in keys]
+            names[i] = " ".join([name, *dict.fromkeys(filter(None, told))])
     return _unique(names)
+
+
+def _said(key: str, short: str, flat: Flat, others: Sequence[Flat]) -> str:
+    """`short=value`; of a key that others lack, the form that this recipe has: a null, or a group.
+
+    Empty where it has none.
+    """
+    if all(key in other for other in others):
+        return f"{short}={value_text(flat[key])}"
+    around = [key[:i] for i, letter in enumerate(key) if letter == "."]
+    inside = (one for one in flat if one.startswith(f"{key}."))
+    forms = (*(one for one in (key, *reversed(around)) if one in flat), *inside)
+    if not forms:
+        return ""
+    return f"{forms[0].removesuffix('.name').removesuffix('.0')}={value_text(flat[forms[0]])}"
 
 
 def telling(flats: Sequence[Flat]) -> list[str]:

@@ -9,6 +9,7 @@ from rich.console import Console, RenderableType
 from rich.table import Table as RichTable
 from rich.text import Text
 
+from prunekit.foundation.console import WIDE
 from prunekit.report.document import Report
 from prunekit.report.tables import Table
 
@@ -23,7 +24,7 @@ def print_report(report: Report, files: list[Path], screen: Console) -> None:
     """Print a report: to a terminal as wide as it is, to a pipe in full width."""
     for one in _texts(report, files, None if not screen.is_terminal else screen.width):
         if isinstance(one, RichTable) and not screen.is_terminal:
-            screen.print(one, width=10_000, crop=False, no_wrap=True)
+            screen.print(one, width=WIDE, crop=False, no_wrap=True)
         else:
             screen.print(one)
 

@@ -202,12 +202,55 @@ def test_weight_standardisation_leaves_the_zeros_of_a_row_alike_and_not_zero():
     assert found.sparsity == 18 / (54 + 54)
     assert found.differences() == [
         "0.weight: 50.0% of the entries are pruned, but 33.3% of what the forward pass multiplies "
-        "by is zero: weight standardisation; masks on it save nothing: leave it out by "
-        "scope.exclude, or use a plain layer"
+        "by is zero: weight standardisation; 67% of its zeros are left"
     ]
     macs = count_macs(model, (2, 6, 6), masks)
     assert macs.executed == 54 * 16 + 54 * 4
     assert macs.theoretical == macs.executed - 18 * 16
+
+
+@pytest.mark.parametrize(
+    ("empty", "zeros", "told"),
+    [
+        (0, 9, "masks on it save nothing: leave it out by scope.exclude, or use a plain layer"),
+        (1, 12, "33% of its zeros are left: leave it out by scope.exclude, or use a plain layer"),
+        (2, 9, "67% of its zeros are left"),
+    ],
+)
+def test_the_remedy_goes_by_what_is_left_of_the_zeros(empty, zeros, told):
+    """Of 4 rows of 18 the first are empty, and stay so; each other loses what it has of zeros."""
+    model = nn.Sequential(Standardised(2, 4, 3))
+    mask = torch.ones(4, 2, 3, 3, dtype=torch.bool)
+    mask[:empty] = False
+    mask[empty:].flatten(1)[:, :zeros] = False
+    with torch.no_grad():
+        model[0].weight *= mask
+    found = measure_effective(model, {"0.weight": mask}, (torch.randn(1, 2, 6, 6),))
+    (one,) = found.tensors
+    assert one.zeros == 18 * empty
+    assert [text.rsplit("; ")[1] for text in found.differences()] == [told]
+
+
+class OfPositions(nn.Module):
+    """Reads positions alone in a layer, as EdgeNeXt; what that gives is as large as its weight."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("places", torch.randn(1, 6, 2, 3))
+        self.project = nn.Conv2d(6, 4, 1)
+        self.out = nn.Conv2d(4, 4, 1)
+
+    def forward(self, x):
+        return self.out(x + self.project(self.places))
+
+
+def test_a_layer_that_reads_positions_uses_what_it_stores():
+    model = OfPositions()
+    masks = random_masks(model, ["project.weight", "out.weight"], 1)
+    assert masks["project.weight"].numel() == model.project(model.places).numel()
+    found = measure_effective(model, masks, (torch.randn(2, 4, 2, 3),))
+    assert found.sparsity == measure_sparsity(model, masks).scope > 0.2
+    assert found.differences() == found.idle() == []
 
 
 @pytest.mark.parametrize(

@@ -278,7 +278,7 @@ def test_costs_name_the_cells_that_have_no_such_number(tmp_path):
             result=report(0.9, 0.8, tokens),
         )
     found, _ = drawn([tmp_path])
-    assert "Not in Tokens, having no such number: magnitude." in found["costs"].told
+    assert "Not in Tokens, having no such number: magnitude compressors=[]." in found["costs"].told
 
 
 def test_a_pruned_run_without_a_sparsity_is_not_drawn_at_none(tmp_path):

@@ -14,7 +14,7 @@ from prunekit.report.document import compare, report_of
 from prunekit.report.figures.cost import COSTS, points_of
 from prunekit.report.notices import notices, warnings
 from prunekit.report.read import read_recipe
-from prunekit.report.settings import arm_names, distinctions, short_keys, swept_numbers
+from prunekit.report.settings import arm_names, distinctions, settings, short_keys, swept_numbers
 from prunekit.report.statistics import paired_difference
 from prunekit.report.study import in_order, open_study
 from prunekit.report.tables import cell_table, difference_row, difference_table
@@ -432,3 +432,29 @@ def test_a_run_of_other_data_is_no_repetition(tmp_path):
     told = [line for line in open_study([tmp_path]).missing if "other data" in line]
     assert len(told) == 1
     assert told[0].startswith(f"{tmp_path / 'a'}: left out")
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "names"),
+    [
+        (
+            {"compressors": []},
+            {"compressors": [{"name": "tome", "ratio": 0.5}]},
+            ["dense compressors=[]", "dense compressors=tome"],
+        ),
+        ({"ema": None}, {"ema": {"decay": 0.9}}, ["dense ema=null", "dense ema.decay=0.9"]),
+        (
+            {"phases": [{"length": "1ep"}]},
+            {"phases": [{"length": "2ep"}]},
+            ["dense length=1ep", "dense length=2ep"],
+        ),
+        (
+            {"phases": [{"lr_schedule": None}]},
+            {"phases": [{"lr_schedule": {"name": "cosine"}}]},
+            ["dense phases.0.lr_schedule=null", "dense phases.0.lr_schedule=cosine"],
+        ),
+    ],
+)
+def test_runs_that_differ_in_one_key_are_both_named_by_it(first, second, names):
+    assert arm_names([settings(first), settings(second)]) == names
+    assert arm_names([settings(second), settings(first)]) == names[::-1]
