@@ -38,9 +38,9 @@ import torch
 
 model = prunekit.load_model("{file}")
 prepare = prunekit.preprocessing("{file}")
-pixels = torch.zeros(1, {shape}, dtype=torch.uint8)  # or files: prepare.read(["a.png"])
+images = prepare.read(["image.png"])  # or uint8 pixels [B, {shape}]: prepare(pixels)
 with torch.no_grad():
-    logits = model(prepare(pixels))
+    logits = model(images)
 print(prepare.classes[logits[0].argmax()])
 """
 STATE_DICT = """\

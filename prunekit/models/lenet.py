@@ -22,7 +22,7 @@ class LeNet300100Config(ModelConfig):
 
     name: Literal["lenet_300_100"]
     init: OwnInit = None
-    """Start weights: a run directory or a .safetensors file."""
+    """Start weights: a run directory, or a .safetensors, .pth, .pt or .bin file."""
     widths: tuple[Width, Width] = (300, 100)
     """Units of the two hidden layers."""
 
@@ -49,7 +49,7 @@ class LeNet5Config(ModelConfig):
 
     name: Literal["lenet5"]
     init: OwnInit = None
-    """Start weights: a run directory or a .safetensors file."""
+    """Start weights: a run directory, or a .safetensors, .pth, .pt or .bin file."""
     widths: tuple[Width, Width, Width] = (20, 50, 500)
     """Output channels of the two convolutions, and units of the hidden layer."""
 

@@ -22,7 +22,7 @@ class MLPConfig(ModelConfig):
 
     name: Literal["mlp"]
     init: OwnInit = None
-    """Start weights: a run directory or a .safetensors file."""
+    """Start weights: a run directory, or a .safetensors, .pth, .pt or .bin file."""
     hidden: tuple[Width, ...] = (300, 100)
     """Units of each hidden layer; none = a linear classifier."""
 

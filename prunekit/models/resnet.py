@@ -26,7 +26,7 @@ class ResNetConfig(ModelConfig):
 
     name: Literal["resnet"]
     init: OwnInit = None
-    """Start weights: a run directory or a .safetensors file."""
+    """Start weights: a run directory, or a .safetensors, .pth, .pt or .bin file."""
     depth: int = Field(default=20, ge=8)
     """6n + 2 for n blocks a stage: 20, 32, 44, 56, 110."""
     stages: tuple[Width, Width, Width] = (16, 32, 64)

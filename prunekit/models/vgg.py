@@ -28,7 +28,7 @@ class VGGConfig(ModelConfig):
 
     name: Literal["vgg"]
     init: OwnInit = None
-    """Start weights: a run directory or a .safetensors file."""
+    """Start weights: a run directory, or a .safetensors, .pth, .pt or .bin file."""
     depth: Literal[11, 13, 16, 19] = 16
     """The name of the configuration: 8, 10, 13 or 16 convolutions."""
     widths: tuple[Width, ...] | None = None

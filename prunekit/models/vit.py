@@ -23,7 +23,7 @@ class ViTConfig(ModelConfig):
 
     name: Literal["vit"]
     init: OwnInit = None
-    """Start weights: a run directory or a .safetensors file."""
+    """Start weights: a run directory, or a .safetensors, .pth, .pt or .bin file."""
     patch_size: int = Field(default=16, ge=1)
     """Side of a patch in pixels; must divide the image."""
     depth: int = Field(default=4, ge=1)

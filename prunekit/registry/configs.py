@@ -83,8 +83,8 @@ class ModelConfig(ComponentConfig, abc.ABC):
 
     paper: ClassVar[str] = ""
     init: RunPath | None = None
-    """Start weights: a run directory, a .safetensors or .pth file, or `pretrained` for a stock
-    model. A head for another number of classes starts fresh."""
+    """Start weights: a run directory, a .safetensors, .pth, .pt or .bin file, or `pretrained` for a
+    stock model. A head for another number of classes starts fresh."""
 
     @abc.abstractmethod
     def build(self, spec: DataSpec) -> nn.Module:

@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from prunekit.foundation.number_text import count, percent, seconds_text, si, units_text
+from prunekit.report.evaluations import dips_line
 from prunekit.runs.directory import RunDir, open_run
 
 NamedValue = tuple[str, str]
@@ -34,6 +35,7 @@ def summarise(run_dir: Path) -> list[RenderableType]:
         _table("One image", _cost(report)),
         *_caution(report.get("macs", {})),
         _table("Training", _training(report)),
+        *_dips(run),
         *(Text(f"warning: {sentence}", style="yellow") for sentence in report.get("warnings", ())),
         _table("Files", _files(run, run_dir)),
     ]
@@ -60,6 +62,11 @@ def _caution(macs: Mapping[str, Any]) -> list[RenderableType]:
             style="dim",
         )
     ]
+
+
+def _dips(run: RunDir) -> list[RenderableType]:
+    sentence = dips_line(run.metrics()) if (run.path / "metrics.jsonl").is_file() else ""
+    return [Text(sentence, style="dim")] if sentence else []
 
 
 def _unfinished(run: RunDir, run_dir: Path) -> Table:

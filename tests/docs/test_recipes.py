@@ -1,6 +1,7 @@
 """Shipped recipes, run for a few steps on data that needs no download."""
 
 import math
+import re
 from pathlib import Path
 
 import pytest
@@ -9,11 +10,12 @@ from rich.console import Console
 
 from prunekit.cli import main
 from prunekit.recipe.find import shipped_recipes
-from prunekit.recipe.load import load_recipe
+from prunekit.recipe.load import load_recipe, recipe_from_text
 from prunekit.recipe.yaml_text import dump_yaml
 from prunekit.report import summarise
 from prunekit.runs.directory import open_run
 from prunekit.train.launch import run_recipe
+from tests.support.training import run as small_run
 
 DIGITS = [
     "data={name: digits, batch_size: 32, train_limit: 128, test_limit: 64}",
@@ -110,3 +112,29 @@ def test_the_optimal_mlp_has_the_mask_and_the_start_of_the_iterative_one():
     assert all(torch.equal(mask, masks[name]) for name, mask in optimal.masks().items())
     for name, weight in optimal.initial_weights().items():
         assert torch.equal(weight * masks.get(name, 1), start[name] * masks.get(name, 1)), name
+
+
+def test_the_shortest_recipe_of_the_page_runs():
+    page = Path(__file__).parents[2] / "docs" / "recipe.md"
+    shortest = re.search(r"The shortest.*?```yaml\n(.*?)```", page.read_text(), re.DOTALL)[1]
+    run_dir = run_recipe(recipe_from_text(shortest, ["phases.0.length=1ep"]), out=Path("runs"))
+    report = open_run(run_dir).report()
+    assert report["sparsity"]["scope"] == pytest.approx(0.8, abs=1e-5)
+
+
+def test_a_pruned_run_is_fine_tuned_with_its_zeros():
+    """As docs/loop.md has it: the second run moves what is kept, and nothing else."""
+    model = {"name": "mlp", "hidden": [16]}
+    first = small_run(Path("runs"), model=model)
+    keep = {"mode": "hard", "schedule": "constant", "cadence": {"every": "once"}}
+    second = small_run(
+        Path("runs"),
+        model=model | {"init": str(first)},
+        strategies=[{"name": "magnitude", "sparsity": 0.8, **keep}],
+    )
+    before, after = (open_run(one).final_weights() for one in (first, second))
+    masks = open_run(first).masks()
+    for name, mask in masks.items():
+        assert torch.equal(after[name] == 0, ~mask)
+        assert torch.equal(before[name] == 0, ~mask)
+        assert not torch.equal(before[name], after[name])

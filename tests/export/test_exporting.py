@@ -11,6 +11,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from ruamel.yaml import YAML
 from torch import nn
 
@@ -65,6 +66,7 @@ def card_of(folder):
 def run_snippets(folder, monkeypatch):
     """Heading -> what the block below it prints, run beside the files as a reader would."""
     monkeypatch.chdir(folder)
+    Image.new("L", (8, 8)).save("image.png")
     printed = {}
     _, text = card_of(folder)
     for heading, code in re.findall(r"### ([^\n]*)\n\n```python\n(.*?)```", text, re.S):

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from prunekit.foundation.files import replacing
 from prunekit.foundation.number_text import percent, si
+from prunekit.report.evaluations import ACCURACIES, dips
 from prunekit.report.figures.style import steps_axis
 from prunekit.runs.directory import RunDir, logged_series, open_run
 
@@ -131,7 +132,20 @@ def _accuracy(axis: Axes, lines: Lines) -> None:
     _curve(axis, lines, "train/accuracy", "training batch", 100, color=BLUE, linewidth=1)
     _curve(axis, lines, "eval/validation_top1", "validation", 100, color=GREEN)
     _curve(axis, lines, "eval/test_top1", "test", 100, color=ORANGE)
+    _ring_dips(axis, lines)
     _finish(axis, lines, "Accuracy", "top-1, %")
+
+
+def _ring_dips(axis: Axes, lines: Lines) -> None:
+    """A ring around what looks like a collapse, and is an evaluation on masks just changed."""
+    found = set(dips(lines))
+    points = [
+        (s, 100 * v) for key in ACCURACIES for s, v in logged_series(lines, key) if s in found
+    ]
+    if points:
+        style: dict[str, Any] = {"linestyle": "none", "marker": "o", "fillstyle": "none"}
+        label = "masks changed just before"
+        axis.plot(*zip(*points, strict=True), markersize=9, color=GREY, label=label, **style)
 
 
 def _sparsity(axis: Axes, lines: Lines) -> None:
