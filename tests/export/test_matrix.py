@@ -39,6 +39,7 @@ COMPRESSORS_TRIED = {
     "tome": {"ratio": 0.7, "similarity": "neg_l2"},  # two rounds
 }
 OTHER_STOCK = ("timm:test_convnext",)
+WITH_SLOTS = ("vit", "torchvision", "timm", "transformers")
 builtin_models = [one.name for one in MODELS.components() if one.builtin]
 builtin_compressors = [one.name for one in COMPRESSORS.components() if one.builtin]
 
@@ -62,12 +63,16 @@ def check_export(run_dir, out):
     return found
 
 
+QUICK = {("vit", "tome"), ("mlp", None), ("resnet", None)}
+"""Tokens that merge, a plain model and convolutions: the others export at each whole run of the
+tests. A pair that is refused takes no time."""
+
+
 def pairs():
-    """Of a large model the quick loop tries one compressor."""
     for name in builtin_models:
         for compressor in (None, *builtin_compressors):
-            slow = name in ("timm", "transformers") and compressor != "tome"
-            yield pytest.param(name, compressor, marks=[pytest.mark.slow] if slow else [])
+            quick = (name, compressor) in QUICK or (compressor and name not in WITH_SLOTS)
+            yield pytest.param(name, compressor, marks=[] if quick else [pytest.mark.slow])
 
 
 @pytest.mark.parametrize(("name", "compressor"), [*pairs()])

@@ -303,7 +303,13 @@ NEEDS = {
 }
 
 
-@pytest.mark.parametrize("name", TAKES_STRUCTURES)
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[] if name == "magnitude" else pytest.mark.slow)
+        for name in TAKES_STRUCTURES
+    ],
+)
 def test_every_strategy_that_takes_structures_keeps_multiples(name, tmp_path):
     settings = {"name": name, "sparsity": 0.4, "structure": {"name": "channel", "round_to": 8}}
     settings |= {"scope": {"include": ["fc1.weight", "fc2.weight"]}} | NEEDS.get(name, {})
