@@ -37,10 +37,10 @@ class Preprocessing:
     """Height and width of the images of the test split as they were decoded."""
     image_size: Annotated[int, Field(ge=1)] | None = None
     """Side in pixels to which a batch is resized; None = images are taken as they are decoded."""
-    resize: Annotated[int, Field(ge=1)] | None = None
+    resize: Annotated[int, Field(ge=1, le=2**16)] | None = None
     """Pixels to which the shorter side is resized before the middle `image_size` square is taken;
     None = the middle square of the whole is resized."""
-    kept: Annotated[int, Field(ge=1)] | None = None
+    kept: Annotated[int, Field(ge=1, le=2**16)] | None = None
     """Side of the squares that files of other sizes are decoded to; None = `image_size`."""
     pixels: Literal["uint8 0 .. 255"] = "uint8 0 .. 255"
     """What is taken."""

@@ -83,22 +83,24 @@ def mix(inputs: Tensor, labels: Tensor, draws: Tensor, classes: int) -> tuple[Te
     Returns:
         The images, and float32 [B, classes]: the share of each class.
     """
-    height, width = inputs.shape[2:]
-    own, device = own_shares(draws, (height, width)), inputs.device
-    top, bottom, left, right = (
-        pasted_rectangles(draws, (height, width)).to(device)[..., None].unbind(1)
-    )
-    rows, columns = torch.arange(height, device=device), torch.arange(width, device=device)
-    in_rows, in_columns = (rows >= top) & (rows < bottom), (columns >= left) & (columns < right)
-    cut = in_rows[:, None, :, None] & in_columns[:, None, None, :]
-    other = _neighbours(inputs)
-    blended = draws[:, 0] == MIXED
-    pixels = torch.where(cut, other, inputs)
-    if bool(blended.any()):
-        there = blended.to(device).view(-1, 1, 1, 1)
+    size = (inputs.shape[2], inputs.shape[3])
+    kinds, pixels, other = draws[:, 0], inputs, _neighbours(inputs)
+    if bool((kinds == CUT).any()):
+        pixels = torch.where(_inside(pasted_rectangles(draws, size), inputs), other, pixels)
+    if bool((kinds == MIXED).any()):
+        there = (kinds == MIXED).to(inputs.device).view(-1, 1, 1, 1)
         pixels = torch.where(there, _blend(inputs, other, draws[:, 1]), pixels)
+    own = own_shares(draws, size)
     targets = F.one_hot(labels, classes).float()
     return pixels, _blend(targets, _neighbours(targets), own)
+
+
+def _inside(rectangles: Tensor, like: Tensor) -> Tensor:
+    """Bool [B, 1, h, w]: which pixels lie in the rectangle of their sample."""
+    top, bottom, left, right = rectangles.to(like.device)[..., None].unbind(1)
+    rows, columns = (torch.arange(length, device=like.device) for length in like.shape[2:])
+    in_rows, in_columns = (rows >= top) & (rows < bottom), (columns >= left) & (columns < right)
+    return in_rows[:, None, :, None] & in_columns[:, None, None, :]
 
 
 def _neighbours(batch: Tensor) -> Tensor:

@@ -63,9 +63,12 @@ def operate(images: Tensor, draws: Tensor, name: str, interpolation: str) -> Ten
         for (number, strength), members in groups.items():
             if number == 0:  # the identity
                 continue
+            kernel = known[number].kernel
             for piece in _pieces(members, images):
-                rows = torch.tensor(piece, device=images.device)
-                images[rows] = known[number].kernel(images[rows], strength, interpolation)
+                # one sample is a view: no copy of it is made
+                one = slice(piece[0], piece[0] + 1)
+                rows = one if len(piece) == 1 else torch.tensor(piece, device=images.device)
+                images[rows] = kernel(images[rows], strength, interpolation)
     return images
 
 

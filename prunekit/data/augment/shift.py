@@ -54,6 +54,8 @@ def cut(images: Tensor, choices: Tensor, pads: tuple[int, int]) -> Tensor:
         uint8 [B, C, H, W].
     """
     count, channels, height, width = images.shape
+    if pads == (0, 0):
+        return torch.where(choices[0].view(-1, 1, 1, 1) == 1, images.flip(-1), images)
     flip, top, left = choices[..., None]
     columns = torch.arange(width, device=images.device)
     columns = torch.where(flip == 1, width - 1 - columns, columns) + left
