@@ -12,7 +12,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from prunekit.data.augment import cut, draw, padding
+from prunekit.data.augment import Augmenter
+from prunekit.data.augment.pipeline import places_in_epoch
 from prunekit.data.cache import samples_digest
 from prunekit.data.preprocessing import Preprocessing, class_names, normalisation, prepare
 from prunekit.data.sizes import BatchSizes
@@ -23,7 +24,8 @@ from prunekit.registry.configs import DatasetConfig, DataSpec, Samples
 EvalSplit = Literal["validation", "test"]
 Part = Literal["train", "validation", "test"]
 Batch = tuple[Tensor, Tensor]
-"""Images, float32 [B, C, H, W], normalised; labels, int64 [B]."""
+"""Images, float32 [B, C, H, W], normalised; labels, int64 [B], or in training under `mixup` or
+`cutmix` the share of each class, float32 [B, classes]."""
 
 
 class DataSet:
@@ -66,13 +68,12 @@ class DataSet:
         _, channels, height, width = self._train.images.shape
         side = config.image_size
         self.spec = DataSpec(channels, side or height, side or width, len(self.classes))
-        crop = "crop" in config.augment
-        self._pads = (padding(height), padding(width)) if crop else (0, 0)
-        mean, std = pixel_statistics(self._train.images)
+        self.augmenter = Augmenter(config.augment, self.spec, (height, width))
+        mean, std = statistics_of(config, self._train.images)
         self.mean = tuple((mean / 255).tolist())
-        """Of each channel of the training samples, pixel values scaled to 0 .. 1."""
+        """Of each channel, pixel values scaled to 0 .. 1: of the training samples, or as set."""
         self.std = tuple((std / 255).tolist())
-        """As `mean`; at least 1/255."""
+        """As `mean`; where it is measured at least 1/255."""
         self._shift, self._scale = (t.to(self.device) for t in normalisation(mean, std))
         self.preprocessing = Preprocessing(
             mean=tuple(mean.tolist()),
@@ -80,6 +81,8 @@ class DataSet:
             classes=class_names(self.classes),
             decoded=(parts["test"].images.shape[2], parts["test"].images.shape[3]),
             image_size=side,
+            resize=config.eval_resize,
+            kept=config.kept_side,
         )
         """What evaluation does to images, for use after the run."""
         self._epoch: tuple[int, Tensor] | None = None
@@ -142,18 +145,16 @@ class DataSet:
 
     def _train_batches(self, step: int, sizes: Sequence[int]) -> Iterator[Batch]:
         epoch, position = divmod(step, self.steps_per_epoch)
-        total = self.config.batch_size
-        first = position * total
+        total, augmenter = self.config.batch_size, self.augmenter
         mine = slice(self.rank * self.rank_batch, (self.rank + 1) * self.rank_batch)
-        indices = self._order(epoch)[first : first + total][mine]
-        choices = draw(self.config.augment, self._pads, total, self.seed, step)[:, mine]
-        choices = choices.to(self.device)
+        places = places_in_epoch(position, total, augmenter.repeats)[mine]
+        indices = self._order(epoch)[places.to(self.device)]
+        draws = augmenter.draw(total, self.seed, step).part(mine)
         for end, size in zip(accumulate(sizes), sizes, strict=True):
-            piece = slice(end - size, end)
-            images = self._train.images[indices[piece]]
-            if self.config.augment:
-                images = cut(images, choices[:, piece], self._pads)
-            yield self._finish(images), self._train.labels[indices[piece]]
+            chosen, own = indices[end - size : end], draws.part(slice(end - size, end))
+            images = augmenter.pixels(self._train.images[chosen], own)
+            images = prepare(images, self._shift, self._scale, self.config.image_size)
+            yield augmenter.inputs(images, self._train.labels[chosen], own)
 
     def _order(self, epoch: int) -> Tensor:
         """The order of an epoch, a permutation of the training samples; the last one is kept."""
@@ -166,16 +167,44 @@ class DataSet:
         self, part: Samples, indices: Tensor, sizes: Sequence[int]
     ) -> Iterator[Batch]:
         for chosen in torch.split(indices, list(sizes)):
-            yield self._finish(part.images[chosen]), part.labels[chosen]
-
-    def _finish(self, images: Tensor) -> Tensor:
-        return prepare(images, self._shift, self._scale, self.config.image_size)
+            side, shorter = self.config.image_size, self.config.eval_resize
+            images = prepare(part.images[chosen], self._shift, self._scale, side, shorter)
+            yield images, part.labels[chosen]
 
 
 CHUNK = 1024
 """Samples counted at a time: a chunk stays in the cache."""
 SMALLEST_STD = 1.0
 """In pixel values: a channel of one value is left near zero, not blown up."""
+
+
+def statistics_of(config: DatasetConfig, images: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation of each channel as they are set, else as they are measured.
+
+    Args:
+        config: the settings.
+        images: uint8 [N, C, H, W].
+
+    Returns:
+        Two float64 [C] on the CPU, in pixel values 0 .. 255.
+
+    Raises:
+        RecipeError: not one for each channel.
+    """
+    channels, given = images.shape[1], {"mean": config.mean, "std": config.std}
+    for key, values in given.items():
+        if values is not None and len(values) != channels:
+            raise RecipeError(
+                f"data.{key}: {len(values)} values for images of {channels} channels: give one each"
+            )
+    mean, std = (
+        None if values is None else torch.tensor(values, dtype=torch.float64) * 255
+        for values in given.values()
+    )
+    if mean is not None and std is not None:
+        return mean, std
+    measured = pixel_statistics(images)
+    return measured[0] if mean is None else mean, measured[1] if std is None else std
 
 
 def pixel_statistics(images: Tensor) -> tuple[Tensor, Tensor]:

@@ -9,14 +9,15 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 import torch
-from pydantic import Field
+from pydantic import Field, ValidationInfo, field_validator
 
 from prunekit.data.cache import cached
 from prunekit.data.images import EXTENSIONS, decode
 from prunekit.errors import DataError
+from prunekit.foundation.values import NewKey
 from prunekit.registry.configs import DatasetConfig, Samples, Split
 
 FORMAT = 1
@@ -47,6 +48,23 @@ class ImageFolderConfig(DatasetConfig):
     test_labels: str | None = Field(default=None, min_length=1)
     """Text file with a line `FILE CLASS ...` for each test image, relative to `root`, instead of
     one folder a class; FILE is a path in `test_folder`, or a name that is there once."""
+    keep_size: Annotated[int | None, NewKey(3, before=None)] = Field(default=None, ge=1)
+    """Side in pixels of the squares that are kept in memory, of which `random_resized_crop` and
+    `eval_resize` take theirs; null = `image_size`."""
+
+    @field_validator("keep_size")
+    @classmethod
+    def _holds_image_size(cls, keep_size: int | None, info: ValidationInfo) -> int | None:
+        side = info.data.get("image_size")
+        if keep_size is not None and (side is None or keep_size < side):
+            wanted = "set data.image_size" if side is None else f"at least image_size, {side}"
+            raise ValueError(f"is the side of which image_size is taken: {wanted}")
+        return keep_size
+
+    @property
+    def kept_side(self) -> int | None:
+        """`keep_size`."""
+        return self.keep_size
 
     def load(self, split: Split) -> Samples:
         """The images of a split, uint8 [N, 1 or 3, H, W]."""
@@ -68,11 +86,13 @@ class ImageFolderConfig(DatasetConfig):
                 f"{error.filename}: cannot be read: {error.strerror}: {self._layout}"
             ) from error
 
+        side = self.keep_size or self.image_size
+
         def load() -> Samples:
-            images = decode([folder / file.path for file in files], self.image_size)
+            images = decode([folder / file.path for file in files], side)
             return Samples(images, torch.tensor([file.label for file in files]), classes)
 
-        content = json.dumps([FORMAT, str(folder), self.image_size, classes, files])
+        content = json.dumps([FORMAT, str(folder), side, classes, files])
         samples = cached(hashlib.sha256(content.encode()).hexdigest()[:32], load)
         return replace(samples, notes=left_out.notes(folder))
 

@@ -11,6 +11,7 @@ from prunekit.data.batches import DataSet, Part
 from prunekit.data.cache import require_memory
 from prunekit.data.split import stratified
 from prunekit.errors import DataError, PluginError, RecipeError
+from prunekit.registry.augmentations import MIXING, by_name
 from prunekit.registry.configs import DatasetConfig, Samples, Split
 
 
@@ -75,6 +76,13 @@ def check_shares(config: DatasetConfig, world: int) -> None:
         raise RecipeError(
             f"data.batch_size: {config.batch_size} cannot be split over {world} processes: choose "
             f"a multiple of {world}"
+        )
+    mixing = [name for name in MIXING if name in by_name(config.augment)]
+    if mixing and config.batch_size // world % 2:
+        raise RecipeError(
+            f"data.batch_size: {config.batch_size} over {world} processes is "
+            f"{config.batch_size // world} samples each, and {mixing[0]} mixes samples 2i and "
+            f"2i + 1: choose a multiple of {2 * world}"
         )
 
 

@@ -11,7 +11,7 @@ import torch
 from pydantic import Field, FiniteFloat
 from torch import Tensor
 
-from prunekit.data.augment import resize
+from prunekit.data.resizing import resize, resize_and_crop
 from prunekit.errors import UsageError
 
 
@@ -20,7 +20,8 @@ class Preprocessing:
     """How a run made the input of its model of images in evaluation, and what its classes are.
 
     Of decoded images [B, C, H, W] it makes float32 [B, C, h, w]: pixel values less `mean`, over
-    `std`; then, where `image_size` is set, the middle square is resized to that side. `read`
+    `std`; then, where `image_size` is set, the middle square is resized to that side, or where
+    `resize` is set, the shorter side to that and the middle `image_size` square is taken. `read`
     decodes files as the data set `image_folder` does.
     """
 
@@ -36,6 +37,11 @@ class Preprocessing:
     """Height and width of the images of the test split as they were decoded."""
     image_size: Annotated[int, Field(ge=1)] | None = None
     """Side in pixels to which a batch is resized; None = images are taken as they are decoded."""
+    resize: Annotated[int, Field(ge=1, le=2**16)] | None = None
+    """Pixels to which the shorter side is resized before the middle `image_size` square is taken;
+    None = the middle square of the whole is resized."""
+    kept: Annotated[int, Field(ge=1, le=2**16)] | None = None
+    """Side of the squares that files of other sizes are decoded to; None = `image_size`."""
     pixels: Literal["uint8 0 .. 255"] = "uint8 0 .. 255"
     """What is taken."""
     crop: Literal["center square"] = "center square"
@@ -80,13 +86,15 @@ class Preprocessing:
         statistics = (torch.tensor(values, dtype=torch.float64) for values in (self.mean, self.std))
         shift, scale = normalisation(*statistics)
         images = images.expand(-1, channels, -1, -1)
-        return prepare(images, shift.to(images.device), scale.to(images.device), self.image_size)
+        shift, scale = shift.to(images.device), scale.to(images.device)
+        return prepare(images, shift, scale, self.image_size, self.resize)
 
     def read(self, paths: Iterable[str | Path] | Path) -> Tensor:
         """The input of the model for image files, decoded as those of the test split were.
 
         Alpha is dropped and EXIF rotation ignored. A file of the size `decoded` is taken as it is;
-        of another one the middle square, brought to `image_size`.
+        of another one the middle square, brought to `image_size`, or to the larger side that is
+        kept or resized to first.
 
         Args:
             paths: JPEG, PNG, PPM, BMP, TIFF or WebP files, or one of them.
@@ -103,7 +111,8 @@ class Preprocessing:
         if isinstance(paths, str | Path):  # one file, not its letters
             paths = [paths]
         shape = (len(self.mean), *self.decoded)
-        files = [self(decode_like(Path(path), shape, self.image_size)) for path in paths]
+        side = self.kept or self.resize or self.image_size
+        files = [self(decode_like(Path(path), shape, side)) for path in paths]
         return torch.cat(files) if files else torch.empty(0, len(self.mean), *self.size)
 
 
@@ -125,7 +134,13 @@ def normalisation(mean: Tensor, std: Tensor) -> tuple[Tensor, Tensor]:
     return mean.float().view(1, -1, 1, 1), (1 / std).float().view(1, -1, 1, 1)
 
 
-def prepare(images: Tensor, shift: Tensor, scale: Tensor, image_size: int | None) -> Tensor:
+def prepare(
+    images: Tensor,
+    shift: Tensor,
+    scale: Tensor,
+    image_size: int | None,
+    shorter: int | None = None,
+) -> Tensor:
     """Normalise a batch, then resize it.
 
     Args:
@@ -133,10 +148,13 @@ def prepare(images: Tensor, shift: Tensor, scale: Tensor, image_size: int | None
         shift: float32 [1, C, 1, 1], on the device of the images.
         scale: as `shift`.
         image_size: side in pixels; None = as they are.
+        shorter: pixels to which the shorter side is resized before the middle is taken.
 
     Returns:
         float32 [B, C, h, w].
     """
     # a multiplication and an addition apart: a fused one rounds differently at a batch's tail
     x = images.float().sub_(shift).mul_(scale)
-    return x if image_size is None else resize(x, image_size)
+    if image_size is None:
+        return x
+    return resize(x, image_size) if shorter is None else resize_and_crop(x, shorter, image_size)

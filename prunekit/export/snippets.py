@@ -76,6 +76,7 @@ def state_dict_snippet(subject: Subject) -> str | None:
     settings: dict[str, object] = {"num_classes": spec.classes}
     if subject.recipe.compressors:
         return None
+    settings |= getattr(subject.recipe.model, "kwargs", {})
     if library == "torchvision" and spec.channels == 3:
         if variant.startswith("vit_"):
             settings["image_size"] = spec.height

@@ -96,6 +96,11 @@ def resizing(preprocessing: Preprocessing) -> str:
     size = "x".join(map(str, preprocessing.size)) + " pixels"
     if preprocessing.image_size is None:
         return f"as decoded, {size}"
+    if preprocessing.resize is not None:
+        return (
+            f"{preprocessing.interpolation}, antialias {preprocessing.antialias}, shorter side to "
+            f"{preprocessing.resize} pixels, then {preprocessing.crop} of {size}"
+        )
     return (
         f"{preprocessing.crop}, {preprocessing.interpolation} to {size}, antialias "
         f"{preprocessing.antialias}"

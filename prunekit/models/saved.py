@@ -201,6 +201,8 @@ def read_preprocessing(path: Path, metadata: Mapping[str, str]) -> Preprocessing
         found = TypeAdapter(Preprocessing).validate_json(metadata[IMAGES])
         if len(found.mean) != len(found.std):
             raise ValueError(f"{len(found.mean)} means and {len(found.std)} deviations")
+        if found.resize is not None and found.resize < (found.image_size or found.resize + 1):
+            raise ValueError(f"a square of {found.image_size} of a side of {found.resize}")
         if CONFIG in metadata:
             _check_data(found, settings_in(metadata[CONFIG])["data"])
     except (ValueError, KeyError, TypeError) as error:

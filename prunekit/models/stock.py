@@ -16,6 +16,7 @@ from prunekit.foundation.suggestions import did_you_mean
 from prunekit.foundation.warn import LOG
 from prunekit.models.fit import Stem, check_fits, reason_of, untiled
 from prunekit.models.start_weights import PRETRAINED, head_starts_fresh, tell_of_timm
+from prunekit.models.stock_kwargs import DATA, IMAGE_SIZE, Kwargs, check_kwargs
 from prunekit.registry.configs import DataSpec, ModelConfig
 
 
@@ -97,6 +98,8 @@ class TorchvisionConfig(ModelConfig):
 
     name: str = Field(pattern=r"^torchvision:[a-z0-9_]+$")
     """`torchvision:` and a name of `torchvision.models`."""
+    kwargs: Kwargs = Field(default_factory=dict)
+    """Keyword arguments of its class, such as `{stochastic_depth_prob: 0.1}`."""
 
     def build(self, spec: DataSpec) -> nn.Module:
         """The model, with stock weights where `init` is `pretrained`.
@@ -117,10 +120,19 @@ class TorchvisionConfig(ModelConfig):
             settings["image_size"] = spec.height
         if variant in ("googlenet", "inception_v3"):
             settings |= {"aux_logits": False, "init_weights": True}
+        own = {**dict.fromkeys(settings, "leave it out"), "num_classes": DATA}
+        own |= {"image_size": IMAGE_SIZE}
+        check_kwargs(self.kwargs, own, lambda: models.get_model(variant, weights=None), self.name)
         try:
-            model: nn.Module = models.get_model(variant, weights=None, **settings)
+            model: nn.Module = models.get_model(variant, weights=None, **settings, **self.kwargs)
         except AssertionError as error:  # a size that the patches do not tile
             raise untiled(self.name, _patch_of(variant), spec) from error
+        except (TypeError, ValueError, RuntimeError) as error:
+            if not self.kwargs:
+                raise
+            raise RecipeError(
+                f"model.kwargs: {self.name} cannot be built with them: {reason_of(error)}"
+            ) from error
         if self.init == PRETRAINED:
             _load_stock_weights(model, variant, spec)
         adapt_channels(model, self.name, spec.channels)
@@ -171,6 +183,8 @@ class TimmConfig(ModelConfig):
 
     name: str = Field(pattern=r"^timm:[A-Za-z0-9_.]+$")
     """`timm:` and a name of `timm.list_models()`, with or without the tag of its weights."""
+    kwargs: Kwargs = Field(default_factory=dict)
+    """Keyword arguments of its class, such as `{drop_path_rate: 0.1}`."""
 
     def build(self, spec: DataSpec) -> nn.Module:
         """The model, with stock weights where `init` is `pretrained`.
@@ -189,6 +203,12 @@ class TimmConfig(ModelConfig):
         variant = variant_of(self.name, timm.list_models() + timm.list_pretrained(), "timm")
         if self.init == PRETRAINED and not timm.is_model_pretrained(variant):
             raise RecipeError(f"model.init: timm has no weights for {variant}: use null")
+        own = {"num_classes": DATA, "in_chans": DATA, "img_size": IMAGE_SIZE}
+        own |= {
+            "features_only": "a classifier is trained",
+            "out_indices": "a classifier is trained",
+        }
+        check_kwargs(self.kwargs, own, lambda: timm.create_model(variant), self.name)
         stock = timm.get_pretrained_cfg(variant)
         model = self._fitting(variant, spec, stock is not None and stock.fixed_input_size)
         if self.init == PRETRAINED and stock is not None:
@@ -216,7 +236,7 @@ class TimmConfig(ModelConfig):
             settings["img_size"] = (spec.height, spec.width)
         try:
             model: nn.Module = timm.create_model(
-                variant, pretrained=self.init == PRETRAINED, **settings
+                variant, pretrained=self.init == PRETRAINED, **settings, **self.kwargs
             )
         except OSError as error:
             raise DataError(
@@ -227,6 +247,7 @@ class TimmConfig(ModelConfig):
             raise RecipeError(
                 f"model.name: timm cannot build {variant} for {spec.height}x{spec.width} pixels: "
                 f"{reason_of(error)}; set another data.image_size"
+                f"{' or other model.kwargs' if self.kwargs else ''}"
             ) from error
         check_fits(model, self.name, spec, one_size=sized)
         return model

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 import torch.nn.functional as F
@@ -13,13 +13,15 @@ from torch import Tensor, nn
 
 from prunekit.compressors.base import DataCompressor, TokenBatch
 from prunekit.errors import RecipeError
+from prunekit.foundation.values import NewKey
+from prunekit.models.residual import DropPath, LayerScale
 from prunekit.models.slots import TokenCounts, count_through, taken_slot, unknown_slot
 from prunekit.models.start_weights import OwnInit
 from prunekit.registry.configs import DataSpec, ModelConfig
 
 
 class ViTConfig(ModelConfig):
-    """A pre-norm vision transformer with a class token and learned positions."""
+    """A pre-norm vision transformer with learned positions."""
 
     name: Literal["vit"]
     init: OwnInit = None
@@ -38,6 +40,20 @@ class ViTConfig(ModelConfig):
     """Whether the projection to queries, keys and values has a bias."""
     dropout: float = Field(default=0.0, ge=0, lt=1)
     """Dropout after the positions, after attention and inside each MLP."""
+    drop_path: Annotated[float, NewKey(3, before=0.0), Field(ge=0, lt=1)] = 0.0
+    """Stochastic depth (arXiv:1603.09382): chance that the last block's branches are left out for a
+    sample in training; it rises linearly from 0 in the first block."""
+    layer_scale: Annotated[float | None, NewKey(3, before=None), Field(gt=0)] = None
+    """LayerScale (arXiv:2103.17239): first value of a learned factor of each channel of each
+    branch; null = none."""
+    pool: Annotated[Literal["cls", "mean"], NewKey(3, before="cls")] = "cls"
+    """What the head reads: the class token, or the mean of the patches, a merged one as often as it
+    has patches; then there is no class token."""
+    distill_token: Annotated[bool, NewKey(3, before=False)] = False
+    """A second token with a head of its own, for a teacher (DeiT, arXiv:2012.12877); evaluation
+    takes the mean of both heads."""
+    registers: Annotated[int, NewKey(3, before=0), Field(ge=0)] = 0
+    """Learned tokens without a position that no head reads (arXiv:2309.16588)."""
 
     paper = "arXiv:2010.11929"
 
@@ -49,6 +65,13 @@ class ViTConfig(ModelConfig):
             near = " or ".join(map(str, nearest_divisors(width, heads)))
             raise ValueError(f"{heads} heads do not divide embed_dim {width}: use {near}")
         return heads
+
+    @field_validator("distill_token")
+    @classmethod
+    def _beside_a_class_token(cls, distill_token: bool, info: ValidationInfo) -> bool:
+        if distill_token and info.data.get("pool") == "mean":
+            raise ValueError("stands beside a class token: set pool to cls")
+        return distill_token
 
     def build(self, spec: DataSpec) -> nn.Module:
         """A freshly initialised model for this data.
@@ -84,7 +107,8 @@ class ViT(nn.Module):
     """Image -> class logits. Slots: `tokens` before the encoder, `blocks.N` inside block N.
 
     Parameter names follow timm's. The position is added before any compression, as it is lost
-    after it; the class token is protected.
+    after it. Protected are the class token, the distillation token and the registers, in this
+    order.
     """
 
     def __init__(self, config: ViTConfig, spec: DataSpec) -> None:
@@ -93,21 +117,45 @@ class ViT(nn.Module):
         hidden = int(width * config.mlp_ratio)
         self.patches = (spec.height // patch) * (spec.width // patch)
         self.patch_embed = PatchEmbed(spec.channels, width, patch)
-        self.cls_token = nn.Parameter(torch.zeros(1, 1, width))
-        self.pos_embed = nn.Parameter(torch.zeros(1, 1 + self.patches, width))
+        self.placed = [name for name, there in placed_tokens(config).items() if there]
+        """The tokens beside the patches that have a position."""
+        for name in self.placed:
+            setattr(self, name, nn.Parameter(torch.zeros(1, 1, width)))
+        self.reg_token = None
+        if config.registers:
+            self.reg_token = nn.Parameter(torch.zeros(1, config.registers, width))
+        self.protected = len(self.placed) + config.registers
+        self.pos_embed = nn.Parameter(torch.zeros(1, len(self.placed) + self.patches, width))
         self.pos_drop = nn.Dropout(config.dropout)
         self.compressor: DataCompressor | None = None
         self.blocks = nn.ModuleList(
             EncoderBlock(width, config.heads, hidden, config.qkv_bias, config.dropout)
             for _ in range(config.depth)
         )
+        for index, block in enumerate(self.blocks):
+            assert isinstance(block, EncoderBlock)
+            # of one block there is no rise: timm leaves it whole as well
+            block.on_branches(width, config.drop_path * index / max(1, config.depth - 1), config)
         self.norm = nn.LayerNorm(width, eps=1e-6)
         self.head = nn.Linear(width, spec.classes)
+        self.head_dist = nn.Linear(width, spec.classes) if config.distill_token else None
+        self.distilled_training = False
         self._reset()
 
+    def set_distilled_training(self, enable: bool = True) -> None:
+        """Whether training gives the logits of both heads, as timm's distilled models offer it.
+
+        Only a model with a `distill_token` heeds it: it then gives (class head, distillation head)
+        in training mode, and the mean of the two in evaluation.
+        """
+        self.distilled_training = enable
+
     def _reset(self) -> None:
-        for parameter in (self.cls_token, self.pos_embed):
+        tokens = [getattr(self, name) for name in self.placed]
+        for parameter in (*tokens, self.pos_embed):
             nn.init.trunc_normal_(parameter, std=0.02)
+        if self.reg_token is not None:
+            nn.init.trunc_normal_(self.reg_token, std=0.02)
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 nn.init.trunc_normal_(module.weight, std=0.02)
@@ -143,8 +191,8 @@ class ViT(nn.Module):
             assert isinstance(block, EncoderBlock)
             yield f"blocks.{index}", block
 
-    def forward(self, images: Tensor) -> Tensor:
-        """[B, channels, height, width] -> [B, classes]."""
+    def forward(self, images: Tensor) -> Tensor | tuple[Tensor, Tensor]:
+        """[B, channels, height, width] -> [B, classes]; see `set_distilled_training`."""
         tokens = self.embed(images)
         if self.compressor is not None:
             tokens = self.compressor(tokens)
@@ -152,15 +200,47 @@ class ViT(nn.Module):
         for block in self.blocks:
             tokens = block(tokens, biased)
             biased = biased or needs_bias(block)
-        logits: Tensor = self.head(self.norm(tokens.x[:, 0]))
+        return self._classified(tokens)
+
+    def _classified(self, tokens: TokenBatch) -> Tensor | tuple[Tensor, Tensor]:
+        """What the heads make of the tokens that come out of the blocks."""
+        if "cls_token" not in self.placed:
+            return self._logits(self.head, mean_of_patches(tokens))
+        logits = self._logits(self.head, tokens.x[:, 0])
+        if self.head_dist is None:
+            return logits
+        distilled = self._logits(self.head_dist, tokens.x[:, 1])
+        if self.training and self.distilled_training:
+            return logits, distilled
+        return (logits + distilled) / 2
+
+    def _logits(self, head: nn.Linear, token: Tensor) -> Tensor:
+        logits: Tensor = head(self.norm(token))
         return logits
 
     def embed(self, images: Tensor) -> TokenBatch:
-        """Patches and class token with their positions; each token has size 1."""
+        """Patches and the tokens beside them with their positions; each token has size 1."""
         x = self.patch_embed(images)
-        x = torch.cat([self.cls_token.expand(x.shape[0], -1, -1), x], dim=1)
-        x = self.pos_drop(x + self.pos_embed)
-        return TokenBatch(x, x.new_ones((*x.shape[:2], 1), dtype=torch.float32), protected=1)
+        tokens = [getattr(self, name).expand(x.shape[0], -1, -1) for name in self.placed]
+        x = torch.cat([*tokens, x], dim=1) + self.pos_embed
+        if self.reg_token is not None:
+            registers, placed = self.reg_token.expand(x.shape[0], -1, -1), len(self.placed)
+            x = torch.cat([x[:, :placed], registers, x[:, placed:]], dim=1)
+        x = self.pos_drop(x)
+        size = x.new_ones((*x.shape[:2], 1), dtype=torch.float32)
+        return TokenBatch(x, size, self.protected)
+
+
+def placed_tokens(config: ViTConfig) -> dict[str, bool]:
+    """The tokens with a position that may stand before the patches, and whether they do."""
+    return {"cls_token": config.pool == "cls", "dist_token": config.distill_token}
+
+
+def mean_of_patches(tokens: TokenBatch) -> Tensor:
+    """[B, N, C] -> [B, C]: the mean over what is not protected, a token as often as its size."""
+    x, size, protected = tokens
+    weight = size[:, protected:] / size[:, protected:].sum(1, keepdim=True)
+    return (x[:, protected:] * weight.to(x.dtype)).sum(1)
 
 
 def needs_bias(place: nn.Module) -> bool:
@@ -192,6 +272,18 @@ class EncoderBlock(nn.Module):
         self.compressor: DataCompressor | None = None
         self.norm2 = nn.LayerNorm(width, eps=1e-6)
         self.mlp = Mlp(width, hidden, dropout)
+        self.ls1: nn.Module = nn.Identity()
+        self.ls2: nn.Module = nn.Identity()
+        self.drop_path1: nn.Module = nn.Identity()
+        self.drop_path2: nn.Module = nn.Identity()
+
+    def on_branches(self, width: int, drop_path: float, config: ViTConfig) -> None:
+        """Put LayerScale and stochastic depth onto both branches, where there are such."""
+        if config.layer_scale is not None:
+            self.ls1 = LayerScale(width, config.layer_scale)
+            self.ls2 = LayerScale(width, config.layer_scale)
+        if drop_path:
+            self.drop_path1, self.drop_path2 = DropPath(drop_path), DropPath(drop_path)
 
     def forward(self, tokens: TokenBatch, size_bias: bool) -> TokenBatch:
         """[B, N, C] tokens in, as many out as the compressor leaves.
@@ -202,11 +294,13 @@ class EncoderBlock(nn.Module):
         """
         x, size, protected = tokens
         bias = size.log().transpose(1, 2).unsqueeze(1) if size_bias else None
-        tokens = TokenBatch(x + self.attn(self.norm1(x), bias), size, protected)
+        branch = self.drop_path1(self.ls1(self.attn(self.norm1(x), bias)))
+        tokens = TokenBatch(x + branch, size, protected)
         if self.compressor is not None:
             tokens = self.compressor(tokens)
         x, size, protected = tokens
-        return TokenBatch(x + self.mlp(self.norm2(x)), size, protected)
+        branch = self.drop_path2(self.ls2(self.mlp(self.norm2(x))))
+        return TokenBatch(x + branch, size, protected)
 
 
 class Attention(nn.Module):

@@ -4,18 +4,27 @@ from __future__ import annotations
 
 import abc
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Self
 
-from pydantic import Field
+from pydantic import AfterValidator, Field, ValidationInfo, field_validator
 
 from prunekit.foundation.parameters import Scope
-from prunekit.foundation.values import ComponentConfig, RunPath
+from prunekit.foundation.values import ComponentConfig, NewKey, RunPath
+from prunekit.registry.augmentations import Augmentation, check_together
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
 Split = Literal["train", "test"]
-Augmentation = Literal["flip", "crop"]
+
+
+def _unit(value: float) -> float:
+    if not 0 <= value <= 1:
+        raise ValueError(f"is for pixel values of 0 .. 1: give pixel values over 255, not {value}")
+    return value
+
+
+UnitValue = Annotated[float, AfterValidator(_unit)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,13 +55,55 @@ class DatasetConfig(ComponentConfig, abc.ABC):
     micro_batch: int | None = Field(default=None, ge=1)
     """Samples a forward pass on one rank; null = the rank's whole share."""
     augment: tuple[Augmentation, ...] = ()
-    """`flip`: left-right with probability 1/2; `crop`: shift by up to an eighth, zero padding."""
+    """What is done to training images, in an order of its own: `flip`, `crop`, `rand_augment`, ...;
+    one with settings is `{name: rand_augment, ops: 2}`."""
     validation: float = Field(default=0.0, ge=0, lt=1)
     """Stratified share of the training split that is held out."""
     train_limit: int | None = Field(default=None, ge=1)
     """Use a stratified part of this many training samples."""
     test_limit: int | None = Field(default=None, ge=1)
     """Use a stratified part of this many test samples."""
+    eval_resize: Annotated[int | None, NewKey(3, before=None)] = Field(default=None, ge=1)
+    """Side in pixels to which the shorter side of an image is resized in evaluation, of which the
+    middle `image_size` square is then taken; null = the middle square of the image is resized."""
+    mean: Annotated[tuple[UnitValue, ...] | None, NewKey(3, before=None)] = None
+    """What is subtracted of each channel, for pixel values of 0 .. 1, such as [0.485, 0.456,
+    0.406]; null = the mean of the training samples."""
+    std: Annotated[tuple[UnitValue, ...] | None, NewKey(3, before=None)] = None
+    """What is then divided by, for pixel values of 0 .. 1; null = the standard deviation of the
+    training samples."""
+
+    @field_validator("augment")
+    @classmethod
+    def _augmentations_fit(
+        cls, augment: tuple[Augmentation, ...], info: ValidationInfo
+    ) -> tuple[Augmentation, ...]:
+        check_together(augment, info.data.get("batch_size"), info.data.get("micro_batch"))
+        return augment
+
+    @field_validator("std")
+    @classmethod
+    def _divides(cls, std: tuple[float, ...] | None) -> tuple[float, ...] | None:
+        if std is not None and min(std, default=1) <= 0:
+            raise ValueError("is divided by: must be more than 0")
+        return std
+
+    @field_validator("eval_resize")
+    @classmethod
+    def _leaves_the_square(cls, eval_resize: int | None, info: ValidationInfo) -> int | None:
+        side = info.data.get("image_size")
+        if eval_resize is not None and (side is None or eval_resize < side):
+            wanted = "set data.image_size" if side is None else f"at least image_size, {side}"
+            raise ValueError(f"is the side of which image_size is taken: {wanted}")
+        return eval_resize
+
+    @property
+    def kept_side(self) -> int | None:
+        """Side of the squares to which `load` cuts images of different sizes; None = `image_size`.
+
+        Only a data set that reads images of any size has another one.
+        """
+        return None
 
     @abc.abstractmethod
     def load(self, split: Split) -> Samples:

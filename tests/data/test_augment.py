@@ -6,8 +6,9 @@ import torch
 from hypothesis import given, strategies as st
 from PIL import Image
 
-from prunekit.data.augment import cut, draw, padding, resize
+from prunekit.data.augment.shift import cut, draw, padding
 from prunekit.data.batches import pixel_statistics
+from prunekit.data.resizing import resize
 
 
 def slow_cut(images, choices, pads):

@@ -12,6 +12,7 @@ import pytest
 import torch
 from hypothesis import given, strategies as st
 from PIL import Image
+from pydantic import ValidationError
 
 from prunekit.data import image_folder, images as decoding, open_dataset
 from prunekit.data.cache import cache_folder, samples_digest
@@ -363,3 +364,32 @@ def test_where_the_cache_is(monkeypatch, tmp_path):
     assert cache_folder() == Path("/xdg/prunekit")
     monkeypatch.delenv("XDG_CACHE_HOME")
     assert cache_folder() == Path("/home/someone/.cache/prunekit")
+
+
+def test_larger_squares_are_kept_for_crops_and_files_become_what_the_test_split_was(tmp_path):
+    rng = np.random.default_rng(0)
+    for split in ("train", "test"):
+        for name in ("a", "b"):
+            (tmp_path / split / name).mkdir(parents=True)
+            for i, size in enumerate(((30, 20), (24, 40), (26, 26))):
+                pixels = rng.integers(0, 256, (*size, 3), dtype=np.uint8)
+                Image.fromarray(pixels).save(tmp_path / split / name / f"{i}.png")
+    config = ImageFolderConfig(
+        name="image_folder",
+        root=str(tmp_path),
+        image_size=14,
+        keep_size=18,
+        eval_resize=16,
+        batch_size=4,
+        augment=("random_resized_crop",),
+    )
+    assert config.load("test").images.shape == (6, 3, 18, 18)
+    data = open_dataset(config, seed=0, device=torch.device("cpu"))
+    assert data.spec.input_shape == data.train_batch(0)[0].shape[1:] == (3, 14, 14)
+    x = torch.cat([x for x, _ in data.eval_batches("test")])
+    files = [tmp_path / "test" / name / f"{i}.png" for name in ("a", "b") for i in range(3)]
+    assert torch.equal(data.preprocessing.read(files), x)
+    plain = ImageFolderConfig(name="image_folder", root=str(tmp_path), image_size=14)
+    assert plain.load("test").images.shape == (6, 3, 14, 14)
+    with pytest.raises(ValidationError, match="at least image_size, 14"):
+        ImageFolderConfig(name="image_folder", image_size=14, keep_size=12)

@@ -87,6 +87,24 @@ def test_a_vit_ends_at_its_sparsity_and_tokens(name):
     assert {"step-0", "step-4", "step-8"} <= set(steps)
 
 
+def test_the_recipe_with_all_augmentations_trains_with_them():
+    small = [
+        "data.name=digits", "data.root=null", "data.train_limit=128", "data.test_limit=64",
+        "data.batch_size=32", "data.image_size=16", "data.mean=[0.3]", "data.std=[0.4]",
+    ]  # fmt: skip
+    file = shipped_recipes()["deit_style_cifar_cpu"]
+    recipe = load_recipe(file, [*small, "phases.0.length=8st", "checkpoint.every=4st"])
+    names = {getattr(one, "name", one) for one in recipe.data.augment}
+    assert {"rand_augment", "random_erasing", "mixup", "cutmix", "repeated"} <= names
+    run_dir = run_recipe(recipe, source_text=dump_yaml(recipe), out=Path("runs"))
+    report = open_run(run_dir).report()
+    assert report["sparsity"]["scope"] == pytest.approx(0.7, abs=1e-3)
+    assert report["tokens"] == {"before": 16, "after": 10}
+    assert report["train"]["steps"] == 8
+    again = load_recipe(run_dir / "resolved.yaml", as_of=0)
+    assert again == recipe
+
+
 @pytest.mark.parametrize("name", ["lenet5_mnist", "resnet_cifar"])
 def test_a_dense_baseline_keeps_everything(name):
     report = run(name)

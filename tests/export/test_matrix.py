@@ -107,6 +107,24 @@ def test_token_merging_exports_in_all_its_forms(compressors, tmp_path):
     check_export(run_dir, tmp_path / "out")
 
 
+VIT_OPTIONS = {
+    "pool": {"pool": "mean", "registers": 1},
+    "distill_token": {
+        "distill_token": True,
+        "registers": 2,
+        "layer_scale": 0.1,
+        "drop_path": 0.2,
+    },
+}
+
+
+@pytest.mark.parametrize("option", VIT_OPTIONS)
+def test_the_options_of_vit_export(option, tmp_path):
+    model = {**VIT, "depth": 2, **VIT_OPTIONS[option]}
+    run_dir = finished_run(tmp_path / "run", model, [{"name": "tome", "ratio": 0.5}])
+    check_export(run_dir, tmp_path / "out")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", OTHER_STOCK)
 def test_other_stock_models_export(name, tmp_path):

@@ -52,7 +52,7 @@ r.yaml:5:10 threads: must be a whole number, not the number 1.5
 r.yaml:6:1 ema.decay: missing: it has no default
 r.yaml:7:34 data.batch_size: must be at least 1, not 0
 r.yaml:7:37 data.colour: unknown key of 'digits'. Known:
-r.yaml:7:60 data.augment.0: must be 'flip' or 'crop', not 'flp'. Did you mean 'flip'?
+r.yaml:7:60 data.augment.0: must be 'flip', 'crop', 'random_resized_crop',
 r.yaml:8:15 model.name: no model is called 'vti'. Did you mean 'vit'? Known: vit, mlp,
 r.yaml:9:14 compressors: must be a list, not the text 'tome'
 r.yaml:12:5 strategies.0.spasity: unknown key of 'magnitude'. Did you mean 'sparsity'?

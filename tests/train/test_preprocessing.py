@@ -268,6 +268,9 @@ def changed(**changes):
         (changed(image_size=-1), "image_size"),
         (changed(decoded=[8]), "decoded"),
         (changed(interpolation="bicubic"), "interpolation"),
+        (changed(image_size=8, resize=7), "a square of 8 of a side of 7"),
+        (changed(resize=16), "a square of None of a side of 16"),
+        (changed(image_size=8, resize=2**40), "resize"),
     ],
 )
 def test_what_a_file_says_wrongly_is_one_line(digits, tmp_path, said, message):

@@ -1,4 +1,4 @@
-"""Augmentation and resizing of whole batches, on the device, without a loop over samples."""
+"""Mirror and shift whole batches, on the device, without a loop over samples."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from prunekit.data.split import generator
-from prunekit.registry.configs import Augmentation
 
 
 def padding(side: int) -> int:
@@ -18,7 +17,7 @@ def padding(side: int) -> int:
 
 
 def draw(
-    augment: Collection[Augmentation], pads: tuple[int, int], count: int, seed: int, step: int
+    augment: Collection[object], pads: tuple[int, int], count: int, seed: int, step: int
 ) -> Tensor:
     """The random choices for a global batch, from a generator of this seed, step and augmentation.
 
@@ -55,6 +54,8 @@ def cut(images: Tensor, choices: Tensor, pads: tuple[int, int]) -> Tensor:
         uint8 [B, C, H, W].
     """
     count, channels, height, width = images.shape
+    if pads == (0, 0):
+        return torch.where(choices[0].view(-1, 1, 1, 1) == 1, images.flip(-1), images)
     flip, top, left = choices[..., None]
     columns = torch.arange(width, device=images.device)
     columns = torch.where(flip == 1, width - 1 - columns, columns) + left
@@ -63,22 +64,3 @@ def cut(images: Tensor, choices: Tensor, pads: tuple[int, int]) -> Tensor:
     padded = F.pad(images, (pads[1], pads[1], pads[0], pads[0])).flatten(2)
     pixels = pixels.view(count, 1, -1).expand(-1, channels, -1)
     return padded.gather(2, pixels).view(images.shape)
-
-
-def resize(images: Tensor, side: int) -> Tensor:
-    """The middle square of each image, resized: bilinear, antialiased when shrinking.
-
-    Args:
-        images: float [B, C, H, W].
-        side: pixels.
-
-    Returns:
-        float [B, C, side, side], contiguous.
-    """
-    height, width = images.shape[2:]
-    square = min(height, width)
-    top, left = (height - square) // 2, (width - square) // 2
-    middle = images[:, :, top : top + square, left : left + square].contiguous()
-    if square == side:
-        return middle
-    return F.interpolate(middle, (side, side), mode="bilinear", antialias=square > side)
