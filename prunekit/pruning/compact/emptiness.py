@@ -88,7 +88,8 @@ class Empty:
     def unit(self, unit: RowUnit) -> bool:
         """Whether all that is read of a unit is 0, or multiplied by 0."""
         return all(
-            self.column(column) or all(any(map(self.row, product)) for product in products)
+            self.column(column)
+            or (column not in unit.constants and all(any(map(self.row, p)) for p in products))
             for column, products in unit.columns.items()
         )
 

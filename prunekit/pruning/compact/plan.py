@@ -61,8 +61,12 @@ def plan(model: nn.Module, found: Removable, empty: Empty) -> Plan:
     leaving, bound, channels = list[RowUnit](), Counter[tuple[str, str]](), dict[str, list[int]]()
     for unit in found.units:
         reason = unit.reason or _not_ours(holders, unit)
+        if not reason and empty.unit(unit):
+            leaving.append(unit)
+            continue
+        if not reason and unit.constants:
+            reason = f"is a constant other than 0 where {min(unit.constants)[0]} reads it"
         if not reason:
-            leaving += [unit] if empty.unit(unit) else []
             continue
         for place in unit.rows:
             if place not in taken and empty.row(place):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from math import isfinite
 
 from prunekit.pruning.flow.labels import distinct
 from prunekit.pruning.flow.readers import ReaderWatch
@@ -24,6 +25,8 @@ class RowUnit:
     """Entries of biases, scales and shifts that go with them."""
     columns: dict[Place, list[frozenset[Place]]] = field(default_factory=dict)
     """What reads them -> each of the products of rows that it reads."""
+    constants: set[Place] = field(default_factory=set)
+    """The columns that read a constant other than 0 where the rows are 0, as behind a sigmoid."""
     reason: str = ""
     """Why they stay, of one: "it ..."; empty where they may leave."""
 
@@ -47,11 +50,12 @@ def row_units(watch: ReaderWatch, refused: Mapping[str, str]) -> list[RowUnit]:
         reason = watch.bound.get(row) or refused.get(weight, "")
         unit.reason = unit.reason or reason
     for column, labels in watch.reads.items():
-        products = [watch.rows_of(label) for label in labels if 0 < label < float("inf")]
+        products = [watch.rows_of(label) for label in labels if label and isfinite(label)]
         if products and all(row in joined for product in products for row in product):
-            unit = units[joined.root(products[0][0])]
-            read = [frozenset(map(numbers.place, product)) for product in products]
-            unit.columns[numbers.column(column)] = read
+            unit, place = units[joined.root(products[0][0])], numbers.column(column)
+            unit.columns[place] = [frozenset(map(numbers.place, one)) for one in products]
+            if min(labels) < 0:
+                unit.constants.add(place)
     for entry, reached in _entries(watch):
         held = [row for label in reached for row in watch.rows_of(label) if row in joined]
         if held:
@@ -72,14 +76,10 @@ def _bind(watch: ReaderWatch, joined: _Joined) -> None:
     """Join what has a column or an entry in common, and bind what has it with something else."""
     numbers = watch.numbers
     for column, labels in watch.reads.items():
-        known = [label for label in labels if label and abs(label) != float("inf")]
+        known = [label for label in labels if label and isfinite(label)]
         joined.join(row for label in known for row in watch.rows_of(label))
         if known and len(known) < len(labels):
             watch.bind(known, f"is read by {numbers.column(column)[0]} beside others")
-        constant = [label for label in known if label < 0]
-        if constant:
-            name = numbers.column(column)[0]
-            watch.bind(constant, f"is a constant other than 0 where {name} reads it")
     for entry, reached in _entries(watch):
         joined.join(row for label in reached for row in watch.rows_of(label))
         if entry in watch.spoiled or 0 in watch.beside.get(entry, ()):
