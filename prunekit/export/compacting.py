@@ -107,11 +107,11 @@ def without_empty(subject: Subject) -> Subject:
         weights={name: tensor.detach() for name, tensor in found.model.state_dict().items()},
         metadata=metadata | images_metadata(subject.preprocessing),
         masks=found.masks,
-        compact=joined(subject.compact, found),
+        compact=with_earlier(subject.compact, found),
     )
 
 
-def joined(earlier: Mapping[str, Any] | None, found: Compacted) -> dict[str, Any]:
+def with_earlier(earlier: Mapping[str, Any] | None, found: Compacted) -> dict[str, Any]:
     """What was removed now, after what the run itself removed."""
     now = found.document()
     if earlier is None:

@@ -7,8 +7,6 @@ from __future__ import annotations
 
 from torch import nn
 
-from prunekit.errors import CheckpointError
-from prunekit.foundation.plain import flow
 from prunekit.models.slots import TokenCounts, attach, slots, token_counts
 from prunekit.models.start_weights import PRETRAINED, load_initial
 from prunekit.registry.configs import DataSpec, ModelConfig
@@ -28,16 +26,5 @@ def build_model(config: ModelConfig, spec: DataSpec) -> nn.Module:
     """
     model = config.build(spec)
     if config.init not in (None, PRETRAINED):  # stock weights are the model's own business
-        try:
-            load_initial(model, config.init, spec)
-        except CheckpointError as error:
-            raise CheckpointError(f"{error}{_sizes_to_write(config)}") from error
+        load_initial(model, config.init, spec)
     return model
-
-
-def _sizes_to_write(config: ModelConfig) -> str:
-    """The remedy where the start weights are of the same architecture in another size."""
-    from prunekit.models.saved import keys_of_sizes
-
-    keys = keys_of_sizes(str(config.init), config)
-    return f"; it was built by model: {flow(keys)}" if keys else ""

@@ -8,8 +8,8 @@ from torch import Tensor, nn
 
 from prunekit.errors import ExportError, UsageError
 from prunekit.pruning.compact.emptiness import Empty, by_first_name
-from prunekit.pruning.compact.plan import Cut, Plan, plan
-from prunekit.pruning.compact.proof import TOLERANCE, Reference, random_images
+from prunekit.pruning.compact.plan import LayerCut, RemovalPlan, plan_removal
+from prunekit.pruning.compact.proof import TOLERANCE, MaskedReference, random_images
 from prunekit.pruning.compact.rest import renumbered, without_rest
 from prunekit.pruning.compact.surgery import masked_copy, smaller_masks, without
 from prunekit.pruning.compact.values import Compacted, Proof, Removed, Stayed
@@ -68,7 +68,7 @@ def compacted(
     found = removable(model)
     if found.untraced:
         raise UsageError(f"compact: {found.untraced}: give input_shape=")
-    wanted = plan(model, found, Empty(model, known, found.along))
+    wanted = plan_removal(model, found, Empty(model, known, found.along))
     if not wanted.cuts and not wanted.channels:
         return _Work(model, known, None, wanted).result()
     if images is None:
@@ -76,7 +76,7 @@ def compacted(
             raise UsageError("compact: the model takes more than one tensor")
         images = random_images(found.shape)
     outputs = {w for unit in found.units if unit.reason == OUTPUT for w, _ in unit.rows}
-    work = _Work(model, known, Reference(model, known, images, outputs), wanted)
+    work = _Work(model, known, MaskedReference(model, known, images, outputs), wanted)
     work.remove(wanted.cuts)
     work.remove_rest(tuple(images.shape[1:]), required=required)
     return work.result()
@@ -89,8 +89,8 @@ class _Work:
         self,
         model: nn.Module,
         masks: Mapping[str, Tensor],
-        reference: Reference | None,
-        wanted: Plan,
+        reference: MaskedReference | None,
+        wanted: RemovalPlan,
     ) -> None:
         self.original, self.reference = model, reference
         self.masks, self.channels = dict(masks), wanted.channels
@@ -99,7 +99,7 @@ class _Work:
         self.replaced: dict[str, str] = {}
         self.proof: Proof | None = None
 
-    def remove(self, cuts: Sequence[Cut]) -> None:
+    def remove(self, cuts: Sequence[LayerCut]) -> None:
         """Take out what can be: all at once, else layer by layer."""
         try:
             proof, same = self._try(cuts)
@@ -131,12 +131,12 @@ class _Work:
             if name in self.masks and self.masks[name].shape != parameter.shape:
                 self.masks[name] = parameter.detach() != 0  # what is left of it is not told
 
-    def _try(self, cuts: Sequence[Cut]) -> tuple[Proof, bool]:
+    def _try(self, cuts: Sequence[LayerCut]) -> tuple[Proof, bool]:
         assert self.reference is not None
         return self.reference.compare(without(masked_copy(self.model, {}), cuts)[0])
 
-    def _those_that_run(self, cuts: Sequence[Cut]) -> list[Cut]:
-        kept: list[Cut] = []
+    def _those_that_run(self, cuts: Sequence[LayerCut]) -> list[LayerCut]:
+        kept: list[LayerCut] = []
         for cut in cuts:
             try:
                 self._try([*kept, cut])

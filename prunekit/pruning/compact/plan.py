@@ -20,7 +20,7 @@ CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 
 @dataclass
-class Cut:
+class LayerCut:
     """What leaves with the units of one layer."""
 
     removed: tuple[Removed, ...]
@@ -39,19 +39,19 @@ class Cut:
 
 
 @dataclass
-class Plan:
+class RemovalPlan:
     """What leaves, and what stays."""
 
-    cuts: list[Cut]
+    cuts: list[LayerCut]
     stayed: list[Stayed]
     channels: dict[str, list[int]]
     """Weight of a convolution -> its channels that are empty and stay, but for the last one."""
 
 
-def plan(model: nn.Module, found: Removable, empty: Empty) -> Plan:
+def plan_removal(model: nn.Module, found: Removable, empty: Empty) -> RemovalPlan:
     """What is empty in a model, and may leave it or not."""
     holders, stayed = Holders(model), list[Stayed]()
-    cuts, taken = list[Cut](), set[Place]()
+    cuts, taken = list[LayerCut](), set[Place]()
     for attention in found.attentions:
         cut, told = _heads_cut(model, holders, attention, empty.heads(attention))
         stayed += told
@@ -78,7 +78,7 @@ def plan(model: nn.Module, found: Removable, empty: Empty) -> Plan:
     ids = set(map(id, kept))
     cuts += _row_cuts(holders, [unit for unit in leaving if id(unit) not in ids])
     stayed += [Stayed(w, "channels", count, reason) for (w, reason), count in bound.items()]
-    return Plan(cuts, stayed, channels)
+    return RemovalPlan(cuts, stayed, channels)
 
 
 # ---- rows
@@ -123,7 +123,7 @@ def _lines(unit: RowUnit) -> dict[tuple[str, int], set[int]]:
     return found
 
 
-def _row_cuts(holders: Holders, leaving: Sequence[RowUnit]) -> Iterator[Cut]:
+def _row_cuts(holders: Holders, leaving: Sequence[RowUnit]) -> Iterator[LayerCut]:
     """Units of the same weights leave together."""
     layers: dict[tuple[str, ...], list[RowUnit]] = {}
     for unit in leaving:
@@ -140,7 +140,7 @@ def _row_cuts(holders: Holders, leaving: Sequence[RowUnit]) -> Iterator[Cut]:
             Removed(name, "channels", (size := holders.first(name).shape[0]), size - len(gone))
             for name, gone in rows.items()
         )
-        yield Cut(tuple(removed), lines)
+        yield LayerCut(tuple(removed), lines)
 
 
 # ---- heads
@@ -148,7 +148,7 @@ def _row_cuts(holders: Holders, leaving: Sequence[RowUnit]) -> Iterator[Cut]:
 
 def _heads_cut(
     model: nn.Module, holders: Holders, attention: AttentionHeads, gone: Sequence[int]
-) -> tuple[Cut | None, list[Stayed]]:
+) -> tuple[LayerCut | None, list[Stayed]]:
     name = next(iter(attention.rows))
     owner = _owner([holders.first(n).path for n in (*attention.rows, *attention.columns)])
     module = model.get_submodule(owner)
@@ -167,7 +167,7 @@ def _heads_cut(
     for weight, heads in attention.columns.items():
         lines[weight, 1] = {at for at, head in enumerate(heads) if head in gone}
     removed = Removed(name, "heads", attention.heads, attention.heads - len(gone))
-    return Cut((removed,), lines, attention, owner), stayed
+    return LayerCut((removed,), lines, attention, owner), stayed
 
 
 def _owner(paths: Sequence[str]) -> str:

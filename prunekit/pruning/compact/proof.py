@@ -19,7 +19,7 @@ TOLERANCE = 1e-9
 """Of the largest logit."""
 
 
-class Reference:
+class MaskedReference:
     """The masked model in float64, and what it gives.
 
     Args:

@@ -11,12 +11,14 @@ import torch
 from torch import nn
 
 from prunekit.errors import PrunekitError, UsageError
-from prunekit.pruning.compact.plan import Cut
+from prunekit.pruning.compact.plan import LayerCut
 from prunekit.pruning.compact.surgery import selections
 from prunekit.pruning.compact.values import Removed, Stayed
-from prunekit.pruning.flow.readers import SUM
+from prunekit.pruning.flow.readers import FEEDS_GROUPED, GATE, GROUPED
 
 MISSING = "needs Torch-Pruning to leave: pip install 'prunekit[removal]'"
+BY_GRAPH = {FEEDS_GROUPED, GROUPED, GATE}
+"""Reasons for which rows stay here, and may leave by the graph, that takes out what they meet."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +41,7 @@ def without_rest(
     """Take out the channels of convolutions that index selection does not cover.
 
     Those in a sum leave only where all that is summed is empty, so nobody need have the library
-    for them; those of grouped convolutions and the like do.
+    for them; those of depthwise convolutions and gates do.
 
     Args:
         model: masked, after index selection.
@@ -52,7 +54,7 @@ def without_rest(
         UsageError: it is needed, required and not installed.
     """
     unchanged = Rest(model, (), tuple(stayed))
-    uncovered = [one for one in stayed if one.layer in channels and one.reason != SUM]
+    uncovered = [one for one in stayed if one.layer in channels and one.reason in BY_GRAPH]
     if not channels or not (uncovered or _may_shrink(model)):
         return unchanged
     try:
@@ -84,7 +86,9 @@ def _fewer(one: Stayed, gone: int) -> Stayed:
     return replace(one, count=one.count - gone) if one.unit == "channels" else one
 
 
-def renumbered(channels: Mapping[str, Sequence[int]], cuts: Sequence[Cut]) -> dict[str, list[int]]:
+def renumbered(
+    channels: Mapping[str, Sequence[int]], cuts: Sequence[LayerCut]
+) -> dict[str, list[int]]:
     """The channels by their numbers once the cuts are made."""
     gone = selections(cuts)
     return {

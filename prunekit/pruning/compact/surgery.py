@@ -11,7 +11,7 @@ from prunekit.foundation.modules import FirstInput, computing_with
 from prunekit.foundation.parameters import Holder, Holders
 from prunekit.models.attention import FewerHeadsAttention
 from prunekit.models.dry_pass import unwatched
-from prunekit.pruning.compact.plan import Cut
+from prunekit.pruning.compact.plan import LayerCut
 
 HEAD_COUNTS = ("num_heads", "heads", "n_heads", "nhead", "num_attention_heads")
 """What modules call the number of their heads."""
@@ -48,7 +48,7 @@ def masked_copy(
     return made
 
 
-def without(model: nn.Module, cuts: Sequence[Cut]) -> tuple[nn.Module, dict[str, str]]:
+def without(model: nn.Module, cuts: Sequence[LayerCut]) -> tuple[nn.Module, dict[str, str]]:
     """The model without what the cuts name, and the modules that were replaced.
 
     Args:
@@ -70,7 +70,7 @@ def without(model: nn.Module, cuts: Sequence[Cut]) -> tuple[nn.Module, dict[str,
     return model, replaced
 
 
-def selections(cuts: Sequence[Cut]) -> dict[tuple[str, int], set[int]]:
+def selections(cuts: Sequence[LayerCut]) -> dict[tuple[str, int], set[int]]:
     """What leaves each parameter, by axis."""
     found: dict[tuple[str, int], set[int]] = {}
     for cut in cuts:
@@ -79,7 +79,7 @@ def selections(cuts: Sequence[Cut]) -> dict[tuple[str, int], set[int]]:
     return found
 
 
-def smaller_masks(masks: Mapping[str, Tensor], cuts: Sequence[Cut]) -> dict[str, Tensor]:
+def smaller_masks(masks: Mapping[str, Tensor], cuts: Sequence[LayerCut]) -> dict[str, Tensor]:
     """The masks of what is left."""
     found = dict(masks)
     for (name, axis), gone in selections(cuts).items():
@@ -114,7 +114,7 @@ def _take_out(holder: Holder, axis: int, gone: set[int]) -> None:
             setattr(module, name, _selected(buffer, axis, gone))
 
 
-def _with_fewer_heads(model: nn.Module, cut: Cut, replaced: dict[str, str]) -> nn.Module:
+def _with_fewer_heads(model: nn.Module, cut: LayerCut, replaced: dict[str, str]) -> nn.Module:
     assert cut.attention is not None
     before, after = cut.removed[0].before, cut.removed[0].after
     module = model.get_submodule(cut.owner)

@@ -30,12 +30,16 @@ from prunekit.pruning.flow.labels import (
 from prunekit.pruning.flow.layers import Layer, columns_read
 
 SUM = "enters a sum with others, as in a residual stream"
+GROUPED = "is an output of a grouped convolution"
+FEEDS_GROUPED = "is read by a grouped convolution"
+GATE = "multiplies others, as a gate does"
 REASONS = {
     **dict.fromkeys(ops.LAYER_NORMS | ops.GROUP_NORMS, "feeds a norm over several channels"),
     **dict.fromkeys(ops.FACTORS, "meets others in a matrix product, as in attention"),
     **dict.fromkeys(ops.REDUCTIONS, "meets others in a mean or a sum over channels"),
     **dict.fromkeys(ops.SOFTMAXES, "meets others in a softmax"),
     **dict.fromkeys(("add", "sub"), SUM),
+    "mul": GATE,
 }
 OTHERS = "meets others in {}"
 
@@ -77,8 +81,8 @@ class ReaderWatch(ChannelWatch):  # type: ignore[no-untyped-call]
             self.bind(numbers(thin(operand)), "is read by a weight that is computed of others")
         columns, axis = columns_read(layer)
         if columns is None:
-            self.bind(own, "is an output of a grouped convolution")
-            self.bind(numbers(thin(operand)), "is read by a grouped convolution")
+            self.bind(own, GROUPED)
+            self.bind(numbers(thin(operand)), FEEDS_GROUPED)
         else:
             self._read(columns, operand, axis)
         return rows
