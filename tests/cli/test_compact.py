@@ -53,3 +53,19 @@ def test_what_is_no_run_ends_with_5(call, tmp_path):
     ended, _, err = call("compact", tmp_path / "none")
     assert (ended, len(err.splitlines())) == (5, 1)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_recipe_that_leaves_nothing_to_remove_is_told_by_validate(call, tmp_path):
+    recipe = tmp_path / "r.yaml"
+    recipe.write_text(
+        "name: r\ndata: digits\nmodel: mlp\nstrategies: [{name: magnitude, sparsity: 0.5}]\n"
+        "optimizer: {name: adamw, lr: 1.0e-3}\nphases: [{name: train, length: 1ep}]\n"
+        "finish: compact\n"
+    )
+    code, out, err = call("validate", recipe)
+    assert (code, err) == (0, "")
+    told = out.splitlines()
+    assert told[0] == f"{recipe}: valid"
+    assert told[1].startswith(f"{recipe}: finish: compact has nothing to remove")
+    code, out, _ = call("validate", recipe, "strategies.0.structure=channel", "--json")
+    assert json.loads(out)["recipes"][0]["notes"] == []
