@@ -140,3 +140,21 @@ def test_keys_that_no_input_gives_are_refused(settings):
 def test_it_has_from_one_head_to_all_that_there_were(heads):
     with pytest.raises(ValueError, match="4"):
         FewerHeadsAttention(original(), heads)
+
+
+def test_it_is_traced_for_any_batch():
+    class Alone(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.attention = without(original(batch_first=True), [0, 2])
+
+        def forward(self, x):
+            return self.attention(x, x, x, need_weights=False)[0]
+
+    model = Alone()
+    batch = torch.export.Dim("batch")
+    x = torch.randn(2, 5, WIDTH, dtype=torch.float64)
+    program = torch.export.export(model, (x,), dynamic_shapes=({0: batch},)).module()
+    for size in (1, 7):
+        x = torch.randn(size, 5, WIDTH, dtype=torch.float64)
+        assert_close(program(x), model(x))

@@ -45,19 +45,21 @@ class RemovalPlan:
     cuts: list[LayerCut]
     stayed: list[Stayed]
     channels: dict[str, list[int]]
-    """Weight of a convolution -> its channels that are empty and stay, but for the last one."""
+    """Weight of a convolution -> its channels that are empty and stay, outputs left out."""
 
 
 def plan_removal(model: nn.Module, found: Removable, empty: Empty) -> RemovalPlan:
     """What is empty in a model, and may leave it or not."""
     holders, stayed = Holders(model), list[Stayed]()
-    cuts, taken = list[LayerCut](), set[Place]()
+    cuts, told_of = list[LayerCut](), set[Place]()
     for attention in found.attentions:
-        cut, told = _heads_cut(model, holders, attention, empty.heads(attention))
+        gone = empty.heads(attention)
+        cut, told = _heads_cut(model, holders, attention, gone)
         stayed += told
-        if cut is not None:
-            cuts.append(cut)
-            taken |= {(w, at) for (w, axis), gone in cut.lines.items() if axis == 0 for at in gone}
+        cuts += [] if cut is None else [cut]
+        told_of |= {
+            (w, at) for w, of in attention.rows.items() for at, h in enumerate(of) if h in gone
+        }
     leaving, bound, channels = list[RowUnit](), Counter[tuple[str, str]](), dict[str, list[int]]()
     for unit in found.units:
         reason = unit.reason or _not_ours(holders, unit)
@@ -69,7 +71,7 @@ def plan_removal(model: nn.Module, found: Removable, empty: Empty) -> RemovalPla
         if not reason:
             continue
         for place in unit.rows:
-            if place not in taken and empty.row(place):
+            if place not in told_of and empty.row(place):
                 bound[place[0], reason] += 1
                 if reason != OUTPUT and isinstance(holders.first(place[0]).module, CONVOLUTIONS):
                     channels.setdefault(place[0], []).append(place[1])
