@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, strategies as st
 from torch import nn
 from torch.testing import assert_close
 
@@ -467,7 +467,7 @@ class RandomConvs(nn.Module):
 
 
 @given(data=st.data())
-@settings(parent=with_steps, max_examples=2 * with_steps.max_examples)
+@with_steps
 def test_nets_at_random_give_what_they_gave(data):
     def draw(low, high):
         return data.draw(st.integers(low, high))
