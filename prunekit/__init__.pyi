@@ -15,6 +15,7 @@ from prunekit.errors import (
     RecipeError as RecipeError,
     UsageError as UsageError,
 )
+from prunekit.export.compacting import compact_run as compact_run
 from prunekit.export.evaluating import evaluate_run as evaluate_run
 from prunekit.export.exporting import export_run as export_run
 from prunekit.export.n_m_check import check_nm as check_nm
@@ -24,6 +25,7 @@ from prunekit.foundation.timeline import Clock as Clock, Duration as Duration, T
 from prunekit.models.base import Slotted as Slotted
 from prunekit.models.saved import load_model as load_model, preprocessing as preprocessing
 from prunekit.pruning.cadence import Cadence as Cadence
+from prunekit.pruning.compact.compacting import compact as compact
 from prunekit.pruning.probes import probe as probe
 from prunekit.pruning.probes.base import Probe as Probe
 from prunekit.pruning.pruner import Pruner as Pruner

@@ -50,6 +50,8 @@ PUBLIC = {
         "UsageError",
         "__version__",
         "check_nm",
+        "compact",
+        "compact_run",
         "compressor",
         "evaluate_run",
         "export_run",

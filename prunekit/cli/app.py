@@ -17,6 +17,7 @@ COMMANDS = (
     "resume",
     "sweep",
     "report",
+    "compact",
     "export",
     "evaluate",
     "predict",

@@ -16,6 +16,7 @@ EXAMPLES = """
 prunekit export runs/quickstart/latest --onnx
 prunekit export runs/quickstart/latest --onnx --normalize    pixels go in
 prunekit export runs/quickstart/latest --pt2 --packed --out served
+prunekit export runs/mine/latest --compact --onnx            without empty heads and channels
 """
 
 
@@ -29,6 +30,9 @@ prunekit export runs/quickstart/latest --pt2 --packed --out served
 @click.option("--onnx", is_flag=True, help="model.onnx; needs pip install 'prunekit[onnx]'.")
 @click.option("--pt2", is_flag=True, help="model.pt2, for torch.export.load.")
 @click.option("--packed", is_flag=True, help="Weights with their zeros left out, for load_model.")
+@click.option(
+    "--compact", is_flag=True, help="First take out the heads and channels that are empty."
+)
 @click.option("--normalize", is_flag=True, help="Put mean and standard deviation inside.")
 @click.option(
     "--out",
@@ -42,6 +46,7 @@ def command(
     onnx: bool,
     pt2: bool,
     packed: bool,
+    compact: bool,
     normalize: bool,
     out: Path | None,
     as_json: bool,
@@ -54,7 +59,9 @@ def command(
     """
     from prunekit.export import export_run
 
-    found = export_run(run_dir, onnx=onnx, pt2=pt2, packed=packed, normalize=normalize, out=out)
+    found = export_run(
+        run_dir, onnx=onnx, pt2=pt2, packed=packed, compact=compact, normalize=normalize, out=out
+    )
     if as_json:
         print_json(_plain(found))
     else:

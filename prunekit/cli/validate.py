@@ -62,18 +62,27 @@ def judge(text: str, overrides: Sequence[str]) -> dict[str, Any]:
     """Load one recipe and say what came of it."""
     from prunekit.recipe.identity import recipe_hash
     from prunekit.recipe.load import load_recipe
+    from prunekit.recipe.notes import notes
 
     try:
         recipe = load_recipe(find_recipe(text), overrides)
     except PrunekitError as error:
         lines = str(error).splitlines()
         return {"recipe": text, "valid": False, "exit_code": error.exit_code, "errors": lines}
-    return {"recipe": text, "valid": True, "name": recipe.name, "hash": recipe_hash(recipe)}
+    return {
+        "recipe": text,
+        "valid": True,
+        "name": recipe.name,
+        "hash": recipe_hash(recipe),
+        "notes": list(notes(recipe)),
+    }
 
 
 def tell(verdict: dict[str, Any], *, to_stderr: bool) -> None:
     """One line for a valid recipe, the errors of another."""
     if verdict["valid"]:
         click.echo(f"{verdict['recipe']}: valid", err=to_stderr)
+    for line in verdict.get("notes", ()):
+        click.echo(f"{verdict['recipe']}: {printable(line)}", err=to_stderr)
     for line in verdict.get("errors", ()):
         click.echo(printable(line), err=True)

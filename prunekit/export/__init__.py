@@ -7,6 +7,7 @@ import it.
 
 from __future__ import annotations
 
+from prunekit.export.compacting import CompactRun, compact_run
 from prunekit.export.evaluating import evaluate_run
 from prunekit.export.evaluation import ModelEvaluation
 from prunekit.export.exporting import Export, export_run
@@ -14,11 +15,13 @@ from prunekit.export.n_m_check import NMTensor, check_nm
 from prunekit.export.predicting import Prediction, predict
 
 __all__ = [
+    "CompactRun",
     "Export",
     "ModelEvaluation",
     "NMTensor",
     "Prediction",
     "check_nm",
+    "compact_run",
     "evaluate_run",
     "export_run",
     "predict",

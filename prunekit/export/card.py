@@ -85,6 +85,7 @@ def model_card(
         snippets={HEADINGS[name]: snippet(name, subject) for name in files},
         state_dict=state_dict_snippet(subject) if PLAIN_FILE in files else None,
         own=":" not in subject.recipe.model.name,
+        compact=subject.compact if subject.compact and subject.compact["removed"] else None,
     )
 
 

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from prunekit.errors import UsageError
 from prunekit.export.card import CARD_FILE, model_card
+from prunekit.export.compacting import notes_of, without_empty
 from prunekit.export.parity import Parity, compare_logits, reference
 from prunekit.export.programs import (
     INPUT,
@@ -81,6 +82,7 @@ def export_run(
     onnx: bool = False,
     pt2: bool = False,
     packed: bool = False,
+    compact: bool = False,
     out: str | Path | None = None,
     normalize: bool = False,
 ) -> Export:
@@ -95,22 +97,27 @@ def export_run(
         pt2: write `model.pt2`, for `torch.export.load`.
         packed: write `model.packed.safetensors`, for `prunekit.load_model`, with the zeros left
             out; else the plain `model.safetensors` goes along.
+        compact: take out the empty heads, channels and hidden units first, as `compact_run` does;
+            the files are compared with the model that is left.
         out: the folder; `export` in the run directory where it is None. Files of an earlier export
             are replaced.
         normalize: put mean and standard deviation inside, so that pixel values of 0 .. 1 go in.
 
     Raises:
-        UsageError: nothing is asked for, or a package of the extra is not installed.
+        UsageError: nothing is asked for, or a package of an extra is not installed.
         CheckpointError: no finished run, or its files or data do not fit each other.
         DataError: its data is not to be had, or has too few test images.
         ExportError: the model cannot be traced, or a file does not give what the model gives.
         WriteError: the folder cannot be written. After any of these nothing was written.
     """
-    _check_request(onnx=onnx, pt2=pt2, packed=packed, normalize=normalize)
+    _check_request(onnx=onnx, pt2=pt2, other=packed or compact, normalize=normalize)
     subject = open_subject(run_dir)
+    if compact:
+        subject = without_empty(subject)
     folder = subject.run.path / "export" if out is None else Path(out)
     with all_or_nothing(folder) as temporary:
         work = _Work(subject, temporary, normalize)
+        work.notes += notes_of(subject.compact) if compact and subject.compact else ()
         if len(subject.images) < MOST_IMAGES:
             work.notes.append(f"The test split has {len(subject.images)} images: checked on all.")
         if onnx or pt2:
@@ -130,9 +137,9 @@ def export_run(
     return Export(folder, files, work.checks, zeros, work.seconds, tuple(work.notes))
 
 
-def _check_request(*, onnx: bool, pt2: bool, packed: bool, normalize: bool) -> None:
-    if not (onnx or pt2 or packed):
-        raise UsageError("nothing to export: give --onnx, --pt2 or --packed, or several")
+def _check_request(*, onnx: bool, pt2: bool, other: bool, normalize: bool) -> None:
+    if not (onnx or pt2 or other):
+        raise UsageError("nothing to export: give --onnx, --pt2, --packed or --compact, or several")
     if normalize and not (onnx or pt2):
         raise UsageError("--normalize goes inside of a program: give --onnx or --pt2 with it")
     if onnx:

@@ -22,7 +22,7 @@ from prunekit.export.subject import MODEL_FILE
 from prunekit.foundation.autocast import DTYPES, autocast
 from prunekit.models.saved import IMAGES, load_model, read_preprocessing
 from prunekit.recipe.schema import Recipe
-from prunekit.runs.directory import RunDir, open_run
+from prunekit.runs.directory import RunDir, model_file, open_run
 from prunekit.runs.tensors import read_tensors
 
 PROGRAMS = (".pt2", ".pt", ".pth", ".bin", ".ckpt")
@@ -77,6 +77,8 @@ def open_served(source: str | Path) -> ServedModel:
         UsageError: onnxruntime is not installed.
     """
     path = Path(source)
+    if path.is_dir() and (path / "compact.json").is_file():
+        path = model_file(path)
     if path.is_dir():
         run = open_run(path)
         return _of_weights(path, run.path / MODEL_FILE, run, run.report())

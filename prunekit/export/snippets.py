@@ -69,12 +69,12 @@ def snippet(file: str, subject: Subject) -> str:
 def state_dict_snippet(subject: Subject) -> str | None:
     """The lines that load the plain weights into a stock model.
 
-    None where that is not true: with a compressor a stock model computes something else, and
-    prunekit's own architectures are its own classes.
+    None where that is not true: with a compressor a stock model computes something else, without
+    its empty units it is smaller, and prunekit's own architectures are its own classes.
     """
     spec, (library, _, variant) = subject.spec, subject.recipe.model.name.partition(":")
     settings: dict[str, object] = {"num_classes": spec.classes}
-    if subject.recipe.compressors:
+    if subject.recipe.compressors or (subject.compact and subject.compact["removed"]):
         return None
     settings |= getattr(subject.recipe.model, "kwargs", {})
     if library == "torchvision" and spec.channels == 3:

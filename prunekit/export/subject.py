@@ -41,10 +41,17 @@ class Subject:
     """Its file: pruned entries are zero."""
     metadata: Mapping[str, str]
     """Of its file, with how images become its input."""
-    masked: tuple[str, ...]
-    """The tensors of the file that were pruned."""
+    masks: Mapping[str, Tensor]
+    """Of the tensors of the file that were pruned: bool, True = kept."""
     images: Tensor
     """Float32 [N, C, H, W], test images in their order, normalised."""
+    compact: Mapping[str, Any] | None = None
+    """What was removed of the model, as `Compacted.document` has it; None where nobody asked."""
+
+    @property
+    def masked(self) -> tuple[str, ...]:
+        """The names of the tensors that were pruned."""
+        return tuple(self.masks)
 
 
 def open_subject(run_dir: str | Path) -> Subject:
@@ -80,8 +87,9 @@ def open_subject(run_dir: str | Path) -> Subject:
         model=model,
         weights=weights,
         metadata=metadata | images_metadata(data.preprocessing),  # files of before had none
-        masked=_masked(run, report, weights),
+        masks=_masks(run, report, weights),
         images=_test_images(data),
+        compact=report.get("compact"),
     )
 
 
@@ -121,19 +129,20 @@ def _test_images(data: DataSet) -> Tensor:
     return torch.cat(found)[:MOST_IMAGES].contiguous()
 
 
-def _masked(
+def _masks(
     run: RunDir, report: Mapping[str, Any], weights: Mapping[str, Tensor]
-) -> tuple[str, ...]:
-    """The pruned tensors, after a look whether the file has as many zeros as the report says.
+) -> dict[str, Tensor]:
+    """The masks of the pruned tensors, after a look whether the file has their zeros.
 
     Raises:
         CheckpointError: it has not.
     """
     if not report.get("layers"):
-        return ()
+        return {}
     masks = {name: mask for name, mask in run.masks().items() if name in weights}
     for name, mask in masks.items():
-        # where units were removed, the mask is that of the larger tensor
-        if mask.shape == weights[name].shape and bool(weights[name][~mask].any()):
+        if mask.shape != weights[name].shape:  # units were removed
+            masks[name] = weights[name] != 0
+        elif bool(weights[name][~mask].any()):
             raise CheckpointError(f"{run.path / MODEL_FILE}: {name} is not zero where it is pruned")
-    return tuple(masks)
+    return masks

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from prunekit.data.preprocessing import Preprocessing
 from prunekit.errors import CheckpointError, RecipeError, UsageError
 from prunekit.models.bounds import no_larger_than, settings_in
-from prunekit.runs.directory import open_run
+from prunekit.runs.directory import model_file
 from prunekit.runs.tensors import read_tensors, write_tensors
 
 if TYPE_CHECKING:
@@ -102,7 +102,8 @@ def load_model(source: str | Path) -> nn.Module:
     It takes what it was trained on, which `prunekit.preprocessing(source)` makes of images.
 
     Args:
-        source: a run directory, `runs/<recipe>/latest`, or a `model.safetensors`.
+        source: a run directory, `runs/<recipe>/latest`, a folder that `prunekit compact` wrote, or
+            a `model.safetensors`.
 
     Returns:
         The model on the CPU, in evaluation mode.
@@ -144,6 +145,31 @@ def load_at_eval_ratio(source: str | Path, eval_ratio: float) -> nn.Module:
         raise UsageError(f"eval_ratio {eval_ratio:g}: {error}") from error
     except NOT_BUILT as error:
         raise _not_loaded(path, error) from error
+
+
+def keys_of_sizes(source: str | Path, config: ModelConfig) -> dict[str, Any]:
+    """The keys in which a file of the same architecture has another size than a config.
+
+    Args:
+        source: as in `load_model`.
+        config: of a model that the tensors of the file do not fit.
+
+    Returns:
+        Key -> value to write below `model`; empty where the file is of another model, or not ours.
+    """
+    try:
+        path, _, metadata = _opened(source)
+        there = _settings(path, metadata)["model"]
+    except (*NOT_BUILT, CheckpointError):
+        return {}
+    here = config.model_dump(mode="json")
+    if not isinstance(there, dict) or there.get("name") != here["name"]:
+        return {}
+    return {
+        key: there[key]
+        for key in here
+        if key in there.keys() - {"init"} and there[key] != here[key]
+    }
 
 
 def _settings(path: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
@@ -235,7 +261,7 @@ def _first_fault(error: Exception) -> str:
 def _opened(source: str | Path) -> tuple[Path, dict[str, Tensor], dict[str, str]]:
     path = Path(source)
     if path.is_dir():
-        path = open_run(path).path / "model.safetensors"
+        path = model_file(path)
     return path, *read_tensors(path)
 
 
@@ -258,6 +284,7 @@ def _build(built: Mapping[str, Any]) -> nn.Module:
 
 __all__ = [
     "images_metadata",
+    "keys_of_sizes",
     "load_at_eval_ratio",
     "load_model",
     "model_metadata",

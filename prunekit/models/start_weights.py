@@ -72,9 +72,11 @@ def load_initial(model: nn.Module, init: str, spec: DataSpec | None = None) -> N
 
 def _read(init: str) -> dict[str, Tensor]:
     from prunekit.models.weight_files import SUFFIXES, read_weights
-    from prunekit.runs.directory import open_run
+    from prunekit.runs.directory import model_file, open_run
 
     path = Path(init)
+    if path.is_dir() and (file := model_file(path)).is_file():
+        return read_weights(file)
     if path.is_dir() or not (path.exists() or path.suffix in SUFFIXES):
         return open_run(init).final_weights()
     return read_weights(path)

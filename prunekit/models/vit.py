@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 import torch
 import torch.nn.functional as F
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from prunekit.compressors.base import DataCompressor, TokenBatch
 from prunekit.errors import RecipeError
 from prunekit.foundation.values import NewKey
+from prunekit.models.layers import Width
 from prunekit.models.residual import DropPath, LayerScale
 from prunekit.models.slots import TokenCounts, count_through, taken_slot, unknown_slot
 from prunekit.models.start_weights import OwnInit
@@ -38,6 +39,10 @@ class ViTConfig(ModelConfig):
     """Hidden width of each MLP over `embed_dim`."""
     qkv_bias: bool = True
     """Whether the projection to queries, keys and values has a bias."""
+    head_counts: Annotated[tuple[Width, ...] | None, NewKey(3, before=None)] = None
+    """Heads of each block, of `embed_dim` / `heads` units each; null = `heads` in all of them."""
+    hidden: Annotated[tuple[Width, ...] | None, NewKey(3, before=None)] = None
+    """Hidden units of the MLP of each block; null = `mlp_ratio` x `embed_dim` in all of them."""
     dropout: float = Field(default=0.0, ge=0, lt=1)
     """Dropout after the positions, after attention and inside each MLP."""
     drop_path: Annotated[float, NewKey(3, before=0.0), Field(ge=0, lt=1)] = 0.0
@@ -73,6 +78,18 @@ class ViTConfig(ModelConfig):
             raise ValueError("stands beside a class token: set pool to cls")
         return distill_token
 
+    @field_validator("head_counts", "hidden")
+    @classmethod
+    def _one_each(
+        cls, sizes: tuple[int, ...] | None, info: ValidationInfo
+    ) -> tuple[int, ...] | None:
+        depth = info.data.get("depth", 0)
+        if sizes is not None and depth and len(sizes) != depth:
+            raise ValueError(
+                f"{len(sizes)} sizes for the {depth} blocks of the model: give one each, or null"
+            )
+        return sizes
+
     def build(self, spec: DataSpec) -> nn.Module:
         """A freshly initialised model for this data.
 
@@ -92,6 +109,21 @@ class ViTConfig(ModelConfig):
                 f"unit: use at least {1 / self.embed_dim:.3g}"
             )
         return ViT(self, spec)
+
+    def block_sizes(self) -> Iterator[tuple[int, int]]:
+        """Heads, and hidden units, of each block."""
+        heads = self.head_counts or (self.heads,) * self.depth
+        hidden = self.hidden or (int(self.embed_dim * self.mlp_ratio),) * self.depth
+        yield from zip(heads, hidden, strict=True)
+
+    def sized_as(self, model: nn.Module) -> Self:
+        """With the heads and hidden units that the blocks of `model` have."""
+        blocks = [block for block in model.modules() if isinstance(block, EncoderBlock)]
+        found = [(block.attn.num_heads, len(block.mlp.fc1.weight)) for block in blocks]
+        if found == list(self.block_sizes()) or len(found) != self.depth:
+            return self
+        heads, hidden = zip(*found, strict=True)
+        return self.model_copy(update={"head_counts": heads, "hidden": hidden})
 
 
 def nearest_divisors(number: int, near: int) -> list[int]:
@@ -114,7 +146,6 @@ class ViT(nn.Module):
     def __init__(self, config: ViTConfig, spec: DataSpec) -> None:
         super().__init__()
         width, patch = config.embed_dim, config.patch_size
-        hidden = int(width * config.mlp_ratio)
         self.patches = (spec.height // patch) * (spec.width // patch)
         self.patch_embed = PatchEmbed(spec.channels, width, patch)
         self.placed = [name for name, there in placed_tokens(config).items() if there]
@@ -129,8 +160,7 @@ class ViT(nn.Module):
         self.pos_drop = nn.Dropout(config.dropout)
         self.compressor: DataCompressor | None = None
         self.blocks = nn.ModuleList(
-            EncoderBlock(width, config.heads, hidden, config.qkv_bias, config.dropout)
-            for _ in range(config.depth)
+            EncoderBlock(width, heads, hidden, config) for heads, hidden in config.block_sizes()
         )
         for index, block in enumerate(self.blocks):
             assert isinstance(block, EncoderBlock)
@@ -265,10 +295,11 @@ class PatchEmbed(nn.Module):
 class EncoderBlock(nn.Module):
     """Attention, then a compressor where there is one, then an MLP, each on a residual."""
 
-    def __init__(self, width: int, heads: int, hidden: int, qkv_bias: bool, dropout: float) -> None:
+    def __init__(self, width: int, heads: int, hidden: int, config: ViTConfig) -> None:
         super().__init__()
+        dropout, units = config.dropout, width // config.heads
         self.norm1 = nn.LayerNorm(width, eps=1e-6)
-        self.attn = Attention(width, heads, qkv_bias, dropout)
+        self.attn = Attention(width, heads, config.qkv_bias, dropout, units)
         self.compressor: DataCompressor | None = None
         self.norm2 = nn.LayerNorm(width, eps=1e-6)
         self.mlp = Mlp(width, hidden, dropout)
@@ -306,11 +337,15 @@ class EncoderBlock(nn.Module):
 class Attention(nn.Module):
     """Multi-head self-attention with one projection to queries, keys and values."""
 
-    def __init__(self, width: int, heads: int, qkv_bias: bool, dropout: float) -> None:
+    def __init__(
+        self, width: int, heads: int, qkv_bias: bool, dropout: float, units: int | None = None
+    ) -> None:
+        """For tokens of `width`; `units` of each head, by default as many as fill the width."""
         super().__init__()
         self.num_heads = heads
-        self.qkv = nn.Linear(width, 3 * width, bias=qkv_bias)
-        self.proj = nn.Linear(width, width)
+        inner = width if units is None else heads * units
+        self.qkv = nn.Linear(width, 3 * inner, bias=qkv_bias)
+        self.proj = nn.Linear(inner, width)
         self.drop = nn.Dropout(dropout)
 
     def forward(self, x: Tensor, bias: Tensor | None) -> Tensor:

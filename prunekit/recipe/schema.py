@@ -206,6 +206,9 @@ class Recipe(Frozen):
         min_length=1, examples=[[{"name": "train", "length": "10ep"}]]
     )
     """The spans of training, one after the other."""
+    finish: Annotated[Literal["zeros", "compact"], NewKey(3, before="zeros")] = "zeros"
+    """What becomes of pruned weights at the end: `zeros` in place, or `compact`: the heads and
+    channels that are empty leave the model."""
     evaluate: EvaluateConfig = EvaluateConfig()
     """When accuracy is measured."""
     checkpoint: CheckpointConfig = CheckpointConfig()

@@ -88,7 +88,25 @@ def _results(report: Mapping[str, Any]) -> list[NamedValue]:
     ]
     if report.get("layers"):
         rows += _sparsity(report, sparsity)
-    return rows + _parameters(report.get("parameters", {}))
+    return [*rows, *_parameters(report.get("parameters", {})), *_compact(report.get("compact"))]
+
+
+def _compact(document: Mapping[str, Any] | None) -> list[NamedValue]:
+    """What left the layers that lost something, and what is empty and stayed."""
+    if not document:
+        return []
+    sizes: dict[str, tuple[int, int]] = {}
+    for one in document["removed"]:
+        before, after = sizes.get(one["unit"], (0, 0))
+        sizes[one["unit"]] = (before + one["before"], after + one["after"])
+    rows = [
+        (f"{unit} left", f"{count(after)} of {count(before)}")
+        for unit, (before, after) in sizes.items()
+    ]
+    if stayed := sum(one["count"] for one in document["stayed"]):
+        reason = f"{document['stayed'][0]['layer']}: {document['stayed'][0]['reason']}"
+        rows.append(("empty units that stay", f"{count(stayed)}, as of {reason}"))
+    return rows
 
 
 def _sparsity(report: Mapping[str, Any], sparsity: Mapping[str, Any]) -> list[NamedValue]:

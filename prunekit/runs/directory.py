@@ -142,6 +142,18 @@ def open_run(path: str | Path) -> RunDir:
     return RunDir(run.resolve())
 
 
+def model_file(path: Path) -> Path:
+    """The `model.safetensors` of a run directory, or of a folder that `prunekit compact` wrote.
+
+    Raises:
+        CheckpointError: the folder is neither.
+    """
+    file = path / "model.safetensors"
+    if file.is_file() and not (path / "resolved.yaml").is_file():
+        return file
+    return open_run(path).path / "model.safetensors"
+
+
 def refuse_links(run_dir: Path) -> None:
     """A run writes and deletes in its own folder alone; a link in it would lead elsewhere.
 

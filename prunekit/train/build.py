@@ -8,17 +8,21 @@ import torch
 from torch import nn
 
 from prunekit.data import DataSet, open_dataset
+from prunekit.errors import CheckpointError
+from prunekit.foundation.plain import flow
 from prunekit.foundation.seeding import seed_for
 from prunekit.foundation.timeline import Timeline
 from prunekit.foundation.values import about_key
 from prunekit.foundation.warn import warnings_kept
 from prunekit.models import attach, build_model
+from prunekit.models.saved import keys_of_sizes
 from prunekit.pruning.context import Anchor, Sources
 from prunekit.pruning.engine import Engine
 from prunekit.pruning.probes.base import Probe
 from prunekit.pruning.strategies.base import PruningStrategy
 from prunekit.recipe.schema import Recipe
 from prunekit.registry import COMPRESSORS, PROBES, STRATEGIES
+from prunekit.registry.configs import DataSpec, ModelConfig
 from prunekit.train.batch_check import check_batches
 from prunekit.train.class_rows import tell_of_classes
 from prunekit.train.distributed import ProcessGroup
@@ -73,7 +77,7 @@ def _put_together(
     )
     torch.manual_seed(seed_for(recipe.seed, "model"))
     start = {"init": None} if resuming else {}
-    model = build_model(recipe.model.model_copy(update=start), data.spec)
+    model = _built(recipe.model.model_copy(update=start), data.spec)
     shape = data.spec.input_shape
     for index, compressor in enumerate(recipe.compressors):
         with about_key(f"compressors.{index}", compressor):
@@ -97,3 +101,17 @@ def _put_together(
         check_learns(recipe.optimizer, engine)
         check_batches(data, engine, data.sizes)
     return Run(recipe, group, data, model, engine, plan)
+
+
+def _built(config: ModelConfig, spec: DataSpec) -> nn.Module:
+    """The model with its start weights; where those are of another size, the keys for it are told.
+
+    Raises:
+        PrunekitError: see `build_model`.
+    """
+    try:
+        return build_model(config, spec)
+    except CheckpointError as error:
+        keys = keys_of_sizes(str(config.init), config)
+        remedy = f"; it was built by model: {flow(keys)}" if keys else ""
+        raise CheckpointError(f"{error}{remedy}") from error

@@ -25,6 +25,7 @@ from prunekit.pruning.sparsity import (
     warn_empty,
 )
 from prunekit.runs.directory import write_masks
+from prunekit.train.compacting import compact_at_end
 from prunekit.train.environment import environment
 from prunekit.train.passes import Evaluation
 from prunekit.train.trainer import Trainer
@@ -56,13 +57,20 @@ class Trained:
 def conclude(trainer: Trainer) -> None:
     """Evaluate the finished model on all ranks, and write the results on the main one."""
     trained = _look_at(trainer)
-    model = trainer.engine.finish()
+    model, smaller = trainer.engine.finish(), None
+    if trainer.run.recipe.finish == "compact":
+        smaller = compact_at_end(trainer, model, trained.masks)
+        model = smaller.model if smaller else model
     trainer.use_model(model)
     found = _evaluate(trainer)
     if trainer.group.is_main:
-        left = masks_left(model, trained.masks)
+        left = smaller.masks if smaller else masks_left(model, trained.masks)
+        left = {name: mask.cpu() for name, mask in left.items()}
         _write(trainer, model, trained, left)
-        write_json(trainer.run_dir / "report.json", _report(trainer, model, trained, left, found))
+        report = _report(trainer, model, trained, left, found)
+        if smaller:
+            report["compact"] = smaller.document()
+        write_json(trainer.run_dir / "report.json", report)
 
 
 def _look_at(trainer: Trainer) -> Trained:

@@ -107,6 +107,21 @@ def test_the_caution_about_masks_is_for_models_that_multiply_zeros(run_dir):
     assert "Masks alone save no time" not in printed(run_dir)
 
 
+def test_units_that_left_and_those_that_stay_are_counted(run_dir):
+    layers = (("a", "heads", 4, 2), ("b", "heads", 4, 4), ("c", "channels", 96, 1))
+    document = {
+        "removed": [
+            dict(zip(("layer", "unit", "before", "after"), one, strict=True)) for one in layers
+        ],
+        "stayed": [{"layer": "d", "unit": "channels", "count": 1200, "reason": "enters a sum"}],
+    }
+    write_json(run_dir / "report.json", {**REPORT, "compact": document})
+    shown = rows(run_dir)
+    assert shown["heads left"] == "6 of 8"
+    assert shown["channels left"] == "1 of 96"
+    assert shown["empty units that stay"] == "1,200, as of d: enters a sum"
+
+
 def test_target_that_emerges_is_no_number(run_dir):
     emerging = {**REPORT["sparsity"], "target": None}
     write_json(run_dir / "report.json", {**REPORT, "sparsity": emerging})

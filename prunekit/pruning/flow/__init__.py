@@ -3,6 +3,25 @@
 from __future__ import annotations
 
 from prunekit.pruning.flow.attention import AttentionHeads
-from prunekit.pruning.flow.known import Channels, Heads, channels, heads, note_input
+from prunekit.pruning.flow.known import (
+    Channels,
+    Heads,
+    Removable,
+    channels,
+    heads,
+    note_input,
+    removable,
+)
+from prunekit.pruning.flow.removable import RowUnit
 
-__all__ = ["AttentionHeads", "Channels", "Heads", "channels", "heads", "note_input"]
+__all__ = [
+    "AttentionHeads",
+    "Channels",
+    "Heads",
+    "Removable",
+    "RowUnit",
+    "channels",
+    "heads",
+    "note_input",
+    "removable",
+]

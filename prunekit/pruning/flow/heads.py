@@ -29,7 +29,7 @@ from prunekit.pruning.flow.labels import (
     thinnest,
     without_axes,
 )
-from prunekit.pruning.flow.layers import Layer
+from prunekit.pruning.flow.layers import Layer, columns_read
 from prunekit.pruning.flow.values import Values
 from prunekit.pruning.flow.watch import FlowWatch
 
@@ -130,7 +130,7 @@ class HeadWatch(FlowWatch):  # type: ignore[no-untyped-call]
     def layer(self, layer: Layer, out: Tensor) -> Tensor:
         """What is read is noted by column; what comes out are the rows of the layer."""
         operand, weight = self.facts.labels_of(layer.operand), layer.weight
-        columns, axis = self.columns_of(layer)
+        columns, axis = columns_read(layer)
         given = layer.arguments
         if layer.name in ops.CONVOLUTIONS and given["groups"] > 1:  # each group by itself
             grouped = operand.reshape(len(operand), given["groups"], -1)
@@ -162,21 +162,6 @@ class HeadWatch(FlowWatch):  # type: ignore[no-untyped-call]
             return thin(labels).flatten(1).amax(1).reshape(1, -1, *[1] * (out.dim() - 2))
         rows = thin(labels).amax(-2 if layer.right else -1, keepdim=True)
         return rows.squeeze(-1) if out.dim() < rows.dim() else rows
-
-    def columns_of(self, layer: Layer) -> tuple[Tensor | None, int]:
-        """The columns of the weight, and the axis of the operand along which they read it."""
-        columns, given = layer.weight.columns, layer.arguments
-        assert columns is not None
-        if layer.name in ops.CONVOLUTIONS:
-            if given["groups"] > 1:
-                return None, 1
-            columns = columns.transpose(0, 1) if given["transposed"] else columns
-            return thin(columns).flatten(2).amax((0, 2)), 1
-        if columns.dim() < 2:
-            return None, 0
-        axis = -1 if layer.right else -2  # of the operand, and of what the weight sums into
-        size = layer.operand.shape[axis]
-        return thin(columns).amax(axis).reshape(-1, size)[0], axis
 
     def _read(self, columns: Tensor, operand: Tensor, axis: int) -> None:
         """Note which rows reach which columns; those of the operand lie along `axis`."""

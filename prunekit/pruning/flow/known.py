@@ -15,6 +15,8 @@ from prunekit.pruning.flow.heads import HeadWatch
 from prunekit.pruning.flow.labels import distinct
 from prunekit.pruning.flow.numbering import Numbers, is_weight
 from prunekit.pruning.flow.passes import first_pass, plain_copy, second_pass
+from prunekit.pruning.flow.readers import ReaderWatch
+from prunekit.pruning.flow.removable import RowUnit, row_units
 from prunekit.pruning.flow.trial import channel_trials, head_trials
 from prunekit.pruning.flow.values import Values
 
@@ -42,6 +44,20 @@ class Heads:
     """Weight -> why its heads cannot be had."""
     untraced: str = ""
     """Why nothing is known; empty where the pass ran."""
+
+
+@dataclass(frozen=True)
+class Removable:
+    """Which rows may leave a model, and what with them."""
+
+    units: Sequence[RowUnit] = ()
+    along: Mapping[str, Mapping[str, Sequence[int]]] = field(default_factory=dict)
+    """As in `Channels`."""
+    attentions: Sequence[AttentionHeads] = ()
+    untraced: str = ""
+    """Why nothing is known; empty where the pass ran."""
+    shape: tuple[int, ...] | None = None
+    """Of one of the inputs that went through."""
 
 
 @dataclass
@@ -101,6 +117,27 @@ def _known(model: nn.Module) -> _Known:
     if known is None or known.signature != signature:
         known = _KNOWN[model] = _Known(signature, known.shape if known else None)
     return known
+
+
+def removable(model: nn.Module) -> Removable:
+    """What may leave a model if it is empty: rows with those who read them, and heads."""
+    known, plain = channels(model), plain_copy(model)
+    shape, numbers = _known(model).shape, Numbers(plain)
+
+    def find() -> ReaderWatch:
+        watch = ReaderWatch(Values(numbers))
+        watch.fits_operands = shape is None
+        return watch
+
+    inputs, watch, reason = first_pass(plain, shape, find)
+    if watch is None or known.untraced:
+        return Removable(untraced=known.untraced or reason)
+    assert isinstance(watch, ReaderWatch)
+    found = heads(model, [name for name in numbers.matrices if numbers.is_weight(name)])
+    seen = tuple(inputs[0].shape[1:]) if len(inputs) == 1 else None
+    return Removable(
+        row_units(watch, known.refused), known.along, found.attentions, found.untraced, seen
+    )
 
 
 # ---- channels

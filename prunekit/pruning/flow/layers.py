@@ -10,6 +10,7 @@ from torch import Tensor
 
 from prunekit.pruning.flow import operations as ops
 from prunekit.pruning.flow.facts import Fact, Facts
+from prunekit.pruning.flow.labels import thin
 
 
 @dataclass
@@ -40,3 +41,22 @@ def factors_of(facts: Facts, name: str, args: Any) -> tuple[Tensor, Tensor, bool
     else:
         is_right = second is not None and second.columns is not None
     return (left, right, True) if is_right else (right, left, False)
+
+
+def columns_read(layer: Layer) -> tuple[Tensor | None, int]:
+    """The columns of the weight, and the axis of the operand along which they read it.
+
+    None for the weight of a grouped convolution, or what is no matrix.
+    """
+    columns, given = layer.weight.columns, layer.arguments
+    assert columns is not None
+    if layer.name in ops.CONVOLUTIONS:
+        if given["groups"] > 1:
+            return None, 1
+        columns = columns.transpose(0, 1) if given["transposed"] else columns
+        return thin(columns).flatten(2).amax((0, 2)), 1
+    if columns.dim() < 2:
+        return None, 0
+    axis = -1 if layer.right else -2  # of the operand, and of what the weight sums into
+    size = layer.operand.shape[axis]
+    return thin(columns).amax(axis).reshape(-1, size)[0], axis

@@ -32,6 +32,7 @@ POINTWISE = {
     "hardswish",
     "hardsigmoid",
     "gelu",
+    "_prelu_kernel",
     "rrelu_with_noise",
     "glu_jvp",
     "log_sigmoid_forward",

@@ -15,7 +15,7 @@ from prunekit.pruning.flow.channels import ChannelWatch
 from prunekit.pruning.flow.facts import Fact
 from prunekit.pruning.flow.heads import HeadWatch
 from prunekit.pruning.flow.labels import distinct, has_number
-from prunekit.pruning.flow.layers import Layer
+from prunekit.pruning.flow.layers import Layer, columns_read
 from prunekit.pruning.flow.numbering import Numbers
 from prunekit.pruning.flow.values import Values
 
@@ -106,7 +106,7 @@ class HeadTrial(HeadWatch):  # type: ignore[no-untyped-call]
 
     def compare(self, layer: Layer, operand: Tensor) -> None:
         """Only what belongs to pruned heads may differ."""
-        columns, axis = self.columns_of(layer)
+        columns, axis = columns_read(layer)
         if columns is None or int(columns[0]) not in self._kept:
             return
         kept = torch.tensor([self._kept.get(int(c), False) for c in columns])
