@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import textwrap
+from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -202,8 +203,15 @@ def _loaded(settings: Mapping[str, Any], weights: Mapping[str, Tensor]) -> nn.Mo
     else:
         with no_larger_than(weights):
             model = _build(settings)
-    model.load_state_dict(weights, strict=True)
+    _load(model, weights, strict=True)
     return model.eval()
+
+
+def _load(model: nn.Module, weights: Mapping[str, Tensor], *, strict: bool) -> None:
+    """Load what `write_model` wrote; torchvision's MNASNet asks which version that was."""
+    versioned = OrderedDict(weights)
+    versioned._metadata = model.state_dict()._metadata  # type: ignore[attr-defined]
+    model.load_state_dict(versioned, strict=strict)
 
 
 def _not_loaded(path: Path, error: Exception) -> CheckpointError:
@@ -302,7 +310,7 @@ def _build(
                 model = build_model(config, spec)
             resize_model(model, sizes)
             fill_in(model, weights)
-            model.load_state_dict(weights, strict=False)  # a compressor is tried on the model
+            _load(model, weights, strict=False)  # a compressor is tried on the model
     for value in built.get("compressors", ()):
         compressor = COMPRESSORS.create(COMPRESSORS.parse(value, as_of=0))
         attach(model, compressor.config.slot, compressor, spec.input_shape)
