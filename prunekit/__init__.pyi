@@ -26,6 +26,7 @@ from prunekit.models.base import Slotted as Slotted
 from prunekit.models.saved import load_model as load_model, preprocessing as preprocessing
 from prunekit.pruning.cadence import Cadence as Cadence
 from prunekit.pruning.compact.compacting import compact as compact
+from prunekit.pruning.compact.conv_graph import without_closed as without_closed
 from prunekit.pruning.probes import probe as probe
 from prunekit.pruning.probes.base import Probe as Probe
 from prunekit.pruning.pruner import Pruner as Pruner

@@ -71,6 +71,10 @@ class ExportError(PrunekitError):
     exit_code = 9
 
 
+class RemovalError(ExportError):
+    """Units cannot be taken out of the model, or it would give something else without them."""
+
+
 class StopRequestedError(PrunekitError):
     """The run was asked to stop; it is saved and can be resumed (EX_TEMPFAIL)."""
 

@@ -66,6 +66,7 @@ PUBLIC = {
         "strategy",
         "top_mask",
         "top_masks_global",
+        "without_closed",
     ],
     "prunekit.testing": [
         "ConformanceError",
@@ -100,6 +101,7 @@ EXIT_CODES = {
     "ResourceError": 8,
     "WriteError": 8,
     "ExportError": 9,
+    "RemovalError": 9,
     "StopRequestedError": 75,
 }
 PRUNER = [

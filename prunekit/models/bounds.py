@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
+from torch.nn.parameter import UninitializedParameter
+from torch.utils.weak import WeakTensorKeyDictionary
 
 GREATEST = 2**31
 """Of a whole number in settings."""
@@ -72,7 +74,45 @@ def no_larger_than(weights: Mapping[str, Tensor]) -> Iterator[None]:
         if seen[0] > count or seen[1] > entries:
             raise ValueError(f"its settings ask for a larger model than its tensors (at {name})")
 
-    handle = register_module_parameter_registration_hook(count_parameter)
+    with _told_of_parameters(count_parameter):
+        yield
+
+
+@contextmanager
+def without_values(weights: Mapping[str, Tensor]) -> Iterator[None]:
+    """While it lasts, parameters of models that this thread builds are on the `meta` device.
+
+    For a model that is made smaller before it gets its values: of the larger one no more is held
+    than a parameter at a time. Buffers are what they are.
+
+    Raises:
+        ValueError: a model has many more parameters than there are tensors: from the line that
+            registers one.
+    """
+    count, builder = 4 * len(weights) + 64, threading.get_ident()
+    seen, made = 0, WeakTensorKeyDictionary()
+
+    def without(_module: nn.Module, name: str, parameter: nn.Parameter) -> nn.Parameter | None:
+        nonlocal seen
+        if threading.get_ident() != builder or isinstance(parameter, UninitializedParameter):
+            return None
+        seen += 1
+        if seen > count:
+            raise ValueError(f"its settings ask for a larger model than its tensors (at {name})")
+        if parameter.is_meta:
+            return None
+        if parameter not in made:  # one that is held in two places stays one
+            made[parameter] = nn.Parameter(parameter.detach().to("meta"), parameter.requires_grad)
+        found: nn.Parameter = made[parameter]
+        return found
+
+    with _told_of_parameters(without):
+        yield
+
+
+@contextmanager
+def _told_of_parameters(hook: Callable[..., nn.Parameter | None]) -> Iterator[None]:
+    handle = register_module_parameter_registration_hook(hook)  # type: ignore[arg-type]
     try:
         yield
     finally:

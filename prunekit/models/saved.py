@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import textwrap
+from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -19,7 +20,9 @@ from torch import Tensor, nn
 
 from prunekit.data.preprocessing import Preprocessing
 from prunekit.errors import CheckpointError, RecipeError, UsageError
-from prunekit.models.bounds import no_larger_than, settings_in
+from prunekit.foundation.modules import copy_on, one_forward
+from prunekit.models.bounds import no_larger_than, settings_in, without_values
+from prunekit.models.resized import Sizes, fill_in, resize_model, sizes_left
 from prunekit.runs.directory import model_file
 from prunekit.runs.tensors import read_tensors, write_tensors
 
@@ -28,11 +31,15 @@ if TYPE_CHECKING:
 
 
 CONFIG = "prunekit"
-"""Metadata key: JSON of `{"model": ModelConfig, "data": DataSpec, "compressors": [...]}`."""
+"""Metadata key: JSON of `{"model": ModelConfig, "data": DataSpec, "compressors": [...]}`, and of a
+smaller stock model `"sizes": Sizes`."""
 IMAGES = "images"
 """Metadata key: JSON of a `Preprocessing`."""
 NOT_BUILT = (RecipeError, ValueError, KeyError, TypeError, RuntimeError)
 """What is raised where no model can be built, such as one with a layer without units."""
+IMAGES_TRIED = 2
+TOLERANCE = 1e-9
+"""Largest difference of the logits of a model that is built again, over the largest logit."""
 
 
 def model_metadata(
@@ -41,7 +48,10 @@ def model_metadata(
     compressors: Sequence[CompressorConfig],
     spec: DataSpec,
 ) -> dict[str, str]:
-    """What `load_model` needs to build `model` again; empty where no config builds it.
+    """What `load_model` needs to build `model` again; empty where that is not possible.
+
+    A model of torchvision or timm that has lost units is built with the sizes that are left, if it
+    then computes what `model` does: some have a width in their code.
 
     Args:
         model: a finished model, perhaps with fewer units than `config` says.
@@ -56,9 +66,37 @@ def model_metadata(
     }
     try:
         again = _build(built)
+        if _shapes(again) != _shapes(model):
+            if not is_stock(config):
+                return {}
+            built["sizes"] = sizes_left(model, again).model_dump(mode="json")
+            weights = {name: tensor.cpu() for name, tensor in model.state_dict().items()}
+            if not _same_logits(model, _loaded(built, weights), spec):
+                return {}
     except NOT_BUILT:
         return {}
-    return {CONFIG: json.dumps(built)} if _shapes(again) == _shapes(model) else {}
+    return {CONFIG: json.dumps(built)}
+
+
+def is_stock(config: ModelConfig) -> bool:
+    """Whether a model comes from another library, by `torchvision:` or `timm:`."""
+    return ":" in config.name
+
+
+def _same_logits(model: nn.Module, again: nn.Module, spec: DataSpec) -> bool:
+    noise = torch.Generator().manual_seed(0)
+    images = torch.randn(IMAGES_TRIED, *spec.input_shape, generator=noise, dtype=torch.float64)
+    before, after = (_logits(each, images) for each in (model, again))
+    return before.shape == after.shape and bool(
+        (before - after).abs().max() <= TOLERANCE * before.abs().max()
+    )
+
+
+def _logits(model: nn.Module, images: Tensor) -> Tensor:
+    own = copy_on(model, "cpu").double()
+    with one_forward(own):
+        logits: Tensor = own(images)
+    return logits
 
 
 def _shapes(model: nn.Module) -> dict[str, torch.Size]:
@@ -184,10 +222,22 @@ def _settings(path: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
 
 
 def _loaded(settings: Mapping[str, Any], weights: Mapping[str, Tensor]) -> nn.Module:
-    with no_larger_than(weights):
-        model = _build(settings)
-    model.load_state_dict(weights, strict=True)
+    if "sizes" in settings:
+        sizes = Sizes.model_validate(settings["sizes"])
+        sizes.check(weights)
+        model = _build(settings, weights, sizes)
+    else:
+        with no_larger_than(weights):
+            model = _build(settings)
+    _load(model, weights, strict=True)
     return model.eval()
+
+
+def _load(model: nn.Module, weights: Mapping[str, Tensor], *, strict: bool) -> None:
+    """Load what `write_model` wrote; torchvision's MNASNet asks which version that was."""
+    versioned = OrderedDict(weights)
+    versioned._metadata = model.state_dict()._metadata  # type: ignore[attr-defined]
+    model.load_state_dict(versioned, strict=strict)
 
 
 def _not_loaded(path: Path, error: Exception) -> CheckpointError:
@@ -265,7 +315,11 @@ def _opened(source: str | Path) -> tuple[Path, dict[str, Tensor], dict[str, str]
     return path, *read_tensors(path)
 
 
-def _build(built: Mapping[str, Any]) -> nn.Module:
+def _build(
+    built: Mapping[str, Any],
+    weights: Mapping[str, Tensor] | None = None,
+    sizes: Sizes | None = None,
+) -> nn.Module:
     from prunekit.models import attach, build_model
     from prunekit.registry import COMPRESSORS, MODELS
     from prunekit.registry.configs import DataSpec
@@ -275,7 +329,14 @@ def _build(built: Mapping[str, Any]) -> nn.Module:
     config = cast("ModelConfig", MODELS.parse({**built["model"], "init": None}, as_of=0))
     spec = DataSpec(**built["data"])
     with torch.random.fork_rng(devices=[]):
-        model = build_model(config, spec)
+        if sizes is None or weights is None:
+            model = build_model(config, spec)
+        else:
+            with without_values(weights):
+                model = build_model(config, spec)
+            resize_model(model, sizes)
+            fill_in(model, weights)
+            _load(model, weights, strict=False)  # a compressor is tried on the model
     for value in built.get("compressors", ()):
         compressor = COMPRESSORS.create(COMPRESSORS.parse(value, as_of=0))
         attach(model, compressor.config.slot, compressor, spec.input_shape)

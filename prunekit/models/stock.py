@@ -73,7 +73,7 @@ def copy_all_but_classifier(
     Raises:
         RecipeError: another tensor is missing or has another shape; nothing is loaded.
     """
-    own, fresh = dict(model.state_dict()), []
+    own, fresh = model.state_dict(), []  # with the versions of its modules, which some ask for
     for name, tensor in own.items():
         stock = weights.get(name)
         if stock is not None and stock.shape == tensor.shape:

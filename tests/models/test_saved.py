@@ -59,6 +59,17 @@ def test_loaded_model_gives_the_same_answers(run_dir, images):
     assert torch.equal(noise, torch.get_rng_state())
 
 
+def test_a_model_that_asks_for_the_version_of_its_file_is_loaded(tmp_path):
+    """torchvision's MNASNet refuses tensors without one."""
+    settings = {"name": "torchvision:mnasnet0_5"}
+    spec = DataSpec(channels=3, height=32, width=32, classes=10)
+    model = build_model(MODELS.parse(settings), spec)
+    metadata = json.dumps({"model": settings, "data": asdict(spec), "compressors": []})
+    write_model(tmp_path / "m", model, {}, {"prunekit": metadata})
+    loaded = load_model(tmp_path / "m")
+    assert torch.equal(loaded.classifier[1].weight, model.classifier[1].weight)
+
+
 def test_stock_torch_loads_the_file_strictly(run_dir):
     path, model = run_dir
     fresh = build_model(MODELS.parse(VIT), SPEC)

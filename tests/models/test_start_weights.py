@@ -480,3 +480,15 @@ def test_what_timm_does_to_published_weights_is_told(monkeypatch):
     assert [line.partition(":")[0] for line in told] == ["model.init", "model.init"]
     assert "for 1000 classes and the data has 4" in told[0]
     assert "for 3 channels and the data has 1" in told[1]
+
+
+def test_stock_weights_of_a_model_that_asks_for_their_version_are_taken():
+    """torchvision's MNASNet, from 1,000 classes to 7."""
+    from torchvision.models import mnasnet0_5
+
+    from prunekit.models.stock import copy_all_but_classifier
+
+    model, stock = mnasnet0_5(num_classes=7), mnasnet0_5()
+    copy_all_but_classifier(model, stock.state_dict(), 1000)
+    assert torch.equal(model.layers[0].weight, stock.layers[0].weight)
+    assert model.classifier[1].weight.shape == (7, 1280)

@@ -142,13 +142,13 @@ def test_the_small_model_learns_and_keeps_its_mode():
 
 def test_other_logits_are_refused_and_the_masked_model_is_kept(monkeypatch, caplog):
     """As if the library took a wrong channel: the run ends with what it trained."""
-    graph = removal.torch_pruning.DependencyGraph
-    right = graph.get_pruning_group
+    pruner = removal.torch_pruning.pruner.function.ConvPruner
+    right = pruner.prune_in_channels
 
-    def wrong(self, layer, fn, idxs):
-        return right(self, layer, fn, idxs=[(i + 1) % len(layer.weight) for i in idxs])
+    def wrong(self, layer, idxs):
+        return right(self, layer, [(i + 1) % layer.in_channels for i in idxs])
 
-    monkeypatch.setattr(graph, "get_pruning_group", wrong)
+    monkeypatch.setattr(pruner, "prune_in_channels", wrong)
     torch.manual_seed(0)
     with caplog.at_level(logging.WARNING):
         before, after, small, *_ = finished(chain([8, 8]), "rni", sparsity=0.3)

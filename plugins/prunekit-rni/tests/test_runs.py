@@ -87,6 +87,19 @@ def test_the_finished_model_is_smaller_and_gives_the_same_logits(tmp_path, name,
     assert after["macs"]["dense"] == before["macs"]["dense"]
 
 
+def test_a_stock_model_is_cut_and_loaded(tmp_path):
+    """No config has its widths: the file has them."""
+    model = '{name: "timm:test_resnet"}'
+    removed = run(small(tmp_path, model=model), tmp_path)
+    masked = run(small(tmp_path, "strategies.0.remove=false", model=model), tmp_path)
+    torch.testing.assert_close(logits(removed), logits(masked), rtol=1e-4, atol=1e-5)
+    report = prunekit.open_run(removed).report()
+    assert report["warnings"] == []
+    loaded = prunekit.load_model(removed)
+    assert report["parameters"]["stored"] == sum(p.numel() for p in loaded.parameters())
+    assert report["parameters"]["removed"] > 0
+
+
 @pytest.mark.parametrize("remove", [True, False])
 def test_kept_pruned_and_removed_add_up_to_what_was_trained(tmp_path, remove):
     run_dir = run(small(tmp_path, f"strategies.0.remove={remove}", model=RESNET), tmp_path)
