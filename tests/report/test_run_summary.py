@@ -107,6 +107,39 @@ def test_the_caution_about_masks_is_for_models_that_multiply_zeros(run_dir):
     assert "Masks alone save no time" not in printed(run_dir)
 
 
+TIMED = {
+    "median_ms": 3.214,
+    "dense_ms": 4.0,
+    "ratio": 0.8,
+    "ratio_low": 0.79,
+    "ratio_high": 0.82,
+}
+
+
+def test_what_was_measured_stands_beside_the_dense_model(run_dir):
+    latency = {**REPORT["latency"], "torch": {"1": TIMED}, "notes": ["batch 8 is not timed: slow"]}
+    files = {"plain": 28_400_000, "packed": 6_000_000, "zipped": None, "dense": 28_400_000}
+    saving = "87.3% fewer multiply-adds than dense arrived as 20.0% less time."
+    write_json(
+        run_dir / "report.json", {**REPORT, "latency": latency, "files": files, "saving": saving}
+    )
+    (run_dir / "export").mkdir()
+    alone = {"median_ms": 2.0, "ratio": None}
+    write_json(run_dir / "export/export.json", {"latency": {"onnxruntime": {"8": alone}}})
+    shown = rows(run_dir)
+    assert shown["torch, batch 1"] == "3.21 ms, dense 4.00 ms: 0.80 x (0.79 to 0.82)"
+    assert shown["onnxruntime, batch 8"] == "2.00 ms"
+    assert shown["model file"] == "plain 28.40 MB, packed 6.00 MB, dense, plain 28.40 MB"
+    assert shown["note"] == "batch 8 is not timed: slow"
+    assert saving in printed(run_dir)
+    assert "Masks alone save no time" not in printed(run_dir)
+
+
+def test_a_run_of_before_has_no_table_of_what_was_measured(run_dir):
+    write_json(run_dir / "report.json", REPORT)
+    assert "As measured" not in printed(run_dir)
+
+
 def test_target_that_emerges_is_no_number(run_dir):
     emerging = {**REPORT["sparsity"], "target": None}
     write_json(run_dir / "report.json", {**REPORT, "sparsity": emerging})
