@@ -12,6 +12,7 @@ import json
 import re
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -52,10 +53,11 @@ def conditions(document: dict[str, Any]) -> str:
     """Command, machine, versions, date."""
     found = document["environment"]
     versions = ", ".join(f"{name} {version}" for name, version in document["versions"].items())
-    return (
+    text = (
         f"`prunekit bench deploy`, {document['date']}: {found['device_name']}, {document['cpus']} CPUs, "
         f"one thread, load {document['load']:.1f}; {found['os']}; Python {found['python']}, {versions}."
     )
+    return textwrap.fill(text, 120, break_long_words=False, break_on_hyphens=False)
 
 
 def by_part(sections: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:

@@ -51,7 +51,7 @@ RECIPE = "vit_cifar_tome"
 
 
 @dataclass(frozen=True, slots=True)
-class Arm:
+class Variety:
     """A model in a section."""
 
     make: Callable[[], nn.Module]
@@ -66,22 +66,22 @@ class Family:
     name: str
     title: str
     dense: Callable[[], nn.Module]
-    arms: Mapping[str, Arm]
+    arms: Mapping[str, Variety]
     batches: tuple[int, ...] = BATCHES
 
 
-def zeros(size: Served, folder: Path) -> Iterator[Section]:
+def bench_zeros(size: Served, folder: Path) -> Iterator[Section]:
     """Unstructured zeros in place."""
     for name, dense in (("vit", size.vit), ("resnet18", size.resnet18)):
         arms = {
-            f"{_share(share)} zeros": Arm(lambda d=dense, s=share: with_zeros(d(), s))  # type: ignore[misc]
+            f"{_share(share)} zeros": Variety(lambda d=dense, s=share: with_zeros(d(), s))  # type: ignore[misc]
             for share in (SPARSITIES if size.judged else SPARSITIES[2:3])
         }
         title = f"zeros in place, each layer alike, in a {_title(size, name)}"
         yield from _family(size, folder, Family(f"zeros, {name}", title, dense, arms, (1,)))
 
 
-def heads(size: Served, folder: Path) -> Iterator[Section]:
+def bench_heads(size: Served, folder: Path) -> Iterator[Section]:
     """Heads and hidden units removed from a vision transformer."""
     h, w = size.heads, 4 * size.width
     left = {
@@ -93,28 +93,28 @@ def heads(size: Served, folder: Path) -> Iterator[Section]:
         "-50 % heads": (h // 2, w),
     }
     arms = {
-        what: Arm(partial(size.vit, heads=max(1, some), hidden=hidden), aligned=True)
+        what: Variety(partial(size.vit, heads=max(1, some), hidden=hidden), aligned=True)
         for what, (some, hidden) in list(left.items())[: None if size.judged else 2]
     }
     title = f"a {_title(size, 'vit')} that lost heads and hidden units"
     yield from _family(size, folder, Family("heads", title, size.vit, arms))
 
 
-def channels(size: Served, folder: Path) -> Iterator[Section]:
+def bench_channels(size: Served, folder: Path) -> Iterator[Section]:
     """Channels removed from a convolution net, down to multiples of 16 or not."""
     arms = {}
     for lost in (0.3, 0.5, 0.7) if size.judged else (0.3,):
         for multiple, what in ((1, ""), (16, ", multiples of 16")):
             make = partial(size.resnet18, keep=1 - lost, multiple=multiple)
-            arms[f"-{_share(lost)} channels{what}"] = Arm(make, aligned=multiple > 1)
+            arms[f"-{_share(lost)} channels{what}"] = Variety(make, aligned=multiple > 1)
     title = f"a {_title(size, 'resnet18')} that lost channels"
     yield from _family(size, folder, Family("channels", title, size.resnet18, arms))
 
 
-def tokens(size: Served, folder: Path) -> Iterator[Section]:
+def bench_tokens(size: Served, folder: Path) -> Iterator[Section]:
     """Tokens merged before the encoder."""
     arms = {
-        f"{_share(ratio)} of tokens merged": Arm(partial(size.merging, ratio))
+        f"{_share(ratio)} of tokens merged": Variety(partial(size.merging, ratio))
         for ratio in ((0.2, 0.4, 0.6) if size.judged else (0.4,))
     }
     title = f"a {_title(size, 'vit')} with `tome` before its encoder"
@@ -194,7 +194,7 @@ def _timed(
     )
 
 
-def runtimes(size: Served, folder: Path) -> Iterator[Section]:
+def bench_runtimes(size: Served, folder: Path) -> Iterator[Section]:
     """Onnxruntime beside torch, of the same model."""
     models: dict[str, Callable[[], nn.Module]] = {
         "vit": size.vit,
@@ -215,7 +215,7 @@ def runtimes(size: Served, folder: Path) -> Iterator[Section]:
             yield replace(section, title=title, baseline="torch eager")
 
 
-def quantisation(size: Served, folder: Path) -> Iterator[Section]:
+def bench_quantised(size: Served, folder: Path) -> Iterator[Section]:
     """8 bits after pruning, by onnxruntime's dynamic quantisation."""
     file = as_onnx(with_zeros(size.vit(), 0.9), size.images(1), folder / "model.onnx")
     before = zeros_in(file)
@@ -237,7 +237,7 @@ def quantisation(size: Served, folder: Path) -> Iterator[Section]:
         yield replace(section, title=title, baseline="fp32 in onnxruntime", notes=kept)
 
 
-def sizes(size: Served, folder: Path) -> Iterator[Section]:
+def bench_sizes(size: Served, folder: Path) -> Iterator[Section]:
     """Files of weights, plain, zipped and packed."""
     rows = []
     for share in (0.0, *SPARSITIES):
@@ -294,7 +294,7 @@ def _in_megabytes(what: str, ours: int, base: int, goal: float | None, judged: b
     )
 
 
-def exporting(size: Served, folder: Path) -> Iterator[Section]:
+def bench_exporting(size: Served, folder: Path) -> Iterator[Section]:
     """Tracing and writing the model of a recipe, without any check."""
     if size.judged:
         recipe, side = load_recipe(RECIPE), 224
@@ -328,14 +328,14 @@ def exporting(size: Served, folder: Path) -> Iterator[Section]:
 
 
 SECTIONS = {
-    "exporting": exporting,
-    "zeros": zeros,
-    "heads": heads,
-    "channels": channels,
-    "tokens": tokens,
-    "quantised": quantisation,
-    "sizes": sizes,
-    "runtimes": runtimes,
+    "exporting": bench_exporting,
+    "zeros": bench_zeros,
+    "heads": bench_heads,
+    "channels": bench_channels,
+    "tokens": bench_tokens,
+    "quantised": bench_quantised,
+    "sizes": bench_sizes,
+    "runtimes": bench_runtimes,
 }
 
 

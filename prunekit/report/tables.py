@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from prunekit.report.columns import COLUMNS, KEYS, Column
 from prunekit.report.comparison import POINTS, Difference, accuracies, accuracy
+from prunekit.report.saving import arrived
 from prunekit.report.settings import distinctions, short_keys
 from prunekit.report.statistics import MANY, PairedDifference, Summary, summary
 from prunekit.report.study import Cell, Study
@@ -74,7 +75,7 @@ def measured_tables(study: Study) -> list[Table]:
     tables = []
     for title, of, names, note in (
         ("Sizes as measured", "file", ("file", "parameters"), SIZES_NOTE),
-        ("Times as measured", "latency", ("latency",), TIMES_NOTE),
+        ("Times as measured", "latency", ("latency",), f"{arrived(study)} {TIMES_NOTE}".lstrip()),
     ):
         found = [
             column

@@ -6,6 +6,7 @@ from rich.console import Console
 from prunekit.foundation.files import write_json
 from prunekit.report.document import compare, report_of
 from prunekit.report.figures.cost import cost_panels
+from prunekit.report.saving import arrived
 from prunekit.report.spreadsheet import cell_rows, run_rows
 from prunekit.report.terminal import print_report
 from tests.support.made_runs import magnitude, make_run, report
@@ -106,6 +107,20 @@ def test_accuracy_is_drawn_against_measured_time(runs):
     panels = {cost.title: points for cost, points in cost_panels(*study_of(runs))}
     assert sorted(point.cost for point in panels["Latency, torch"]) == [1.0, 2.0, 3.0]
     assert "Latency, onnxruntime" not in panels  # one point says nothing
+
+
+def test_a_sentence_says_what_arrived_over_the_cells(runs, tmp_path):
+    # made reports save 1 less than the sparsity of 1000 multiply-adds
+    assert arrived(compare([runs]).study) == (
+        "79.9 to 89.9 % fewer multiply-adds than dense in theory arrived as 50.0 to 75.0 % less "
+        "time for one image in torch (a minus: more), over the 2 cells that save any."
+    )
+    assert arrived(compare([runs / "dense"]).study) == ""
+    own = {**new(0.8, 0.8, 2.0), "saving": "80.0% fewer arrived as nothing."}
+    alone = make_run(tmp_path / "alone", strategies=magnitude(0.8), result=own)
+    assert arrived(compare([alone]).study) == "80.0% fewer arrived as nothing."
+    (note,) = (t.note for t in report_of(compare([alone])).tables if t.title == "Times as measured")
+    assert note.startswith("80.0% fewer arrived as nothing. Means over seeds.")
 
 
 def study_of(runs):
