@@ -53,8 +53,8 @@ def beside_dense(latency: Mapping[str, Any]) -> str:
 
 
 def size_text(size: float) -> str:
-    """`1234567` bytes -> `1.23 MB`."""
-    return f"{size / 1e6:.2f} MB"
+    """`1234567` bytes -> `1.23 MB`; `12345` -> `12.3 kB`."""
+    return f"{size / 1e6:.2f} MB" if size >= 999_950 else f"{size / 1e3:.1f} kB"
 
 
 def seconds_text(seconds: float) -> str:

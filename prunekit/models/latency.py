@@ -197,9 +197,12 @@ def saving_sentence(macs: Macs, latencies: Latencies, where: str) -> str | None:
     executed = ""
     if macs.theoretical < macs.executed:
         fewer = 1 - macs.executed / macs.dense
-        count = f"{fewer:.1%} fewer" if macs.executed < macs.dense else "none less"
-        executed = f" ({count} executed: zeros in place are multiplied by all kernels here)"
-    arrived = " and ".join(f"{_arrived(one)} at batch {one.batch}" for one in compared)
+        count = f"{fewer:.1%} fewer" if macs.executed < macs.dense else "as many"
+        executed = f" ({count} are executed: zeros in place are multiplied by all kernels here)"
+    batches: dict[str, list[str]] = {}
+    for one in compared:
+        batches.setdefault(_arrived(one), []).append(f"batch {one.batch}")
+    arrived = ", ".join(f"{what} at {' and '.join(at)}" for what, at in batches.items())
     return (
         f"{1 - macs.theoretical / macs.dense:.1%} fewer multiply-adds than dense{executed} arrived "
         f"as {arrived} ({where})."
@@ -214,4 +217,4 @@ def _arrived(one: Latency) -> str:
         return f"{1 - one.ratio:.1%} less time"
     if one.ratio_low > 1:
         return f"{one.ratio - 1:.1%} more time"
-    return "no difference in time that can be told from noise"
+    return "no time that can be told from noise"

@@ -41,8 +41,8 @@ def summarise(run_dir: Path) -> list[RenderableType]:
     parts: list[RenderableType] = [
         _table(str(report.get("recipe") or run.path.parent.name), _results(report)),
         _table("One image", _cost(report)),
-        *_caution(report),
         *_table_of_any("As measured", _measured(report, run.exported())),
+        *_caution(report),
         _table("Training", _training(report)),
         *_dips(run),
         *(Text(f"warning: {sentence}", style="yellow") for sentence in report.get("warnings", ())),
@@ -179,7 +179,12 @@ def _measured(report: Mapping[str, Any], exported: Mapping[str, Any]) -> list[Na
         timed = (found.get("latency") or {}).get(runtime) or {}
         rows += [(f"{runtime}, batch {batch}", beside_dense(one)) for batch, one in timed.items()]
     if files := report.get("files"):
-        names = {"plain": "plain", "packed": "packed", "zipped": "zipped", "dense": "dense, plain"}
+        names = {
+            "plain": "plain",
+            "packed": "packed",
+            "zipped": "zipped",
+            "dense": "of the dense model",
+        }
         sizes = [f"{name} {size_text(files[k])}" for k, name in names.items() if files.get(k)]
         rows.append(("model file", ", ".join(sizes)))
     latencies = [one.get("latency") or {} for one in (report, exported)]

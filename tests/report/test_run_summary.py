@@ -9,7 +9,7 @@ from rich.console import Console
 
 from prunekit.errors import CheckpointError
 from prunekit.foundation.files import write_json
-from prunekit.foundation.number_text import count, percent, seconds_text, si
+from prunekit.foundation.number_text import count, percent, seconds_text, si, size_text
 from prunekit.report import picture, summarise
 from prunekit.runs.directory import new_run_dir
 
@@ -129,7 +129,7 @@ def test_what_was_measured_stands_beside_the_dense_model(run_dir):
     shown = rows(run_dir)
     assert shown["torch, batch 1"] == "3.21 ms, dense 4.00 ms: 0.80 x (0.79 to 0.82)"
     assert shown["onnxruntime, batch 8"] == "2.00 ms"
-    assert shown["model file"] == "plain 28.40 MB, packed 6.00 MB, dense, plain 28.40 MB"
+    assert shown["model file"] == "plain 28.40 MB, packed 6.00 MB, of the dense model 28.40 MB"
     assert shown["note"] == "batch 8 is not timed: slow"
     assert saving in printed(run_dir)
     assert "Masks alone save no time" not in printed(run_dir)
@@ -205,6 +205,7 @@ def test_picture_needs_a_log(run_dir):
 
 
 def test_numbers_as_a_person_reads_them():
+    assert [size_text(x) for x in (12_345, 999_999, 1_234_567)] == ["12.3 kB", "1.00 MB", "1.23 MB"]
     assert [percent(0.12345), percent(None), count(1234567)] == ["12.35%", "?", "1,234,567"]
     assert [si(x) for x in (0, 999, 999.6, 1000, 15_714, 3.14e9, 999_600, 9.99e20)] == [
         "0 ",
