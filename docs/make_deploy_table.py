@@ -45,7 +45,8 @@ def tables(document: dict[str, Any]) -> str:
             parts.append(single_table(sections[0]))
         else:
             parts.append(joint_table(sections))
-        parts += [f"- {note}" for note in dict.fromkeys(n for s in sections for n in s["notes"])]
+        if notes := dict.fromkeys(note for section in sections for note in section["notes"]):
+            parts.append("\n".join(f"- {note}" for note in notes))
     return "\n\n".join(parts) + "\n"
 
 
