@@ -72,7 +72,8 @@ class Family:
 
 def bench_zeros(size: Served, folder: Path) -> Iterator[Section]:
     """Unstructured zeros in place."""
-    for name, dense in (("vit", size.vit), ("resnet18", size.resnet18)):
+    models: dict[str, Callable[[], nn.Module]] = {"vit": size.vit, "resnet18": size.resnet18}
+    for name, dense in list(models.items())[: None if size.judged else 1]:
         arms = {
             f"{_share(share)} zeros": Variety(lambda d=dense, s=share: with_zeros(d(), s))  # type: ignore[misc]
             for share in (SPARSITIES if size.judged else SPARSITIES[2:3])
