@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import torch
 
-from prunekit.foundation.timing import call_seconds
+from prunekit.foundation.timing import Ratio, call_seconds, no_collection, paired_ratio
 
 Variant = Callable[[], float]
 """Does its work once, and returns the seconds of it that count."""
@@ -21,20 +21,6 @@ AGAIN = "baseline again"
 """How far its ratio is from 1 is what the machine adds: the null."""
 CALM = 0.01
 """A run is long enough when the baseline is this close to itself."""
-
-
-@dataclass(frozen=True, slots=True)
-class Ratio:
-    """A median ratio, and the interval that holds it with 95 % confidence."""
-
-    median: float
-    low: float
-    high: float
-
-    @property
-    def error(self) -> float:
-        """How far the ratio of a thing to itself may be from 1."""
-        return max(abs(self.low - 1), abs(self.high - 1))
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,11 +41,7 @@ class Measured:
 
     def ratio(self, name: str) -> Ratio:
         """A variant over the baseline of the same round."""
-        pairs = zip(self.seconds[name], self.seconds[self.baseline], strict=True)
-        ratios = sorted(own / base for own, base in pairs)
-        # of n sorted values, these ranks hold the median with 95 % (a sign test, normal tail)
-        outside = max(0, int((len(ratios) - 1.96 * len(ratios) ** 0.5) / 2))
-        return Ratio(statistics.median(ratios), ratios[outside], ratios[-1 - outside])
+        return paired_ratio(self.seconds[name], self.seconds[self.baseline])
 
     @property
     def null(self) -> Ratio:
@@ -79,15 +61,12 @@ def in_turn(variants: Mapping[str, Variant], least: int, most: int) -> Measured:
     seconds: dict[str, list[float]] = {name: [] for name in names}
     measured = Measured(seconds, names[0])
     gc.collect()
-    gc.disable()  # a collection would hit one variant and not the others
-    try:
+    with no_collection():
         for variant in variants.values():
             variant()
         while measured.rounds < least or (measured.rounds < most and measured.null.error > CALM):
             for name in names if measured.rounds % 2 else names[::-1]:
                 seconds[name].append(variants[name]())
-    finally:
-        gc.enable()
     return measured
 
 
@@ -131,6 +110,8 @@ class Row:
     """Of the ratio, 95 %; None where nothing is left to chance."""
     goal: str = ""
     verdict: Verdict = ""
+    macs: float | None = None
+    """Multiply-adds that are executed, over those of the baseline; None where none are counted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,7 +154,7 @@ class Timed:
             unit="ms",
             ratio=ratio.median,
             interval=(ratio.low, ratio.high),
-            goal="" if goal is None else f"<= {goal:g} x",
+            goal="" if goal is None else f"<= {goal:.3g} x",
             verdict=self._verdict(ratio, goal),
         )
 

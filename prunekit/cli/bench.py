@@ -1,10 +1,13 @@
-"""`prunekit bench`: what pruning and probes cost here, beside what others take for the same."""
+"""`prunekit bench`: what pruning and probes cost here, and what a pruned model buys."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING, Any, Protocol
 
 import click
 
@@ -18,17 +21,29 @@ if TYPE_CHECKING:
 
     from prunekit.bench.measure import Row, Section
 
+    class Measurement(Protocol):
+        """Yields a section after the other."""
+
+        def __call__(self, only: Sequence[str] = (), *, quick: bool = False) -> Iterator[Section]:
+            """Arguments as of the command."""
+
+
 EXAMPLES = """
 prunekit bench masks                           all of it: several minutes
 prunekit bench masks --only threshold,update   two parts
 prunekit bench masks --quick                   does it run? no goal is judged
 prunekit bench masks --json                    for a program
 prunekit bench probes                          what the probe burden costs
+prunekit bench deploy                          what a served model gains: many minutes
 """
 
 PARTS = {
     "masks": ("threshold", "update", "step", "memory", "eval"),
     "probes": ("mlp", "vit"),
+    "deploy": (
+        *("exporting", "zeros", "heads", "channels"),
+        *("tokens", "quantised", "sizes", "runtimes"),
+    ),
 }
 
 
@@ -36,7 +51,7 @@ PARTS = {
     "bench",
     cls=ExampleCommand,
     examples=EXAMPLES,
-    short_help="Measure what masks cost here, beside PyTorch's own pruning, and what probes cost.",
+    short_help="Measure what masks and probes cost here, and what a pruned model buys.",
 )
 @click.argument("subject", type=click.Choice(list(PARTS)))
 @click.option(
@@ -49,7 +64,10 @@ PARTS = {
 @click.option("--quick", is_flag=True, help="Sizes that take seconds and judge no goal.")
 @json_option
 def command(subject: str, only: str | None, quick: bool, as_json: bool) -> None:
-    """Measure masks (search, update, training step, memory, evaluation) or the probe burden.
+    """Measure masks (search, update, step, memory, evaluation), the probe burden, or deployment.
+
+    `deploy` serves dense, zeroed, smaller and quantised models in torch and onnxruntime (extra
+    `onnx`).
 
     Everything runs on one thread of the CPU and counts process time, so that other work on the
     machine matters little. What is compared takes turns within one run; the ratio of a thing to
@@ -57,12 +75,10 @@ def command(subject: str, only: str | None, quick: bool, as_json: bool) -> None:
     """
     parts = chosen(subject, only)
 
-    from prunekit.bench.masks import bench_masks
-    from prunekit.bench.probes import bench_probes
     from prunekit.foundation.console import console
 
+    measure = measurement(subject)
     machine = about()
-    measure = {"masks": bench_masks, "probes": bench_probes}[subject]
     if as_json:
         sections = [section.plain() for section in measure(parts, quick=quick)]
         print_json({"subject": subject, "quick": quick, **machine, "sections": sections})
@@ -71,6 +87,28 @@ def command(subject: str, only: str | None, quick: bool, as_json: bool) -> None:
     screen.print(head_view(machine, quick=quick))
     for section in measure(parts, quick=quick):
         screen.print(section_view(section))
+
+
+def measurement(subject: str) -> Measurement:
+    """What measures a subject.
+
+    Raises:
+        UsageError: it needs packages that are not installed.
+    """
+    if subject == "masks":
+        from prunekit.bench.masks import bench_masks
+
+        return bench_masks
+    if subject == "probes":
+        from prunekit.bench.probes import bench_probes
+
+        return bench_probes
+    from prunekit.export.programs import require_onnx
+
+    require_onnx("bench deploy")
+    from prunekit.bench.deploy import bench_deploy
+
+    return bench_deploy
 
 
 def chosen(subject: str, only: str | None) -> tuple[str, ...]:
@@ -96,7 +134,17 @@ def about() -> dict[str, object]:
 
     found = environment(torch.device("cpu"))
     found["threads"] = 1
-    return {"environment": found, "cpus": os.cpu_count(), "load": os.getloadavg()[0]}
+    versions = dict(found["versions"])
+    for name in ("onnx", "onnxscript", "onnxruntime"):
+        with suppress(PackageNotFoundError):
+            versions[name] = version(name)
+    return {
+        "environment": found,
+        "versions": versions,
+        "date": f"{datetime.now(UTC):%Y-%m-%d}",
+        "cpus": os.cpu_count(),
+        "load": os.getloadavg()[0],
+    }
 
 
 STYLES = {"met": "green", "not met": "red"}
@@ -107,7 +155,7 @@ def head_view(about: Mapping[str, Any], *, quick: bool) -> RenderableType:
     from rich.text import Text
 
     found = about["environment"]
-    versions = ", ".join(f"{name} {version}" for name, version in found["versions"].items())
+    versions = ", ".join(f"{name} {number}" for name, number in about["versions"].items())
     lines = [
         f"{found['device_name']}, {about['cpus']} CPUs, load {about['load']:.1f}; {found['os']}",
         f"Python {found['python']}, {versions}",
@@ -151,7 +199,8 @@ def rows_view(rows: list[Row]) -> Table:
     table = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=(0, 1, 0, 0))
     table.add_column("what", no_wrap=True)
     units = ", ".join(dict.fromkeys(row.unit for row in rows))
-    for name in (f"ours, {units}", "baseline", "ratio"):
+    counted = any(row.macs is not None for row in rows)
+    for name in (f"ours, {units}", "baseline", "ratio", *(["MACs"] if counted else ())):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("goal", no_wrap=True)
     table.add_column("verdict", no_wrap=True)
@@ -161,6 +210,7 @@ def rows_view(rows: list[Row]) -> Table:
             number(row.ours),
             number(row.baseline),
             ratio_text(row),
+            *(["-" if row.macs is None else f"{row.macs:.3f}"] if counted else ()),
             row.goal,
             Text(row.verdict, style=STYLES.get(row.verdict, "")),
         )

@@ -35,6 +35,11 @@ prunekit export runs/mine/latest --compact --onnx            without empty heads
 )
 @click.option("--normalize", is_flag=True, help="Put mean and standard deviation inside.")
 @click.option(
+    "--timing/--no-timing",
+    default=True,
+    help="Time model.onnx beside the dense model, which takes seconds.  [default: timing]",
+)
+@click.option(
     "--out",
     type=click.Path(path_type=Path),
     metavar="DIR",
@@ -48,6 +53,7 @@ def command(
     packed: bool,
     compact: bool,
     normalize: bool,
+    timing: bool,
     out: Path | None,
     as_json: bool,
 ) -> None:
@@ -60,31 +66,24 @@ def command(
     from prunekit.export import export_run
 
     found = export_run(
-        run_dir, onnx=onnx, pt2=pt2, packed=packed, compact=compact, normalize=normalize, out=out
+        run_dir,
+        onnx=onnx,
+        pt2=pt2,
+        packed=packed,
+        compact=compact,
+        normalize=normalize,
+        out=out,
+        timing=timing,
     )
     if as_json:
-        print_json(_plain(found))
+        print_json({"folder": str(found.folder), **found.plain()})
     else:
         _show(found)
 
 
-def _plain(found: Export) -> dict[str, object]:
-    return {
-        "folder": str(found.folder),
-        "files": dict(found.files),
-        "checks": {
-            name: {"images": one.images, "difference": one.difference, "other": list(one.other)}
-            for name, one in found.checks.items()
-        },
-        "zeros": found.zeros,
-        "seconds": found.seconds,
-        "notes": list(found.notes),
-    }
-
-
 def _show(found: Export) -> None:
     from prunekit.cli.run import short
-    from prunekit.foundation.number_text import count, seconds_text
+    from prunekit.foundation.number_text import beside_dense, count, seconds_text
 
     folder = short(found.folder)
     for name, size in found.files.items():
@@ -100,5 +99,10 @@ def _show(found: Export) -> None:
     click.echo(f"{count(found.zeros)} zeros in the pruned tensors of each file")
     if found.checks:
         click.echo(f"Traced and written in {seconds_text(found.seconds)}, checks not counted")
+    if found.latency:
+        for batch, one in found.latency.onnxruntime.items():
+            click.echo(f"onnxruntime, batch {batch}: {beside_dense(one)}")
+        if found.latency.saving:
+            click.echo(found.latency.saving)
     for note in found.notes:
         click.echo(note)

@@ -10,9 +10,10 @@ from __future__ import annotations
 from prunekit.export.compacting import CompactRun, compact_run
 from prunekit.export.evaluating import evaluate_run
 from prunekit.export.evaluation import ModelEvaluation
-from prunekit.export.exporting import Export, export_run
+from prunekit.export.exporting import export_run
 from prunekit.export.n_m_check import NMTensor, check_nm
 from prunekit.export.predicting import Prediction, predict
+from prunekit.export.results import Export
 
 __all__ = [
     "CompactRun",

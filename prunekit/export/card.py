@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from prunekit.export.parity import BATCHES, Parity
+from prunekit.export.parity import BATCHES
 from prunekit.export.relatives import relatives
+from prunekit.export.results import Export
 from prunekit.export.snippets import (
     ONNX_FILE,
     PACKED_FILE,
@@ -16,7 +17,7 @@ from prunekit.export.snippets import (
     state_dict_snippet,
 )
 from prunekit.export.subject import Subject, resizing, unit_statistics
-from prunekit.foundation.number_text import count, percent, si
+from prunekit.foundation.number_text import beside_dense, count, percent, si, size_text
 from prunekit.foundation.plain import flow
 from prunekit.foundation.text import escaped, printable
 from prunekit.recipe.yaml_text import yaml_text
@@ -37,21 +38,12 @@ HEADINGS = {
 SHOWN_CLASSES = 20
 
 
-def model_card(
-    subject: Subject,
-    files: Mapping[str, int],
-    checks: Mapping[str, Parity],
-    zeros: int,
-    *,
-    normalize: bool,
-) -> str:
+def model_card(subject: Subject, found: Export, *, normalize: bool) -> str:
     """The text of the card.
 
     Args:
         subject: what was exported.
-        files: name -> bytes, of what lies beside the card.
-        checks: how far each program is from the model.
-        zeros: in the pruned tensors.
+        found: what lies beside the card, how far each program is from the model, what it takes.
         normalize: whether programs normalise their input themselves.
     """
     from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -63,10 +55,17 @@ def model_card(
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"plain": _plain, "count": count, "percent": percent, "si": si}
+    environment.filters |= {
+        "plain": _plain,
+        "count": count,
+        "percent": percent,
+        "si": si,
+        "beside_dense": beside_dense,
+        "size": size_text,
+    }
     beside = relatives(subject.run.path)
     return environment.get_template("card.md.j2").render(
-        metadata=yaml_text(hub_metadata(subject, files)),
+        metadata=yaml_text(hub_metadata(subject, found.files)),
         subject=subject,
         report=subject.report,
         components={
@@ -77,13 +76,14 @@ def model_card(
         resize=resizing(subject.preprocessing),
         statistics=unit_statistics(subject.preprocessing),
         rows=[_row("this model", subject.report), *(_row(one.arm, one.report) for one in beside)],
-        files={name: (WHAT[name], f"{size / 1e6:.2f} MB") for name, size in files.items()},
-        checks=checks,
+        files={name: (WHAT[name], f"{size / 1e6:.2f} MB") for name, size in found.files.items()},
+        checks=found.checks,
+        latency=found.latency,
         batches=", ".join(map(str, BATCHES)),
-        zeros=zeros,
+        zeros=found.zeros,
         normalize=normalize,
-        snippets={HEADINGS[name]: snippet(name, subject) for name in files},
-        state_dict=state_dict_snippet(subject) if PLAIN_FILE in files else None,
+        snippets={HEADINGS[name]: snippet(name, subject) for name in found.files},
+        state_dict=state_dict_snippet(subject) if PLAIN_FILE in found.files else None,
         own=":" not in subject.recipe.model.name,
         compact=subject.compact if subject.compact and subject.compact["removed"] else None,
     )

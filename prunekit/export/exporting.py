@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from prunekit.errors import UsageError
 from prunekit.export.card import CARD_FILE, model_card
 from prunekit.export.compacting import notes_of, without_empty
+from prunekit.export.latency import onnx_latency
 from prunekit.export.parity import Parity, compare_logits, reference
 from prunekit.export.programs import (
     INPUT,
@@ -27,6 +28,7 @@ from prunekit.export.programs import (
     write_onnx,
     write_pt2,
 )
+from prunekit.export.results import RECORD_FILE, Export
 from prunekit.export.snippets import ONNX_FILE, PACKED_FILE, PLAIN_FILE, PT2_FILE
 from prunekit.export.subject import (
     MOST_IMAGES,
@@ -36,26 +38,9 @@ from prunekit.export.subject import (
     unit_statistics,
 )
 from prunekit.export.zeros import count_zeros
-from prunekit.foundation.files import all_or_nothing
+from prunekit.foundation.files import all_or_nothing, write_json
 from prunekit.models.saved import images_metadata
 from prunekit.runs.tensors import read_tensors, write_tensors
-
-
-@dataclass(frozen=True, slots=True)
-class Export:
-    """What was written, and how it was checked."""
-
-    folder: Path
-    files: Mapping[str, int]
-    """Name -> bytes."""
-    checks: Mapping[str, Parity]
-    """Of each file that computes: how far it is from the model."""
-    zeros: int
-    """In the pruned tensors, in each file alike."""
-    seconds: float
-    """Wall time of tracing and writing, the check left out."""
-    notes: tuple[str, ...]
-    """What to know of it, in sentences."""
 
 
 @dataclass
@@ -76,7 +61,7 @@ class _Work:
         self.seconds += time.perf_counter() - begun
 
 
-def export_run(
+def export_run(  # noqa: PLR0913 - a keyword for each file and choice
     run_dir: str | Path,
     *,
     onnx: bool = False,
@@ -85,6 +70,7 @@ def export_run(
     compact: bool = False,
     out: str | Path | None = None,
     normalize: bool = False,
+    timing: bool = True,
 ) -> Export:
     """Write the finished model of a run for other runtimes, with a model card beside it.
 
@@ -102,6 +88,8 @@ def export_run(
         out: the folder; `export` in the run directory where it is None. Files of an earlier export
             are replaced.
         normalize: put mean and standard deviation inside, so that pixel values of 0 .. 1 go in.
+        timing: measure how long `model.onnx` takes in onnxruntime, beside the dense model, which
+            may be exported for it; seconds. It never fails: what cannot be timed is told.
 
     Raises:
         UsageError: nothing is asked for, or a package of an extra is not installed.
@@ -124,17 +112,30 @@ def export_run(
             _write_programs(work, onnx=onnx, pt2=pt2)
         zeros = _write_weights(work, packed=packed)
         files = {path.name: path.stat().st_size for path in sorted(temporary.iterdir())}
-        card = model_card(subject, files, work.checks, zeros, normalize=normalize)
+        latency = None
+        if onnx and timing:
+            latency = onnx_latency(temporary / ONNX_FILE, subject)
+            work.notes += latency.notes
+        stale = _stale(folder, files)
+        found = Export(
+            folder, files, work.checks, zeros, work.seconds, (*work.notes, *stale), latency
+        )
+        write_json(temporary / RECORD_FILE, {**found.plain(), "versions": _versions()})
+        card = model_card(subject, found, normalize=normalize)
         (temporary / CARD_FILE).write_text(card, encoding="utf-8")
         for name in files:  # safetensors writes for the owner alone
             shutil.copymode(temporary / CARD_FILE, temporary / name)
-    stale = [name for name in (ONNX_FILE, PT2_FILE, PACKED_FILE, PLAIN_FILE) if name not in files]
-    work.notes += [
+    return found
+
+
+def _stale(folder: Path, files: Mapping[str, int]) -> list[str]:
+    """A sentence for each file of an earlier export that stays."""
+    names = (ONNX_FILE, PT2_FILE, PACKED_FILE, PLAIN_FILE)
+    return [
         f"{folder / name} is of an earlier export: the card does not speak of it."
-        for name in stale
-        if (folder / name).is_file()
+        for name in names
+        if name not in files and (folder / name).is_file()
     ]
-    return Export(folder, files, work.checks, zeros, work.seconds, tuple(work.notes))
 
 
 def _check_request(*, onnx: bool, pt2: bool, other: bool, normalize: bool) -> None:
@@ -201,7 +202,7 @@ def program_metadata(subject: Subject, *, normalize: bool) -> dict[str, str]:
 
 def _versions() -> dict[str, str]:
     found = {}
-    for name in ("prunekit", "torch", "onnx", "onnxscript"):
+    for name in ("prunekit", "torch", "onnx", "onnxscript", "onnxruntime"):
         with suppress(PackageNotFoundError):
             found[name] = version(name)
     return found

@@ -42,8 +42,8 @@ class Normalised(nn.Module):
         return logits
 
 
-def require_onnx() -> None:
-    """See that the packages of the extra are there.
+def require_onnx(what: str = "--onnx") -> None:
+    """See that the packages of the extra are there, for `what`.
 
     Raises:
         UsageError: names those that are not, and the line that installs them.
@@ -51,7 +51,7 @@ def require_onnx() -> None:
     missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
     if missing:
         raise UsageError(
-            f"--onnx needs {', '.join(missing)}, which {'are' if len(missing) > 1 else 'is'} not "
+            f"{what} needs {', '.join(missing)}, which {'are' if len(missing) > 1 else 'is'} not "
             "installed: pip install 'prunekit[onnx]'"
         )
 

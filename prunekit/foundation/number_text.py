@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 
 def percent(share: float | None) -> str:
     """`0.9123` -> `91.23%`; unknown -> `?`."""
@@ -38,6 +41,20 @@ def si(number: float) -> str:
         number /= 1000
     digits = 0 if not prefix or number >= 99.95 else 1 if number >= 9.995 else 2
     return f"{number:.{digits}f} {prefix}"
+
+
+def beside_dense(latency: Mapping[str, Any]) -> str:
+    """`2.16 ms, dense 2.58 ms: 0.84 x (0.82 to 0.85)`, as far as it was measured."""
+    text = f"{latency['median_ms']:.2f} ms"
+    if latency.get("ratio") is None:
+        return text
+    interval = f"{latency['ratio_low']:.2f} to {latency['ratio_high']:.2f}"
+    return f"{text}, dense {latency['dense_ms']:.2f} ms: {latency['ratio']:.2f} x ({interval})"
+
+
+def size_text(size: float) -> str:
+    """`1234567` bytes -> `1.23 MB`; `12345` -> `12.3 kB`."""
+    return f"{size / 1e6:.2f} MB" if size >= 999_950 else f"{size / 1e3:.1f} kB"
 
 
 def seconds_text(seconds: float) -> str:

@@ -14,21 +14,18 @@ multiply-add is two FLOPs.
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.flop_counter import FlopCounterMode
 
 from prunekit.compressors.base import DataCompressor
 from prunekit.errors import RecipeError
-from prunekit.foundation.modules import evaluating, plain_attention
+from prunekit.foundation.modules import plain_attention
 from prunekit.foundation.operands import Trace, zero_macs
-from prunekit.foundation.timing import call_seconds
 from prunekit.models.dry_pass import blank, on_a_copy, unseen
 
 
@@ -128,49 +125,3 @@ def _count(
 
 def _identity(tokens: Any) -> Any:
     return tokens
-
-
-WARM_UP = 3
-REPEATS = 20
-
-
-@dataclass(frozen=True, slots=True)
-class Latency:
-    """Time of a forward pass in evaluation, and what it depends on."""
-
-    median_ms: float
-    iqr_ms: float
-    """Distance between the quartiles."""
-    batch: int
-    device: str
-    dtype: str
-    threads: int
-    """CPU threads of the process."""
-
-
-def measure_latency(
-    model: nn.Module, input_shape: Sequence[int], batch: int, device: torch.device
-) -> Latency:
-    """Time the forward pass of `batch` images of noise.
-
-    Args:
-        model: already on `device`; its train or eval mode is kept.
-        input_shape: [C, H, W].
-        batch: images a pass.
-        device: where the model is.
-    """
-    dtype = next((p.dtype for p in model.parameters()), torch.float32)
-    noise = torch.Generator().manual_seed(0)
-    images = torch.randn(batch, *input_shape, generator=noise).to(device, dtype)
-    with evaluating(model), torch.inference_mode():
-        times = [call_seconds(lambda: model(images), device) for _ in range(WARM_UP + REPEATS)]
-    first, median, third = statistics.quantiles(times[WARM_UP:], n=4)
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
-    return Latency(
-        median_ms=1e3 * median,
-        iqr_ms=1e3 * (third - first),
-        batch=batch,
-        device=name,
-        dtype=str(dtype).removeprefix("torch."),
-        threads=torch.get_num_threads(),
-    )

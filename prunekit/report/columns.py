@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from prunekit.foundation.number_text import percent, si
+from prunekit.foundation.number_text import percent, si, size_text
 
 
 @dataclass(frozen=True)
@@ -14,14 +14,30 @@ class Column:
 
     name: str
     """In a CSV file."""
-    keys: tuple[str, str]
-    """Where it stands."""
+    keys: tuple[str, ...]
+    """Where it stands; what an export measured is below `export`."""
     heading: str = ""
-    """In the table of results; empty: it has no column there."""
+    """In the table of results or, where `measured`, of costs; empty: it has no column there."""
     as_text: Callable[[float], str] = str
     """Writes it there."""
     unlike: str = ""
     """It has a column only where it is another number than that of this name."""
+    measured: bool = False
+    """Whether it belongs to the costs as measured."""
+
+
+def _latency(runtime: str, batch: str, *path: str) -> tuple[Column, ...]:
+    """What a runtime takes for a batch, and the dense model in it."""
+    name, at = f"latency_{runtime}_{batch}", (*path, runtime, batch)
+    short = "ORT" if runtime == "onnxruntime" else runtime
+    # runs of before have no more than this one, and have it here
+    own = ("latency", "median_ms") if (runtime, batch) == ("torch", "1") else (*at, "median_ms")
+    ms, times = "{:.2f}".format, "{:.2f} x".format
+    return (
+        Column(f"{name}_ms", own, f"{short} b{batch}, ms", ms, measured=True),
+        Column(f"{name}_dense_ms", (*at, "dense_ms"), "dense, ms", ms, measured=True),
+        Column(f"{name}_ratio", (*at, "ratio"), f"{short} b{batch} / dense", times, measured=True),
+    )
 
 
 COLUMNS = (
@@ -60,11 +76,20 @@ COLUMNS = (
     Column("parameters_nonzero", ("parameters", "nonzero")),
     Column("parameters_pruned", ("parameters", "pruned")),
     Column("parameters_removed", ("parameters", "removed")),
-    Column("parameters_stored", ("parameters", "stored")),
+    Column("parameters_stored", ("parameters", "stored"), "parameters", si, measured=True),
     Column("steps", ("train", "steps")),
     Column("training_flops", ("train", "flops"), "training FLOPs", si),
     Column("training_seconds", ("train", "wall_seconds")),
     Column("images_per_second", ("train", "images_per_second")),
+    *(
+        Column(f"file_{form}", ("files", form), f"file, {form}", size_text, measured=True)
+        for form in ("plain", "packed", "zipped", "dense")
+    ),
+    *_latency("torch", "1", "latency"),
+    *_latency("torch", "8", "latency"),
+    *_latency("onnxruntime", "1", "export", "latency"),
+    *_latency("onnxruntime", "8", "export", "latency"),
+    Column("latency_threads", ("latency", "threads"), "threads", "{:.0f}".format, measured=True),
 )
 KEYS = {column.name: column.keys for column in COLUMNS}
 """Name -> where the number stands."""

@@ -23,6 +23,7 @@ from prunekit.report.tables import (
     Table,
     cell_table,
     difference_table,
+    measured_tables,
     recipe_table,
     warning_table,
 )
@@ -103,6 +104,7 @@ def report_of(found: Comparison) -> Report:
     )
     tables = [
         cell_table(study, found.key),
+        *measured_tables(study),
         difference_table(study, found.differences) if found.differences else None,
         recipe_table(study),
         warning_table(warnings(study)),

@@ -53,6 +53,8 @@ def notices(study: Study, missing: int | None = None) -> list[str]:
         )
     if common(study.runs, "device_name") == SEVERAL:
         found.append("The runs are of several devices: times do not compare.")
+    if len({run.number("latency", "threads") for run in study.runs} - {None}) > 1:
+        found.append("The runs were timed with several numbers of threads: times do not compare.")
     return found
 
 

@@ -109,6 +109,8 @@ def read_record(run: RunDir) -> RunRecord:
     """
     status = _document(run, "status.json")
     report = _document(run, "report.json")
+    if report and (exported := run.exported()):
+        report = {**report, "export": exported}
     done = "done" if report else "not started"
     return RunRecord(
         path=run.path,

@@ -10,7 +10,15 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from prunekit.foundation.number_text import count, percent, seconds_text, si, units_text
+from prunekit.foundation.number_text import (
+    beside_dense,
+    count,
+    percent,
+    seconds_text,
+    si,
+    size_text,
+    units_text,
+)
 from prunekit.report.evaluations import dips_line
 from prunekit.runs.directory import RunDir, open_run
 
@@ -33,7 +41,8 @@ def summarise(run_dir: Path) -> list[RenderableType]:
     parts: list[RenderableType] = [
         _table(str(report.get("recipe") or run.path.parent.name), _results(report)),
         _table("One image", _cost(report)),
-        *_caution(report.get("macs", {})),
+        *_table_of_any("As measured", _measured(report, run.exported())),
+        *_caution(report),
         _table("Training", _training(report)),
         *_dips(run),
         *(Text(f"warning: {sentence}", style="yellow") for sentence in report.get("warnings", ())),
@@ -51,8 +60,15 @@ def _table(title: str, rows: list[NamedValue]) -> Table:
     return table
 
 
-def _caution(macs: Mapping[str, Any]) -> list[RenderableType]:
-    """Only where zeros are multiplied: not of a dense model, nor of one that lost its channels."""
+def _table_of_any(title: str, rows: list[NamedValue]) -> list[RenderableType]:
+    return [_table(title, rows)] if rows else []
+
+
+def _caution(report: Mapping[str, Any]) -> list[RenderableType]:
+    """What arrived of the saving; of runs of before only that zeros are multiplied, if they are."""
+    if report.get("saving"):
+        return [Text(str(report["saving"]), style="dim")]
+    macs = report.get("macs", {})
     if macs.get("theoretical") == macs.get("executed"):
         return []
     return [
@@ -172,6 +188,26 @@ def _cost(report: Mapping[str, Any]) -> list[NamedValue]:
             )
         )
     return rows
+
+
+def _measured(report: Mapping[str, Any], exported: Mapping[str, Any]) -> list[NamedValue]:
+    """Passes beside those of the dense model, and bytes; a run of before has none of them."""
+    rows = []
+    for runtime, found in (("torch", report), ("onnxruntime", exported)):
+        timed = (found.get("latency") or {}).get(runtime) or {}
+        rows += [(f"{runtime}, batch {batch}", beside_dense(one)) for batch, one in timed.items()]
+    if files := report.get("files"):
+        names = {
+            "plain": "plain",
+            "packed": "packed",
+            "zipped": "zipped",
+            "dense": "of the dense model",
+        }
+        sizes = [f"{name} {size_text(files[k])}" for k, name in names.items() if files.get(k)]
+        rows.append(("model file", ", ".join(sizes)))
+    latencies = [one.get("latency") or {} for one in (report, exported)]
+    notes = [str(note) for one in latencies for note in one.get("notes") or ()]
+    return [*rows, *(("note", note) for note in notes)]
 
 
 def _training(report: Mapping[str, Any]) -> list[NamedValue]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from prunekit.report.columns import COLUMNS, KEYS, Column
 from prunekit.report.comparison import POINTS, Difference, accuracies, accuracy
+from prunekit.report.saving import arrived
 from prunekit.report.settings import distinctions, short_keys
 from prunekit.report.statistics import MANY, PairedDifference, Summary, summary
 from prunekit.report.study import Cell, Study
@@ -31,7 +32,11 @@ class Table:
 
 def cell_table(study: Study, key: str) -> Table:
     """One row a cell: accuracy, and what it costs."""
-    shown = [column for column in COLUMNS if column.heading and _tells(study, column)]
+    shown = [
+        column
+        for column in COLUMNS
+        if column.heading and not column.measured and _tells(study, column)
+    ]
     columns = (
         *("arm", *study.axes, "seeds", f"{key.split('_')[0]} accuracy, %"),
         *(column.heading for column in shown),
@@ -51,6 +56,42 @@ def cell_table(study: Study, key: str) -> Table:
         "theoretical. `2 of 3`: of three finished runs two have the number."
     )
     return Table("Results", columns, tuple(rows), 1 + len(study.axes), note)
+
+
+SIZES_NOTE = (
+    "Means over seeds. Parameters that are stored; the model file as it is, packed (zeros left "
+    f"out), zipped, and of the dense model. {NONE}: not measured, as in runs of before."
+)
+TIMES_NOTE = (
+    "Means over seeds. Passes of 1 and 8 images (b1, b8) in torch and, of runs that `prunekit "
+    "export --onnx` wrote into, in onnxruntime (ORT); / dense: the median ratio to the dense model "
+    "in turn, within one process. Milliseconds are those of the machine as it was: ratios compare. "
+    f"{NONE}: not measured, as in runs of before."
+)
+
+
+def measured_tables(study: Study) -> list[Table]:
+    """One row a cell: bytes, and passes beside those of the dense model; none where nothing is."""
+    tables = []
+    for title, of, names, note in (
+        ("Sizes as measured", "file", ("file", "parameters"), SIZES_NOTE),
+        ("Times as measured", "latency", ("latency",), f"{arrived(study)} {TIMES_NOTE}".lstrip()),
+    ):
+        found = [
+            column
+            for column in COLUMNS
+            if column.measured
+            and column.name.startswith(names)
+            and any(cell.values(*column.keys) for cell in study.cells)
+        ]
+        if any(column.name.startswith(of) for column in found):
+            columns = ("arm", *study.axes, *(column.heading for column in found))
+            rows = [
+                (*_arm_and_labels(study, cell), *(_mean(cell, column) for column in found))
+                for cell in study.cells
+            ]
+            tables.append(Table(title, columns, tuple(rows), 1 + len(study.axes), note))
+    return tables
 
 
 def difference_table(study: Study, found: Sequence[Difference]) -> Table:

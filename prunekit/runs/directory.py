@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
     from prunekit.recipe.schema import Recipe
 
+EXPORT_RECORD = "export/export.json"
 MASKS_FORMAT = "prunekit-masks-1"
 
 
@@ -60,6 +61,15 @@ class RunDir:
     def report(self) -> dict[str, Any]:
         """The numbers of a finished run."""
         return self._document("report.json")
+
+    def exported(self) -> dict[str, Any]:
+        """What `prunekit export` measured, where it wrote into the run; else nothing.
+
+        A damaged one is none: it is no part of the run.
+        """
+        with suppress(CheckpointError):
+            return self._document(EXPORT_RECORD)
+        return {}
 
     def metrics(self) -> list[dict[str, Any]]:
         """The lines of `metrics.jsonl` in order; one that a kill cut short is left out."""

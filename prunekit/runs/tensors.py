@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save, save_file
 from torch import Tensor
 
 from prunekit.errors import CheckpointError
@@ -37,20 +37,37 @@ def write_tensors(
     Raises:
         ResourceError: the disk is full or the folder cannot be written; `path` is as it was.
     """
+    own, metadata = _stored(tensors, metadata, packed=packed)
+    with replacing(path) as temporary:
+        try:
+            save_file(own, temporary, _told(metadata, _digest(own, metadata)))
+        except SafetensorError as error:
+            raise OSError(str(error)) from error
+
+
+def packed_bytes(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> int:
+    """The size of the file that `write_tensors` would write with `packed`."""
+    own, metadata = _stored(tensors, metadata, packed=True)
+    any_digest = hashlib.sha256().hexdigest()
+    return len(save(own, _told(metadata, any_digest)))
+
+
+def _stored(
+    tensors: Mapping[str, Tensor], metadata: Mapping[str, str], *, packed: bool
+) -> tuple[dict[str, Tensor], Mapping[str, str]]:
     # safetensors refuses names that share memory, as tied weights do
     own = {
         name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
         for name, tensor in tensors.items()
     }
-    if packed:
-        own, shapes = pack(own)
-        metadata = {**metadata, **shapes}
-    with replacing(path) as temporary:
-        try:
-            everything = {**metadata, DIGEST: _digest(own, metadata)}
-            save_file(own, temporary, {METADATA: json.dumps(everything, sort_keys=True)})
-        except SafetensorError as error:
-            raise OSError(str(error)) from error
+    if not packed:
+        return own, metadata
+    own, shapes = pack(own)
+    return own, {**metadata, **shapes}
+
+
+def _told(metadata: Mapping[str, str], digest: str) -> dict[str, str]:
+    return {METADATA: json.dumps({**metadata, DIGEST: digest}, sort_keys=True)}
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:

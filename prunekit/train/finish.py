@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from prunekit.errors import DivergedError
 from prunekit.foundation.files import write_json
 from prunekit.models import token_counts
-from prunekit.models.cost import Macs, count_macs, measure_latency, train_flops
+from prunekit.models.cost import Macs, count_macs, train_flops
 from prunekit.models.saved import images_metadata, model_metadata, write_model
 from prunekit.pruning.effective import effective_share, told_effective
 from prunekit.pruning.sparsity import (
@@ -27,6 +27,7 @@ from prunekit.pruning.sparsity import (
 from prunekit.runs.directory import write_masks
 from prunekit.train.compacting import compact_at_end
 from prunekit.train.environment import environment
+from prunekit.train.measured import measured_costs
 from prunekit.train.passes import Evaluation
 from prunekit.train.trainer import Trainer
 
@@ -136,6 +137,7 @@ def _report(
     shape = trainer.data.spec.input_shape
     sparsity = after_finish(trained.sparsity, trained.names, model, left)
     finished, counts = count_macs(model, shape, left), token_counts(model.eval(), shape)
+    macs = Macs(trained.macs.dense, finished.executed, finished.theoretical)
     effective = told_effective(model, left, _one_batch(trainer))
     told = trainer.observer.warnings
     for sentence in warn_empty(measure_sparsity(model, left)):
@@ -160,7 +162,7 @@ def _report(
             "before": counts.before if counts else None,
             "after": counts.after if counts else None,
         },
-        "macs": asdict(Macs(trained.macs.dense, finished.executed, finished.theoretical)),
+        "macs": asdict(macs),
         "parameters": {
             "total": sparsity.parameters,
             "nonzero": sparsity.nonzero,
@@ -168,7 +170,7 @@ def _report(
             "removed": sparsity.removed,
             "stored": sparsity.stored,
         },
-        "latency": asdict(measure_latency(model, shape, 1, trainer.device)),
+        **measured_costs(trainer, model, macs),
         "layers": sparsity.layers(),
         "train": {
             "steps": trainer.engine.step,

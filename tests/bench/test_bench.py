@@ -5,8 +5,11 @@ import json
 import pytest
 import torch
 from click.testing import CliRunner
+from hypothesis import given, strategies as st
 
 from prunekit.bench import measure as rounds
+from prunekit.bench.deploy import SECTIONS as DEPLOY
+from prunekit.bench.deploy_cases import QUICK, smallest
 from prunekit.bench.masks import SECTIONS
 from prunekit.bench.measure import AGAIN, Measured, Timed, in_bytes, in_turn
 from prunekit.bench.memory import live_bytes
@@ -106,6 +109,95 @@ def test_the_cost_of_probes_is_beside_training_without_one():
         goals = {row["what"]: row["goal"] for row in section["rows"]}
         probes = {"every 50 steps": "", "with means": ""}
         assert goals == {AGAIN: "", "the record alone": "<= 0.02 x", **probes}
+
+
+def deploy(*args):
+    done = CliRunner().invoke(cli, ["bench", "deploy", "--quick", "--json", *args], obj=Options())
+    assert done.exit_code == 0, done.output
+    return {section["name"]: section for section in json.loads(done.stdout)["sections"]}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("part", ["heads", "channels"])
+def test_smaller_models_are_held_to_their_multiply_adds_at_batch_1(part):
+    assert tuple(DEPLOY) == PARTS["deploy"]
+    sections = deploy("--only", part)
+    for runtime, slack in (("torch", 0.10), ("onnxruntime", 0.05)):
+        rows = sections[f"{part}: {runtime}, batch 1"]["rows"]
+        assert rows[0]["what"] == AGAIN
+        for row in rows[1:]:
+            assert 0 < row["macs"] < 1
+            aligned = part == "heads" or "multiples of 16" in row["what"]
+            goal = f"<= {1.15 * row['macs'] + slack:.3g} x" if aligned else ""
+            assert (row["goal"], row["verdict"]) == (goal, "not judged" if aligned else "")
+        assert not any(row["goal"] for row in sections[f"{part}: {runtime}, batch 8"]["rows"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("part", ["exporting", "zeros", "tokens", "quantised", "runtimes"])
+def test_a_part_of_deployment_has_its_sections(part):
+    sections = deploy("--only", part)
+    assert {name.partition(":")[0].partition(",")[0] for name in sections} == {part}
+    for section in sections.values():
+        assert all(row["ours"] > 0 and row["baseline"] > 0 for row in section["rows"])
+        if part == "zeros":
+            assert {row["macs"] for row in section["rows"][1:]} == {1.0}
+        if part == "quantised":
+            assert "zeros in the matrices" in section["notes"][0]
+
+
+def test_files_shrink_with_their_zeros():
+    rows = {row["what"]: row for row in deploy("--only", "sizes")["sizes"]["rows"]}
+    packed = [rows[f"{share} % zeros, packed"]["ratio"] for share in (0, 50, 80, 90, 95, 98)]
+    assert packed[0] == 1.0
+    assert packed == sorted(packed, reverse=True)
+    assert packed[-1] < 0.3
+
+
+def test_smaller_models_are_those_that_removal_leaves():
+    full, half = QUICK.vit(), QUICK.vit(heads=1, hidden=64)
+    shapes = {name: tuple(p.shape) for name, p in half.named_parameters()}
+    assert shapes["blocks.0.attn.qkv.weight"] == (48, 32)
+    assert shapes["blocks.0.attn.proj.weight"] == (32, 16)
+    assert shapes["blocks.0.mlp.fc2.weight"] == (32, 64)
+    images = QUICK.images(2)
+    # the units that are removed give nothing: the smaller model computes the same
+    with torch.no_grad():
+        state = full.state_dict()
+        for name, small in half.state_dict().items():
+            big, kept = state[name], small.shape
+            if "qkv" in name:
+                small.copy_(torch.cat([big[o : o + 16] for o in (0, 32, 64)]))
+            else:
+                small.copy_(big[tuple(slice(length) for length in kept)])
+        full.blocks[0].attn.proj.weight[:, 16:] = 0
+        full.blocks[0].mlp.fc2.weight[:, 64:] = 0
+        torch.testing.assert_close(half(images), full(images))
+
+
+@pytest.mark.parametrize(("keep", "multiple", "widths"), [
+    (0.7, 1, [45, 90, 179, 358]), (0.7, 16, [48, 96, 176, 352]), (0.3, 16, [16, 32, 80, 160]),
+])  # fmt: skip
+def test_channels_are_rounded_to_the_nearest_multiple(keep, multiple, widths):
+    model = QUICK.resnet18(keep, multiple)
+    found = {m.out_channels for m in model.modules() if isinstance(m, torch.nn.Conv2d)}
+    assert sorted(found) == widths
+    assert model(QUICK.images(1)).shape == (1, 10)
+
+
+@given(st.integers(1, 60), st.floats(0, 1))
+def test_the_smallest_weights_are_those_nearest_to_zero(entries, share):
+    weight = torch.randn(entries, 1, generator=torch.Generator().manual_seed(entries))
+    chosen = smallest(weight, share)
+    assert int(chosen.sum()) == round(share * entries)
+    if 0 < int(chosen.sum()) < entries:
+        assert weight[chosen].abs().max() <= weight[~chosen].abs().min()
+
+
+def test_deployment_without_the_extra_is_one_line(monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    done = CliRunner().invoke(cli, ["bench", "deploy", "--quick"], obj=Options())
+    assert str(done.exception).startswith("bench deploy needs onnx, onnxscript, onnxruntime")
 
 
 def test_an_unknown_part_is_refused_with_the_nearest():

@@ -87,7 +87,7 @@ def nothing_in(folder):
 def test_the_files_and_what_was_found_of_them(exported, merging):
     assert exported.folder == merging / "export"
     there = {path.name: path.stat().st_size for path in exported.folder.iterdir()}
-    assert there.keys() == {*exported.files, "README.md"}
+    assert there.keys() == {*exported.files, "README.md", "export.json"}
     assert all(there[name] == size for name, size in exported.files.items())
     pruned = sum(int((~mask).sum()) for mask in prunekit.open_run(merging).masks().values())
     assert exported.zeros == pruned

@@ -1,4 +1,4 @@
-"""Counted multiply-adds against closed forms worked by hand, and measured latency."""
+"""Counted multiply-adds against closed forms worked by hand."""
 
 import copy
 
@@ -12,7 +12,6 @@ from prunekit.compressors.base import DataCompressor, TokenBatch
 from prunekit.models.cost import (
     Macs,
     count_macs,
-    measure_latency,
     train_flops,
 )
 from prunekit.registry.configs import CompressorConfig
@@ -202,14 +201,3 @@ def test_compressor_counts_as_in_training_or_evaluation_and_model_is_left_alone(
 
 def test_training_costs_three_forwards_of_what_is_executed():
     assert train_flops(Macs(dense=9, executed=5, theoretical=2), images=7) == 3 * 2 * 5 * 7
-
-
-def test_latency_is_measured_with_what_it_depends_on():
-    model = nn.Sequential(nn.Flatten(), nn.Linear(12, 3)).train()
-    model[0].eval()
-    latency = measure_latency(model, (3, 2, 2), 5, torch.device("cpu"))
-    assert latency.median_ms > 0
-    assert latency.iqr_ms >= 0
-    assert (latency.batch, latency.device, latency.dtype) == (5, "cpu", "float32")
-    assert latency.threads == torch.get_num_threads()
-    assert [m.training for m in model.modules()] == [True, False, True]

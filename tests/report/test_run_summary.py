@@ -9,7 +9,7 @@ from rich.console import Console
 
 from prunekit.errors import CheckpointError
 from prunekit.foundation.files import write_json
-from prunekit.foundation.number_text import count, percent, seconds_text, si
+from prunekit.foundation.number_text import count, percent, seconds_text, si, size_text
 from prunekit.report import picture, summarise
 from prunekit.runs.directory import new_run_dir
 
@@ -122,6 +122,39 @@ def test_units_that_left_and_those_that_stay_are_counted(run_dir):
     assert shown["empty units that stay"] == "1,200, as of d: enters a sum"
 
 
+TIMED = {
+    "median_ms": 3.214,
+    "dense_ms": 4.0,
+    "ratio": 0.8,
+    "ratio_low": 0.79,
+    "ratio_high": 0.82,
+}
+
+
+def test_what_was_measured_stands_beside_the_dense_model(run_dir):
+    latency = {**REPORT["latency"], "torch": {"1": TIMED}, "notes": ["batch 8 is not timed: slow"]}
+    files = {"plain": 28_400_000, "packed": 6_000_000, "zipped": None, "dense": 28_400_000}
+    saving = "87.3% fewer multiply-adds than dense arrived as 20.0% less time."
+    write_json(
+        run_dir / "report.json", {**REPORT, "latency": latency, "files": files, "saving": saving}
+    )
+    (run_dir / "export").mkdir()
+    alone = {"median_ms": 2.0, "ratio": None}
+    write_json(run_dir / "export/export.json", {"latency": {"onnxruntime": {"8": alone}}})
+    shown = rows(run_dir)
+    assert shown["torch, batch 1"] == "3.21 ms, dense 4.00 ms: 0.80 x (0.79 to 0.82)"
+    assert shown["onnxruntime, batch 8"] == "2.00 ms"
+    assert shown["model file"] == "plain 28.40 MB, packed 6.00 MB, of the dense model 28.40 MB"
+    assert shown["note"] == "batch 8 is not timed: slow"
+    assert saving in printed(run_dir)
+    assert "Masks alone save no time" not in printed(run_dir)
+
+
+def test_a_run_of_before_has_no_table_of_what_was_measured(run_dir):
+    write_json(run_dir / "report.json", REPORT)
+    assert "As measured" not in printed(run_dir)
+
+
 def test_target_that_emerges_is_no_number(run_dir):
     emerging = {**REPORT["sparsity"], "target": None}
     write_json(run_dir / "report.json", {**REPORT, "sparsity": emerging})
@@ -187,6 +220,7 @@ def test_picture_needs_a_log(run_dir):
 
 
 def test_numbers_as_a_person_reads_them():
+    assert [size_text(x) for x in (12_345, 999_999, 1_234_567)] == ["12.3 kB", "1.00 MB", "1.23 MB"]
     assert [percent(0.12345), percent(None), count(1234567)] == ["12.35%", "?", "1,234,567"]
     assert [si(x) for x in (0, 999, 999.6, 1000, 15_714, 3.14e9, 999_600, 9.99e20)] == [
         "0 ",

@@ -15,6 +15,7 @@ from prunekit.report.figures.style import (
     label_ends,
     legend_below,
     new_figure,
+    plain_ticks,
     spread_top,
     styles,
     thousands,
@@ -35,7 +36,7 @@ class Cost:
 
     title: str
     unit: str
-    keys: tuple[str, str]
+    keys: tuple[str, ...]
     scale: float = 1.0
     more_is_better: bool = False
 
@@ -45,6 +46,8 @@ COSTS = (
     Cost("Tokens", "patch tokens of an image after compression", KEYS["tokens"]),
     Cost("Theoretical MACs", "multiply-adds of an image, zeros skipped", KEYS["macs_theoretical"]),
     Cost("Executed MACs", "multiply-adds of an image, zeros multiplied", KEYS["macs_executed"]),
+    Cost("Latency, torch", "ms of the pass of one image", KEYS["latency_torch_1_ms"]),
+    Cost("Latency, onnxruntime", "ms of the pass of one image", KEYS["latency_onnxruntime_1_ms"]),
     Cost("Training", "FLOPs spent", KEYS["training_flops"]),
 )
 SAME = 1.02
@@ -156,6 +159,7 @@ def _panel(
     else:
         if min(costs) > 0 and max(costs) > WIDE * min(costs):
             axis.set_xscale("log")
+            plain_ticks(axis.xaxis)
         if max(costs) >= 1000:
             thousands(axis.xaxis)
     spread_top(axis.yaxis, [_reach(p.accuracy, sign) for p in points for sign in (-1, 1)])

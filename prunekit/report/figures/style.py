@@ -114,6 +114,15 @@ def thousands(axis: XAxis | YAxis) -> None:
         axis.set_minor_formatter(NullFormatter())
 
 
+def plain_ticks(axis: XAxis | YAxis) -> None:
+    """Write the numbers of a logarithmic axis as `0.5` and `20`, without powers."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_minor_formatter(NullFormatter())
+
+
 def legend_below(
     figure: Figure,
     looks: Mapping[str, Mapping[str, Any]],
