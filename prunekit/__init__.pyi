@@ -46,6 +46,7 @@ from prunekit.registry.configs import (
     CompressorConfig as CompressorConfig,
     DatasetConfig as DatasetConfig,
     DataSpec as DataSpec,
+    LossConfig as LossConfig,
     ModelConfig as ModelConfig,
     ProbeConfig as ProbeConfig,
     Samples as Samples,
@@ -53,6 +54,11 @@ from prunekit.registry.configs import (
 )
 from prunekit.runs.directory import open_run as open_run
 from prunekit.train.launch import run_recipe as run_recipe
+from prunekit.train.losses.base import (
+    Loss as Loss,
+    LossBatch as LossBatch,
+    LossSetting as LossSetting,
+)
 
 __version__: str
 __all__: list[str]

@@ -27,6 +27,10 @@ PUBLIC = {
         "DataSpec",
         "DatasetConfig",
         "Duration",
+        "Loss",
+        "LossBatch",
+        "LossConfig",
+        "LossSetting",
         "Masks",
         "ModelConfig",
         "ParamRule",
@@ -67,10 +71,12 @@ PUBLIC = {
     ],
     "prunekit.testing": [
         "ConformanceError",
+        "LossTrial",
         "SmallModel",
         "TokenTrial",
         "Trial",
         "check_compressor",
+        "check_loss",
         "check_probe",
         "check_strategy",
     ],
@@ -80,6 +86,7 @@ PUBLIC = {
     "prunekit.registry": [
         "COMPRESSORS",
         "DATASETS",
+        "LOSSES",
         "MODELS",
         "PROBES",
         "REGISTRIES",
@@ -157,7 +164,7 @@ def test_an_error_has_its_exit_code(name, code):
 
 
 def test_the_groups_of_entry_points():
-    kinds = ["strategies", "compressors", "models", "datasets", "probes", "recipes"]
+    kinds = ["strategies", "compressors", "models", "datasets", "probes", "losses", "recipes"]
     assert list(KINDS) == [f"prunekit.{kind}" for kind in kinds]
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import (
     AfterValidator,
@@ -21,10 +21,11 @@ from prunekit.foundation.timeline import Duration, duration
 from prunekit.foundation.values import Frozen, NewKey, OldDefault, name_only
 from prunekit.recipe.conflicts import conflicts
 from prunekit.recipe.lr_schedules import AnyLrSchedule, LrConstant
-from prunekit.registry import COMPRESSORS, DATASETS, MODELS, PROBES, STRATEGIES
+from prunekit.registry import COMPRESSORS, DATASETS, LOSSES, MODELS, PROBES, STRATEGIES
 from prunekit.registry.configs import (
     CompressorConfig,
     DatasetConfig,
+    LossConfig,
     ModelConfig,
     ProbeConfig,
     StrategyConfig,
@@ -171,6 +172,9 @@ AnyCompressor = Annotated[
 ]
 AnyStrategy = Annotated[SerializeAsAny[StrategyConfig], BeforeValidator(STRATEGIES.parse_in_recipe)]
 AnyProbe = Annotated[SerializeAsAny[ProbeConfig], BeforeValidator(PROBES.parse_in_recipe)]
+AnyLoss = Annotated[SerializeAsAny[LossConfig], BeforeValidator(LOSSES.parse_in_recipe)]
+CROSS_ENTROPY: Any = {"name": "cross_entropy", "label_smoothing": 0.0}
+"""The loss of a recipe that names none, and of all before there was a choice."""
 
 
 class Recipe(Frozen):
@@ -198,6 +202,10 @@ class Recipe(Frozen):
     """What prunes the weights, each in a scope of its own; none = the dense baseline."""
     probes: tuple[AnyProbe, ...] = ()
     """What watches gradients and changes nothing."""
+    loss: Annotated[AnyLoss, NewKey(3, before=CROSS_ENTROPY)] = Field(
+        default=CROSS_ENTROPY, validate_default=True
+    )
+    """What is minimised; strategies that need the loss of training have the same one."""
     optimizer: OptimizerConfig = Field(examples=[{"name": "adamw", "lr": 1e-3}])
     """What moves the weights."""
     anchor: Duration = duration("0st")

@@ -18,10 +18,11 @@ from prunekit.pruning.engine import Engine
 from prunekit.pruning.probes.base import Probe
 from prunekit.pruning.strategies.base import PruningStrategy
 from prunekit.recipe.schema import Recipe
-from prunekit.registry import COMPRESSORS, PROBES, STRATEGIES
+from prunekit.registry import COMPRESSORS, LOSSES, PROBES, STRATEGIES
 from prunekit.train.batch_check import check_batches
 from prunekit.train.class_rows import tell_of_classes
 from prunekit.train.distributed import ProcessGroup
+from prunekit.train.losses.base import Loss, LossBatch, LossSetting, checked_value
 from prunekit.train.optim import check_learns, check_rules
 from prunekit.train.phases import PhasePlan, lay_out
 
@@ -36,6 +37,8 @@ class Run:
     model: nn.Module
     """The plain module, on its device."""
     engine: Engine
+    loss: Loss
+    """What is minimised, prepared."""
     plan: PhasePlan
     notes: tuple[str, ...] = ()
     """What was warned of while the parts were made."""
@@ -81,19 +84,29 @@ def _put_together(
     plan = lay_out(recipe, data.steps_per_epoch)
     strategies: list[PruningStrategy] = [STRATEGIES.create(one) for one in recipe.strategies]
     probes: list[Probe] = [PROBES.create(one) for one in recipe.probes]
+    loss: Loss = LOSSES.create(recipe.loss)
     engine = Engine(
         model,
         strategies,
         plan.timeline,
         probes=probes,
-        sources=Sources(recipe.seed, data=data, input_shape=shape, ranks=group, anchor=anchor),
+        sources=Sources(
+            recipe.seed,
+            data=data,
+            input_shape=shape,
+            ranks=group,
+            anchor=anchor,
+            loss_of_images=lambda x, logits, y: checked_value(loss, LossBatch(x, logits, y)),
+        ),
         resuming=resuming,
     )
     if not resuming:
         tell_of_classes(engine, data.spec)
     check_rules((*recipe.optimizer.rules, *engine.optimizer_rules()), engine.params)
     model.to(group.device)
+    with about_key("loss", recipe.loss):
+        loss.prepare(model, LossSetting(data.spec, data.preprocessing, group.device))
     if not resuming:
         check_learns(recipe.optimizer, engine)
         check_batches(data, engine, data.sizes)
-    return Run(recipe, group, data, model, engine, plan)
+    return Run(recipe, group, data, model, engine, loss, plan)

@@ -56,6 +56,7 @@ class Trained:
 def conclude(trainer: Trainer) -> None:
     """Evaluate the finished model on all ranks, and write the results on the main one."""
     trained = _look_at(trainer)
+    trainer.run.loss.release()
     model = trainer.engine.finish()
     trainer.use_model(model)
     found = _evaluate(trainer)
@@ -72,7 +73,9 @@ def _look_at(trainer: Trainer) -> Trained:
         masks=masks,
         sparsity=measure_sparsity(model, masks),
         macs=count_macs(model, shape, masks),
-        flops=train_flops(count_macs(model, shape, training=True), trainer.images),
+        flops=train_flops(
+            count_macs(model, shape, training=True), trainer.images, trainer.run.loss.extra_macs()
+        ),
         asked=engine.asked(),
         target=engine.target(),
         units=tuple(engine.units()),

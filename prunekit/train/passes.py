@@ -14,6 +14,7 @@ from torch.nn.parallel import DistributedDataParallel
 from prunekit.data import EvalSplit
 from prunekit.foundation.seeding import seed_for
 from prunekit.train.build import Run
+from prunekit.train.losses.base import LossBatch, checked_value, labels_of
 from prunekit.train.precision import Precision
 
 
@@ -59,10 +60,10 @@ class Passes:
             torch.manual_seed(seed_for(self.run.recipe.seed, "noise", t, rank, i))
             with self._no_sync(last=done == samples):
                 with self.precision.autocast():
-                    logits = self.forward(x)
-                    loss = F.cross_entropy(logits.float(), y) * (len(y) / samples)
+                    batch = _as_batch(x, self.forward(x), y)
+                    loss = checked_value(self.run.loss, batch) * (len(y) / samples)
                 self.precision.backward(loss)
-            sums += _tally(loss.detach(), logits.detach(), y)
+            sums += _tally(loss.detach(), batch.logits.detach(), labels_of(y))
         return sums
 
     def _no_sync(self, *, last: bool) -> AbstractContextManager[Any]:
@@ -86,6 +87,14 @@ class Passes:
             sums += _tally(loss, logits, y)
         loss_sum, correct, count = group.total(sums).tolist()
         return Evaluation(top1=correct / count, loss=loss_sum / count)
+
+
+def _as_batch(images: Tensor, output: Tensor | tuple[Tensor, Tensor], targets: Tensor) -> LossBatch:
+    """What a loss is given; a model with a distillation token gives a pair of logits."""
+    if isinstance(output, tuple):
+        logits, distilled = output
+        return LossBatch(images, logits.float(), targets, distilled.float())
+    return LossBatch(images, output.float(), targets)
 
 
 def _tally(loss: Tensor, logits: Tensor, labels: Tensor) -> Tensor:

@@ -307,6 +307,7 @@ def test_the_schema_knows_every_key_and_component():
         "probe": schema["properties"]["probes"]["items"],
         "dataset": schema["properties"]["data"],
         "model": schema["properties"]["model"],
+        "loss": schema["properties"]["loss"],
     }
     for kind, slot in slots.items():
         names, *members = slot["anyOf"]

@@ -85,6 +85,9 @@ class Context(Protocol):
     def loss(self, x: Tensor, y: Tensor) -> Tensor:
         """The training loss of the plain model on a batch; can be differentiated twice."""
 
+    def loss_of(self, logits: Tensor, x: Tensor, y: Tensor) -> Tensor:
+        """The training loss of logits made of `x`, perhaps changed, as divided by a temperature."""
+
     def mean_over_ranks(self, x: Tensor) -> Tensor:
         """The mean of `x` over the ranks; `x` itself in one process."""
 
