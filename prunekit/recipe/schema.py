@@ -15,12 +15,13 @@ from pydantic import (
 )
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
-from prunekit.foundation.parameters import ParamRule
 from prunekit.foundation.plain import shown
 from prunekit.foundation.timeline import Duration, duration
-from prunekit.foundation.values import Frozen, NewKey, OldDefault, name_only
+from prunekit.foundation.values import Frozen, NewKey, OldDefault
 from prunekit.recipe.conflicts import conflicts
 from prunekit.recipe.lr_schedules import AnyLrSchedule, LrConstant
+from prunekit.recipe.optimizer_names import OPTIMIZERS
+from prunekit.recipe.optimizers import OptimizerSettings
 from prunekit.registry import COMPRESSORS, DATASETS, LOSSES, MODELS, PROBES, STRATEGIES
 from prunekit.registry.configs import (
     CompressorConfig,
@@ -62,54 +63,8 @@ Interval = Annotated[Duration, AfterValidator(_some)]
 """A duration that is not zero."""
 
 
-class _Optimizer(Frozen):
-    name: str
-    """Which optimizer."""
-    lr: float = Field(gt=0)
-    """Learning rate at the top of the phase's learning-rate schedule."""
-    weight_decay: float = Field(default=0.0, ge=0)
-    """Decoupled in adamw, L2 in sgd."""
-    clip_norm: float | None = Field(default=None, gt=0)
-    """Largest norm of the whole gradient, after masks; null = no clipping."""
-    rules: tuple[ParamRule, ...] = ()
-    """Other learning rates and decays by parameter name; the first rule that matches wins."""
-
-
-class AdamWConfig(_Optimizer):
-    """AdamW (arXiv 1711.05101)."""
-
-    name: Literal["adamw"] = "adamw"
-    betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (
-        0.9,
-        0.999,
-    )
-    """Decay of the running means of the gradient and of its square."""
-    eps: float = Field(default=1e-8, gt=0)
-    """Added to the denominator."""
-    weight_decay: float = Field(default=0.05, ge=0)
-    """Decoupled weight decay."""
-    clip_norm: float | None = Field(default=1.0, gt=0)
-    """Largest norm of the whole gradient, after masks; null = no clipping."""
-
-
-class SGDConfig(_Optimizer):
-    """Stochastic gradient descent with momentum."""
-
-    name: Literal["sgd"] = "sgd"
-    momentum: float = Field(default=0.9, ge=0, lt=1)
-    """Share of the last step that is kept."""
-    nesterov: bool = False
-    """Whether the gradient is taken ahead of the momentum step."""
-
-    @model_validator(mode="after")
-    def _nesterov_has_momentum(self) -> SGDConfig:
-        if self.nesterov and not self.momentum:
-            raise ValueError("nesterov needs a momentum above 0")
-        return self
-
-
 OptimizerConfig = Annotated[
-    Annotated[AdamWConfig | SGDConfig, Field(discriminator="name")], BeforeValidator(name_only)
+    SerializeAsAny[OptimizerSettings], BeforeValidator(OPTIMIZERS.parse_in_recipe)
 ]
 """Any optimizer."""
 
@@ -119,8 +74,8 @@ class Phase(Frozen):
 
     name: Name
     """What a strategy's `during` calls it."""
-    length: Annotated[Interval, AfterValidator(_not_percent)] = Field(examples=["10ep"])
-    """How long, in `ep` or `st`."""
+    length: Annotated[Duration, AfterValidator(_not_percent)] = Field(examples=["10ep"])
+    """How long, in `ep` or `st`; `0st` in a recipe of one phase prunes without training."""
     lr_schedule: AnyLrSchedule = LrConstant()
     """How the learning rate moves."""
     start: Literal["continue", "anchor"] = "continue"
@@ -214,6 +169,9 @@ class Recipe(Frozen):
         min_length=1, examples=[[{"name": "train", "length": "10ep"}]]
     )
     """The spans of training, one after the other."""
+    batchnorm_samples: Annotated[int | None, NewKey(3, before=None)] = Field(default=None, ge=2)
+    """Training samples on which the running statistics of BatchNorm are computed anew at the end;
+    null = those of training."""
     evaluate: EvaluateConfig = EvaluateConfig()
     """When accuracy is measured."""
     checkpoint: CheckpointConfig = CheckpointConfig()

@@ -11,7 +11,7 @@ from prunekit.data import DataSet, open_dataset
 from prunekit.foundation.seeding import seed_for
 from prunekit.foundation.timeline import Timeline
 from prunekit.foundation.values import about_key
-from prunekit.foundation.warn import warnings_kept
+from prunekit.foundation.warn import LOG, warnings_kept
 from prunekit.models import attach, build_model
 from prunekit.pruning.context import Anchor, Sources
 from prunekit.pruning.engine import Engine
@@ -23,7 +23,9 @@ from prunekit.train.batch_check import check_batches
 from prunekit.train.class_rows import tell_of_classes
 from prunekit.train.distributed import ProcessGroup
 from prunekit.train.losses.base import Loss, LossBatch, LossSetting, checked_value
-from prunekit.train.optim import check_learns, check_rules
+from prunekit.train.norm_statistics import check_norms
+from prunekit.train.optim import check_learns, check_rules, freeze
+from prunekit.train.optimizer_trial import check_optimizer
 from prunekit.train.phases import PhasePlan, lay_out
 
 
@@ -81,6 +83,7 @@ def _put_together(
     for index, compressor in enumerate(recipe.compressors):
         with about_key(f"compressors.{index}", compressor):
             attach(model, compressor.slot, COMPRESSORS.create(compressor), shape)
+    freeze(model, recipe.optimizer.freeze)
     plan = lay_out(recipe, data.steps_per_epoch)
     strategies: list[PruningStrategy] = [STRATEGIES.create(one) for one in recipe.strategies]
     probes: list[Probe] = [PROBES.create(one) for one in recipe.probes]
@@ -102,11 +105,23 @@ def _put_together(
     )
     if not resuming:
         tell_of_classes(engine, data.spec)
+    freeze(engine.model, recipe.optimizer.freeze)  # also what a strategy put in
     check_rules((*recipe.optimizer.rules, *engine.optimizer_rules()), engine.params)
     model.to(group.device)
     with about_key("loss", recipe.loss):
         loss.prepare(model, LossSetting(data.spec, data.preprocessing, group.device))
     if not resuming:
+        check_optimizer(recipe.optimizer, engine.mask_set.modes.values())
         check_learns(recipe.optimizer, engine)
         check_batches(data, engine, data.sizes)
+        check_norms(model, recipe.batchnorm_samples, data.train_size)
+        _tell_of_no_training(recipe, plan)
     return Run(recipe, group, data, model, engine, loss, plan)
+
+
+def _tell_of_no_training(recipe: Recipe, plan: PhasePlan) -> None:
+    if not plan.timeline.total_steps and recipe.model.init is None:
+        LOG.warning(
+            "phases: no step is trained and the weights are random, as model.init is null: give "
+            "the run or the file to prune"
+        )

@@ -26,6 +26,7 @@ from prunekit.pruning.sparsity import (
 )
 from prunekit.runs.directory import write_masks
 from prunekit.train.environment import environment
+from prunekit.train.norm_statistics import renew_statistics
 from prunekit.train.passes import Evaluation
 from prunekit.train.trainer import Trainer
 
@@ -59,11 +60,20 @@ def conclude(trainer: Trainer) -> None:
     trainer.run.loss.release()
     model = trainer.engine.finish()
     trainer.use_model(model)
+    _renew_statistics(trainer, model)
     found = _evaluate(trainer)
     if trainer.group.is_main:
         left = masks_left(model, trained.masks)
         _write(trainer, model, trained, left)
         write_json(trainer.run_dir / "report.json", _report(trainer, model, trained, left, found))
+
+
+def _renew_statistics(trainer: Trainer, model: nn.Module) -> None:
+    """All ranks pass the same samples, so that all have the same statistics."""
+    samples = trainer.run.recipe.batchnorm_samples
+    if samples is not None:
+        batches = trainer.data.calibration(samples)
+        renew_statistics(model, (images for images, _ in batches))
 
 
 def _look_at(trainer: Trainer) -> Trained:

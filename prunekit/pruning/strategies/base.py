@@ -119,6 +119,9 @@ class PruningStrategy(abc.ABC):
     """Whether scores come from training: then a parameter that has learned at no step so far
     (`once`), or is frozen now (`always`), has none. It is refused at an update that prunes after
     step 0, and not ranked by its index."""
+    needs_steps: ClassVar[bool] = False
+    """Whether the method is in the training: then a run without an optimizer step refuses it, as
+    it does what `needs_learning`."""
     default_scope: ClassVar[tuple[str, ...] | None] = None
     """Patterns that an empty `scope.include` stands for. None: the weights of linear and
     convolution layers and the input projections of attention."""
