@@ -19,6 +19,7 @@ from prunekit.export.evaluating import evaluate_run as evaluate_run
 from prunekit.export.exporting import export_run as export_run
 from prunekit.export.n_m_check import check_nm as check_nm
 from prunekit.export.predicting import predict as predict
+from prunekit.export.sensitivity import sensitivity as sensitivity
 from prunekit.foundation.parameters import ParamRule as ParamRule
 from prunekit.foundation.timeline import Clock as Clock, Duration as Duration, Timeline as Timeline
 from prunekit.models.base import Slotted as Slotted

@@ -65,6 +65,7 @@ PUBLIC = {
         "preprocessing",
         "probe",
         "run_recipe",
+        "sensitivity",
         "strategy",
         "top_mask",
         "top_masks_global",

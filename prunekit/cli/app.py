@@ -20,6 +20,7 @@ COMMANDS = (
     "export",
     "evaluate",
     "predict",
+    "sensitivity",
     "check-nm",
     "validate",
     "list",

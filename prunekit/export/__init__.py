@@ -12,12 +12,14 @@ from prunekit.export.evaluation import ModelEvaluation
 from prunekit.export.exporting import Export, export_run
 from prunekit.export.n_m_check import NMTensor, check_nm
 from prunekit.export.predicting import Prediction, predict
+from prunekit.export.sensitivity import Sensitivity
 
 __all__ = [
     "Export",
     "ModelEvaluation",
     "NMTensor",
     "Prediction",
+    "Sensitivity",
     "check_nm",
     "evaluate_run",
     "export_run",

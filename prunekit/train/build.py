@@ -22,7 +22,7 @@ from prunekit.registry import COMPRESSORS, LOSSES, PROBES, STRATEGIES
 from prunekit.train.batch_check import check_batches
 from prunekit.train.class_rows import tell_of_classes
 from prunekit.train.distributed import ProcessGroup
-from prunekit.train.losses.base import Loss, LossBatch, LossSetting, checked_value
+from prunekit.train.losses.base import Loss, LossSetting, batch_of, checked_value
 from prunekit.train.norm_statistics import check_norms
 from prunekit.train.optim import check_learns, check_rules, freeze
 from prunekit.train.optimizer_trial import check_optimizer
@@ -99,7 +99,7 @@ def _put_together(
             input_shape=shape,
             ranks=group,
             anchor=anchor,
-            loss_of_images=lambda x, logits, y: checked_value(loss, LossBatch(x, logits, y)),
+            loss_of_images=lambda x, logits, y: checked_value(loss, batch_of(x, logits, y)),
         ),
         resuming=resuming,
     )

@@ -14,7 +14,7 @@ from torch.nn.parallel import DistributedDataParallel
 from prunekit.data import EvalSplit
 from prunekit.foundation.seeding import seed_for
 from prunekit.train.build import Run
-from prunekit.train.losses.base import LossBatch, checked_value, labels_of
+from prunekit.train.losses.base import batch_of, checked_value, labels_of
 from prunekit.train.precision import Precision
 
 
@@ -60,7 +60,7 @@ class Passes:
             torch.manual_seed(seed_for(self.run.recipe.seed, "noise", t, rank, i))
             with self._no_sync(last=done == samples):
                 with self.precision.autocast():
-                    batch = _as_batch(x, self.forward(x), y)
+                    batch = batch_of(x, self.forward(x), y)
                     loss = checked_value(self.run.loss, batch) * (len(y) / samples)
                 self.precision.backward(loss)
             sums += _tally(loss.detach(), batch.logits.detach(), labels_of(y))
@@ -87,14 +87,6 @@ class Passes:
             sums += _tally(loss, logits, y)
         loss_sum, correct, count = group.total(sums).tolist()
         return Evaluation(top1=correct / count, loss=loss_sum / count)
-
-
-def _as_batch(images: Tensor, output: Tensor | tuple[Tensor, Tensor], targets: Tensor) -> LossBatch:
-    """What a loss is given; a model with a distillation token gives a pair of logits."""
-    if isinstance(output, tuple):
-        logits, distilled = output
-        return LossBatch(images, logits.float(), targets, distilled.float())
-    return LossBatch(images, output.float(), targets)
 
 
 def _tally(loss: Tensor, logits: Tensor, labels: Tensor) -> Tensor:

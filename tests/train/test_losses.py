@@ -244,6 +244,28 @@ def test_a_distillation_token_learns_of_the_teacher(teacher):
     assert loss.value(LossBatch(x, there, y, other)).item() > 0.1
 
 
+def test_a_model_of_timm_with_such_a_token_gives_both_heads_in_training(tmp_path):
+    data = DATA | {"image_size": 32, "batch_size": 8, "train_limit": 16, "test_limit": 10}
+    short = {"phases": [{"name": "train", "length": "1st"}], "strategies": [], "data": data}
+    there = run(tmp_path, **short, name="there", model={"name": "lenet5"})
+    seen: list[bool] = []
+
+    class Watched(Distill):
+        class Config(Distill.Config):
+            name: Literal["watched"] = "watched"  # type: ignore[assignment]
+
+        def value(self, batch: LossBatch) -> Tensor:
+            seen.append(batch.distilled is not None)
+            return super().value(batch)
+
+    with LOSSES.temporarily("watched", Watched):
+        for name in ("timm:deit_tiny_distilled_patch16_224", "timm:deit_tiny_patch16_224"):
+            loss = {"name": "watched", "teacher": str(there)}
+            done = run(tmp_path, **short, model={"name": name}, loss=loss)
+            assert load_model(done)(torch.zeros(1, 1, 32, 32)).shape == (1, 10)
+    assert seen == [True, False]
+
+
 CASES: dict[str, dict[str, object]] = {
     "logits": {"loss": {"temperature": 2.0}},
     "tokens": {"loss": {"of": "tokens", "layer": "blocks.0"}},

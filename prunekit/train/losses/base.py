@@ -96,6 +96,14 @@ class Loss(abc.ABC):
         """Take back what `state_dict` gave."""
 
 
+def batch_of(images: Tensor, output: Tensor | tuple[Tensor, Tensor], targets: Tensor) -> LossBatch:
+    """What a loss is given; a model with a distillation token gives a pair of logits."""
+    if isinstance(output, tuple):
+        logits, distilled = output
+        return LossBatch(images, logits.float(), targets, distilled.float())
+    return LossBatch(images, output.float(), targets)
+
+
 def labels_of(targets: Tensor) -> Tensor:
     """Int64 [B]: the class of each sample, the one with the largest share where it has several."""
     return targets.argmax(-1) if targets.is_floating_point() else targets

@@ -71,6 +71,7 @@ class Distill(Loss):
     config: Distill.Config
     paper = "arXiv:1503.02531, arXiv:2012.12877"
     teacher: Teacher
+    student: nn.Module
 
     def __init__(self, config: Distill.Config) -> None:
         super().__init__(config)
@@ -82,6 +83,8 @@ class Distill(Loss):
         config = self.config
         self.hard.prepare(model, setting)
         self.teacher = open_teacher(config.teacher, config.teacher_init, setting)
+        self.student = model
+        _both_heads(model, config.of == "logits")
         if config.layer is not None:
             there = config.teacher_layer or config.layer
             self.tokens = TokenPair(model, config.layer, self.teacher.model, there)
@@ -114,8 +117,19 @@ class Distill(Loss):
     def release(self) -> None:
         """Take the hooks off the model."""
         self.hard.release()
+        _both_heads(self.student, False)
         if self.tokens is not None:
             self.tokens.remove()
+
+
+def _both_heads(model: nn.Module, enable: bool) -> None:
+    """Let a model with a distillation token give the logits of both heads in training.
+
+    The switch is that of timm's distilled models.
+    """
+    switch = getattr(model, "set_distilled_training", None)
+    if switch is not None:
+        switch(enable)
 
 
 def soft_distance(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
