@@ -32,7 +32,7 @@ SAMPLES = 2000
 
 
 @dataclass(frozen=True, slots=True)
-class Point:
+class LayerPoint:
     """One layer at one sparsity."""
 
     sparsity: float
@@ -52,7 +52,7 @@ class LayerSensitivity:
     name: str
     """Of its weight."""
     units: int
-    points: tuple[Point, ...]
+    points: tuple[LayerPoint, ...]
     chosen: float
     """The highest sparsity up to which no point is below the tolerance; 0 = none."""
 
@@ -201,7 +201,7 @@ def _layers(model: nn.Module, strategy: str, structure: str) -> Sequence[str]:
     return names
 
 
-def _chosen(points: Sequence[Point], least: float) -> float:
+def _chosen(points: Sequence[LayerPoint], least: float) -> float:
     """The highest sparsity before the first point whose accuracy is below `least`."""
     chosen = 0.0
     for point in points:
@@ -223,7 +223,9 @@ class _Trials:
         self.count = min(samples, there)
         self.as_it_was = {name: tensor.clone() for name, tensor in tensors(model).items()}
 
-    def point(self, name: str, sparsity: float, strategy: str, structure: str) -> tuple[Point, int]:
+    def point(
+        self, name: str, sparsity: float, strategy: str, structure: str
+    ) -> tuple[LayerPoint, int]:
         """What the model gives with this layer pruned, and the units of the layer."""
         settings = {"sparsity": sparsity, "structure": structure, "scope": {"include": [name]}}
         made = make(STRATEGIES, strategy, settings)
@@ -235,7 +237,7 @@ class _Trials:
             top1, loss = self.measure()
         finally:
             copy_into(self.model, self.as_it_was, "the model")
-        return Point(sparsity, units.kept, top1, loss), units.total
+        return LayerPoint(sparsity, units.kept, top1, loss), units.total
 
     @torch.no_grad()
     def measure(self) -> tuple[float, float]:

@@ -11,7 +11,7 @@ from prunekit import load_model, load_recipe, open_run, sensitivity
 from prunekit.cli import cli
 from prunekit.data import open_dataset
 from prunekit.errors import CheckpointError, RecipeError, UsageError
-from prunekit.export.sensitivity import Point, _chosen
+from prunekit.export.sensitivity import LayerPoint, _chosen
 from prunekit.recipe.yaml_text import dump_yaml
 from tests.support.training import recipe, run
 
@@ -57,7 +57,7 @@ def test_a_point_is_the_accuracy_of_the_model_with_that_layer_pruned(dense):
     ],
 )
 def test_the_rule_takes_the_highest_before_the_first_drop(accuracies, chosen):
-    points = [Point(s, 1, a, 0.0) for s, a in zip((0.1, 0.2, 0.3), accuracies, strict=True)]
+    points = [LayerPoint(s, 1, a, 0.0) for s, a in zip((0.1, 0.2, 0.3), accuracies, strict=True)]
     assert _chosen(points, 0.8) == chosen
 
 
