@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 EXAMPLES = """
 prunekit sensitivity runs/dense/latest
 prunekit sensitivity runs/dense/latest --structure channel --tolerance 0.02
-prunekit sensitivity runs/dense/latest --sparsities 0.5,0.9 --strategy lamp --samples 500
+prunekit sensitivity runs/dense/latest --sparsities 0.5,0.9 --strategy lamp
 """
 
 

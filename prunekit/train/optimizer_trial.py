@@ -21,8 +21,9 @@ from prunekit.recipe.optimizers import OptimizerSettings, OtherOptimizer
 from prunekit.recipe.stock_optimizers import make_optimizer
 from prunekit.registry.configs import Mode
 
-SHAPES = {"matrix": (136, 130), "filters": (6, 4, 3, 3), "small": (5, 7)}
-"""Large enough for those that take large matrices apart."""
+SHAPES = {"matrix": (136, 130), "filters": (3, 2, 2, 2), "small": (5, 7)}
+"""A matrix for those that take large ones apart; filters so small that others, which multiply a
+matrix for each of their sides, end soon."""
 STEPS, HALF = 24, 13
 """More than a period of those that do something else every few steps."""
 CHANGES = (0, 5, 12, 18)
