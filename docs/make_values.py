@@ -10,7 +10,8 @@ from pydantic import BaseModel
 
 from prunekit.cli.fields import describe_fields, group_text
 from prunekit.foundation.plain import flow
-from prunekit.recipe.schema import AdamWConfig, Phase, Recipe
+from prunekit.recipe.optimizers import AdamWConfig, OtherOptimizer, SGDConfig
+from prunekit.recipe.schema import Phase, Recipe
 from prunekit.registry import STRATEGIES
 
 PAGE = Path(__file__).parent / "values.md"
@@ -31,6 +32,10 @@ GROUPS: tuple[tuple[str, type[BaseModel], str], ...] = (
     ("optimizer.rules.N", AdamWConfig, "rules"),
     ("ema", Recipe, "ema"),
 )
+FORMS: dict[str, tuple[type[BaseModel], ...]] = {
+    "optimizer": (AdamWConfig, SGDConfig, OtherOptimizer)
+}
+"""Of keys whose settings are found by name."""
 
 
 def page() -> str:
@@ -42,7 +47,7 @@ def group(owner: type[BaseModel], key: str) -> str:
     """What one key takes: a form a paragraph, with its keys below."""
     info = owner.model_fields[key]
     lines = []
-    for form in dict.fromkeys(forms(info.annotation)):
+    for form in FORMS.get(key) or dict.fromkeys(forms(info.annotation)):
         summary = " ".join((form.__doc__ or "").split("\n\n")[0].split())
         lines.append(f"**`{group_text(form)}`**: {summary}\n")
         lines += [

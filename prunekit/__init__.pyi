@@ -20,6 +20,7 @@ from prunekit.export.evaluating import evaluate_run as evaluate_run
 from prunekit.export.exporting import export_run as export_run
 from prunekit.export.n_m_check import check_nm as check_nm
 from prunekit.export.predicting import predict as predict
+from prunekit.export.sensitivity import sensitivity as sensitivity
 from prunekit.foundation.parameters import ParamRule as ParamRule
 from prunekit.foundation.timeline import Clock as Clock, Duration as Duration, Timeline as Timeline
 from prunekit.models.base import Slotted as Slotted
@@ -49,6 +50,7 @@ from prunekit.registry.configs import (
     CompressorConfig as CompressorConfig,
     DatasetConfig as DatasetConfig,
     DataSpec as DataSpec,
+    LossConfig as LossConfig,
     ModelConfig as ModelConfig,
     ProbeConfig as ProbeConfig,
     Samples as Samples,
@@ -56,6 +58,11 @@ from prunekit.registry.configs import (
 )
 from prunekit.runs.directory import open_run as open_run
 from prunekit.train.launch import run_recipe as run_recipe
+from prunekit.train.losses.base import (
+    Loss as Loss,
+    LossBatch as LossBatch,
+    LossSetting as LossSetting,
+)
 
 __version__: str
 __all__: list[str]

@@ -27,6 +27,10 @@ PUBLIC = {
         "DataSpec",
         "DatasetConfig",
         "Duration",
+        "Loss",
+        "LossBatch",
+        "LossConfig",
+        "LossSetting",
         "Masks",
         "ModelConfig",
         "ParamRule",
@@ -63,6 +67,7 @@ PUBLIC = {
         "preprocessing",
         "probe",
         "run_recipe",
+        "sensitivity",
         "strategy",
         "top_mask",
         "top_masks_global",
@@ -70,10 +75,12 @@ PUBLIC = {
     ],
     "prunekit.testing": [
         "ConformanceError",
+        "LossTrial",
         "SmallModel",
         "TokenTrial",
         "Trial",
         "check_compressor",
+        "check_loss",
         "check_probe",
         "check_strategy",
     ],
@@ -83,6 +90,7 @@ PUBLIC = {
     "prunekit.registry": [
         "COMPRESSORS",
         "DATASETS",
+        "LOSSES",
         "MODELS",
         "PROBES",
         "REGISTRIES",
@@ -161,7 +169,7 @@ def test_an_error_has_its_exit_code(name, code):
 
 
 def test_the_groups_of_entry_points():
-    kinds = ["strategies", "compressors", "models", "datasets", "probes", "recipes"]
+    kinds = ["strategies", "compressors", "models", "datasets", "probes", "losses", "recipes"]
     assert list(KINDS) == [f"prunekit.{kind}" for kind in kinds]
 
 

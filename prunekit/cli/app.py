@@ -21,6 +21,7 @@ COMMANDS = (
     "export",
     "evaluate",
     "predict",
+    "sensitivity",
     "check-nm",
     "validate",
     "list",

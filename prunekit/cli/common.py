@@ -138,6 +138,7 @@ KINDS = {
     "models": "model",
     "data": "dataset",
     "probes": "probe",
+    "losses": "loss",
 }
 """The word of the command line -> the kind of the registry."""
 

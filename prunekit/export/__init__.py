@@ -14,6 +14,7 @@ from prunekit.export.exporting import export_run
 from prunekit.export.n_m_check import NMTensor, check_nm
 from prunekit.export.predicting import Prediction, predict
 from prunekit.export.results import Export
+from prunekit.export.sensitivity import Sensitivity
 
 __all__ = [
     "CompactRun",
@@ -21,6 +22,7 @@ __all__ = [
     "ModelEvaluation",
     "NMTensor",
     "Prediction",
+    "Sensitivity",
     "check_nm",
     "compact_run",
     "evaluate_run",

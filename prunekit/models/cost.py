@@ -61,12 +61,17 @@ def count_macs(
     return Macs(dense, executed, executed - saved)
 
 
-def train_flops(macs: Macs, images: int) -> int:
+def train_flops(macs: Macs, images: int, once: int = 0) -> int:
     """FLOPs of training on `images`: forward once, backward twice as much, two per multiply-add.
 
     Counts what is executed; optimizer, evaluation and mask updates are left out.
+
+    Args:
+        macs: of one image.
+        images: trained on.
+        once: multiply-adds of an image that are only run forward, as those of a teacher.
     """
-    return 3 * 2 * macs.executed * images
+    return 2 * (3 * macs.executed + once) * images
 
 
 def _forward(

@@ -18,7 +18,7 @@ from prunekit.foundation.timeline import Clock
 from prunekit.foundation.warn import warn_once
 from prunekit.pruning.assignment import Assigned
 from prunekit.pruning.learning import Learning
-from prunekit.pruning.strategies.base import Masks, Update
+from prunekit.pruning.strategies.base import Masks, PruningStrategy, Update
 
 
 def type_fault(update: object) -> str | None:
@@ -270,3 +270,32 @@ def _shape_fault(
             shape, own = tuple(saved[name].shape), tuple(param.shape)
             return f"{what} {name} has shape {shape}, here {own}"
     return None
+
+
+def check_steps(strategy: PruningStrategy, clock: Clock) -> None:
+    """A strategy of a run without a step must decide its masks before the first.
+
+    Args:
+        strategy: the strategy.
+        clock: that of t = 0.
+
+    Raises:
+        RecipeError: its method is in the training.
+    """
+    if clock.total_steps:
+        return
+    name = strategy.config.name
+    if strategy.needs_steps or strategy.needs_learning != "never":
+        raise RecipeError(
+            f"strategy {name}: needs training, and this run has no step: give its phase a length, "
+            "or use one that ranks what is there, as magnitude, lamp or snip"
+        )
+
+
+def check_due(strategy: PruningStrategy, clock: Clock) -> None:
+    """As `check_steps`, once its settings are checked."""
+    if not clock.total_steps and not strategy.due(clock):
+        raise RecipeError(
+            f"strategy {strategy.config.name}: decides no masks in a run without a step: give its "
+            "phase a length"
+        )

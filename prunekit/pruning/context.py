@@ -21,6 +21,8 @@ from prunekit.pruning.strategies.base import Masks
 
 LossFunction = Callable[[Tensor, Tensor], Tensor]
 """(logits, labels) -> mean loss."""
+LossOfImages = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""(images, logits, labels) -> mean loss, as one that asks a teacher."""
 Anchor = Mapping[str, Tensor] | Callable[[], Mapping[str, Tensor]]
 """Dense weights at the anchor step by name, or a function that gives them."""
 
@@ -75,6 +77,14 @@ class Sources:
     """The other processes."""
     anchor: Anchor | None = None
     """The dense weights of the anchor step, to look back at."""
+    loss_of_images: LossOfImages | None = None
+    """In place of `loss_function`."""
+
+    def loss(self, images: Tensor, logits: Tensor, labels: Tensor) -> Tensor:
+        """The mean loss of training over a batch."""
+        if self.loss_of_images is None:
+            return self.loss_function(logits, labels)
+        return self.loss_of_images(images, logits, labels)
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,7 +202,11 @@ class StepContext:
     def loss(self, x: Tensor, y: Tensor) -> Tensor:
         """The training loss; flash attention has no second derivative, so attention is math."""
         with sdpa_kernel(SDPBackend.MATH):
-            return self.around.sources.loss_function(self.around.model(x), y)
+            return self.loss_of(self.around.model(x), x, y)
+
+    def loss_of(self, logits: Tensor, x: Tensor, y: Tensor) -> Tensor:
+        """The training loss of logits that are given."""
+        return self.around.sources.loss(x, logits, y)
 
     def mean_over_ranks(self, x: Tensor) -> Tensor:
         """Mean over the ranks."""

@@ -28,11 +28,13 @@ from prunekit.pruning.assignment import (
 from prunekit.pruning.checks import (
     check_computed,
     check_count,
+    check_due,
     check_finish,
     check_learning,
     check_penalty,
     check_scalars,
     check_state,
+    check_steps,
     check_update,
     refuse,
 )
@@ -78,7 +80,10 @@ class Engine:
         self._started, self._initialized = False, resuming
         for index, strategy in enumerate(strategies):
             with about_key(f"strategies.{index}", strategy.config):
-                strategy.check(timeline.clock(0, strategy.config.during, ending=False))
+                clock = timeline.clock(0, strategy.config.during, ending=False)
+                check_steps(strategy, clock)
+                strategy.check(clock)
+                check_due(strategy, clock)
                 strategy.prepare(model)
         self.params: dict[str, nn.Parameter] = dict(model.named_parameters())
         note_input(model, sources.input_shape)

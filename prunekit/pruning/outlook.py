@@ -55,7 +55,7 @@ class Outlook:
 
     def warnings(self) -> Iterator[str]:
         """What of a ramp goes too fast or comes too late in a run of this length."""
-        if self.rises is None:
+        if self.rises is None or not self.steps:  # a run without a step prunes at once
             return
         if self.rises < FEW:
             yield (

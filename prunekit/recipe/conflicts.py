@@ -6,6 +6,7 @@ part that is not fit to be judged is passed over, as its own error tells of it.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -26,6 +27,7 @@ def conflicts(recipe: BaseModel | Mapping[str, Any]) -> Iterator[Conflict]:
     data, phases = _get(recipe, "data"), _items(_get(recipe, "phases"))
     names = [_get(phase, "name") for phase in phases]
     yield from _repeated_phases(names)
+    yield from _empty_phases(phases)
     if names and all(isinstance(name, str) for name in names):
         yield from _unknown_phases(_items(_get(recipe, "strategies")), names)
     yield from _shared_slots(_items(_get(recipe, "compressors")))
@@ -46,6 +48,16 @@ def _repeated_phases(names: list[Any]) -> Iterator[Conflict]:
     for i, name in enumerate(names):
         if isinstance(name, str) and name in names[:i]:
             yield ("phases", i, "name"), f"a second phase {name!r}: names are unique"
+
+
+def _empty_phases(phases: list[Any]) -> Iterator[Conflict]:
+    """A run without a step is of one phase; between others one would do nothing."""
+    alone = len(phases) == 1 and _get(phases[0], "repeat") in (None, 1)
+    for i, phase in enumerate(phases):
+        length = str(_get(phase, "length"))
+        if not alone and re.fullmatch(r"0+(\.0+)?(ep|st)", length):
+            what = f"{length} is no step: only a recipe of one phase may train none"
+            yield ("phases", i, "length"), what
 
 
 def _unknown_phases(strategies: list[Any], names: list[str]) -> Iterator[Conflict]:

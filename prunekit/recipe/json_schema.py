@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, get_origin
+from typing import Any, Protocol, get_origin
 
 from pydantic import BaseModel
 from pydantic.errors import PydanticUserError
@@ -10,18 +10,41 @@ from pydantic.json_schema import models_json_schema
 
 from prunekit.errors import PluginError
 from prunekit.foundation.values import ComponentConfig
+from prunekit.recipe.optimizer_names import OPTIMIZERS
 from prunekit.recipe.schema import Recipe
-from prunekit.registry import COMPRESSORS, DATASETS, MODELS, PROBES, STRATEGIES, Registry
+from prunekit.registry import COMPRESSORS, DATASETS, LOSSES, MODELS, PROBES, STRATEGIES
 
 DRAFT = "http://json-schema.org/draft-07/schema#"
 """The newest that yaml-language-server documents."""
 
-LISTS: dict[str, Registry] = {
+
+class Names(Protocol):
+    """Names and their settings: a registry, or the optimizers."""
+
+    def names(self) -> list[str]:
+        """All of them."""
+
+    def config_class(self, name: str) -> type[ComponentConfig]:
+        """The settings of one."""
+
+
+LISTS: dict[str, Names] = {
     "compressors": COMPRESSORS,
     "strategies": STRATEGIES,
     "probes": PROBES,
 }
-SINGLE: dict[str, Registry] = {"data": DATASETS, "model": MODELS}
+SINGLE: dict[str, Names] = {
+    "data": DATASETS,
+    "model": MODELS,
+    "loss": LOSSES,
+    "optimizer": OPTIMIZERS,
+}
+OF_TIMM = {
+    "type": "object",
+    "properties": {"name": {"type": "string", "pattern": "^timm:"}},
+    "required": ["name", "lr"],
+}
+"""The optimizers of an extra, whose keys are checked where it is installed."""
 
 
 def json_schema() -> dict[str, Any]:
@@ -51,6 +74,7 @@ def schema_of(recipe: type[BaseModel]) -> dict[str, Any]:
             **{k: slot[k] for k in ("title", "description", "default") if k in slot},
             **({"type": "array", "items": union} if key in LISTS else union),
         }
+    whole["properties"]["optimizer"]["anyOf"].append(OF_TIMM)
     schema: dict[str, Any] = _draft_7({"$schema": DRAFT, **whole, "definitions": definitions})
     return schema
 
@@ -63,7 +87,7 @@ def schema_of_sweep(sweep: type[BaseModel]) -> dict[str, Any]:
     return schema
 
 
-def _importable(registry: Registry) -> dict[str, type[ComponentConfig]]:
+def _importable(registry: Names) -> dict[str, type[ComponentConfig]]:
     found = {}
     for name in registry.names():
         try:

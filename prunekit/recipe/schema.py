@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import (
     AfterValidator,
@@ -15,16 +15,18 @@ from pydantic import (
 )
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
-from prunekit.foundation.parameters import ParamRule
 from prunekit.foundation.plain import shown
 from prunekit.foundation.timeline import Duration, duration
-from prunekit.foundation.values import Frozen, NewKey, OldDefault, name_only
+from prunekit.foundation.values import Frozen, NewKey, OldDefault
 from prunekit.recipe.conflicts import conflicts
 from prunekit.recipe.lr_schedules import AnyLrSchedule, LrConstant
-from prunekit.registry import COMPRESSORS, DATASETS, MODELS, PROBES, STRATEGIES
+from prunekit.recipe.optimizer_names import OPTIMIZERS
+from prunekit.recipe.optimizers import OptimizerSettings
+from prunekit.registry import COMPRESSORS, DATASETS, LOSSES, MODELS, PROBES, STRATEGIES
 from prunekit.registry.configs import (
     CompressorConfig,
     DatasetConfig,
+    LossConfig,
     ModelConfig,
     ProbeConfig,
     StrategyConfig,
@@ -61,54 +63,8 @@ Interval = Annotated[Duration, AfterValidator(_some)]
 """A duration that is not zero."""
 
 
-class _Optimizer(Frozen):
-    name: str
-    """Which optimizer."""
-    lr: float = Field(gt=0)
-    """Learning rate at the top of the phase's learning-rate schedule."""
-    weight_decay: float = Field(default=0.0, ge=0)
-    """Decoupled in adamw, L2 in sgd."""
-    clip_norm: float | None = Field(default=None, gt=0)
-    """Largest norm of the whole gradient, after masks; null = no clipping."""
-    rules: tuple[ParamRule, ...] = ()
-    """Other learning rates and decays by parameter name; the first rule that matches wins."""
-
-
-class AdamWConfig(_Optimizer):
-    """AdamW (arXiv 1711.05101)."""
-
-    name: Literal["adamw"] = "adamw"
-    betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (
-        0.9,
-        0.999,
-    )
-    """Decay of the running means of the gradient and of its square."""
-    eps: float = Field(default=1e-8, gt=0)
-    """Added to the denominator."""
-    weight_decay: float = Field(default=0.05, ge=0)
-    """Decoupled weight decay."""
-    clip_norm: float | None = Field(default=1.0, gt=0)
-    """Largest norm of the whole gradient, after masks; null = no clipping."""
-
-
-class SGDConfig(_Optimizer):
-    """Stochastic gradient descent with momentum."""
-
-    name: Literal["sgd"] = "sgd"
-    momentum: float = Field(default=0.9, ge=0, lt=1)
-    """Share of the last step that is kept."""
-    nesterov: bool = False
-    """Whether the gradient is taken ahead of the momentum step."""
-
-    @model_validator(mode="after")
-    def _nesterov_has_momentum(self) -> SGDConfig:
-        if self.nesterov and not self.momentum:
-            raise ValueError("nesterov needs a momentum above 0")
-        return self
-
-
 OptimizerConfig = Annotated[
-    Annotated[AdamWConfig | SGDConfig, Field(discriminator="name")], BeforeValidator(name_only)
+    SerializeAsAny[OptimizerSettings], BeforeValidator(OPTIMIZERS.parse_in_recipe)
 ]
 """Any optimizer."""
 
@@ -118,8 +74,8 @@ class Phase(Frozen):
 
     name: Name
     """What a strategy's `during` calls it."""
-    length: Annotated[Interval, AfterValidator(_not_percent)] = Field(examples=["10ep"])
-    """How long, in `ep` or `st`."""
+    length: Annotated[Duration, AfterValidator(_not_percent)] = Field(examples=["10ep"])
+    """How long, in `ep` or `st`; `0st` in a recipe of one phase prunes without training."""
     lr_schedule: AnyLrSchedule = LrConstant()
     """How the learning rate moves."""
     start: Literal["continue", "anchor"] = "continue"
@@ -171,6 +127,9 @@ AnyCompressor = Annotated[
 ]
 AnyStrategy = Annotated[SerializeAsAny[StrategyConfig], BeforeValidator(STRATEGIES.parse_in_recipe)]
 AnyProbe = Annotated[SerializeAsAny[ProbeConfig], BeforeValidator(PROBES.parse_in_recipe)]
+AnyLoss = Annotated[SerializeAsAny[LossConfig], BeforeValidator(LOSSES.parse_in_recipe)]
+CROSS_ENTROPY: Any = {"name": "cross_entropy", "label_smoothing": 0.0}
+"""The loss of a recipe that names none, and of all before there was a choice."""
 
 
 class Recipe(Frozen):
@@ -198,6 +157,10 @@ class Recipe(Frozen):
     """What prunes the weights, each in a scope of its own; none = the dense baseline."""
     probes: tuple[AnyProbe, ...] = ()
     """What watches gradients and changes nothing."""
+    loss: Annotated[AnyLoss, NewKey(3, before=CROSS_ENTROPY)] = Field(
+        default=CROSS_ENTROPY, validate_default=True
+    )
+    """What is minimised; strategies that need the loss of training have the same one."""
     optimizer: OptimizerConfig = Field(examples=[{"name": "adamw", "lr": 1e-3}])
     """What moves the weights."""
     anchor: Duration = duration("0st")
@@ -209,6 +172,9 @@ class Recipe(Frozen):
     finish: Annotated[Literal["zeros", "compact"], NewKey(3, before="zeros")] = "zeros"
     """What becomes of pruned weights at the end: `zeros` in place, or `compact`: the heads and
     channels that are empty leave the model."""
+    batchnorm_samples: Annotated[int | None, NewKey(3, before=None)] = Field(default=None, ge=2)
+    """Training samples on which the running statistics of BatchNorm are computed anew at the end;
+    null = those of training."""
     evaluate: EvaluateConfig = EvaluateConfig()
     """When accuracy is measured."""
     checkpoint: CheckpointConfig = CheckpointConfig()

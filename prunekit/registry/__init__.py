@@ -8,7 +8,16 @@ from __future__ import annotations
 
 from prunekit.registry.lookup import Registry
 
-__all__ = ["COMPRESSORS", "DATASETS", "MODELS", "PROBES", "REGISTRIES", "STRATEGIES", "Registry"]
+__all__ = [
+    "COMPRESSORS",
+    "DATASETS",
+    "LOSSES",
+    "MODELS",
+    "PROBES",
+    "REGISTRIES",
+    "STRATEGIES",
+    "Registry",
+]
 
 REGISTRIES: dict[str, Registry] = {}
 """Kind -> what there is of it."""
@@ -88,6 +97,18 @@ PROBES = Registry(
     },
     among=REGISTRIES,
 )
+LOSSES = Registry(
+    "loss",
+    "prunekit.train.losses.base:Loss",
+    "prunekit.registry.configs:LossConfig",
+    {
+        "cross_entropy": "prunekit.train.losses.cross_entropy:CrossEntropy",
+        "bce": "prunekit.train.losses.bce:BCE",
+        "distill": "prunekit.train.losses.distill:Distill",
+    },
+    among=REGISTRIES,
+)
 REGISTRIES |= {
-    registry.kind: registry for registry in (STRATEGIES, COMPRESSORS, MODELS, DATASETS, PROBES)
+    registry.kind: registry
+    for registry in (STRATEGIES, COMPRESSORS, MODELS, DATASETS, PROBES, LOSSES)
 }

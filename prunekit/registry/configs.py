@@ -178,3 +178,7 @@ class StrategyConfig(ComponentConfig):
 
 class ProbeConfig(ComponentConfig):
     """The settings that every probe has."""
+
+
+class LossConfig(ComponentConfig):
+    """The settings that every loss has."""

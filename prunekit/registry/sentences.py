@@ -15,7 +15,7 @@ from prunekit.foundation.plain import KeyPath, at_path, dotted, flow, has_path, 
 from prunekit.foundation.suggestions import did_you_mean
 from prunekit.foundation.values import ComponentConfig
 from prunekit.registry.installed import AmbiguousNameError, UnknownNameError
-from prunekit.registry.lookup import Registry
+from prunekit.registry.settings import NamedConfigs
 
 WANTED = {
     "string_type": "text",
@@ -232,8 +232,8 @@ def _choose(annotation: Any, node: Any) -> type[BaseModel] | None:
     """The config class for a value: by its registry, by its name, or the only one there is."""
     name = node.get("name") if isinstance(node, dict) else node
     for mark in get_args(annotation)[1:] if get_origin(annotation) is Annotated else ():
-        registry = getattr(getattr(mark, "func", None), "__self__", None)
-        if isinstance(mark, BeforeValidator) and isinstance(registry, Registry):
+        registry: Any = getattr(getattr(mark, "func", None), "__self__", None)
+        if isinstance(mark, BeforeValidator) and hasattr(registry, "config_class"):
             return _registered(registry, name)
     models = [m for m in _members(annotation) if isinstance(m, type) and issubclass(m, BaseModel)]
     if len(models) == 1:
@@ -241,7 +241,7 @@ def _choose(annotation: Any, node: Any) -> type[BaseModel] | None:
     return next((m for m in models if name in _names(m)), None)
 
 
-def _registered(registry: Registry, name: Any) -> type[BaseModel] | None:
+def _registered(registry: NamedConfigs, name: Any) -> type[BaseModel] | None:
     try:
         return registry.config_class(name) if isinstance(name, str) else None
     except (UnknownNameError, AmbiguousNameError, PluginError):

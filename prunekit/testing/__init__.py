@@ -11,16 +11,18 @@ Needs hypothesis (`pip install "prunekit[kit]"`), but no pytest. What breaks the
 Knows the rooms up to `train`, and no plugin; nothing else in the package imports it.
 """
 
-from prunekit.testing.cases import SmallModel, TokenTrial, Trial
-from prunekit.testing.checks import check_compressor, check_probe, check_strategy
+from prunekit.testing.cases import LossTrial, SmallModel, TokenTrial, Trial
+from prunekit.testing.checks import check_compressor, check_loss, check_probe, check_strategy
 from prunekit.testing.faults import ConformanceError
 
 __all__ = [
     "ConformanceError",
+    "LossTrial",
     "SmallModel",
     "TokenTrial",
     "Trial",
     "check_compressor",
+    "check_loss",
     "check_probe",
     "check_strategy",
 ]

@@ -52,6 +52,20 @@ class TokenTrial:
 
 
 @dataclass(frozen=True, slots=True)
+class LossTrial:
+    """One batch for a loss."""
+
+    model: str = "tiny"
+    """Name of the small model."""
+    samples: int = 2
+    parts: int = 1
+    """Samples of the first of two micro-batches."""
+    shared: bool = False
+    """Whether samples belong to several classes."""
+    seed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class SmallModel:
     """A model of a few hundred weights, for images of `input_shape`."""
 

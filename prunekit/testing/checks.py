@@ -1,4 +1,4 @@
-"""What must hold of a strategy."""
+"""What must hold of a component, one function a kind."""
 
 from __future__ import annotations
 
@@ -9,17 +9,19 @@ from typing import Any
 from prunekit.compressors.base import DataCompressor
 from prunekit.pruning.probes.base import Probe
 from prunekit.pruning.strategies.base import PruningStrategy
-from prunekit.registry.configs import CompressorConfig, ProbeConfig, StrategyConfig
+from prunekit.registry.configs import CompressorConfig, LossConfig, ProbeConfig, StrategyConfig
 from prunekit.testing import hooks
-from prunekit.testing.cases import SMALL_MODELS, SmallModel, TokenTrial, Trial
+from prunekit.testing.cases import SMALL_MODELS, LossTrial, SmallModel, TokenTrial, Trial
 from prunekit.testing.faults import ConformanceError, faults_of, report
 from prunekit.testing.hooks import Watch
-from prunekit.testing.search import failure, smallest_failure, token_trials, trials
+from prunekit.testing.losses import Losses
+from prunekit.testing.search import failure, loss_trials, smallest_failure, token_trials, trials
 from prunekit.testing.settings import checked_settings
 from prunekit.testing.snapshot import through_a_file
 from prunekit.testing.strategy_runs import StrategyRuns
 from prunekit.testing.token_batches import Batches
 from prunekit.testing.training import Training
+from prunekit.train.losses.base import Loss
 
 LONGEST = Trial(phases=(5, 5), stop=5)
 
@@ -181,3 +183,39 @@ def _first_of_batches(
             trial = TokenTrial(counts[-1], 1, 2, widths[-1], training=training, compiled=True)
             found = failure(batches.check, trial)
     return found
+
+
+def check_loss(
+    cls: type[Loss],
+    config: LossConfig | Mapping[str, Any],
+    *,
+    models: Mapping[str, SmallModel] = SMALL_MODELS,
+    examples: int = 50,
+    trial: LossTrial | None = None,
+) -> None:
+    """Check all that the contract asks of a loss, on batches of random images on the CPU.
+
+    Models that it refuses in `prepare`, by a RecipeError, are left out.
+
+    Args:
+        cls: the loss.
+        config: its settings; a mapping is read as in a recipe, and may leave out `name`.
+        models: what to try it on, simplest first.
+        examples: batches to draw, over all models.
+        trial: look at this one alone, as the test in the message of a failure does.
+
+    Raises:
+        ConformanceError: an AssertionError; says what is broken, and shows it in a test.
+    """
+    settings: LossConfig = checked_settings(cls, config, Loss, LossConfig)
+    losses = Losses(cls, settings, models)
+
+    def find() -> tuple[LossTrial, ConformanceError] | None:
+        if trial is not None:
+            return failure(losses.check, trial)
+        share = math.ceil(examples / len(models))
+        names = losses.fitting()
+        searches = (smallest_failure(losses.check, loss_trials(name), share) for name in names)
+        return next((found for found in searches if found is not None), None)
+
+    report("loss", cls, settings, find)

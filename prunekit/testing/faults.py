@@ -60,7 +60,7 @@ def report(
     """Raise what the author reads: what is broken, and a test that shows it.
 
     Args:
-        kind: `strategy`, `compressor` or `probe`.
+        kind: `strategy`, `compressor`, `probe` or `loss`.
         cls: the component.
         config: its settings.
         find: returns a case that fails and its fault; raises a fault that shows without any case.

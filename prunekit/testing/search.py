@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import TypeVar
 
-from prunekit.testing.cases import TokenTrial, Trial
+from prunekit.testing.cases import LossTrial, TokenTrial, Trial
 from prunekit.testing.faults import ConformanceError, RefusedError
 
 try:
@@ -47,6 +47,19 @@ def token_trials(
         seed=draw(st.integers(0, 2**16)),
         training=training,
         dtype=draw(st.sampled_from(["float32", "bfloat16"])),
+    )
+
+
+@st.composite
+def loss_trials(draw: st.DrawFn, model: str) -> LossTrial:
+    """Batches of 2 to 6 samples, in two parts."""
+    samples = draw(st.integers(2, 6))
+    return LossTrial(
+        model=model,
+        samples=samples,
+        parts=draw(st.integers(1, samples - 1)),
+        shared=draw(st.booleans()),
+        seed=draw(st.integers(0, 2**16)),
     )
 
 

@@ -22,14 +22,14 @@ from prunekit.pruning.context import OneProcess, Sources
 from prunekit.pruning.engine import Engine
 from prunekit.pruning.probes.base import Probe
 from prunekit.pruning.strategies.base import PruningStrategy
-from prunekit.recipe.schema import AdamWConfig, OptimizerConfig, SGDConfig
+from prunekit.recipe.optimizers import AdamWConfig, OptimizerSettings, SGDConfig
 from prunekit.testing.cases import CalibrationBatches, SmallModel, Trial, batch, global_noise
 from prunekit.testing.faults import ConformanceError, faults_of, refusals
 from prunekit.testing.snapshot import leaves
 from prunekit.train.optim import build_optimizer, set_lr
 
 STEPS_PER_EPOCH = 2
-OPTIMIZERS: dict[str, OptimizerConfig] = {
+OPTIMIZERS: dict[str, OptimizerSettings] = {
     "sgd": SGDConfig(name="sgd", lr=0.1, momentum=0.9, weight_decay=1e-2),
     "adamw": AdamWConfig(name="adamw", lr=0.02, weight_decay=1e-2),
 }

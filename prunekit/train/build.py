@@ -13,7 +13,7 @@ from prunekit.foundation.plain import flow
 from prunekit.foundation.seeding import seed_for
 from prunekit.foundation.timeline import Timeline
 from prunekit.foundation.values import about_key
-from prunekit.foundation.warn import warnings_kept
+from prunekit.foundation.warn import LOG, warnings_kept
 from prunekit.models import attach, build_model
 from prunekit.models.saved import keys_of_sizes
 from prunekit.pruning.context import Anchor, Sources
@@ -21,12 +21,15 @@ from prunekit.pruning.engine import Engine
 from prunekit.pruning.probes.base import Probe
 from prunekit.pruning.strategies.base import PruningStrategy
 from prunekit.recipe.schema import Recipe
-from prunekit.registry import COMPRESSORS, PROBES, STRATEGIES
+from prunekit.registry import COMPRESSORS, LOSSES, PROBES, STRATEGIES
 from prunekit.registry.configs import DataSpec, ModelConfig
 from prunekit.train.batch_check import check_batches
 from prunekit.train.class_rows import tell_of_classes
 from prunekit.train.distributed import ProcessGroup
-from prunekit.train.optim import check_learns, check_rules
+from prunekit.train.losses.base import Loss, LossSetting, batch_of, checked_value
+from prunekit.train.norm_statistics import check_norms
+from prunekit.train.optim import check_learns, check_rules, freeze
+from prunekit.train.optimizer_trial import check_optimizer
 from prunekit.train.phases import PhasePlan, lay_out
 
 
@@ -40,6 +43,8 @@ class Run:
     model: nn.Module
     """The plain module, on its device."""
     engine: Engine
+    loss: Loss
+    """What is minimised, prepared."""
     plan: PhasePlan
     notes: tuple[str, ...] = ()
     """What was warned of while the parts were made."""
@@ -82,25 +87,40 @@ def _put_together(
     for index, compressor in enumerate(recipe.compressors):
         with about_key(f"compressors.{index}", compressor):
             attach(model, compressor.slot, COMPRESSORS.create(compressor), shape)
+    freeze(model, recipe.optimizer.freeze)
     plan = lay_out(recipe, data.steps_per_epoch)
     strategies: list[PruningStrategy] = [STRATEGIES.create(one) for one in recipe.strategies]
     probes: list[Probe] = [PROBES.create(one) for one in recipe.probes]
+    loss: Loss = LOSSES.create(recipe.loss)
     engine = Engine(
         model,
         strategies,
         plan.timeline,
         probes=probes,
-        sources=Sources(recipe.seed, data=data, input_shape=shape, ranks=group, anchor=anchor),
+        sources=Sources(
+            recipe.seed,
+            data=data,
+            input_shape=shape,
+            ranks=group,
+            anchor=anchor,
+            loss_of_images=lambda x, logits, y: checked_value(loss, batch_of(x, logits, y)),
+        ),
         resuming=resuming,
     )
     if not resuming:
         tell_of_classes(engine, data.spec)
+    freeze(engine.model, recipe.optimizer.freeze)  # also what a strategy put in
     check_rules((*recipe.optimizer.rules, *engine.optimizer_rules()), engine.params)
     model.to(group.device)
+    with about_key("loss", recipe.loss):
+        loss.prepare(model, LossSetting(data.spec, data.preprocessing, group.device))
     if not resuming:
+        check_optimizer(recipe.optimizer, engine.mask_set.modes.values())
         check_learns(recipe.optimizer, engine)
         check_batches(data, engine, data.sizes)
-    return Run(recipe, group, data, model, engine, plan)
+        check_norms(model, recipe.batchnorm_samples, data.train_size)
+        _tell_of_no_training(recipe, plan)
+    return Run(recipe, group, data, model, engine, loss, plan)
 
 
 def _built(config: ModelConfig, spec: DataSpec) -> nn.Module:
@@ -115,3 +135,11 @@ def _built(config: ModelConfig, spec: DataSpec) -> nn.Module:
         keys = keys_of_sizes(str(config.init), config)
         remedy = f"; it was built by model: {flow(keys)}" if keys else ""
         raise CheckpointError(f"{error}{remedy}") from error
+
+
+def _tell_of_no_training(recipe: Recipe, plan: PhasePlan) -> None:
+    if not plan.timeline.total_steps and recipe.model.init is None:
+        LOG.warning(
+            "phases: no step is trained and the weights are random, as model.init is null: give "
+            "the run or the file to prune"
+        )

@@ -87,6 +87,7 @@ class DryRun:
 
 STEPS = 3
 OPTIMIZER_BYTES = {"adamw": 8, "sgd": 4}
+"""State of a weight; of other optimizers it is taken to be that of Adam."""
 CHECKPOINTS = 3
 """Kept at the end: step 0 and the two newest; the anchor too, where it is another."""
 
@@ -121,7 +122,7 @@ def plan(run: Run) -> DryRun:
     step_seconds, memory = _three_steps(run)
     outlooks = engine.outlooks()
     too_short = [sentence for one in outlooks for sentence in one.warnings()]
-    state = OPTIMIZER_BYTES[run.recipe.optimizer.name] + (4 if run.recipe.ema else 0)
+    state = OPTIMIZER_BYTES.get(run.recipe.optimizer.name, 8) + (4 if run.recipe.ema else 0)
     return DryRun(
         recipe_name=run.recipe.name,
         tensors=tuple(_tensor_plan(run, name, masks) for name in engine.params),
@@ -212,12 +213,13 @@ def _why_not(reasons: Mapping[str, str]) -> str:
 
 def _three_steps(run: Run) -> tuple[float, int]:
     """Seconds a step after the first, and the peak memory of the process or of the GPU, bytes."""
-    steps = min(STEPS + 1, run.timeline.total_steps)
+    steps = min(STEPS + 1, run.timeline.total_steps)  # none, where nothing is trained
     device = run.group.device
     with TemporaryDirectory(prefix="prunekit-") as folder:
         trainer = Trainer(run, Path(folder), Observer(run, Path(folder)))
         trainer.begin()
-        seconds = mean_seconds([call_seconds(trainer.advance, device) for _ in range(steps)], 1)
+        taken = [call_seconds(trainer.advance, device) for _ in range(steps)]
+        seconds = mean_seconds(taken, 1) if taken else 0.0
         trainer.observer.log_to.close()
     if device.type == "cuda":
         return seconds, torch.cuda.max_memory_allocated()

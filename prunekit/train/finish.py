@@ -28,6 +28,7 @@ from prunekit.runs.directory import write_masks
 from prunekit.train.compacting import compact_at_end
 from prunekit.train.environment import environment
 from prunekit.train.measured import measured_costs
+from prunekit.train.norm_statistics import renew_statistics
 from prunekit.train.passes import Evaluation
 from prunekit.train.trainer import Trainer
 
@@ -58,11 +59,13 @@ class Trained:
 def conclude(trainer: Trainer) -> None:
     """Evaluate the finished model on all ranks, and write the results on the main one."""
     trained = _look_at(trainer)
+    trainer.run.loss.release()
     model, smaller = trainer.engine.finish(), None
     if trainer.run.recipe.finish == "compact":
         smaller = compact_at_end(trainer, model, trained.masks)
         model = smaller.model if smaller else model
     trainer.use_model(model)
+    _renew_statistics(trainer, model)
     found = _evaluate(trainer)
     if trainer.group.is_main:
         left = smaller.masks if smaller else masks_left(model, trained.masks)
@@ -74,6 +77,14 @@ def conclude(trainer: Trainer) -> None:
         write_json(trainer.run_dir / "report.json", report)
 
 
+def _renew_statistics(trainer: Trainer, model: nn.Module) -> None:
+    """All ranks pass the same samples, so that all have the same statistics."""
+    samples = trainer.run.recipe.batchnorm_samples
+    if samples is not None:
+        batches = trainer.data.calibration(samples)
+        renew_statistics(model, (images for images, _ in batches))
+
+
 def _look_at(trainer: Trainer) -> Trained:
     engine, model, shape = trainer.engine, trainer.run.model, trainer.data.spec.input_shape
     masks = {name: mask.cpu() for name, mask in engine.masks().items()}
@@ -81,7 +92,9 @@ def _look_at(trainer: Trainer) -> Trained:
         masks=masks,
         sparsity=measure_sparsity(model, masks),
         macs=count_macs(model, shape, masks),
-        flops=train_flops(count_macs(model, shape, training=True), trainer.images),
+        flops=train_flops(
+            count_macs(model, shape, training=True), trainer.images, trainer.run.loss.extra_macs()
+        ),
         asked=engine.asked(),
         target=engine.target(),
         units=tuple(engine.units()),

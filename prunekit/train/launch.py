@@ -113,6 +113,10 @@ def _resume_here(run_dir: Path) -> Path:
         changed = changes_between(manifest["environment"], environment(group.device, group.world))
         if manifest["data"] != run.data.fingerprint():
             raise CheckpointError(f"{run_dir}: the data changed since the run began: restore it")
+        if manifest.get("loss", "") != run.loss.identity():
+            raise CheckpointError(
+                f"{run_dir}: the teacher of the loss changed since the run began: restore it"
+            )
         trainer = _trainer(run, run_dir, anchor, resume_step=checkpoint.step)
         del checkpoint
         trainer.refused |= refused.keys()
@@ -184,6 +188,7 @@ def _manifest(run: Run) -> dict[str, Any]:
         "recipe_hash": recipe_hash(run.recipe),
         "seed": run.recipe.seed,
         "data": run.data.fingerprint(),
+        **({"loss": known} if (known := run.loss.identity()) else {}),
         "argv": sys.argv,
         "git": git_state(),
         "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),

@@ -14,6 +14,7 @@ from torch.nn.parallel import DistributedDataParallel
 from prunekit.data import EvalSplit
 from prunekit.foundation.seeding import seed_for
 from prunekit.train.build import Run
+from prunekit.train.losses.base import batch_of, checked_value, labels_of
 from prunekit.train.precision import Precision
 
 
@@ -59,10 +60,10 @@ class Passes:
             torch.manual_seed(seed_for(self.run.recipe.seed, "noise", t, rank, i))
             with self._no_sync(last=done == samples):
                 with self.precision.autocast():
-                    logits = self.forward(x)
-                    loss = F.cross_entropy(logits.float(), y) * (len(y) / samples)
+                    batch = batch_of(x, self.forward(x), y)
+                    loss = checked_value(self.run.loss, batch) * (len(y) / samples)
                 self.precision.backward(loss)
-            sums += _tally(loss.detach(), logits.detach(), y)
+            sums += _tally(loss.detach(), batch.logits.detach(), labels_of(y))
         return sums
 
     def _no_sync(self, *, last: bool) -> AbstractContextManager[Any]:

@@ -61,8 +61,9 @@ def lay_out(recipe: Recipe, steps_per_epoch: int) -> PhasePlan:
     spans = tuple(
         PhaseSpan(phase.name, phase.length.steps(0, steps_per_epoch)) for phase in written
     )
+    none = len(written) == 1 and written[0].length.amount == 0  # pruned as it is
     for span in spans:
-        if span.steps < 1:
+        if span.steps < 1 and not none:
             raise RecipeError(f"phases: {span.phase!r} has no step: give it at least 1st")
     timeline = Timeline(spans, steps_per_epoch)
     anchor = recipe.anchor.steps(timeline.total_steps, steps_per_epoch)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -52,7 +53,9 @@ class Trainer:
             DivergedError: the ranks start from different weights.
         """
         self.engine.initialize()
-        if not self.group.all_equal(weights_digest(self.run.model)):
+        loss = hashlib.sha256(self.run.loss.identity().encode()).digest()
+        same = self.group.all_equal(weights_digest(self.run.model))
+        if not (self.group.all_equal(loss) and same):
             raise DivergedError(
                 "the ranks start from different weights: are seed and the files that weights are "
                 "loaded from the same?"
@@ -80,6 +83,7 @@ class Trainer:
             self.optimizer = new_optimizer(self.run.recipe.optimizer, self.engine)
             self.optimizer.load_state_dict(saved["optimizer"])
         self.precision.scaler.load_state_dict(saved["scaler"])
+        self.run.loss.load_state_dict(saved.get("loss", {}))
         self.observer.load_state_dict(saved["observer"])
         self.state.best, self.images = saved["best"], saved["images"]
         self.watch.seconds = saved["seconds"]
@@ -213,6 +217,7 @@ class Trainer:
                     "ema": self.state.averages(),
                     "ema_updates": self.state.averaged(),
                     "best": self.state.best,
+                    "loss": self.run.loss.state_dict(),
                     "images": self.images,
                     "seconds": self.watch.seconds,
                 }

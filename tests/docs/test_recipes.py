@@ -15,6 +15,7 @@ from prunekit.recipe.yaml_text import dump_yaml
 from prunekit.report import summarise
 from prunekit.runs.directory import open_run
 from prunekit.train.launch import run_recipe
+from tests.support.data_sets import image_folder
 from tests.support.training import run as small_run
 
 DIGITS = [
@@ -156,3 +157,40 @@ def test_a_pruned_run_is_fine_tuned_with_its_zeros():
         assert torch.equal(after[name] == 0, ~mask)
         assert torch.equal(before[name] == 0, ~mask)
         assert not torch.equal(before[name], after[name])
+
+
+def test_a_teacher_is_trained_and_its_pruned_student_reads_it():
+    """The two commands of the recipe, as they stand in it."""
+    name = "distill_prune_cifar_cpu"
+    text = shipped_recipes()[name].read_text()
+    assert f"prunekit run {name} name=distill_teacher loss=cross_entropy strategies=[]" in text
+    teacher = run(name, "name=distill_teacher", "loss=cross_entropy", "strategies=[]")
+    assert teacher["sparsity"]["target"] is None
+    student = run(name)
+    assert student["sparsity"]["scope"] == pytest.approx(0.8, abs=1e-3)
+    manifest = open_run(f"runs/{name}/latest").manifest()
+    assert len(manifest["loss"]) == 64
+    assert student["train"]["flops"] > teacher["train"]["flops"]
+
+
+def test_a_network_from_a_file_learns_other_classes(tmp_path):
+    import torchvision
+
+    stock = torchvision.models.resnet18(num_classes=1000)
+    torch.save(stock.state_dict(), "resnet18.pth")
+    image_folder(tmp_path / "photos", ("cat", "dog", "owl"), size=32)
+    text = shipped_recipes()["finetune_image_folder"]
+    small = [
+        *("data.image_size=32", "data.batch_size=4", "data.validation=0.25"),
+        *("phases.0.length=4st", "checkpoint.every=2st"),
+    ]
+    recipe = load_recipe(text, small)
+    done = open_run(run_recipe(recipe, source_text=dump_yaml(recipe), out=Path("runs")))
+    report = done.report()
+    assert report["sparsity"]["scope"] == pytest.approx(0.8, abs=1e-4)
+    assert any("the head (fc." in line or "fc.weight" in line for line in report["warnings"])
+    weights = done.initial_weights()
+    assert torch.equal(
+        weights["layer1.0.conv1.weight"], stock.state_dict()["layer1.0.conv1.weight"]
+    )
+    assert weights["fc.weight"].shape == (3, 512)

@@ -37,7 +37,7 @@ strategies:
     distribution: {name: global, normalise: true}
   - {sparsity: 0.5}
   - 5
-optimizer: {name: adam, lr: 5.0e-3}
+optimizer: {name: adem, lr: 5.0e-3}
 phases:
   - {name: train, lenght: 40ep, lr_schedule: {name: cosine, warm: 5%}}
 evaluate: 3
@@ -62,7 +62,7 @@ r.yaml:15:15 strategies.0.cadence.evry: unknown key. Did you mean 'every'?
 r.yaml:16:34 strategies.0.distribution.normalise: unknown key of 'global'. Did you mean 'normalize'?
 r.yaml:17:5 strategies.1.name: missing: it has no default
 r.yaml:18:5 strategies.2: must be a mapping with the `name` of a strategy
-r.yaml:19:19 optimizer.name: must be 'adamw' or 'sgd', not 'adam'. Did you mean 'adamw'?
+r.yaml:19:19 optimizer.name: no optimizer is called 'adem'. Did you mean 'adam'? Known: adamw,
 r.yaml:21:5 phases.0.length: missing: it has no default, such as length: 10ep
 r.yaml:21:19 phases.0.lenght: unknown key. Did you mean 'length'?
 r.yaml:21:61 phases.0.lr_schedule.warm: unknown key of 'cosine'. Did you mean 'warmup'?

@@ -16,7 +16,8 @@ from prunekit.pruning.probes.base import Probe
 from prunekit.recipe.identity import recipe_hash
 from prunekit.recipe.json_schema import json_schema
 from prunekit.recipe.load import load_recipe, recipe_from, recipe_from_text
-from prunekit.recipe.schema import AdamWConfig, Recipe, SGDConfig
+from prunekit.recipe.optimizers import AdamWConfig, SGDConfig
+from prunekit.recipe.schema import Recipe
 from prunekit.recipe.yaml_text import dump_yaml
 from prunekit.registry import PROBES, REGISTRIES
 
@@ -193,7 +194,7 @@ def test_another_optimizer_refuses_the_keys_of_the_first():
         ("data={name: digits, validation: 0.1, micro_batch: 10000}", "is more than batch_size"),
         ("optimizer={name: sgd, lr: 1, momentum: 0, nesterov: true}", "nesterov needs a momentum"),
         ("phases.0.length=50%", "phases.0.length: a phase has its length in epochs or steps"),
-        ("phases.0.length=0st", "phases.0.length: must be more than 0"),
+        ("phases.0.length=0st", "phases.0.length: 0st is no step: only a recipe of one phase"),
         ("evaluate.every=0ep", "evaluate.every: must be more than 0"),
         ("name=.hidden", "name: must be 1 to 64 letters"),
         ("name=../up", "name: must be 1 to 64 letters"),
@@ -307,6 +308,7 @@ def test_the_schema_knows_every_key_and_component():
         "probe": schema["properties"]["probes"]["items"],
         "dataset": schema["properties"]["data"],
         "model": schema["properties"]["model"],
+        "loss": schema["properties"]["loss"],
     }
     for kind, slot in slots.items():
         names, *members = slot["anyOf"]

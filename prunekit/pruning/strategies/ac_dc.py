@@ -57,6 +57,7 @@ class ACDC(PruningStrategy):
 
     config: ACDC.Config
     paper = "arXiv:2106.12379"
+    needs_steps = True
     modes = ("hard",)
 
     def check(self, clock: Clock) -> None:

@@ -85,6 +85,9 @@ class Context(Protocol):
     def loss(self, x: Tensor, y: Tensor) -> Tensor:
         """The training loss of the plain model on a batch; can be differentiated twice."""
 
+    def loss_of(self, logits: Tensor, x: Tensor, y: Tensor) -> Tensor:
+        """The training loss of logits made of `x`, perhaps changed, as divided by a temperature."""
+
     def mean_over_ranks(self, x: Tensor) -> Tensor:
         """The mean of `x` over the ranks; `x` itself in one process."""
 
@@ -116,6 +119,9 @@ class PruningStrategy(abc.ABC):
     """Whether scores come from training: then a parameter that has learned at no step so far
     (`once`), or is frozen now (`always`), has none. It is refused at an update that prunes after
     step 0, and not ranked by its index."""
+    needs_steps: ClassVar[bool] = False
+    """Whether the method is in the training: then a run without an optimizer step refuses it, as
+    it does what `needs_learning`."""
     default_scope: ClassVar[tuple[str, ...] | None] = None
     """Patterns that an empty `scope.include` stands for. None: the weights of linear and
     convolution layers and the input projections of attention."""

@@ -6,7 +6,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -27,12 +26,12 @@ class GraSP(AtInitialization):
     -2 w * (H g), to first order: where w * (H g) is smallest, the flow grows, and there is pruned.
     Two passes over the same samples: g, then H g as the gradient of (g held fixed) . (dL/dw).
 
-    L is the cross-entropy of logits / temperature, as a mean over the samples, so that batches of
-    any size give one score. BatchNorm normalises by the batch, as in the public code, and its
-    running statistics stay untouched; dropout is off. Attention is computed by its definition, as
-    fused kernels have no second derivative. The loss is always the paper's cross-entropy, also in a
-    training loop with another. Not as in that code: linear layers are scored with the weights that
-    they start with, not with ones drawn for it, and the samples are not passed in two halves.
+    L is the loss of training (the paper's is cross-entropy), of logits / temperature, as a mean
+    over the samples, so that batches of any size give one score. BatchNorm normalises by the batch,
+    as in the public code, and its running statistics stay untouched; dropout is off. Attention is
+    computed by its definition, as fused kernels have no second derivative. Not as in that code:
+    linear layers are scored with the weights that they start with, not with ones drawn for it, and
+    the samples are not passed in two halves.
     """
 
     class Config(AtInitialization.Config):
@@ -69,7 +68,7 @@ class GraSP(AtInitialization):
         config = self.config
         for x, y in ctx.calibration(config.samples, config.balanced):
             logits = ctx.model(x) / config.temperature
-            yield F.cross_entropy(logits, y, reduction="sum") / config.samples
+            yield ctx.loss_of(logits, x, y) * (len(y) / config.samples)
 
 
 def _along(direction: Sequence[Tensor], loss: Tensor, params: Sequence[Tensor]) -> Tensor:

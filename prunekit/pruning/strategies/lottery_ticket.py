@@ -42,6 +42,7 @@ class LotteryTicket(ScoredStrategy):
 
     config: LotteryTicket.Config
     paper = "arXiv:1803.03635; arXiv:1903.01611 (rewinding)"
+    needs_steps = True
     modes = ("hard", "masked")
 
     def check(self, clock: Clock) -> None:

@@ -1,0 +1,264 @@
+"""What each layer of a finished run can lose: one at a time, at several sparsities, untrained."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from prunekit.data import DataSet, open_dataset
+from prunekit.errors import CheckpointError, RecipeError, UsageError
+from prunekit.export.subject import MODEL_FILE
+from prunekit.foundation.modules import copy_into, tensors
+from prunekit.foundation.timeline import Timeline
+from prunekit.models.saved import load_model
+from prunekit.pruning.context import Sources
+from prunekit.pruning.engine import Engine
+from prunekit.recipe.load import dataset_from
+from prunekit.registry import STRATEGIES
+from prunekit.registry.make import make
+from prunekit.runs.directory import open_run
+
+SPARSITIES = (0.3, 0.5, 0.7, 0.8, 0.9, 0.95)
+Split = Literal["train", "validation", "test"]
+NO_STEP = Timeline.single(0)
+SAMPLES = 2000
+"""Images an accuracy is measured on, where there are as many."""
+
+
+@dataclass(frozen=True, slots=True)
+class LayerPoint:
+    """One layer at one sparsity."""
+
+    sparsity: float
+    """That was asked for, of the units of the layer."""
+    kept: int
+    """Units."""
+    top1: float
+    """[0, 1]."""
+    loss: float
+    """Cross-entropy in nats."""
+
+
+@dataclass(frozen=True, slots=True)
+class LayerSensitivity:
+    """What a layer loses."""
+
+    name: str
+    """Of its weight."""
+    units: int
+    points: tuple[LayerPoint, ...]
+    chosen: float
+    """The highest sparsity up to which no point is below the tolerance; 0 = none."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sensitivity:
+    """All layers of a run, each pruned alone."""
+
+    source: str
+    strategy: str
+    structure: str
+    split: Split
+    samples: int
+    top1: float
+    """Of the model as it is."""
+    loss: float
+    tolerance: float
+    """Accuracy that a layer may cost, as a share: 0.01 is a point."""
+    layers: tuple[LayerSensitivity, ...]
+    left_out: Mapping[str, str]
+    """Layers that the strategy refuses, and why."""
+
+    def document(self) -> dict[str, Any]:
+        """Plain values."""
+        return {**asdict(self), "sparsity": self.sparsity}
+
+    @property
+    def sparsity(self) -> float:
+        """Of all units, at the sparsities that were chosen."""
+        total = sum(layer.units for layer in self.layers)
+        return sum(layer.units - _kept(layer) for layer in self.layers) / total
+
+    def per_pattern(self) -> dict[str, Any]:
+        """A strategy with the chosen sparsities, as a recipe takes it."""
+        return {
+            "name": self.strategy,
+            "sparsity": self.sparsity,
+            "structure": self.structure,
+            "scope": {"include": [layer.name for layer in self.layers]},
+            "distribution": {
+                "name": "per_pattern",
+                "sparsities": {layer.name: layer.chosen for layer in self.layers},
+            },
+        }
+
+
+def _kept(layer: LayerSensitivity) -> int:
+    return next((p.kept for p in layer.points if p.sparsity == layer.chosen), layer.units)
+
+
+def sensitivity(  # noqa: PLR0913 - each is a choice of the caller's
+    source: str | Path,
+    overrides: Sequence[str] = (),
+    *,
+    sparsities: Sequence[float] = SPARSITIES,
+    strategy: str = "magnitude",
+    structure: str = "unstructured",
+    tolerance: float = 0.01,
+    split: Split | None = None,
+    samples: int = SAMPLES,
+) -> Sensitivity:
+    """Prune one layer at a time of a finished run, without training, and measure what it costs.
+
+    Args:
+        source: a run directory, or `runs/<recipe>/latest`.
+        overrides: settings of the data, such as `data.root=photos`.
+        sparsities: shares of the units of a layer to prune, each in (0, 1).
+        strategy: what ranks them: any that prunes without a step.
+        structure: `unstructured`, `channel`, `head`, ...
+        tolerance: accuracy that a layer may cost, as a share.
+        split: what is measured on; None = validation, where the run held some out, else training
+            samples: what is chosen from the test split cannot be judged on it.
+        samples: images at most.
+
+    Raises:
+        UsageError: settings that are none, or a strategy that needs training.
+        SettingsError: no such strategy, or one without such a structure.
+        CheckpointError: no finished run.
+        DataError: its data is not to be had.
+    """
+    sparsities = _checked(sparsities, tolerance, samples)
+    run = open_run(source)
+    recipe, model = run.recipe(), load_model(run.path / MODEL_FILE)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    config = dataset_from(recipe.data.model_dump(mode="json"), overrides)
+    data = open_dataset(config, seed=recipe.seed, device=device)
+    model.to(device)
+    trial = _Trials(
+        model, data, split or ("validation" if data.validation_size else "train"), samples
+    )
+    top1, loss = trial.measure()
+    layers, left_out = [], dict[str, str]()
+    for name in _layers(model, strategy, structure):
+        try:
+            points = [trial.point(name, s, strategy, structure) for s in sparsities]
+        except RecipeError as error:
+            left_out[name] = str(error)
+            continue
+        chosen = _chosen([point for point, _ in points], top1 - tolerance)
+        layers.append(
+            LayerSensitivity(name, points[0][1], tuple(point for point, _ in points), chosen)
+        )
+    if not layers:
+        raise UsageError(f"{strategy} prunes no layer of {source}: {next(iter(left_out.values()))}")
+    return Sensitivity(
+        source=str(source),
+        strategy=strategy,
+        structure=structure,
+        split=trial.split,
+        samples=trial.count,
+        top1=top1,
+        loss=loss,
+        tolerance=tolerance,
+        layers=tuple(layers),
+        left_out=left_out,
+    )
+
+
+def _checked(sparsities: Sequence[float], tolerance: float, samples: int) -> list[float]:
+    if not sparsities or not all(0 < s < 1 for s in sparsities):
+        raise UsageError("sparsities: give numbers between 0 and 1, such as 0.5,0.8,0.9")
+    if not 0 <= tolerance <= 1:
+        raise UsageError(
+            f"tolerance {tolerance:g}: a share of accuracy from 0 to 1: 0.01 is a point"
+        )
+    if samples < 1:
+        raise UsageError(f"samples {samples}: must be at least 1")
+    return sorted(set(sparsities))
+
+
+def _layers(model: nn.Module, strategy: str, structure: str) -> Sequence[str]:
+    """The default scope of a strategy.
+
+    Raises:
+        UsageError: its method is in the training.
+        SettingsError: no such strategy, or it has no such structure.
+    """
+    made = make(STRATEGIES, strategy, {"sparsity": 0.5})
+    if made.needs_steps or made.needs_learning != "never":
+        raise UsageError(
+            f"strategy {strategy}: needs training: use one that ranks what is there, as magnitude, "
+            "lamp or snip"
+        )
+    made = make(STRATEGIES, strategy, {"sparsity": 0.5, "structure": structure})
+    names: Sequence[str] = made.config.scope.select(model, made.default_scope)
+    return names
+
+
+def _chosen(points: Sequence[LayerPoint], least: float) -> float:
+    """The highest sparsity before the first point whose accuracy is below `least`."""
+    chosen = 0.0
+    for point in points:
+        if point.top1 < least:
+            break
+        chosen = point.sparsity
+    return chosen
+
+
+class _Trials:
+    """A model that is pruned and put back as it was, again and again."""
+
+    def __init__(self, model: nn.Module, data: DataSet, split: Split, samples: int) -> None:
+        self.model, self.data, self.split = model, data, split
+        sizes = {"train": data.train_size, "validation": data.validation_size}
+        there = sizes.get(split, data.test_size)
+        if not there:
+            raise UsageError(f"split {split}: the run held no samples out: use train or test")
+        self.count = min(samples, there)
+        self.as_it_was = {name: tensor.clone() for name, tensor in tensors(model).items()}
+
+    def point(
+        self, name: str, sparsity: float, strategy: str, structure: str
+    ) -> tuple[LayerPoint, int]:
+        """What the model gives with this layer pruned, and the units of the layer."""
+        settings = {"sparsity": sparsity, "structure": structure, "scope": {"include": [name]}}
+        made = make(STRATEGIES, strategy, settings)
+        sources = Sources(data=self.data, input_shape=self.data.spec.input_shape)
+        try:
+            engine = Engine(self.model, [made], NO_STEP, sources=sources)
+            engine.start()
+            (units,) = engine.units()
+            top1, loss = self.measure()
+        finally:
+            copy_into(self.model, self.as_it_was, "the model")
+        return LayerPoint(sparsity, units.kept, top1, loss), units.total
+
+    @torch.no_grad()
+    def measure(self) -> tuple[float, float]:
+        """Accuracy and loss."""
+        hits, loss = 0, 0.0
+        self.model.eval()
+        for images, labels in self._batches():
+            logits = self.model(images).float()
+            hits += int((logits.argmax(-1) == labels).sum())
+            loss += float(F.cross_entropy(logits, labels, reduction="sum"))
+        if loss != loss:
+            raise CheckpointError("the model gives a loss that is not finite")
+        return hits / self.count, loss / self.count
+
+    def _batches(self) -> Iterator[tuple[Tensor, Tensor]]:
+        if self.split == "train":
+            yield from self.data.calibration(self.count)
+            return
+        left = self.count
+        for images, labels in self.data.eval_batches(self.split):
+            yield images[:left], labels[:left]
+            left -= min(left, len(labels))
+            if not left:
+                return

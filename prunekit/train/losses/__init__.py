@@ -1,0 +1,1 @@
+"""What a run minimises: one file each, with what all of them are in `base`."""
