@@ -90,11 +90,6 @@ class Passes:
 
 
 def _tally(loss: Tensor, logits: Tensor, labels: Tensor) -> Tensor:
-    """[3] float64: the loss, the hits among `logits` [B, classes], and B.
-
-    Of mixed images the class with the largest share is the right one.
-    """
-    if labels.is_floating_point():
-        labels = labels.argmax(-1)
+    """[3] float64: the loss, the hits among `logits` [B, classes], and B."""
     hits = (logits.argmax(-1) == labels).sum()
     return torch.stack([loss.double(), hits, hits.new_tensor(len(labels))])
