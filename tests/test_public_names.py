@@ -64,6 +64,7 @@ PUBLIC = {
         "strategy",
         "top_mask",
         "top_masks_global",
+        "use_code",
     ],
     "prunekit.testing": [
         "ConformanceError",

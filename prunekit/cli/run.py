@@ -9,6 +9,7 @@ import click
 from prunekit.cli.common import (
     ExampleCommand,
     check_overrides,
+    code_option,
     complete_recipe,
     count_option,
     out_option,
@@ -38,6 +39,7 @@ torchrun --nproc-per-node 8 -m prunekit run my.yaml
 @out_option("runs", "run")
 @count_option("--nproc", "Processes on this machine; the batch is shared out among them.")
 @click.option("--dry-run", is_flag=True, help="Show what would be pruned, and the cost; no run.")
+@code_option()
 def command(recipe: str, overrides: tuple[str, ...], out: Path, nproc: int, dry_run: bool) -> None:
     """Train, prune, compress and evaluate what RECIPE says.
 

@@ -9,6 +9,7 @@ import click
 from prunekit.cli.common import (
     KINDS,
     ExampleCommand,
+    code_option,
     complete_component,
     json_option,
     kind_named,
@@ -42,6 +43,7 @@ prunekit show data cifar10 --json    for a program
 @click.argument(
     "words", nargs=-1, required=True, metavar="[KIND] NAME", shell_complete=complete_component
 )
+@code_option()
 @json_option
 @click.pass_context
 def command(ctx: click.Context, words: tuple[str, ...], as_json: bool) -> None:

@@ -37,6 +37,7 @@ from prunekit.export.subject import (
 from prunekit.export.zeros import count_zeros
 from prunekit.foundation.files import all_or_nothing
 from prunekit.models.saved import images_metadata
+from prunekit.registry.own_code import CodeFile, use_code
 from prunekit.runs.tensors import read_tensors, write_tensors
 
 
@@ -83,6 +84,7 @@ def export_run(
     packed: bool = False,
     out: str | Path | None = None,
     normalize: bool = False,
+    code: str | Path | CodeFile | None = None,
 ) -> Export:
     """Write the finished model of a run for other runtimes, with a model card beside it.
 
@@ -98,6 +100,7 @@ def export_run(
         out: the folder; `export` in the run directory where it is None. Files of an earlier export
             are replaced.
         normalize: put mean and standard deviation inside, so that pixel values of 0 .. 1 go in.
+        code: the file of your own that the run was made with, where it was.
 
     Raises:
         UsageError: nothing is asked for, or a package of the extra is not installed.
@@ -107,7 +110,20 @@ def export_run(
         WriteError: the folder cannot be written. After any of these nothing was written.
     """
     _check_request(onnx=onnx, pt2=pt2, packed=packed, normalize=normalize)
-    subject = open_subject(run_dir)
+    with use_code(code):
+        subject = open_subject(run_dir)
+        return _exported(subject, onnx=onnx, pt2=pt2, packed=packed, out=out, normalize=normalize)
+
+
+def _exported(
+    subject: Subject,
+    *,
+    onnx: bool,
+    pt2: bool,
+    packed: bool,
+    out: str | Path | None,
+    normalize: bool,
+) -> Export:
     folder = subject.run.path / "export" if out is None else Path(out)
     with all_or_nothing(folder) as temporary:
         work = _Work(subject, temporary, normalize)

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from prunekit.data.preprocessing import Preprocessing
 from prunekit.errors import CheckpointError, RecipeError, UsageError
 from prunekit.models.bounds import no_larger_than, settings_in
+from prunekit.registry.own_code import CodeFile, code_of, require_code, use_code
 from prunekit.runs.directory import open_run
 from prunekit.runs.tensors import read_tensors, write_tensors
 
@@ -28,7 +29,8 @@ if TYPE_CHECKING:
 
 
 CONFIG = "prunekit"
-"""Metadata key: JSON of `{"model": ModelConfig, "data": DataSpec, "compressors": [...]}`."""
+"""Metadata key: JSON of `{"model": ModelConfig, "data": DataSpec, "compressors": [...]}`, and
+`"code": {"name": ..., "sha256": ...}` where one of them is of a file of the user's own."""
 IMAGES = "images"
 """Metadata key: JSON of a `Preprocessing`."""
 NOT_BUILT = (RecipeError, ValueError, KeyError, TypeError, RuntimeError)
@@ -54,6 +56,8 @@ def model_metadata(
         "compressors": [compressor.model_dump(mode="json") for compressor in compressors],
         "data": asdict(spec),
     }
+    if (code := code_of(config, compressors)) is not None:
+        built["code"] = code.told()
     try:
         again = _build(built)
     except NOT_BUILT:
@@ -96,26 +100,31 @@ def images_metadata(preprocessing: Preprocessing) -> dict[str, str]:
     return {IMAGES: json.dumps(asdict(preprocessing))}
 
 
-def load_model(source: str | Path) -> nn.Module:
+def load_model(source: str | Path, *, code: str | Path | CodeFile | None = None) -> nn.Module:
     """Build the model of a finished run, with its compressors, and load its weights.
 
     It takes what it was trained on, which `prunekit.preprocessing(source)` makes of images.
 
     Args:
         source: a run directory, `runs/<recipe>/latest`, or a `model.safetensors`.
+        code: the file of your own that the model is from, where it is: nothing that the source
+            names is ever run.
 
     Returns:
         The model on the CPU, in evaluation mode.
 
     Raises:
-        CheckpointError: missing, corrupt, or not what this version builds from its metadata.
+        CheckpointError: missing, corrupt, or not what this version builds from its metadata; or it
+            was made with code that is not given, or has changed since.
+        UsageError, PluginError: see `use_code`.
     """
     path, weights, metadata = _opened(source)
-    settings = _settings(path, metadata)
-    try:
-        return _loaded(settings, weights)
-    except NOT_BUILT as error:
-        raise _not_loaded(path, error) from error
+    with use_code(code):
+        settings = _settings(path, metadata)
+        try:
+            return _loaded(settings, weights)
+        except NOT_BUILT as error:
+            raise _not_loaded(path, error) from error
 
 
 def load_at_eval_ratio(source: str | Path, eval_ratio: float) -> nn.Module:
@@ -152,9 +161,11 @@ def _settings(path: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
             f"{path}: does not tell which model it holds: it was not written by a prunekit run"
         )
     try:
-        return settings_in(metadata[CONFIG])
+        settings = settings_in(metadata[CONFIG])
     except NOT_BUILT as error:
         raise _not_loaded(path, error) from error
+    require_code(settings.get("code"), path)
+    return settings
 
 
 def _loaded(settings: Mapping[str, Any], weights: Mapping[str, Tensor]) -> nn.Module:
