@@ -75,7 +75,10 @@ def kind_with(name: str) -> str:
     if name in named_recipes():
         raise UsageError(f"{name!r} is a recipe: `prunekit init {name}` copies it")
     near = did_you_mean(name, [known for kind in KINDS for known in registry_of(kind).names()])
-    raise UsageError(f"no component is called {name!r}.{near} `prunekit list` shows them all")
+    raise UsageError(
+        f"no component is called {name!r}.{near} `prunekit list` shows them all; "
+        "one of your own needs --code FILE (docs/your-own.md)"
+    )
 
 
 def is_known(kind: str, name: str) -> bool:

@@ -14,8 +14,10 @@ from prunekit.cli.list import component_entry
 from prunekit.errors import CheckpointError
 from prunekit.models.saved import load_model
 from prunekit.recipe.load import load_recipe
-from prunekit.registry.own_code import use_code
+from prunekit.registry import MODELS
+from prunekit.registry.own_code import read_code, use_code
 from prunekit.runs.directory import open_run
+from prunekit.sweep.slurm import run_pack
 from prunekit.train.launch import resume_run, run_recipe
 from tests.support.own_code import RECIPE, SOURCE, own_recipe, own_run, sha256_of, written
 
@@ -129,6 +131,16 @@ def test_list_check_tries_what_the_file_offers(folder):
     good, bad = (entry["check"] for entry in entries)
     assert good == {"ok": True, "reason": None}
     assert "Block: 'width' has neither a type nor a default" in bad["reason"]
+
+
+def test_a_report_keeps_runs_of_other_code_apart(call, folder):
+    other = written(folder, SOURCE.replace(".relu()", ".tanh()"), "other.py")
+    assert call("run", "own.yaml", "--code", other)[0] == 0
+    code, out, _ = call("report", "runs", "--json")
+    assert code == 0
+    arms = {cell["arm"] for cell in json.loads(out)["cells"]}
+    assert len(arms) == 2
+    assert any(sha256_of(other)[:8] in arm for arm in arms)
 
 
 # ---- from Python
@@ -290,6 +302,15 @@ def test_a_sweep_takes_no_run_of_other_code_for_its_own(call, folder, monkeypatc
     later = json.loads((sweep / "plan.json").read_text())
     assert later["cells"][0]["key"] != plan["cells"][0]["key"]
     assert len(os.listdir(sweep / "runs/own")) == len(runs) + 1
+
+
+def test_a_pack_of_slurm_jobs_has_the_code_of_the_call(folder):
+    assert run_pack([(known_models, ())], read_code("mine.py")) == [True]
+    assert not known_models()
+
+
+def known_models() -> bool:
+    return "TinyNet" in MODELS.names()
 
 
 @pytest.mark.ddp
