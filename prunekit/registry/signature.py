@@ -111,7 +111,7 @@ def settings_from(
         except _FaultError as error:
             raise PluginError(f"{place}: {error}") from None
         except UnreadableError as error:
-            if parameter.default is parameter.empty:
+            if parameter.default is parameter.empty or key in shared:
                 raise PluginError(f"{place}: {error}") from None
             types.pop(key, None)  # it keeps its default
     literal: Any = Literal.__getitem__(name)

@@ -250,6 +250,8 @@ def test_the_name_of_a_built_in_is_for_neither_alone(tmp_path):
             MODELS.component("vit")
         assert MODELS.component("mine.py:vit").own
         assert MODELS.component("prunekit:vit").builtin
+        assert code_of(MODELS.parse({"name": "mine.py:vit"})).name == "mine.py"
+        assert code_of(MODELS.parse({"name": "prunekit:vit", "patch_size": 2})) is None
     assert str(caught.value).startswith("model 'vit' is given by prunekit")
     assert "mine.py (mine.py:vit): write 'prunekit:vit' or 'mine.py:vit'" in str(caught.value)
 

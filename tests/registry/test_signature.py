@@ -129,6 +129,22 @@ def test_what_yaml_cannot_say_keeps_its_default_and_is_no_setting():
     assert config.signature.call(config(name="made", either=5), {}) == (3, dict, len, 5, 4)
 
 
+def test_a_key_that_a_parameter_shares_is_not_kept_from_it():
+    class Base(SignatureConfig):
+        root: str | None = None
+
+    def reads(root: Path = Path("here")):
+        return root
+
+    def would_ignore(root: type = dict):
+        return root
+
+    config = settings_from(reads, Base, "made", shared=("root",))
+    assert config.signature.call(config(name="made", root="there"), {}) == Path("there")
+    with pytest.raises(PluginError, match="'root' is a type, which no recipe can write"):
+        settings_from(would_ignore, Base, "made", shared=("root",))
+
+
 def test_positional_parameters_and_those_that_are_given():
     def made(width: int, /, size: int, depth: int = 2):
         return width, size, depth
