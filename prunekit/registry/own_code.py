@@ -180,6 +180,7 @@ def _told(told: object, where: Path) -> tuple[str, str]:
 def _offers(file: CodeFile) -> dict[Component, Any]:
     """The components of a file, each with what it is made of."""
     module = sys.modules.get(file.module) or _run(file)
+    _READ[file.module] = replace(file, changed=False)  # also where the same lies elsewhere now
     offers: dict[Component, Any] = {}
     for value in list(vars(module).values()):
         if getattr(value, "__module__", None) != file.module or not hasattr(value, "__qualname__"):
@@ -231,7 +232,6 @@ def _run(file: CodeFile) -> ModuleType:
         raise PluginError(
             f"{file.path}{line}: cannot be imported: {reason(error)}{_remedy(error)}"
         ) from error
-    _READ[file.module] = replace(file, changed=False)
     return module
 
 

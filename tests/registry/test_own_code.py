@@ -172,6 +172,12 @@ def test_a_file_is_run_once_a_process_and_again_when_it_changed(tmp_path):
     assert (tmp_path / "ran").read_text() == "xx"
 
 
+def test_the_same_content_has_the_name_of_the_file_that_is_given(tmp_path):
+    for name in ("one.py", "two.py"):
+        with use_code(written(tmp_path, name=name)):
+            assert code_of(MODELS.parse({"name": "TinyNet"})).name == name
+
+
 def test_reading_a_file_runs_nothing(tmp_path):
     path = written(tmp_path, "raise SystemExit")
     file = read_code(path)
