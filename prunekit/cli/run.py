@@ -22,6 +22,7 @@ prunekit run quickstart                        a recipe, by its name
 prunekit run my.yaml                           a recipe of your own
 prunekit run my.yaml seed=1 strategies.0.sparsity=0.95
 prunekit run my.yaml 'data={name: image_folder, root: photos}'
+prunekit run my.yaml --code my_net.py          with classes of your own
 prunekit run my.yaml --dry-run                 what it would prune and cost
 prunekit run my.yaml --nproc 2 --out results   two processes, another place
 torchrun --nproc-per-node 8 -m prunekit run my.yaml

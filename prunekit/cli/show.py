@@ -21,7 +21,7 @@ from prunekit.errors import UsageError
 from prunekit.foundation.plain import flow
 from prunekit.foundation.suggestions import did_you_mean
 from prunekit.recipe.find import named_recipes
-from prunekit.registry.installed import AmbiguousNameError, UnknownNameError
+from prunekit.registry.installed import AmbiguousNameError, UnknownNameError, import_object
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -107,6 +107,9 @@ def detailed_entry(kind: str, name: str) -> dict[str, Any]:
         if kind == "strategies":
             modes = registry_of(kind).load(name).modes
             fields = [f | {"type": " | ".join(modes)} if f["name"] == "mode" else f for f in fields]
+        if entry.get("own"):  # what the user wrote stands first
+            shared = import_object(registry_of(kind).config).model_fields
+            fields.sort(key=lambda field: (not field["required"], field["name"] in shared))
         return {**entry, "fields": fields}
     except (UnknownNameError, AmbiguousNameError) as error:
         raise UsageError(str(error)) from error

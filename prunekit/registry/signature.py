@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -99,6 +100,7 @@ def settings_from(
         parameters = {} if bare else dict(inspect.signature(made_by, eval_str=True).parameters)
     except Exception as error:  # whatever an annotation does
         raise PluginError(f"{place}: its signature cannot be read: {reason(error)}") from error
+    meant = _meanings(made_by)
     fields: dict[str, Any] = {}
     types: dict[str, Any] = {}
     for key, parameter in parameters.items():
@@ -107,7 +109,8 @@ def settings_from(
         try:
             _check_kind(parameter, base, shared)
             types[key] = _type_of(parameter)
-            fields[key] = _field(parameter, types[key])
+            kind, default = _field(parameter, types[key])
+            fields[key] = kind, Field(default=default, description=meant.get(key))
         except _FaultError as error:
             raise PluginError(f"{place}: {error}") from None
         except UnreadableError as error:
@@ -165,6 +168,16 @@ def _type_of_value(value: Any) -> Any:
     return type(value)
 
 
+def _meanings(made_by: Callable[..., Any]) -> dict[str, str]:
+    """Parameter -> its first line under `Args:` in the docstring of the class or its `__init__`."""
+    texts = [inspect.getdoc(one) or "" for one in (made_by, getattr(made_by, "__init__", None))]
+    found: dict[str, str] = {}
+    for text in texts:
+        part = text.partition("Args:\n")[2].partition("\n\n")[0]
+        found |= dict(re.findall(r"^ +(\w+)(?: \([^)]*\))?: (.+)$", part, re.M))
+    return found
+
+
 def _field(parameter: inspect.Parameter, annotation: Any) -> tuple[Any, Any]:
     kind = readable(annotation, parameter.name)
     if parameter.default is parameter.empty:
@@ -178,7 +191,7 @@ def _field(parameter: inspect.Parameter, annotation: Any) -> tuple[Any, Any]:
             f"{parameter.name!r} has the default {shown(parameter.default)}, which is not of its "
             "type in a recipe"
         ) from None
-    return kind, Field(default=default.value)  # type: ignore[attr-defined]
+    return kind, default.value  # type: ignore[attr-defined]
 
 
 def gives(function: Callable[..., Any]) -> Any:

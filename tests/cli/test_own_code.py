@@ -8,11 +8,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 from prunekit.cli.import_check import check_entries
 from prunekit.cli.list import component_entry
 from prunekit.errors import CheckpointError
-from prunekit.models.saved import load_model
+from prunekit.export import check_nm, evaluate_run, export_run, predict
+from prunekit.models.saved import load_model, preprocessing
 from prunekit.recipe.load import load_recipe
 from prunekit.registry import MODELS
 from prunekit.registry.own_code import read_code, use_code
@@ -154,6 +156,12 @@ def test_from_python(folder):
         load_model(RUN)
     with use_code(file):
         assert open_run(RUN).recipe() == load_recipe(Path("own.yaml"))
+    assert evaluate_run(RUN, code=file).images == 16
+    assert check_nm(RUN, code=file)[0].inputs == 16
+    assert export_run(RUN, packed=True, code=file, out="out").zeros
+    Image.new("L", (4, 4)).save("blank.png")
+    assert {name for name, _ in predict(RUN, ["blank.png"], code=file)[0].classes} == {"0", "1"}
+    assert preprocessing(RUN).classes == ("0", "1")  # builds nothing, so it needs no code
     again = run_recipe(load_recipe(Path("own.yaml"), code=file), out=Path("again"))
     one, two = (open_run(run).final_weights() for run in (RUN, again))
     assert all(torch.equal(one[name], two[name]) for name in one)

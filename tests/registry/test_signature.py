@@ -9,6 +9,7 @@ from hypothesis import given, strategies as st
 from pydantic import Field, TypeAdapter, ValidationError
 from ruamel.yaml import YAML
 
+from prunekit.cli.fields import describe_fields
 from prunekit.errors import PluginError
 from prunekit.foundation.values import ComponentConfig, as_values
 from prunekit.recipe.yaml_text import yaml_text
@@ -152,6 +153,30 @@ def test_positional_parameters_and_those_that_are_given():
     config = settings_from(made, SignatureConfig, "made", given=("size",))
     assert set(config.model_fields) == {"name", "width", "depth"}
     assert config.signature.call(config(name="made", width=7), {"size": 5, "other": 1}) == (7, 5, 2)
+
+
+def test_what_a_docstring_says_of_a_parameter_is_its_meaning():
+    class Made:
+        """A thing.
+
+        Args:
+            width: units of the first layer,
+                and of no other.
+            depth (int): layers.
+
+        Returns:
+            other: nothing.
+        """
+
+        def __init__(self, width: int, depth: int = 2, other: int = 1):
+            self.made = width, depth, other
+
+    fields = describe_fields(settings_from(Made, SignatureConfig, "made"))
+    assert {field["name"]: field["description"] for field in fields} == {
+        "width": "units of the first layer,",
+        "depth": "layers.",
+        "other": "",
+    }
 
 
 def no_type(width):
