@@ -225,7 +225,8 @@ def _note_code(run: Run, run_dir: Path, manifest: dict[str, Any]) -> list[str]:
     if code is None or before is None or before["sha256"] == code.sha256:
         return []
     if run.group.is_main:
-        past = [*manifest.get("code_before", ()), before]
+        past = manifest.get("code_before")
+        past = [*(past if isinstance(past, list) else []), before]
         write_json(run_dir / "manifest.json", manifest | {"code": code.told(), "code_before": past})
     return [
         f"{code.name} changed since the run began: what follows is of SHA-256 {code.sha256[:12]}, "
