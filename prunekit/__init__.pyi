@@ -56,6 +56,7 @@ from prunekit.registry.configs import (
     Samples as Samples,
     StrategyConfig as StrategyConfig,
 )
+from prunekit.registry.own_code import use_code as use_code
 from prunekit.runs.directory import open_run as open_run
 from prunekit.train.launch import run_recipe as run_recipe
 from prunekit.train.losses.base import (

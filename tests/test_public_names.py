@@ -72,6 +72,7 @@ PUBLIC = {
         "top_mask",
         "top_masks_global",
         "without_closed",
+        "use_code",
     ],
     "prunekit.testing": [
         "ConformanceError",

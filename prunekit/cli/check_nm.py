@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from prunekit.cli.common import ExampleCommand, json_option, print_json
+from prunekit.cli.common import ExampleCommand, code_option, json_option, print_json
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -30,6 +30,7 @@ prunekit check-nm model.safetensors --n 1 --m 4
 @click.argument("source", metavar="RUN_DIR|FILE", type=click.Path(path_type=Path))
 @click.option("--n", type=int, default=2, show_default=True, help="Entries that may be there.")
 @click.option("--m", type=int, default=4, show_default=True, help="Neighbours that make a group.")
+@code_option(again=True)
 @json_option
 def command(source: Path, n: int, m: int, as_json: bool) -> None:
     """Tell which weights of a run or a safetensors file have at most N of each M entries.

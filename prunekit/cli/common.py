@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import sys
@@ -82,6 +83,38 @@ def out_option(default: str, what: str) -> Decorator:
         metavar="DIR",
         help=f"Parent of the {what} directories.",
     )
+
+
+def code_option(*, again: bool = False) -> Decorator:
+    """`--code FILE`: while the command runs, the classes of a user's own file are names.
+
+    Args:
+        again: for commands that read what was made with such a file, with `--code-changed`.
+    """
+
+    def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(command)
+        def with_code(
+            *args: Any, code: Path | None, code_changed: bool = False, **kwargs: Any
+        ) -> Any:
+            if code is None:
+                if code_changed:
+                    raise UsageError("--code-changed belongs to --code FILE")
+                return command(*args, **kwargs)
+            from prunekit.registry.own_code import use_code
+
+            with use_code(code, changed=code_changed):
+                return command(*args, **kwargs)
+
+        found = with_code
+        if again:
+            text = "Take FILE though it is not what the run was made with."
+            found = click.option("--code-changed", is_flag=True, help=text)(found)
+        text = "A file of your own, whose classes the recipe may name."
+        kind = click.Path(path_type=Path)
+        return click.option("--code", type=kind, metavar="FILE", help=text)(found)
+
+    return decorate
 
 
 def count_option(name: str, help_text: str, most: int | None = None) -> Decorator:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from prunekit.cli.common import ExampleCommand, json_option, print_json
+from prunekit.cli.common import ExampleCommand, code_option, json_option, print_json
 
 if TYPE_CHECKING:
     from prunekit.export.compacting import CompactRun
@@ -33,6 +33,7 @@ prunekit evaluate runs/mine/latest/compact/model.safetensors
     help="Where to; what is there of an earlier call is replaced.  [default: RUN_DIR/compact]",
 )
 @json_option
+@code_option(again=True)
 def command(run_dir: Path, out: Path | None, as_json: bool) -> None:
     """Write the model in RUN_DIR without the heads, channels and hidden units that are all zeros.
 

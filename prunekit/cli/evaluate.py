@@ -8,7 +8,13 @@ from typing import TYPE_CHECKING
 
 import click
 
-from prunekit.cli.common import ExampleCommand, check_overrides, json_option, print_json
+from prunekit.cli.common import (
+    ExampleCommand,
+    check_overrides,
+    code_option,
+    json_option,
+    print_json,
+)
 from prunekit.errors import UsageError
 
 if TYPE_CHECKING:
@@ -48,6 +54,7 @@ prunekit evaluate model.onnx data.root=photos --json
     metavar="DIR",
     help="Folder for evaluation.json and pictures (confusion, calibration, ratios).",
 )
+@code_option(again=True)
 @json_option
 def command(
     source: Path,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from prunekit.cli.common import ExampleCommand, json_option, print_json
+from prunekit.cli.common import ExampleCommand, code_option, json_option, print_json
 
 if TYPE_CHECKING:
     from prunekit.export import Export
@@ -45,6 +45,7 @@ prunekit export runs/mine/latest --compact --onnx            without empty heads
     metavar="DIR",
     help="Where to; what is there of an earlier export is replaced.  [default: RUN_DIR/export]",
 )
+@code_option(again=True)
 @json_option
 def command(
     run_dir: Path,

@@ -47,6 +47,11 @@ def message(error: Exception) -> str:
     if isinstance(error, PrunekitError):
         return f"Error: {error}"
     cause = " ".join(str(error).split()) or "no message"
+    if place := place_in_own_code(error):
+        return (
+            f"Error in {place}: {type(error).__name__}: {cause}\n"
+            "This is the code that --code names. --traceback shows the way there."
+        )
     if place := place_in_plugin(error):
         return (
             f"Error in {place}: {type(error).__name__}: {cause}\n"
@@ -57,6 +62,19 @@ def message(error: Exception) -> str:
         "This is a bug in prunekit or a plugin. Please report it with the recipe, the output of\n"
         "`prunekit --version` and what the same command prints with --traceback."
     )
+
+
+def place_in_own_code(error: Exception) -> str | None:
+    """File and line, where the last code before a library's is of the user's own file."""
+    from prunekit.registry.installed import OWN_MODULE
+
+    for frame, line in reversed(list(tracebacks.walk_tb(error.__traceback__))):
+        module = str(frame.f_globals.get("__name__"))
+        if module.startswith(OWN_MODULE):
+            return f"{frame.f_code.co_filename}:{line}"
+        if module.partition(".")[0] == "prunekit":
+            return None
+    return None
 
 
 def place_in_plugin(error: Exception) -> str | None:

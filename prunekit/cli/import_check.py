@@ -23,11 +23,13 @@ DONE = 42  # not 0: a module that ends the process while it is imported must not
 def check_entries(entries: Sequence[dict[str, Any]]) -> None:
     """Give each component or recipe its `check`: {"ok": bool, "reason": str | None}.
 
-    Each of a plugin has a process of its own. Those of prunekit share one a kind, as most of the
-    time goes into importing torch; where that fails, each is tried again alone for its reason.
+    What is of the file of code in use is tried here, as that was run already. Each of a plugin has
+    a process of its own. Those of prunekit share one a kind, as most of the time goes into
+    importing torch; where that fails, each is tried again alone for its reason.
     """
-    reasons: dict[tuple[str, str], str | None] = {}
-    pending = groups(entries)
+    own = [(entry["kind"], entry["name"]) for entry in entries if entry.get("own")]
+    reasons = {(kind, name): reason_of_own(kind, name) for kind, name in own}
+    pending = groups([entry for entry in entries if not entry.get("own")])
     with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
         while pending:
             tried = list(zip(pending, pool.map(lambda g: reason_to_fail(*g), pending), strict=True))
@@ -41,6 +43,15 @@ def check_entries(entries: Sequence[dict[str, Any]]) -> None:
         kind, name = entry["kind"], entry["name"]
         refused = reasons[kind, name] or refused_claim(kind, name)
         entry["check"] = {"ok": refused is None, "reason": refused}
+
+
+def reason_of_own(kind: str, name: str) -> str | None:
+    """None where a component of the file of code in use is what it must be, else one line."""
+    try:
+        load_component(kind, name)
+    except PluginError as error:
+        return str(error)
+    return None
 
 
 def groups(entries: Sequence[dict[str, Any]]) -> list[tuple[str, ...]]:

@@ -9,6 +9,7 @@ import click
 from click.shell_completion import CompletionItem
 
 from prunekit.cli.common import ExampleCommand
+from prunekit.cli.scaffold import kinds_with_templates, plugin_named, write_plugin
 from prunekit.errors import UsageError
 from prunekit.foundation.files import replacing
 from prunekit.foundation.suggestions import did_you_mean
@@ -21,7 +22,7 @@ prunekit init                               list the recipes that have a name
 prunekit init quickstart                    copy one to quickstart.yaml
 prunekit init vit_cifar_tome -o mine.yaml   under another name
 prunekit init --plugin prunekit-rowwise     a strategy of your own
-prunekit init --plugin prunekit-peaks --kind compressor
+prunekit init --plugin prunekit-peaks --kind model
 """
 
 
@@ -51,7 +52,7 @@ def complete_name(
 @click.option("--plugin", metavar="PLUGIN", help="Write a plugin package of this name to DIR.")
 @click.option(
     "--kind",
-    type=click.Choice(["strategy", "compressor"]),
+    type=click.Choice(kinds_with_templates()),
     help="What the plugin adds.  [default: strategy]",
 )
 @click.pass_context
@@ -68,8 +69,9 @@ def command(
 
     Recipes come with prunekit and with the plugins that are installed.
 
-    With --plugin, write a package with a strategy or compressor of your own, its test and its
-    recipe into the new folder DIR, by default one of the plugin's name.
+    With --plugin, write a package with a strategy, model, data set or other component of your own
+    (--kind), its test and its recipe into the new folder DIR, by default one of the plugin's name.
+    For one file of your own no package is needed: see --code of `prunekit run`.
     """
     if plugin is not None:
         if output or force or only_list:
@@ -89,15 +91,13 @@ def command(
 
 def begin_plugin(name: str, kind: str, target: Path) -> None:
     """Write a plugin package and say what to do next."""
-    from prunekit.cli.scaffold import plugin_named, write_plugin
-
     plugin = plugin_named(name, kind)
     files = write_plugin(plugin, target)
     folder = str(target) if target.is_absolute() else f"./{target}"
     click.echo(f"Wrote {target}: {len(files)} files. Next:")
     click.echo(f"  pip install -e {shlex.quote(f'{folder}[test]')}")
     click.echo(f"  pytest {shlex.quote(folder)}")
-    click.echo(f"  prunekit run {plugin.component}_digits")
+    click.echo(f"  prunekit run {plugin.recipe}")
 
 
 def list_recipes() -> None:

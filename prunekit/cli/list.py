@@ -10,6 +10,7 @@ import click
 from prunekit.cli.common import (
     KINDS,
     ExampleCommand,
+    code_option,
     complete_kind,
     json_option,
     kind_named,
@@ -43,6 +44,7 @@ prunekit list strategies --json     for a program
     shell_complete=complete_kind,
 )
 @click.option("--check", is_flag=True, help="Import each in processes apart; show what fails.")
+@code_option()
 @json_option
 @click.pass_context
 def command(ctx: click.Context, kind: str | None, check: bool, as_json: bool) -> None:
@@ -106,6 +108,7 @@ def component_entry(kind: str, name: str) -> dict[str, Any]:
         "distribution": component.distribution,
         "version": component.version,
         "builtin": component.builtin,
+        **({"own": True} if component.own else {}),
         "summary": description.summary,
         "paper": description.paper,
     }

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from prunekit.cli.common import ExampleCommand, json_option, print_json
+from prunekit.cli.common import ExampleCommand, code_option, json_option, print_json
 
 if TYPE_CHECKING:
     from prunekit.export import Prediction
@@ -44,6 +44,7 @@ prunekit predict runs/vit_cifar_tome/latest photo.png --tokens merged
     metavar="DIR",
     help="Also a picture of each image: which of its patches were merged.",
 )
+@code_option(again=True)
 @json_option
 def command(
     source: Path, images: tuple[Path, ...], top: int, tokens: Path | None, as_json: bool

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from prunekit.cli.common import ExampleCommand
+from prunekit.cli.common import ExampleCommand, code_option
 
 EXAMPLES = """
 prunekit resume runs/quickstart/latest
@@ -21,6 +21,7 @@ prunekit resume runs/quickstart/20260101T120000-1a2b3c4d
     short_help="Go on with a run that stopped, from its newest checkpoint.",
 )
 @click.argument("run_dir", type=click.Path(path_type=Path))
+@code_option(again=True)
 def command(run_dir: Path) -> None:
     """Go on with the run in RUN_DIR from its newest good checkpoint.
 

@@ -9,6 +9,7 @@ import click
 from prunekit.cli.common import (
     ExampleCommand,
     check_overrides,
+    code_option,
     complete_recipe,
     count_option,
     out_option,
@@ -21,6 +22,7 @@ prunekit run quickstart                        a recipe, by its name
 prunekit run my.yaml                           a recipe of your own
 prunekit run my.yaml seed=1 strategies.0.sparsity=0.95
 prunekit run my.yaml 'data={name: image_folder, root: photos}'
+prunekit run my.yaml --code my_net.py          with classes of your own
 prunekit run my.yaml --dry-run                 what it would prune and cost
 prunekit run my.yaml --nproc 2 --out results   two processes, another place
 torchrun --nproc-per-node 8 -m prunekit run my.yaml
@@ -38,6 +40,7 @@ torchrun --nproc-per-node 8 -m prunekit run my.yaml
 @out_option("runs", "run")
 @count_option("--nproc", "Processes on this machine; the batch is shared out among them.")
 @click.option("--dry-run", is_flag=True, help="Show what would be pruned, and the cost; no run.")
+@code_option()
 def command(recipe: str, overrides: tuple[str, ...], out: Path, nproc: int, dry_run: bool) -> None:
     """Train, prune, compress and evaluate what RECIPE says.
 

@@ -13,10 +13,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from string import Template
 
-from prunekit.cli.common import KINDS, registry_of
 from prunekit.errors import UsageError
 from prunekit.foundation.files import cannot_write
 from prunekit.recipe.find import named_recipes
+from prunekit.registry import REGISTRIES
+from prunekit.registry.installed import KINDS as GROUPS
 from prunekit.registry.source import find_spec
 
 TEMPLATES = Path(__file__).with_name("templates")
@@ -41,6 +42,16 @@ class Plugin:
     plural: str
     """The kind as in the entry-point group."""
 
+    @property
+    def recipe(self) -> str:
+        """The name of its recipe."""
+        return f"{self.component}_{'mlp' if self.kind == 'dataset' else 'digits'}"
+
+
+def kinds_with_templates() -> list[str]:
+    """What a plugin can add."""
+    return [kind for kind in GROUPS.values() if (TEMPLATES / kind).is_dir()]
+
 
 def plugin_named(name: str, kind: str) -> Plugin:
     """The names that follow from that of the distribution.
@@ -56,19 +67,20 @@ def plugin_named(name: str, kind: str) -> Plugin:
         if not word.isidentifier() or keyword.iskeyword(word) or word in NOT_TEXT_IN_YAML:
             raise UsageError(f"{name!r}: {word!r} is no name in Python and YAML: choose another")
     class_name = "".join(part.capitalize() for part in component.split("_"))
-    plural = next(word for word, singular in KINDS.items() if singular == kind)
+    group = next(group for group, singular in GROUPS.items() if singular == kind)
+    plural = group.partition(".")[2]
     plugin = Plugin(name, package, component, class_name, kind, plural)
     _refuse_taken(plugin)
     return plugin
 
 
 def _refuse_taken(plugin: Plugin) -> None:
-    known = registry_of(plugin.plural).components()
+    known = REGISTRIES[plugin.kind].components()
     recipes = [recipe.name for recipe in named_recipes().values()]
     if same := [component for component in known if component.name == plugin.component]:
         problem = f"there is a {same[0]} already"
-    elif f"{plugin.component}_digits" in recipes:
-        problem = f"there is a recipe {plugin.component}_digits already"
+    elif plugin.recipe in recipes:
+        problem = f"there is a recipe {plugin.recipe} already"
     elif plugin.package in sys.stdlib_module_names or find_spec(plugin.package):
         problem = f"a module {plugin.package!r} is installed already"
     elif plugin.class_name in _imported(plugin):
@@ -114,7 +126,7 @@ def rendered(plugin: Plugin) -> Mapping[Path, str]:
 
     In a template's name PACKAGE and COMPONENT stand for those of the plugin.
     """
-    names = asdict(plugin)
+    names = asdict(plugin) | {"recipe": plugin.recipe}
     files = {}
     for folder in (TEMPLATES / "common", TEMPLATES / plugin.kind):
         for source in sorted(folder.rglob("*.tmpl")):

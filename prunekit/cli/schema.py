@@ -6,7 +6,7 @@ import json
 
 import click
 
-from prunekit.cli.common import ExampleCommand
+from prunekit.cli.common import ExampleCommand, code_option
 
 EXAMPLES = """
 prunekit schema > prunekit.schema.json
@@ -24,6 +24,7 @@ then make this the first line of a recipe (yaml-language-server reads it):
     short_help="Print the JSON Schema of recipes, for editors.",
 )
 @click.option("--sweep", is_flag=True, help="Of sweep files instead.")
+@code_option()
 def command(sweep: bool) -> None:
     """Print the JSON Schema of recipes; an editor completes and checks with it."""
     if sweep:

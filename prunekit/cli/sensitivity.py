@@ -8,7 +8,13 @@ from typing import TYPE_CHECKING
 
 import click
 
-from prunekit.cli.common import ExampleCommand, check_overrides, json_option, print_json
+from prunekit.cli.common import (
+    ExampleCommand,
+    check_overrides,
+    code_option,
+    json_option,
+    print_json,
+)
 from prunekit.errors import UsageError
 
 if TYPE_CHECKING:
@@ -45,6 +51,7 @@ prunekit sensitivity runs/dense/latest --sparsities 0.5,0.9 --strategy lamp
 @click.option("--samples", default=2000, show_default=True, help="Images at most.")
 @click.option("--out", type=click.Path(path_type=Path), metavar="DIR", help="RUN_DIR/sensitivity.")
 @json_option
+@code_option(again=True)
 def command(
     source: Path,
     overrides: tuple[str, ...],

@@ -9,6 +9,7 @@ import click
 from prunekit.cli.common import (
     KINDS,
     ExampleCommand,
+    code_option,
     complete_component,
     json_option,
     kind_named,
@@ -20,7 +21,7 @@ from prunekit.errors import UsageError
 from prunekit.foundation.plain import flow
 from prunekit.foundation.suggestions import did_you_mean
 from prunekit.recipe.find import named_recipes
-from prunekit.registry.installed import AmbiguousNameError, UnknownNameError
+from prunekit.registry.installed import AmbiguousNameError, UnknownNameError, import_object
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -42,6 +43,7 @@ prunekit show data cifar10 --json    for a program
 @click.argument(
     "words", nargs=-1, required=True, metavar="[KIND] NAME", shell_complete=complete_component
 )
+@code_option()
 @json_option
 @click.pass_context
 def command(ctx: click.Context, words: tuple[str, ...], as_json: bool) -> None:
@@ -73,7 +75,10 @@ def kind_with(name: str) -> str:
     if name in named_recipes():
         raise UsageError(f"{name!r} is a recipe: `prunekit init {name}` copies it")
     near = did_you_mean(name, [known for kind in KINDS for known in registry_of(kind).names()])
-    raise UsageError(f"no component is called {name!r}.{near} `prunekit list` shows them all")
+    raise UsageError(
+        f"no component is called {name!r}.{near} `prunekit list` shows them all; "
+        "one of your own needs --code FILE (docs/your-own.md)"
+    )
 
 
 def is_known(kind: str, name: str) -> bool:
@@ -102,6 +107,9 @@ def detailed_entry(kind: str, name: str) -> dict[str, Any]:
         if kind == "strategies":
             modes = registry_of(kind).load(name).modes
             fields = [f | {"type": " | ".join(modes)} if f["name"] == "mode" else f for f in fields]
+        if entry.get("own"):  # what the user wrote stands first
+            shared = import_object(registry_of(kind).config).model_fields
+            fields.sort(key=lambda field: (not field["required"], field["name"] in shared))
         return {**entry, "fields": fields}
     except (UnknownNameError, AmbiguousNameError) as error:
         raise UsageError(str(error)) from error

@@ -6,7 +6,13 @@ from pathlib import Path
 
 import click
 
-from prunekit.cli.common import ExampleCommand, complete_sweep, count_option, out_option
+from prunekit.cli.common import (
+    ExampleCommand,
+    code_option,
+    complete_sweep,
+    count_option,
+    out_option,
+)
 
 EXAMPLES = """
 prunekit sweep burden_mnist --dry-run          what it would run, and the time
@@ -42,6 +48,7 @@ prunekit sweep my.yaml --slurm --pack 8 --slurm-set gpus=1
     metavar="KEY=VALUE",
     help="An option of sbatch: partition, time (minutes), gpus, ...",
 )
+@code_option(again=True)
 @click.pass_context
 def command(
     ctx: click.Context,

@@ -9,6 +9,7 @@ import click
 
 from prunekit.cli.common import (
     ExampleCommand,
+    code_option,
     complete_recipe,
     json_option,
     print_json,
@@ -39,6 +40,7 @@ prunekit validate --json my.yaml                       for a program
     metavar="RECIPE... [KEY=VALUE]...",
     shell_complete=complete_recipe,
 )
+@code_option()
 @json_option
 @click.pass_context
 def command(ctx: click.Context, arguments: tuple[str, ...], as_json: bool) -> None:

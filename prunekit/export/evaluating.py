@@ -23,6 +23,7 @@ from prunekit.models.saved import load_at_eval_ratio
 from prunekit.models.slots import token_counts
 from prunekit.recipe.load import dataset_from
 from prunekit.registry.configs import DatasetConfig, Samples
+from prunekit.registry.own_code import CodeFile, use_code
 
 OF_BATCHES = ("image_size", "batch_size", "micro_batch")
 """The settings that go along to a data set of another name."""
@@ -31,7 +32,11 @@ NOTABLE = 1e-3
 
 
 def evaluate_run(
-    source: str | Path, overrides: Sequence[str] = (), *, eval_ratios: Sequence[float] = ()
+    source: str | Path,
+    overrides: Sequence[str] = (),
+    *,
+    eval_ratios: Sequence[float] = (),
+    code: str | Path | CodeFile | None = None,
 ) -> ModelEvaluation:
     """Evaluate a finished model on a test split.
 
@@ -45,6 +50,7 @@ def evaluate_run(
         overrides: settings of the data set, such as `data.root=photos`, over those that the run or
             the file tells.
         eval_ratios: also evaluate with these ratios of all compressors, each in [0, 1).
+        code: the file of your own that the run was made with, where it was.
 
     Raises:
         UsageError: an override of something else, no data told, onnxruntime is not installed, or a
@@ -55,7 +61,13 @@ def evaluate_run(
     for text in overrides:
         if text.partition("=")[0].strip().split(".")[0] != "data":
             raise UsageError(f"{text}: only keys of the data can be given, such as data.root=DIR")
-    served = open_served(source)
+    with use_code(code):
+        return _evaluated(open_served(source), str(source), overrides, eval_ratios)
+
+
+def _evaluated(
+    served: ServedModel, source: str, overrides: Sequence[str], eval_ratios: Sequence[float]
+) -> ModelEvaluation:
     _check_ratios(served, eval_ratios)
     config = _data_of(served, overrides)
     check_shares(config, served.world)
@@ -65,7 +77,7 @@ def evaluate_run(
         found = _outcomes(served, config, samples)
         ratios = tuple(_at_ratio(served, config, samples, ratio) for ratio in eval_ratios)
     return ModelEvaluation(
-        source=str(source),
+        source=source,
         data=config.model_dump(mode="json"),
         images=found.images,
         classes=served.preprocessing.classes,

@@ -40,6 +40,7 @@ from prunekit.export.subject import (
 from prunekit.export.zeros import count_zeros
 from prunekit.foundation.files import all_or_nothing, write_json
 from prunekit.models.saved import images_metadata
+from prunekit.registry.own_code import CodeFile, use_code
 from prunekit.runs.tensors import read_tensors, write_tensors
 
 
@@ -61,6 +62,17 @@ class _Work:
         self.seconds += time.perf_counter() - begun
 
 
+@dataclass(frozen=True, slots=True)
+class _Wanted:
+    """What is to be written, as `export_run` has it."""
+
+    onnx: bool
+    pt2: bool
+    packed: bool
+    normalize: bool
+    timing: bool
+
+
 def export_run(  # noqa: PLR0913 - a keyword for each file and choice
     run_dir: str | Path,
     *,
@@ -71,6 +83,7 @@ def export_run(  # noqa: PLR0913 - a keyword for each file and choice
     out: str | Path | None = None,
     normalize: bool = False,
     timing: bool = True,
+    code: str | Path | CodeFile | None = None,
 ) -> Export:
     """Write the finished model of a run for other runtimes, with a model card beside it.
 
@@ -90,6 +103,7 @@ def export_run(  # noqa: PLR0913 - a keyword for each file and choice
         normalize: put mean and standard deviation inside, so that pixel values of 0 .. 1 go in.
         timing: measure how long `model.onnx` takes in onnxruntime, beside the dense model, which
             may be exported for it; seconds. It never fails: what cannot be timed is told.
+        code: the file of your own that the run was made with, where it was.
 
     Raises:
         UsageError: nothing is asked for, or a package of an extra is not installed.
@@ -99,21 +113,27 @@ def export_run(  # noqa: PLR0913 - a keyword for each file and choice
         WriteError: the folder cannot be written. After any of these nothing was written.
     """
     _check_request(onnx=onnx, pt2=pt2, other=packed or compact, normalize=normalize)
-    subject = open_subject(run_dir)
-    if compact:
-        subject = without_empty(subject)
+    wanted = _Wanted(onnx, pt2, packed, normalize, timing)
+    with use_code(code):
+        subject = open_subject(run_dir)
+        if compact:
+            subject = without_empty(subject)
+        return _exported(subject, wanted, out)
+
+
+def _exported(subject: Subject, wanted: _Wanted, out: str | Path | None) -> Export:
     folder = subject.run.path / "export" if out is None else Path(out)
     with all_or_nothing(folder) as temporary:
-        work = _Work(subject, temporary, normalize)
-        work.notes += notes_of(subject.compact) if compact and subject.compact else ()
+        work = _Work(subject, temporary, wanted.normalize)
+        work.notes += notes_of(subject.compact) if subject.compact else ()
         if len(subject.images) < MOST_IMAGES:
             work.notes.append(f"The test split has {len(subject.images)} images: checked on all.")
-        if onnx or pt2:
-            _write_programs(work, onnx=onnx, pt2=pt2)
-        zeros = _write_weights(work, packed=packed)
+        if wanted.onnx or wanted.pt2:
+            _write_programs(work, onnx=wanted.onnx, pt2=wanted.pt2)
+        zeros = _write_weights(work, packed=wanted.packed)
         files = {path.name: path.stat().st_size for path in sorted(temporary.iterdir())}
         latency = None
-        if onnx and timing:
+        if wanted.onnx and wanted.timing:
             latency = onnx_latency(temporary / ONNX_FILE, subject)
             work.notes += latency.notes
         stale = _stale(folder, files)
@@ -121,7 +141,7 @@ def export_run(  # noqa: PLR0913 - a keyword for each file and choice
             folder, files, work.checks, zeros, work.seconds, (*work.notes, *stale), latency
         )
         write_json(temporary / RECORD_FILE, {**found.plain(), "versions": _versions()})
-        card = model_card(subject, found, normalize=normalize)
+        card = model_card(subject, found, normalize=wanted.normalize)
         (temporary / CARD_FILE).write_text(card, encoding="utf-8")
         for name in files:  # safetensors writes for the owner alone
             shutil.copymode(temporary / CARD_FILE, temporary / name)

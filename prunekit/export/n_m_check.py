@@ -11,6 +11,7 @@ from prunekit.errors import CheckpointError, UsageError
 from prunekit.foundation.parameters import Holders, Scope
 from prunekit.models.saved import CONFIG, load_model
 from prunekit.pruning.structures.n_m import input_axis
+from prunekit.registry.own_code import CodeFile, use_code
 from prunekit.runs.directory import open_run
 from prunekit.runs.tensors import read_tensors
 
@@ -34,7 +35,9 @@ class NMTensor:
         return 0 < self.groups == self.holding
 
 
-def check_nm(source: str | Path, n: int = 2, m: int = 4) -> list[NMTensor]:
+def check_nm(
+    source: str | Path, n: int = 2, m: int = 4, *, code: str | Path | CodeFile | None = None
+) -> list[NMTensor]:
     """Look at each weight of a run or of a safetensors file.
 
     Of a model that prunekit can build these are the weights that are pruned by default, each along
@@ -45,6 +48,7 @@ def check_nm(source: str | Path, n: int = 2, m: int = 4) -> list[NMTensor]:
         source: a run directory, or a safetensors file of any program.
         n: entries of a group that may be other than zero.
         m: consecutive inputs that make a group.
+        code: the file of your own that the model is from, where it is.
 
     Raises:
         UsageError: n is not in 1 .. m - 1.
@@ -56,7 +60,8 @@ def check_nm(source: str | Path, n: int = 2, m: int = 4) -> list[NMTensor]:
     if path.is_dir():
         path = open_run(path).path / "model.safetensors"
     weights, metadata = read_tensors(path)
-    axes = _axes_of_model(path) if CONFIG in metadata else {}
+    with use_code(code):
+        axes = _axes_of_model(path) if CONFIG in metadata else {}
     if not axes:
         axes = {name: (1, w.shape[1]) for name, w in weights.items() if w.ndim in (2, 4, 5)}
     found = [_look(name, weights[name], *inputs, n, m) for name, inputs in axes.items()]

@@ -12,6 +12,7 @@ from torch import Tensor
 from prunekit.errors import CheckpointError, DataError, UsageError
 from prunekit.export.patch_groups import PatchGroups, TokenWatch, patch_groups
 from prunekit.export.served import ServedModel, open_served
+from prunekit.registry.own_code import CodeFile, use_code
 
 BATCH = 32
 """Images at a time."""
@@ -35,6 +36,7 @@ def predict(
     *,
     top: int = 5,
     merged: bool = False,
+    code: str | Path | CodeFile | None = None,
 ) -> list[Prediction]:
     """Read image files as the images of the training were, and give their likeliest classes.
 
@@ -44,6 +46,7 @@ def predict(
         images: JPEG, PNG, PPM, BMP, TIFF or WebP files.
         top: classes an image, 1 or more; no more than there are.
         merged: also tell which patches were merged.
+        code: the file of your own that the run was made with, where it was.
 
     Raises:
         UsageError: no image, `top` below 1, onnxruntime is not installed, or `merged` of a model
@@ -59,7 +62,8 @@ def predict(
         if not path.is_file():
             what = "a folder: give its image files" if path.is_dir() else "no such image"
             raise DataError(f"{path}: {what}")
-    served = open_served(source)
+    with use_code(code):
+        served = open_served(source)
     watch = TokenWatch(served) if merged else None
     found: list[Prediction] = []
     with served.as_in_its_run():

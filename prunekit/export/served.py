@@ -22,6 +22,7 @@ from prunekit.export.subject import MODEL_FILE
 from prunekit.foundation.autocast import DTYPES, autocast
 from prunekit.models.saved import IMAGES, load_model, read_preprocessing
 from prunekit.recipe.schema import Recipe
+from prunekit.registry.own_code import current_code
 from prunekit.runs.directory import RunDir, model_file, open_run
 from prunekit.runs.tensors import read_tensors
 
@@ -88,6 +89,8 @@ def open_served(source: str | Path) -> ServedModel:
         )
     run_of_it = _run_around(path)
     if path.suffix.lower() == ".onnx":
+        if run_of_it is not None and run_of_it.code() is not None and current_code() is None:
+            run_of_it = None  # it computes without that code
         return _of_onnx(path, run_of_it)
     return _of_weights(path, path, run_of_it, {})
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from prunekit.export.subject import Subject
+from prunekit.registry.own_code import code_of
 
 PACKED_FILE, PLAIN_FILE = "model.packed.safetensors", "model.safetensors"
 ONNX_FILE, PT2_FILE = "model.onnx", "model.pt2"
@@ -36,7 +37,7 @@ PRUNEKIT = """\
 import prunekit
 import torch
 
-model = prunekit.load_model("{file}")
+model = prunekit.load_model("{file}"{code})
 prepare = prunekit.preprocessing("{file}")
 images = prepare.read(["image.png"])  # or uint8 pixels [B, {shape}]: prepare(pixels)
 with torch.no_grad():
@@ -63,7 +64,9 @@ def snippet(file: str, subject: Subject) -> str:
     spec = subject.spec
     shape = f"{spec.channels}, {spec.height}, {spec.width}"
     template = {ONNX_FILE: ONNXRUNTIME, PT2_FILE: PT2}.get(file, PRUNEKIT)
-    return template.format(file=file, shape=shape)
+    own = code_of(subject.recipe.model, subject.recipe.compressors)
+    code = f", code={own.name!r}" if own else ""
+    return template.format(file=file, shape=shape, code=code)
 
 
 def state_dict_snippet(subject: Subject) -> str | None:

@@ -23,6 +23,7 @@ from prunekit.errors import CheckpointError, RecipeError, UsageError
 from prunekit.foundation.modules import copy_on, one_forward
 from prunekit.models.bounds import no_larger_than, settings_in, without_values
 from prunekit.models.resized import Sizes, fill_in, resize_model, sizes_left
+from prunekit.registry.own_code import CodeFile, code_of, require_code, use_code
 from prunekit.runs.directory import model_file
 from prunekit.runs.tensors import read_tensors, write_tensors
 
@@ -31,8 +32,9 @@ if TYPE_CHECKING:
 
 
 CONFIG = "prunekit"
-"""Metadata key: JSON of `{"model": ModelConfig, "data": DataSpec, "compressors": [...]}`, and of a
-smaller stock model `"sizes": Sizes`."""
+"""Metadata key: JSON of `{"model": ModelConfig, "data": DataSpec, "compressors": [...]}`, of a
+smaller stock model `"sizes": Sizes`, and `"code": {"name": ..., "sha256": ...}` where one of them
+is of a file of the user's own."""
 IMAGES = "images"
 """Metadata key: JSON of a `Preprocessing`."""
 NOT_BUILT = (RecipeError, ValueError, KeyError, TypeError, RuntimeError)
@@ -64,6 +66,8 @@ def model_metadata(
         "compressors": [compressor.model_dump(mode="json") for compressor in compressors],
         "data": asdict(spec),
     }
+    if (code := code_of(config, compressors)) is not None:
+        built["code"] = code.told()
     try:
         again = _build(built)
         if _shapes(again) != _shapes(model):
@@ -134,7 +138,7 @@ def images_metadata(preprocessing: Preprocessing) -> dict[str, str]:
     return {IMAGES: json.dumps(asdict(preprocessing))}
 
 
-def load_model(source: str | Path) -> nn.Module:
+def load_model(source: str | Path, *, code: str | Path | CodeFile | None = None) -> nn.Module:
     """Build the model of a finished run, with its compressors, and load its weights.
 
     It takes what it was trained on, which `prunekit.preprocessing(source)` makes of images.
@@ -142,19 +146,24 @@ def load_model(source: str | Path) -> nn.Module:
     Args:
         source: a run directory, `runs/<recipe>/latest`, a folder that `prunekit compact` wrote, or
             a `model.safetensors`.
+        code: the file of your own that the model is from, where it is: nothing that the source
+            names is ever run.
 
     Returns:
         The model on the CPU, in evaluation mode.
 
     Raises:
-        CheckpointError: missing, corrupt, or not what this version builds from its metadata.
+        CheckpointError: missing, corrupt, or not what this version builds from its metadata; or it
+            was made with code that is not given, or has changed since.
+        UsageError, PluginError: see `use_code`.
     """
     path, weights, metadata = _opened(source)
-    settings = _settings(path, metadata)
-    try:
-        return _loaded(settings, weights)
-    except NOT_BUILT as error:
-        raise _not_loaded(path, error) from error
+    with use_code(code):
+        settings = _settings(path, metadata)
+        try:
+            return _loaded(settings, weights)
+        except NOT_BUILT as error:
+            raise _not_loaded(path, error) from error
 
 
 def load_at_eval_ratio(source: str | Path, eval_ratio: float) -> nn.Module:
@@ -216,9 +225,11 @@ def _settings(path: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
             f"{path}: does not tell which model it holds: it was not written by a prunekit run"
         )
     try:
-        return settings_in(metadata[CONFIG])
+        settings = settings_in(metadata[CONFIG])
     except NOT_BUILT as error:
         raise _not_loaded(path, error) from error
+    require_code(settings.get("code"), path)
+    return settings
 
 
 def _loaded(settings: Mapping[str, Any], weights: Mapping[str, Tensor]) -> nn.Module:

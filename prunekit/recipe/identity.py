@@ -11,6 +11,7 @@ from pydantic import BaseModel
 
 from prunekit.foundation.values import NewKey
 from prunekit.recipe.schema import Recipe
+from prunekit.registry.own_code import code_of
 
 NOT_HASHED = ("name", "logging", "checkpoint", "probes")
 """Keys that cannot change the result: what it is called, and what watches or saves it."""
@@ -24,7 +25,8 @@ def recipe_hash(recipe: Recipe) -> str:
     """64 hexadecimal digits, equal for recipes that must give the same result.
 
     Evaluation counts, as it chooses weights under `keep: best`; threads, precision, compile and
-    micro_batch count, as they change last bits.
+    micro_batch count, as they change last bits. So does the content of the user's own file that a
+    name stands for; a recipe that names none has the hash that it had before there were such.
     """
     return _digest(recipe, NOT_HASHED)
 
@@ -48,6 +50,9 @@ def _digest(recipe: Recipe, left_out: Collection[str]) -> str:
     _leave_out(recipe, tree)
     for key in NOT_HASHED_DATA:
         tree["data"].pop(key, None)
+    counted = [getattr(recipe, key) for key in type(recipe).model_fields if key not in left_out]
+    if (code := code_of(counted)) is not None:
+        tree["sha256 of its code"] = code.sha256
     canonical = json.dumps(tree, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(canonical.encode()).hexdigest()
 

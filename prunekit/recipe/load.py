@@ -20,6 +20,7 @@ from prunekit.recipe.overrides import apply_overrides
 from prunekit.recipe.schema import AnyDataset, Recipe
 from prunekit.recipe.yaml_text import MAX_BYTES, line_and_column, read_document
 from prunekit.registry.configs import DatasetConfig
+from prunekit.registry.own_code import CodeFile, use_code
 
 Checked = TypeVar("Checked", bound=BaseModel)
 
@@ -28,7 +29,11 @@ MAX_LINES = 100
 
 
 def load_recipe(
-    path: str | Path, overrides: Sequence[str] = (), *, as_of: int | None = None
+    path: str | Path,
+    overrides: Sequence[str] = (),
+    *,
+    as_of: int | None = None,
+    code: str | Path | CodeFile | None = None,
 ) -> Recipe:
     """Read a recipe.
 
@@ -37,15 +42,17 @@ def load_recipe(
         overrides: `key.path=value`, such as `strategies.0.sparsity=0.8`, applied in this order
             before anything is checked.
         as_of: an earlier format of recipes, whose defaults the keys have that it leaves out.
+        code: a file of your own, whose classes the recipe may name.
 
     Raises:
         RecipeError: everything that is wrong, one a line: `file:line:column path: what`.
         PluginError: a component that it names cannot be imported.
-        UsageError: a str is neither a file nor the name of a recipe.
+        UsageError: a str is neither a file nor the name of a recipe; there is no such code.
     """
     file = find_recipe(path) if isinstance(path, str) else path
-    document = document_from_text(read_text(file), overrides, source=str(file))
-    return recipe_from_document(document, as_of)
+    with use_code(code):
+        document = document_from_text(read_text(file), overrides, source=str(file))
+        return recipe_from_document(document, as_of)
 
 
 def read_written_out(path: Path, overrides: Sequence[str] = ()) -> Recipe:

@@ -71,6 +71,7 @@ MODELS = Registry(
         "timm": "prunekit.models.stock:TimmConfig",
         "transformers": "prunekit.models.stock_transformers:TransformersConfig",
     },
+    plain="prunekit.models.own:OwnModelConfig",
     among=REGISTRIES,
 )
 DATASETS = Registry(
@@ -85,6 +86,7 @@ DATASETS = Registry(
         "cifar100": "prunekit.data.builtin:Cifar100Config",
         "image_folder": "prunekit.data.image_folder:ImageFolderConfig",
     },
+    plain="prunekit.data.own:OwnDatasetConfig",
     among=REGISTRIES,
 )
 PROBES = Registry(

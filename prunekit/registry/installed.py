@@ -24,6 +24,8 @@ KINDS = {
 }
 """Entry point group -> the kind of its components."""
 RECIPES = KINDS["prunekit.recipes"]
+OWN_MODULE = "prunekit_code_"
+"""How the name of the module begins that a file of a user's own is run as."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +39,8 @@ class Component:
     distribution: str
     version: str
     builtin: bool
+    own: bool = False
+    """Whether it is of the file of code in use, which is then its distribution."""
 
     @property
     def qualified(self) -> str:
@@ -136,11 +140,12 @@ def usable_names(known: Sequence[Component]) -> list[str]:
 def resolve_all(name: str, known: Sequence[Component]) -> list[Component]:
     """The components that `name` may stand for: one, unless it is unknown or ambiguous.
 
-    A built-in wins over third parties. `distribution:name` is exact; else what follows a colon is a
-    variant, as in `torchvision:vit_b_16`.
+    A built-in wins over what is installed. `distribution:name` is exact; else what follows a colon
+    is a variant, as in `torchvision:vit_b_16`. A name of the user's own file must be one alone.
     """
     same = [c for c in known if c.name == name]
-    found = [c for c in same if c.builtin] or same or [c for c in known if c.qualified == name]
+    first = same if any(c.own for c in same) else [c for c in same if c.builtin]
+    found = first or same or [c for c in known if c.qualified == name]
     if found or ":" not in name:
         return found
     return resolve_all(name.partition(":")[0], known)
@@ -169,25 +174,27 @@ def resolve(name: str, kind: str, known: Sequence[Component]) -> Component:
     if not found:
         raise UnknownNameError(f"no {kind} is called {name!r}")
     if len(found) > 1:
-        both = " and ".join(f"{c.distribution} {c.version} ({c.value})" for c in found)
+        both = " and ".join(f"{c.origin} ({c.value})" for c in found)
         remedy = " or ".join(repr(q) for q in dict.fromkeys(c.qualified for c in found))
         raise AmbiguousNameError(f"{kind} {name!r} is given by {both}: write {remedy}")
     return found[0]
 
 
 def explain_unknown(
-    name: str, kind: str, names: Sequence[str], failed: Collection[str], other_kinds: Sequence[str]
+    name: str, kind: str, known: Sequence[Component], failed: Collection[str], others: Sequence[str]
 ) -> str:
     """Why a name is unknown, what is near, and what is known.
 
     Args:
         name: the unknown name.
         kind: what was asked for.
-        names: the known names of this kind.
-        failed: those that could not be imported when they were tried.
-        other_kinds: kinds that do have a component of this name.
+        known: the components of this kind.
+        failed: names of those that could not be imported when they were tried.
+        others: kinds that do have a component of this name.
     """
-    hint = f", it is a {other_kinds[0]}" if other_kinds else ""
-    known = ", ".join(f"{n} (cannot be imported)" if n in failed else n for n in names)
+    hint = f", it is a {others[0]}" if others else ""
+    names = usable_names(known)
+    listed = ", ".join(f"{n} (cannot be imported)" if n in failed else n for n in names)
     near = did_you_mean(name, names)
-    return f"no {kind} is called {name!r}{hint}.{near} Known: {known or 'none'}"
+    own = "" if any(c.own for c in known) else ". One of your own: --code FILE (docs/your-own.md)"
+    return f"no {kind} is called {name!r}{hint}.{near} Known: {listed or 'none'}{own}"

@@ -40,6 +40,8 @@ class Registry:
         config: `module:Class` that their configs inherit from; the same as `base` where the class
             is its own config.
         builtins: name -> `module:Class`.
+        plain: `module:Class` of the settings of plain classes and functions in a file of a user's
+            own, with `takes(value)` and `of(value, name)`; None = this kind has a base alone.
         among: the registries of all kinds, for the hint that a name is one of another kind.
     """
 
@@ -50,10 +52,14 @@ class Registry:
         config: str,
         builtins: Mapping[str, str],
         *,
+        plain: str | None = None,
         among: Mapping[str, Registry] | None = None,
     ) -> None:
         self.kind, self._among = kind, {} if among is None else among
-        self._base, self.config, self._builtins = base, config, builtins
+        self._base, self.config, self._builtins, self._plain = base, config, builtins, plain
+        self.own: Mapping[Component, Any] = {}
+        """What the file of code in use has of this kind, and what it is made of."""
+        self._made: dict[tuple[Any, str], tuple[type[Any], type[ComponentConfig]]] = {}
         self._temporary: dict[str, type] = {}
         self._failed: set[str] = set()
 
@@ -66,7 +72,7 @@ class Registry:
         for name, cls in self._temporary.items():
             value = f"{cls.__module__}:{cls.__qualname__}"
             found.append(Component(kind, name, value, "this process", "", False))
-        return found
+        return [*found, *self.own]
 
     def names(self) -> list[str]:
         """The names that a recipe may use, with the distribution where it must. Imports nothing."""
@@ -83,8 +89,9 @@ class Registry:
             return resolve(name, self.kind, self.components())
         except UnknownNameError:
             others = [r.kind for r in self._among.values() if r is not self and name in r.names()]
+            known = self.components()
             raise UnknownNameError(
-                explain_unknown(name, self.kind, self.names(), self._failed, others)
+                explain_unknown(name, self.kind, known, self._failed, others)
             ) from None
 
     def load(self, name: str) -> type[Any]:
@@ -98,11 +105,52 @@ class Registry:
 
     def _load(self, component: Component) -> tuple[type[Any], type[ComponentConfig]]:
         try:
+            if component in self.own:
+                return self._own_class(component, self.own[component])
             cls = self._temporary.get(component.name) or import_component(component)
-            return cls, checked_config(component, cls, self._base, self.config)
+            config = checked_config(component, cls, self._base, self.config)
+            _check_name(component, config)
+            return cls, config
         except PluginError:
             self._failed |= {component.name, component.qualified}
             raise
+
+    def _own_class(
+        self, component: Component, value: Any
+    ) -> tuple[type[Any], type[ComponentConfig]]:
+        from prunekit.registry.settings import config_named
+
+        key = value, component.name
+        if key in self._made:
+            return self._made[key]
+        if self.own_name(value) is None:  # a plain one
+            cls = config = import_object(str(self._plain)).of(value, component.name)
+        else:
+            cls = value
+            config = checked_config(component, cls, self._base, self.config)
+            if config.__module__ != cls.__module__ or _literal(config) != component.name:
+                config = config_named(config, component.name, cls.__module__)
+            cls = config if self._base == self.config else cls
+        return self._made.setdefault(key, (cls, config))
+
+    def own_name(self, value: Any) -> str | None:
+        """The name of a class of a user's own; None where it is not of this kind.
+
+        That of its config, else that of the class. A base that others in the file build on is none.
+        """
+        if not (isinstance(value, type) and issubclass(value, import_object(self._base))):
+            return None
+        if getattr(value, "__abstractmethods__", ()) and value.__subclasses__():
+            return None
+        config = value if self._base == self.config else getattr(value, "Config", None)
+        own = getattr(config, "__module__", None) == value.__module__
+        return (_literal(config) if own else None) or value.__name__
+
+    def plain_name(self, value: Any) -> str | None:
+        """The name of a plain class or function; None where this kind takes none such."""
+        if self._plain is None or not import_object(self._plain).takes(value):
+            return None
+        return str(value.__name__)
 
     def config_class(self, name: str) -> type[ComponentConfig]:
         """The settings of a component: its nested `Config`, or the class where it is its own.
@@ -149,6 +197,8 @@ class Registry:
     def describe(self, name: str) -> Description:
         """Summary and paper of a component, from its source, without importing it."""
         component = self.component(name)
+        if component in self.own:
+            return describe_class(self.own[component])
         if component.name in self._temporary:
             return describe_class(self._temporary[component.name])
         return describe_source(component.value)
@@ -182,7 +232,7 @@ def checked_config(
             class is its own config.
 
     Raises:
-        PluginError: another base, an abstract method left, no fitting `Config`, another name.
+        PluginError: another base, an abstract method left, no fitting `Config`.
     """
     ancestor = import_object(base)
     if not (isinstance(cls, type) and issubclass(cls, ancestor)):
@@ -193,7 +243,6 @@ def checked_config(
     ancestor = import_object(config_base)
     if not (isinstance(config, type) and issubclass(config, ancestor)):
         raise PluginError(f"{component}: its Config is no {ancestor.__name__}")
-    _check_name(component, config)
     return config
 
 
@@ -202,3 +251,16 @@ def _check_name(component: Component, config: type[ComponentConfig]) -> None:
     allowed = get_args(annotation) if get_origin(annotation) is Literal else (component.name,)
     if component.name not in allowed:
         raise PluginError(f"{component}: its config allows only the name {allowed[0]!r}")
+
+
+def _literal(config: Any) -> str | None:
+    """The one name that a class of settings allows, where it says so itself."""
+
+    def names(of: Any) -> tuple[Any, ...]:
+        return get_args(of.model_fields["name"].annotation) if hasattr(of, "model_fields") else ()
+
+    bases = [
+        base for base in getattr(config, "__mro__", ()) if base.__module__ != config.__module__
+    ]
+    found = names(config)
+    return found[0] if len(found) == 1 and found != names(bases[0] if bases else None) else None

@@ -97,9 +97,20 @@ def _read(
 
 
 @cache
-def config_named(config: type[ComponentConfig], name: str) -> type[ComponentConfig]:
-    """The same settings, allowing this name alone."""
+def config_named(
+    config: type[ComponentConfig], name: str, module: str | None = None
+) -> type[ComponentConfig]:
+    """The same settings, allowing this name alone.
+
+    Args:
+        config: the settings.
+        name: the one name.
+        module: that the new class says it is of; None = that of `config`.
+    """
     annotation: Any = Literal.__getitem__(name)
     return create_model(
-        config.__name__, __base__=config, __module__=config.__module__, name=(annotation, ...)
+        config.__name__,
+        __base__=config,
+        __module__=module or config.__module__,
+        name=(annotation, ...),
     )

@@ -59,6 +59,16 @@ class RunRecord:
         except (CheckpointError, AttributeError):
             return ""
 
+    @cached_property
+    def code(self) -> str:
+        """Name and first digits of the SHA-256 of the user's own file; empty without one."""
+        try:
+            told = RunDir(self.path).manifest().get("code")
+        except (CheckpointError, AttributeError):
+            return ""
+        values = [told.get("name"), told.get("sha256")] if isinstance(told, Mapping) else []
+        return clean(f"{values[0]} {str(values[1])[:8]}") if values else ""
+
     @property
     def warnings(self) -> tuple[str, ...]:
         """What the run warned of."""

@@ -18,6 +18,8 @@ from prunekit.report.read import LONGEST, RunRecord, Tree, clean, keys_as_before
 Flat = dict[str, Any]
 """Dotted key -> value; lists of plain values are one value."""
 ABSENT = "-"
+CODE = "code"
+"""Stands for the user's own file, which makes another experiment and is no key of a recipe."""
 PATH_KEYS = (".source", ".init")
 DEEPEST_SOURCE = 5
 """A run that was made from a run that was made from ..."""
@@ -49,8 +51,9 @@ def _is_in(key: str, keys: Collection[str]) -> bool:
 
 
 def settings_of(run: RunRecord, without: Collection[str] = ()) -> Flat:
-    """`settings` of a run among those that it is compared with."""
-    return settings(run.recipe, {*without, *run.later})
+    """`settings` of a run among those that it is compared with, and the file of code it has."""
+    found = settings(run.recipe, {*without, *run.later})
+    return found | ({CODE: run.code} if run.code else {})
 
 
 def value_at(recipe: Tree, key: str, depth: int = 0) -> Any:

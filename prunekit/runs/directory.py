@@ -43,8 +43,10 @@ class RunDir:
     def recipe(self) -> Recipe:
         """The resolved recipe."""
         from prunekit.recipe.load import read_written_out
+        from prunekit.registry.own_code import require_code
 
         path = self._existing("resolved.yaml")
+        require_code(self.code(), self.path)
         try:
             return read_written_out(path)
         except RecipeError as error:
@@ -53,6 +55,11 @@ class RunDir:
     def manifest(self) -> dict[str, Any]:
         """Versions, seed, device, threads, world size: all that the result depends on."""
         return self._document("manifest.json")
+
+    def code(self) -> Any:
+        """Name and SHA-256 of the user's own file that the run was made with; None = none."""
+        there = (self.path / "manifest.json").is_file()
+        return self.manifest().get("code") if there else None
 
     def status(self) -> dict[str, Any]:
         """`status` (running, done, stopped, diverged, failed), `exit_code`, `message`, `step`."""

@@ -120,6 +120,11 @@ def begun_with(folder: Path) -> int | None:
     return begun if begun < RECIPE_FORMAT else None
 
 
+def begun_with_code(folder: Path) -> Any:
+    """Name and SHA-256 of the user's own file that the sweep was last planned with; None = none."""
+    return _read_plan(folder / "plan.json").get("code") if is_sweep(folder) else None
+
+
 def is_sweep(path: Path) -> bool:
     """Whether a folder looks like a sweep directory."""
     return (path / "plan.json").is_file()

@@ -16,6 +16,7 @@ from prunekit.recipe.identity import cell_key
 from prunekit.recipe.load import MAX_LINES, as_lines, recipe_from_document
 from prunekit.recipe.overrides import apply_change
 from prunekit.recipe.schema import Recipe
+from prunekit.registry.own_code import CodeFile, code_of
 from prunekit.sweep.design import Arm, AxisValue, Change, Design
 from prunekit.sweep.directory import FORMAT
 
@@ -52,12 +53,18 @@ class Plan:
     recipe_format: int = RECIPE_FORMAT
     """The format whose defaults its recipes have."""
 
+    @property
+    def code(self) -> CodeFile | None:
+        """The file of the user's own that recipes of it name something of."""
+        return code_of([cell.recipe for cell in self.cells])
+
     def as_json(self) -> dict[str, Any]:
         """As `plan.json` holds it."""
         return {
             "format": FORMAT,
             "name": self.name,
             **({"recipe_format": self.recipe_format} if self.recipe_format > 1 else {}),
+            **({"code": self.code.told()} if self.code else {}),
             "axes": {axis: list(labels) for axis, labels in self.axes.items()},
             "arms": list(self.arms),
             "cells": [

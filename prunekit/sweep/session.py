@@ -7,8 +7,9 @@ from pathlib import Path
 
 from prunekit.foundation.console import console
 from prunekit.foundation.values import RECIPE_FORMAT
+from prunekit.registry.own_code import require_code
 from prunekit.sweep.command_line import SweepRequest
-from prunekit.sweep.directory import begun_with
+from prunekit.sweep.directory import begun_with, begun_with_code
 from prunekit.sweep.estimate import Estimate, estimate
 from prunekit.sweep.plan import make_plan
 from prunekit.sweep.prepare import (
@@ -34,6 +35,8 @@ class Session:
         self.request, self.retry_failed = request, retry_failed
         self.folder = (out / request.design.name).resolve()
         self.plan = make_plan(request.design, begun_with(self.folder))
+        if self.plan.code is not None:
+            require_code(begun_with_code(self.folder), self.folder)
         self.states = states_of(self.plan, self.folder)
         check_data(self.plan, self.folder, self.states)
         if retry_failed:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from prunekit.errors import StopRequestedError, UsageError
 from prunekit.recipe.document import scalar
+from prunekit.registry.own_code import CodeFile, current_code, use_code
 from prunekit.sweep.workers import Task, TaskOutcome
 
 if TYPE_CHECKING:
@@ -89,7 +90,7 @@ class Jobs:
         while self._waiting:
             tasks, self._waiting = self._waiting[: self.pack], self._waiting[self.pack :]
             calls = [(task.call, task.arguments) for task in tasks]
-            job = self.executor.submit(run_pack, calls)
+            job = self.executor.submit(run_pack, calls, current_code())
             self._jobs[job.job_id] = (job, tasks)
         time.sleep(timeout)
         ended = [name for name, (job, _) in self._jobs.items() if job.done()]
@@ -101,17 +102,23 @@ class Jobs:
             job.cancel(check=False)
 
 
-def run_pack(calls: Sequence[tuple[Any, Sequence[Any]]]) -> list[Any]:
-    """In the job: one call after the other, until one was stopped, as by the end of its time."""
+def run_pack(calls: Sequence[tuple[Any, Sequence[Any]]], code: CodeFile | None = None) -> list[Any]:
+    """In the job: one call after the other, until one was stopped, as by the end of its time.
+
+    Args:
+        calls: functions with their arguments.
+        code: the file of code that was in use where the job was submitted.
+    """
     signal.signal(signal.SIGUSR2, _warned)  # submitit's warning of the limit: its own gives up
     values = []
-    for call, arguments in calls:
-        try:
-            values.append(call(*arguments))
-        except StopRequestedError:
-            break
-        if values[-1] is None:
-            break
+    with use_code(code):
+        for call, arguments in calls:
+            try:
+                values.append(call(*arguments))
+            except StopRequestedError:
+                break
+            if values[-1] is None:
+                break
     return values
 
 

@@ -16,6 +16,7 @@ from types import FrameType
 from typing import Any, Protocol
 
 from prunekit.errors import PrunekitError, StopRequestedError
+from prunekit.registry.own_code import CodeFile, current_code, use_code
 
 
 @dataclass(slots=True)
@@ -28,8 +29,9 @@ class _Worker:
 class Workers:
     """At most `count` processes, each started when there is a task for it; an `Executor`.
 
-    A process imports torch once. One that dies (killed for its memory, a segmentation fault) takes
-    its own task with it, and another takes its place. If this process is killed, they end as well.
+    A process imports torch once, and runs the file of code that is in use here. One that dies
+    (killed for its memory, a segmentation fault) takes its own task with it, and another takes its
+    place. If this process is killed, they end as well.
     """
 
     def __init__(self, count: int) -> None:
@@ -82,7 +84,7 @@ class Workers:
     def _start(self) -> _Worker:
         context = multiprocessing.get_context("spawn")
         ours, theirs = context.Pipe()
-        process = context.Process(target=_serve, args=(theirs,), daemon=False)
+        process = context.Process(target=_serve, args=(theirs, current_code()), daemon=False)
         process.start()
         theirs.close()
         self._workers.append(_Worker(process, ours))
@@ -112,13 +114,15 @@ def _how(exit_code: int | None) -> str:
 # ---- in the worker
 
 
-def _serve(connection: Connection) -> None:
+def _serve(connection: Connection, code: CodeFile | None = None) -> None:
     """Do tasks until the other end closes."""
     os.setsid()  # Ctrl-C is for the parent, which asks once
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # the recipe sets its own
     threading.Thread(target=_end_with_parent, daemon=True).start()
     signal.signal(signal.SIGTERM, _stop)
-    with suppress(EOFError, OSError, StopRequestedError):
+    if code is not None:
+        _print_to(None)  # this terminal was shown what it prints
+    with use_code(code), suppress(EOFError, OSError, StopRequestedError):
         while True:
             task: Task = connection.recv()
             connection.send(_answer(task))

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from prunekit.errors import PrunekitError, ResourceError, StopRequestedError
 from prunekit.foundation.files import write_json
+from prunekit.registry.own_code import CodeFile, current_code, use_code
 
 TIMEOUT = timedelta(minutes=5)
 
@@ -135,7 +136,7 @@ def joined() -> Iterator[ProcessGroup]:
 def start_processes(nproc: int, threads: int, work: Callable[..., str], *args: str) -> str:
     """Run `work(*args)` in each of `nproc` processes, started as torchrun does.
 
-    torchrun itself would turn every exit code into 1.
+    torchrun itself would turn every exit code into 1. Each has the file of code that is in use.
 
     Args:
         nproc: processes on this machine.
@@ -168,7 +169,9 @@ def start_processes(nproc: int, threads: int, work: Callable[..., str], *args: s
     )
     with tempfile.TemporaryDirectory(prefix="prunekit-") as folder:
         try:
-            results: dict[int, str] = elastic_launch(config, _worker)(folder, work, *args)
+            results: dict[int, str] = elastic_launch(config, _worker)(
+                folder, current_code(), work, *args
+            )
         except ChildFailedError as error:
             raise _first_failure(Path(folder), error.get_first_failure()[1].exitcode) from error
         except SignalException as error:  # passed on to the ranks, which ended as they were asked
@@ -176,9 +179,10 @@ def start_processes(nproc: int, threads: int, work: Callable[..., str], *args: s
     return results[0]
 
 
-def _worker(folder: str, work: Callable[..., str], *args: str) -> str:
+def _worker(folder: str, code: CodeFile | None, work: Callable[..., str], *args: str) -> str:
     try:
-        return work(*args)
+        with use_code(code):
+            return work(*args)
     except PrunekitError as error:
         failure = {"code": error.exit_code, "message": str(error), "time": time.time()}
         write_json(Path(folder) / f"rank-{os.environ['RANK']}.json", failure)

@@ -13,12 +13,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from prunekit.errors import CheckpointError, PrunekitError, ResourceError, WriteError
+from prunekit.errors import CheckpointError, PrunekitError, ResourceError, UsageError, WriteError
 from prunekit.foundation.files import lock, write_json
 from prunekit.recipe.identity import as_before, recipe_hash
 from prunekit.recipe.load import recipe_from_text
 from prunekit.recipe.schema import Recipe
 from prunekit.recipe.yaml_text import dump_yaml
+from prunekit.registry.own_code import CodeFile, code_of, use_code
 from prunekit.runs.checkpoint import load_checkpoint, newest_checkpoint
 from prunekit.runs.directory import new_run_dir, open_run, point_latest, refuse_links
 from prunekit.train.build import Run, build
@@ -43,7 +44,12 @@ class AnchorFile:
 
 
 def run_recipe(
-    recipe: Recipe, *, source_text: str | None = None, out: Path = Path("runs"), nproc: int = 1
+    recipe: Recipe,
+    *,
+    source_text: str | None = None,
+    out: Path = Path("runs"),
+    nproc: int = 1,
+    code: str | Path | CodeFile | None = None,
 ) -> Path:
     """Run a recipe to the end.
 
@@ -52,6 +58,7 @@ def run_recipe(
         source_text: the recipe as the user wrote it, kept beside the result; else all its keys.
         out: the parent of the run directories.
         nproc: processes to start on this machine; under torchrun its processes are used.
+        code: the file of your own that the recipe was read with; None = it need not be said again.
 
     Returns:
         The run directory.
@@ -61,28 +68,38 @@ def run_recipe(
     """
     resolved = dump_yaml(recipe)
     source = resolved if source_text is None else source_text
-    if nproc > 1 and "RANK" not in os.environ:
-        return Path(start_processes(nproc, recipe.threads, _run, resolved, source, str(out)))
-    return _run_here(recipe, source, out)
+    read_with = code_of(recipe)
+    with use_code(code or read_with) as given:
+        if read_with and given and read_with.sha256 != given.sha256:
+            raise UsageError(f"{given.path}: not the code that the recipe was read with")
+        if nproc > 1 and "RANK" not in os.environ:
+            return Path(start_processes(nproc, recipe.threads, _run, resolved, source, str(out)))
+        return _run_here(recipe, source, out)
 
 
-def resume_run(run_dir: Path) -> Path:
+def resume_run(run_dir: Path, *, code: str | Path | CodeFile | None = None) -> Path:
     """Continue a stopped run from its newest whole checkpoint, in as many processes as it had.
 
+    Args:
+        run_dir: its directory.
+        code: the file of your own that the run was made with, where it was.
+
     Raises:
-        CheckpointError: no such run, or no whole checkpoint.
+        CheckpointError: no such run, no whole checkpoint, or other code.
         PrunekitError: with the exit code of what went wrong.
     """
     run = open_run(run_dir)
     world = int(run.manifest()["environment"]["world_size"])
-    if world > 1 and "RANK" not in os.environ:
-        return Path(start_processes(world, run.recipe().threads, _resume, str(run.path)))
-    return _resume_here(run.path)
+    with use_code(code):
+        if world > 1 and "RANK" not in os.environ:
+            return Path(start_processes(world, run.recipe().threads, _resume, str(run.path)))
+        return _resume_here(run.path)
 
 
 def _run_here(recipe: Recipe, source_text: str, out: Path) -> Path:
     with joined() as group:
         _check_writable(out)
+        _check_same_code(recipe, group)
         anchor = AnchorFile()
         run = build(recipe, group, anchor)
         hash8 = recipe_hash(recipe)[:8]
@@ -110,6 +127,7 @@ def _resume_here(run_dir: Path) -> Path:
         pending = [checkpoint]  # handed over: it must not be held for the length of the run
         anchor = AnchorFile()
         run = build(opened.recipe(), group, anchor, resuming=True)
+        _check_same_code(run.recipe, group)
         changed = changes_between(manifest["environment"], environment(group.device, group.world))
         if manifest["data"] != run.data.fingerprint():
             raise CheckpointError(f"{run_dir}: the data changed since the run began: restore it")
@@ -117,6 +135,7 @@ def _resume_here(run_dir: Path) -> Path:
             raise CheckpointError(
                 f"{run_dir}: the teacher of the loss changed since the run began: restore it"
             )
+        changed += _note_code(run, run_dir, manifest)
         trainer = _trainer(run, run_dir, anchor, resume_step=checkpoint.step)
         del checkpoint
         trainer.refused |= refused.keys()
@@ -182,9 +201,10 @@ def _outcome(error: PrunekitError) -> str:
 
 def _manifest(run: Run) -> dict[str, Any]:
     """What the result depends on."""
-    later = as_before(run.recipe)
+    later, code = as_before(run.recipe), code_of(run.recipe)
     return {
         **({"as_before": later} if later else {}),
+        **({"code": code.told()} if code else {}),
         "recipe_hash": recipe_hash(run.recipe),
         "seed": run.recipe.seed,
         "data": run.data.fingerprint(),
@@ -194,6 +214,29 @@ def _manifest(run: Run) -> dict[str, Any]:
         "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "environment": environment(run.group.device, run.group.world),
     }
+
+
+def _check_same_code(recipe: Recipe, group: ProcessGroup) -> None:
+    """Under an outer torchrun each rank reads the file of code of its own machine."""
+    code = code_of(recipe)
+    if not group.all_equal(bytes.fromhex(code.sha256) if code else bytes(32)):
+        name = code.name if code else "the file of code"
+        raise UsageError(f"--code {name}: is not the same for all processes: copy one to all")
+
+
+def _note_code(run: Run, run_dir: Path, manifest: dict[str, Any]) -> list[str]:
+    """Where a run goes on with other code, later commands ask for that; a sentence for it."""
+    code, before = code_of(run.recipe), manifest.get("code")
+    if code is None or before is None or before["sha256"] == code.sha256:
+        return []
+    if run.group.is_main:
+        past = manifest.get("code_before")
+        past = [*(past if isinstance(past, list) else []), before]
+        write_json(run_dir / "manifest.json", manifest | {"code": code.told(), "code_before": past})
+    return [
+        f"{code.name} changed since the run began: what follows is of SHA-256 {code.sha256[:12]}, "
+        f"what came before of {before['sha256'][:12]}"
+    ]
 
 
 def _check_writable(out: Path) -> None:

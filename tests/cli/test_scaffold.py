@@ -11,10 +11,11 @@ import pytest
 from hypothesis import given, strategies as st
 
 from prunekit.cli import main
-from prunekit.cli.scaffold import Plugin, plugin_named, rendered
+from prunekit.cli.scaffold import kinds_with_templates, plugin_named, rendered
 from prunekit.errors import UsageError
+from prunekit.registry import REGISTRIES
 
-KINDS = ("strategy", "compressor")
+KINDS = kinds_with_templates()
 
 
 @pytest.fixture
@@ -32,7 +33,7 @@ def call(capsys, tmp_path, monkeypatch):
 
 @pytest.fixture(scope="module")
 def installed(plugin_env, tmp_path_factory):
-    """A strategy and a compressor, written, built and installed as wheels."""
+    """One of each kind, written, built and installed as wheels."""
     folder = tmp_path_factory.mktemp("plugins")
     for kind in KINDS:
         out = plugin_env.run(f"prunekit init --plugin prunekit-x-{kind} --kind {kind}", folder)
@@ -42,12 +43,20 @@ def installed(plugin_env, tmp_path_factory):
     return folder
 
 
+def recipe_of(kind: str) -> str:
+    return f"x_{kind}_{'mlp' if kind == 'dataset' else 'digits'}"
+
+
+def test_there_are_templates_for_every_kind():
+    assert {*KINDS} == {*REGISTRIES}
+
+
 @pytest.mark.slow
-def test_both_are_listed_with_their_origin(installed, plugin_env):
+def test_all_are_listed_with_their_origin(installed, plugin_env):
     out = plugin_env.run("prunekit list && prunekit init && prunekit show x_strategy", installed)
     for kind in KINDS:
         assert f"  x_{kind}  prunekit-x-{kind} 0.1.0" in out
-        assert re.search(rf"x_{kind}_digits +\[prunekit-x-{kind} 0.1.0\] x_{kind} on", out)
+        assert re.search(rf"{recipe_of(kind)} +\[prunekit-x-{kind} 0.1.0\] x_{kind} ", out)
     assert "power: 1.0" in out
 
 
@@ -59,9 +68,9 @@ def test_its_own_tests_pass(installed, plugin_env, kind):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ["strategy", "compressor", "dataset"])
 def test_its_recipe_runs_by_name(installed, plugin_env, kind, tmp_path):
-    name = f"x_{kind}_digits"
+    name = recipe_of(kind)
     out = plugin_env.run(f"prunekit run {name} phases.0.length=2ep", tmp_path)
     assert "test accuracy" in out
     assert (tmp_path / "runs" / name / "latest" / "report.json").is_file()
@@ -155,8 +164,8 @@ def test_a_name_is_refused_or_gives_names_that_python_takes(name):
 
 
 def test_no_placeholder_is_left():
-    for kind, plural in (("strategy", "strategies"), ("compressor", "compressors")):
-        plugin = Plugin("d-x", "d_x", "x", "X", kind, plural)
+    for kind in KINDS:
+        plugin = plugin_named("prunekit-x", kind)
         for path, text in rendered(plugin).items():
             assert not re.search(r"PACKAGE|COMPONENT|tmpl", str(path))
             assert "$" not in text

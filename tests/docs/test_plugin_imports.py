@@ -8,14 +8,14 @@ import pytest
 
 import prunekit
 import prunekit.testing
-from prunekit.cli.scaffold import Plugin, rendered
+from prunekit.cli.scaffold import kinds_with_templates, plugin_named, rendered
 
 PUBLIC = {"prunekit": set(prunekit.__all__), "prunekit.testing": set(prunekit.testing.__all__)}
 FILES = sorted((Path(__file__).parents[2] / "plugins").glob("*/**/*.py"))
 WRITTEN = {
     f"{kind} {path}": text
-    for kind, plural in (("strategy", "strategies"), ("compressor", "compressors"))
-    for path, text in rendered(Plugin("d-x", "d_x", "x", "X", kind, plural)).items()
+    for kind in kinds_with_templates()
+    for path, text in rendered(plugin_named("prunekit-x", kind)).items()
     if path.suffix == ".py"
 }
 

@@ -1,0 +1,294 @@
+"""A plain function or map-style data set of a user's own: what becomes of it, what it must give."""
+
+import random
+
+import numpy as np
+import pytest
+import torch
+
+from prunekit.data import open_dataset
+from prunekit.errors import DataError, PluginError
+from prunekit.registry import DATASETS
+from prunekit.registry.own_code import use_code
+from tests.support.own_code import written
+
+SETS = '''
+import random
+
+import numpy as np
+import torch
+from PIL import Image
+from torch.utils.data import DataLoader, Dataset, Subset, TensorDataset, random_split
+
+PIXELS = torch.arange(24 * 3 * 4 * 5).remainder(251).to(torch.uint8).view(24, 3, 4, 5)
+LABELS = torch.arange(24) % 3
+
+
+class Halves(Dataset):
+    """Told which split."""
+
+    classes = ["a", "b", "c"]
+
+    def __init__(self, split, offset: int = 0):
+        self.numbers = range(16) if split == "train" else range(16, 24)
+        self.offset = offset
+
+    def __len__(self):
+        return len(self.numbers)
+
+    def __getitem__(self, i):
+        n = self.numbers[i]
+        return PIXELS[n], int(LABELS[n]) + self.offset
+
+
+class AsTorchvision(Halves):
+    def __init__(self, root: str, train=True):
+        super().__init__("train" if train else "test")
+        assert root == "there"
+
+
+def tensors():
+    return (PIXELS[:16], LABELS[:16]), (PIXELS[16:], LABELS[16:])
+
+
+def mapping():
+    test = TensorDataset(PIXELS[16:], LABELS[16:])
+    return {"train": TensorDataset(PIXELS[:16], LABELS[:16]), "test": test}
+
+
+def split_at_random():
+    return random_split(TensorDataset(PIXELS, LABELS), [16, 8])
+
+
+def of_each_form(form: str = "float"):
+    forms = {
+        "float": lambda x: x / 255,
+        "numpy": lambda x: x.permute(1, 2, 0).numpy(),
+        "pillow": lambda x: Image.fromarray(x.permute(1, 2, 0).numpy()),
+        "gray": lambda x: Image.fromarray(x[0].numpy()),
+        "flat": lambda x: x[0],
+        "list": lambda x: x.tolist(),
+        "int": lambda x: x.int(),
+        "normalised": lambda x: x / 128 - 1,
+        "nan": lambda x: x / 255 * float("nan"),
+        "batch": lambda x: x[None],
+        "sizes": lambda x: x[:, : 2 + int(x[0, 0, 0] > 100)],
+    }
+    pairs = [(forms[form](x), y) for x, y in zip(PIXELS, LABELS)]
+    return pairs[:16], pairs[16:]
+
+
+def labelled(form: str = "int"):
+    forms = {
+        "int": int, "numpy": lambda y: np.int64(y), "array": lambda y: np.array(int(y)),
+        "text": str, "float": float, "bool": bool, "one_hot": lambda y: torch.eye(3)[y],
+        "from_one": lambda y: int(y) + 1, "gap": lambda y: int(y) * 2,
+        "negative": lambda y: int(y) - 1,
+    }
+    pairs = [(x, forms[form](y)) for x, y in zip(PIXELS, LABELS)]
+    return pairs[:16], pairs[16:]
+
+
+def more_in_the_test():
+    return [(x, 0) for x in PIXELS[:16]], [(x, 1) for x in PIXELS[16:]]
+
+
+class Noisy(Halves):
+    def __getitem__(self, i):
+        image, label = super().__getitem__(i)
+        return torch.randint(0, 256, image.shape, dtype=torch.uint8), label
+
+
+def draws():
+    images = torch.rand(24, 1, 4, 4)
+    images[0, 0, 0, 0], images[1, 0, 0, 0] = random.random(), np.random.rand()
+    return (images[:16], LABELS[:16]), (images[16:], LABELS[16:])
+
+
+def alone():
+    return TensorDataset(PIXELS, LABELS)
+
+
+def loader():
+    return DataLoader(TensorDataset(PIXELS, LABELS)), DataLoader(TensorDataset(PIXELS, LABELS))
+
+
+def nothing():
+    return None, None
+
+
+def empty():
+    return [], []
+
+
+def dicts():
+    return [{"image": x} for x in PIXELS], []
+
+
+def triples():
+    return [(x, 0, 0) for x in PIXELS], []
+
+
+def uneven():
+    return (PIXELS, LABELS[:3]), (PIXELS, LABELS)
+
+
+def broken():
+    return [][0]
+
+
+def lost():
+    return open("/no/such/file")
+'''
+
+
+@pytest.fixture(autouse=True)
+def in_use(tmp_path):
+    with use_code(written(tmp_path, SETS)):
+        yield
+
+
+def config(name, **settings):
+    return DATASETS.parse({"name": name, "batch_size": 4, **settings})
+
+
+PIXELS = torch.arange(24 * 3 * 4 * 5).remainder(251).to(torch.uint8).view(24, 3, 4, 5)
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "classes"),
+    [
+        ("Halves", {}, ("a", "b", "c")),
+        ("AsTorchvision", {"root": "there"}, ("a", "b", "c")),
+        ("tensors", {}, ("0", "1", "2")),
+        ("mapping", {}, ("0", "1", "2")),
+        ("of_each_form", {"form": "float"}, ("0", "1", "2")),
+        ("of_each_form", {"form": "numpy"}, ("0", "1", "2")),
+        ("of_each_form", {"form": "pillow"}, ("0", "1", "2")),
+        ("labelled", {"form": "int"}, ("0", "1", "2")),
+        ("labelled", {"form": "numpy"}, ("0", "1", "2")),
+        ("labelled", {"form": "array"}, ("0", "1", "2")),
+    ],
+)
+def test_each_form_gives_the_same_bytes(name, settings, classes):
+    one = config(name, **settings)
+    train, test = one.load("train"), one.load("test")
+    assert torch.equal(train.images, PIXELS[:16])
+    assert torch.equal(test.images, PIXELS[16:])
+    assert test.labels.tolist() == [n % 3 for n in range(16, 24)]
+    assert train.classes == test.classes == classes
+    assert train.notes == ()
+
+
+@pytest.mark.parametrize("form", ["gray", "flat"])
+def test_gray_images_have_one_channel(form):
+    assert torch.equal(config("of_each_form", form=form).load("train").images, PIXELS[:16, :1])
+
+
+def test_the_test_split_alone_has_the_classes_of_the_training_split():
+    assert config("tensors").load("test").classes == ("0", "1", "2")
+
+
+def test_a_split_that_is_drawn_is_drawn_once():
+    one = config("split_at_random")
+    train, test = one.load("train"), one.load("test")
+    both = {bytes(image.flatten().tolist()) for image in torch.cat([train.images, test.images])}
+    assert both == {bytes(image.flatten().tolist()) for image in PIXELS}
+
+
+def test_draws_are_the_same_each_time_and_move_no_state():
+    states = torch.get_rng_state(), random.getstate(), np.random.get_state()[1].tolist()  # noqa: NPY002
+    one = config("draws")
+    assert torch.equal(one.load("train").images, one.load("train").images)
+    assert torch.equal(states[0], torch.get_rng_state())
+    assert (states[1], states[2]) == (random.getstate(), np.random.get_state()[1].tolist())  # noqa: NPY002
+
+
+def test_transforms_that_draw_are_told():
+    assert "random transforms are frozen" in config("Noisy").load("train").notes[0]
+
+
+def test_it_makes_batches_as_any_data_set():
+    data = open_dataset(config("Halves"), seed=0, device=torch.device("cpu"))
+    assert (data.train_size, data.test_size, data.classes) == (16, 8, ("a", "b", "c"))
+    images, _ = data.train_batch(0)
+    assert images.shape == (4, 3, 4, 5)
+
+
+def test_keys_of_all_sets_come_with_it():
+    fields = set(DATASETS.config_class("Halves").model_fields)
+    assert {"offset", "batch_size", "train_limit", "augment"} <= fields
+    assert "split" not in fields
+    assert DATASETS.config_class("AsTorchvision").model_fields["root"].is_required()
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "error", "message"),
+    [
+        ("Halves", {"offset": 1}, DataError, "label 2 is 3, of 3 classes: labels are 0 .. 2"),
+        ("Halves", {"offset": -1}, DataError, "label 0 is -1, of 3 classes"),
+        ("of_each_form", {"form": "list"}, DataError, "image 0 is a list: an image is a tensor"),
+        (
+            "of_each_form",
+            {"form": "int"},
+            DataError,
+            r"image 0 is torch.int32 \[3, 4, 5\]: pixels are",
+        ),
+        ("of_each_form", {"form": "normalised"}, DataError, "image 0 has values of -1.0 .. -0.5"),
+        (
+            "of_each_form",
+            {"form": "nan"},
+            DataError,
+            "image 0 has values of nan .. nan: pixels are",
+        ),
+        (
+            "of_each_form",
+            {"form": "batch"},
+            DataError,
+            r"image 0 is torch.uint8 \[1, 3, 4, 5\]: an image",
+        ),
+        (
+            "of_each_form",
+            {"form": "sizes"},
+            DataError,
+            r"image \d+ is 3x[23]x5, image 0 is 3x[23]x5",
+        ),
+        (
+            "labelled",
+            {"form": "text"},
+            DataError,
+            "label 0 is a str: a label is the number of its class",
+        ),
+        ("labelled", {"form": "float"}, DataError, "label 0 is a float"),
+        ("labelled", {"form": "bool"}, DataError, "label 0 is a bool"),
+        ("labelled", {"form": "one_hot"}, DataError, r"label 0 is torch.float32 \[3\]"),
+        (
+            "labelled",
+            {"form": "from_one"},
+            DataError,
+            "3 different labels from 1 to 3: number the classes",
+        ),
+        ("labelled", {"form": "gap"}, DataError, "3 different labels from 0 to 4"),
+        ("labelled", {"form": "negative"}, DataError, "3 different labels from -1 to 1"),
+        ("alone", {}, PluginError, r"mine.py:\d+: alone: gives one TensorDataset: give a pair"),
+        ("loader", {}, PluginError, "the train split is a DataLoader: give its data set"),
+        ("nothing", {}, PluginError, "the train split is a NoneType: give a map-style data set"),
+        ("empty", {}, DataError, "empty, train split: has no images"),
+        ("dicts", {}, PluginError, r"sample 0 is a dict: give \(image, label\)"),
+        ("triples", {}, PluginError, r"sample 0 is a tuple of 3: give \(image, label\)"),
+        ("uneven", {}, PluginError, "the train split has 24 images and 3 labels"),
+        ("broken", {}, PluginError, r"broken: mine.py:\d+: IndexError: list index out of range"),
+        ("lost", {}, DataError, r"lost: mine.py:\d+: FileNotFoundError: .* '/no/such/file'"),
+    ],
+)
+def test_anything_else_is_one_line(name, settings, error, message):
+    with pytest.raises(error, match=message) as caught:
+        config(name, **settings).load("train")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_label_that_the_training_split_has_not_is_told():
+    one = config("more_in_the_test")
+    one.load("train")
+    with pytest.raises(DataError, match="test split: label 0 is 1, of 1 classes"):
+        one.load("test")
