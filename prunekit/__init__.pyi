@@ -21,6 +21,7 @@ from prunekit.export.n_m_check import check_nm as check_nm
 from prunekit.export.predicting import predict as predict
 from prunekit.foundation.parameters import ParamRule as ParamRule
 from prunekit.foundation.timeline import Clock as Clock, Duration as Duration, Timeline as Timeline
+from prunekit.loggers.base import LoggedRun as LoggedRun, Logger as Logger
 from prunekit.models.base import Slotted as Slotted
 from prunekit.models.saved import load_model as load_model, preprocessing as preprocessing
 from prunekit.pruning.cadence import Cadence as Cadence
@@ -46,6 +47,7 @@ from prunekit.registry.configs import (
     CompressorConfig as CompressorConfig,
     DatasetConfig as DatasetConfig,
     DataSpec as DataSpec,
+    LoggerConfig as LoggerConfig,
     ModelConfig as ModelConfig,
     ProbeConfig as ProbeConfig,
     Samples as Samples,

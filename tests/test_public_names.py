@@ -27,6 +27,9 @@ PUBLIC = {
         "DataSpec",
         "DatasetConfig",
         "Duration",
+        "LoggedRun",
+        "Logger",
+        "LoggerConfig",
         "Masks",
         "ModelConfig",
         "ParamRule",
@@ -71,6 +74,7 @@ PUBLIC = {
         "TokenTrial",
         "Trial",
         "check_compressor",
+        "check_logger",
         "check_probe",
         "check_strategy",
     ],
@@ -80,6 +84,7 @@ PUBLIC = {
     "prunekit.registry": [
         "COMPRESSORS",
         "DATASETS",
+        "LOGGERS",
         "MODELS",
         "PROBES",
         "REGISTRIES",
@@ -157,7 +162,7 @@ def test_an_error_has_its_exit_code(name, code):
 
 
 def test_the_groups_of_entry_points():
-    kinds = ["strategies", "compressors", "models", "datasets", "probes", "recipes"]
+    kinds = ["strategies", "compressors", "models", "datasets", "probes", "loggers", "recipes"]
     assert list(KINDS) == [f"prunekit.{kind}" for kind in kinds]
 
 

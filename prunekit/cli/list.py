@@ -34,12 +34,12 @@ prunekit list strategies --json     for a program
     "list",
     cls=ExampleCommand,
     examples=EXAMPLES,
-    short_help="List strategies, compressors, models, data and probes.",
+    short_help="List strategies, compressors, models, data, probes and loggers.",
 )
 @click.argument(
     "kind",
     required=False,
-    metavar="[strategies|compressors|models|data|probes]",
+    metavar="[strategies|compressors|models|data|probes|loggers]",
     shell_complete=complete_kind,
 )
 @click.option("--check", is_flag=True, help="Import each in processes apart; show what fails.")

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from prunekit.errors import CheckpointError, DataError, UsageError
-from prunekit.export.patch_groups import PatchGroups, TokenWatch, patch_groups
 from prunekit.export.served import ServedModel, open_served
+from prunekit.models.patch_groups import TokenWatch, patch_groups
+from prunekit.runs.merged_patches import PatchGroups
 
 BATCH = 32
 """Images at a time."""
@@ -60,7 +61,7 @@ def predict(
             what = "a folder: give its image files" if path.is_dir() else "no such image"
             raise DataError(f"{path}: {what}")
     served = open_served(source)
-    watch = TokenWatch(served) if merged else None
+    watch = TokenWatch(served.module, served.path) if merged else None
     found: list[Prediction] = []
     with served.as_in_its_run():
         for begin in range(0, len(images), BATCH):

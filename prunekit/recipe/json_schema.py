@@ -11,7 +11,7 @@ from pydantic.json_schema import models_json_schema
 from prunekit.errors import PluginError
 from prunekit.foundation.values import ComponentConfig
 from prunekit.recipe.schema import Recipe
-from prunekit.registry import COMPRESSORS, DATASETS, MODELS, PROBES, STRATEGIES, Registry
+from prunekit.registry import COMPRESSORS, DATASETS, LOGGERS, MODELS, PROBES, STRATEGIES, Registry
 
 DRAFT = "http://json-schema.org/draft-07/schema#"
 """The newest that yaml-language-server documents."""
@@ -20,6 +20,7 @@ LISTS: dict[str, Registry] = {
     "compressors": COMPRESSORS,
     "strategies": STRATEGIES,
     "probes": PROBES,
+    "loggers": LOGGERS,
 }
 SINGLE: dict[str, Registry] = {"data": DATASETS, "model": MODELS}
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Literal
+from typing import Annotated, Literal, cast
 
 from pydantic import (
     AfterValidator,
@@ -21,10 +21,11 @@ from prunekit.foundation.timeline import Duration, duration
 from prunekit.foundation.values import Frozen, NewKey, OldDefault, name_only
 from prunekit.recipe.conflicts import conflicts
 from prunekit.recipe.lr_schedules import AnyLrSchedule, LrConstant
-from prunekit.registry import COMPRESSORS, DATASETS, MODELS, PROBES, STRATEGIES
+from prunekit.registry import COMPRESSORS, DATASETS, LOGGERS, MODELS, PROBES, STRATEGIES
 from prunekit.registry.configs import (
     CompressorConfig,
     DatasetConfig,
+    LoggerConfig,
     ModelConfig,
     ProbeConfig,
     StrategyConfig,
@@ -171,6 +172,12 @@ AnyCompressor = Annotated[
 ]
 AnyStrategy = Annotated[SerializeAsAny[StrategyConfig], BeforeValidator(STRATEGIES.parse_in_recipe)]
 AnyProbe = Annotated[SerializeAsAny[ProbeConfig], BeforeValidator(PROBES.parse_in_recipe)]
+AnyLogger = Annotated[SerializeAsAny[LoggerConfig], BeforeValidator(LOGGERS.parse_in_recipe)]
+
+
+def _tensorboard() -> tuple[LoggerConfig]:
+    """What there was before there were others; read late, as it is a component."""
+    return (cast("LoggerConfig", LOGGERS.parse("tensorboard")),)
 
 
 class Recipe(Frozen):
@@ -212,6 +219,10 @@ class Recipe(Frozen):
     """When a checkpoint is written."""
     logging: LoggingConfig = LoggingConfig()
     """When scalars and histograms are written."""
+    loggers: Annotated[tuple[AnyLogger, ...], NewKey(3, before=[{"name": "tensorboard"}])] = Field(
+        default_factory=_tensorboard
+    )
+    """Where they are written beside `metrics.jsonl`, which every run has."""
 
     @model_validator(mode="after")
     def _parts_fit(self) -> Recipe:

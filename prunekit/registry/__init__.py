@@ -8,7 +8,16 @@ from __future__ import annotations
 
 from prunekit.registry.lookup import Registry
 
-__all__ = ["COMPRESSORS", "DATASETS", "MODELS", "PROBES", "REGISTRIES", "STRATEGIES", "Registry"]
+__all__ = [
+    "COMPRESSORS",
+    "DATASETS",
+    "LOGGERS",
+    "MODELS",
+    "PROBES",
+    "REGISTRIES",
+    "STRATEGIES",
+    "Registry",
+]
 
 REGISTRIES: dict[str, Registry] = {}
 """Kind -> what there is of it."""
@@ -88,6 +97,18 @@ PROBES = Registry(
     },
     among=REGISTRIES,
 )
+LOGGERS = Registry(
+    "logger",
+    "prunekit.loggers.base:Logger",
+    "prunekit.registry.configs:LoggerConfig",
+    {
+        "tensorboard": "prunekit.loggers.event_files:EventFiles",
+        "csv": "prunekit.loggers.csv_file:CsvFile",
+        "wandb": "prunekit.loggers.weights_and_biases:WeightsAndBiases",
+    },
+    among=REGISTRIES,
+)
 REGISTRIES |= {
-    registry.kind: registry for registry in (STRATEGIES, COMPRESSORS, MODELS, DATASETS, PROBES)
+    registry.kind: registry
+    for registry in (STRATEGIES, COMPRESSORS, MODELS, DATASETS, PROBES, LOGGERS)
 }

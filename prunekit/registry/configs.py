@@ -178,3 +178,7 @@ class StrategyConfig(ComponentConfig):
 
 class ProbeConfig(ComponentConfig):
     """The settings that every probe has."""
+
+
+class LoggerConfig(ComponentConfig):
+    """The settings that every logger has."""

@@ -19,6 +19,7 @@ KINDS = {
     "prunekit.models": "model",
     "prunekit.datasets": "dataset",
     "prunekit.probes": "probe",
+    "prunekit.loggers": "logger",
     "prunekit.recipes": "recipe folder",
 }
 """Entry point group -> the kind of its components."""

@@ -25,7 +25,7 @@ from prunekit.errors import (
 from prunekit.recipe.identity import recipe_hash
 from prunekit.recipe.load import read_written_out
 from prunekit.recipe.schema import Recipe
-from prunekit.runs.directory import RunDir
+from prunekit.runs.directory import RunDir, events_dir
 from prunekit.sweep.directory import CellState, read_state, resolved_path, write_state
 
 Left = Literal["nothing", "rest", "all"]
@@ -109,6 +109,7 @@ def _left_to_do(run: RunDir) -> Left:
             return "all"
         newest_checkpoint(run.path)
     except (CheckpointError, KeyError):  # it was killed before anything was whole
+        shutil.rmtree(events_dir(run.path), ignore_errors=True)
         shutil.rmtree(run.path)
         return "all"
     return "rest"

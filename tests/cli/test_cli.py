@@ -468,6 +468,7 @@ def test_list_shows_each_kind_with_origin_summary_and_paper(call):
         "models",
         "data",
         "probes",
+        "loggers",
     ]
     assert re.search(
         r"^  magnitude  prunekit.*\n      Keep .*\n(      .*\n)*      arXiv:", out, re.M
