@@ -53,6 +53,7 @@ from prunekit.registry.configs import (
     Samples as Samples,
     StrategyConfig as StrategyConfig,
 )
+from prunekit.report.pictures import draw_picture as draw_picture
 from prunekit.runs.directory import open_run as open_run
 from prunekit.train.launch import run_recipe as run_recipe
 

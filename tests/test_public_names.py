@@ -54,6 +54,7 @@ PUBLIC = {
         "__version__",
         "check_nm",
         "compressor",
+        "draw_picture",
         "evaluate_run",
         "export_run",
         "keep_count",

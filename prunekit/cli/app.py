@@ -17,6 +17,7 @@ COMMANDS = (
     "resume",
     "sweep",
     "report",
+    "picture",
     "export",
     "evaluate",
     "predict",

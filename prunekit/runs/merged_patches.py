@@ -90,7 +90,8 @@ def read_patch_groups(path: Path) -> list[PatchGroups]:
     """
     try:
         require_regular(path)
-        with np.load(path, allow_pickle=False) as file:
+        content = io.BytesIO(path.read_bytes())  # np.load leaves a damaged file open
+        with np.load(content, allow_pickle=False) as file:
             pixels, groups = file["pixels"], file["groups"]
         whole = pixels.ndim == 4 and groups.ndim == 3 and len(pixels) == len(groups) > 0
         if not whole or pixels.dtype != np.uint8 or groups.dtype.kind != "i":
