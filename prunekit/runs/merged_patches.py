@@ -15,6 +15,7 @@ from prunekit.foundation.files import replacing, require_regular
 MERGED_FILE = "merged.npz"
 LEAST_SIDE = 96
 """Pixels: a smaller image is enlarged, so that lines between its patches leave room for them."""
+GAP = 8
 LINE, DROPPED = (213, 94, 0), (26, 26, 26)
 """Colours of the lines between tokens, and of patches that were dropped."""
 
@@ -60,12 +61,17 @@ class PatchGroups:
 
 
 def side_by_side_image(images: Sequence[PatchGroups]) -> np.ndarray:
-    """Images above, their fields below: uint8 [H, W, 3]."""
+    """Images above, their fields below: uint8 [H, W, 4], gaps white and see-through."""
     rows = [[one.enlarged() for one in images], [one.fields() for one in images]]
-    gap = np.full((rows[0][0].shape[0], 8, 3), 255, np.uint8)
-    strips = [np.concatenate([part for one in row for part in (one, gap)], axis=1) for row in rows]
-    between = np.full((8, strips[0].shape[1], 3), 255, np.uint8)
-    return np.concatenate([strips[0], between, strips[1]])
+    height, width = rows[0][0].shape[:2]
+    whole = np.full((2 * height + GAP, len(images) * (width + GAP) - GAP, 4), 255, np.uint8)
+    whole[..., 3] = 0
+    for down, row in enumerate(rows):
+        for along, one in enumerate(row):
+            top, left = down * (height + GAP), along * (width + GAP)
+            whole[top : top + height, left : left + width, :3] = one
+            whole[top : top + height, left : left + width, 3] = 255
+    return whole
 
 
 def write_patch_groups(path: Path, images: Sequence[PatchGroups]) -> None:

@@ -76,7 +76,7 @@ def _show_merged(trainer: Trainer, model: nn.Module) -> None:
         return
     if found := merged_patches(model.eval(), batch[0][0], trainer.data.preprocessing):
         write_patch_groups(trainer.run_dir / MERGED_FILE, found)
-        pixels = side_by_side_image(found)
+        pixels = side_by_side_image(found)[..., :3]
         trainer.observer.log_to.image(trainer.engine.step, "tokens/merged", pixels)
 
 

@@ -132,7 +132,7 @@ def test_a_small_gray_image_is_enlarged_by_a_whole_factor():
     one = PatchGroups(np.arange(64, dtype=np.uint8).reshape(8, 8, 1), np.zeros((4, 4), int))
     assert one.enlarged().shape == (96, 96, 3)
     assert one.enlarged()[::12, ::12, 0].tolist() == one.pixels[..., 0].tolist()
-    assert side_by_side_image([one, one, one]).shape == (96 + 8 + 96, 3 * 104, 3)
+    assert side_by_side_image([one, one, one]).shape == (96 + 8 + 96, 3 * 104 - 8, 4)
 
 
 @given(count=st.integers(1, 3), channels=st.sampled_from([1, 3]), seed=st.integers(0, 9))

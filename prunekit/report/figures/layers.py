@@ -23,18 +23,20 @@ TICKS = (0, 1, 5, 10, 25, 50, 100)
 ROW, LEAST = 0.17, 2.6
 """Inches of a layer, and of the whole map at least."""
 FLIPS = "flips/"
+TITLE = "Density of each masked tensor; the numbers are those at the end"
 MARKED = 40
 """Up to so many updates each has a point."""
 LONGEST_NAME = 44
 
 
-def heat_map(axis: Axes, history: DensityHistory, last: int) -> None:
+def heat_map(axis: Axes, history: DensityHistory, last: int, title: str = TITLE) -> None:
     """Layers from top to bottom, steps from left to right, the densities at the end beside.
 
     Args:
         axis: of a figure with a layout of its own.
         history: the densities.
         last: the last step of the run.
+        title: of the panel.
     """
     from matplotlib.colors import PowerNorm
 
@@ -60,8 +62,7 @@ def heat_map(axis: Axes, history: DensityHistory, last: int) -> None:
         side.spines[:].set_visible(False)
     if layers <= 80:  # a line between layers
         axis.hlines(np.arange(layers - 1) + 0.5, 0, end, color="white", linewidth=0.7)
-    title = "Density of each masked tensor; the numbers are those at the end"
-    axis.set_title(title, loc="left", fontsize=10)
+    axis.set_title(literal(title), loc="left", fontsize=10)
     axis.set_xlabel("optimizer step")
     bar = axis.figure.colorbar(image, ax=axis, ticks=TICKS, pad=0.01, fraction=0.03, aspect=30)
     bar.set_label("kept, % of its entries", fontsize=8)
