@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Mapping
+from functools import lru_cache
 from statistics import median
 from typing import Any, Literal
 
@@ -48,6 +49,7 @@ NO_SETTINGS = ("name", "logging", "loggers", "checkpoint", "data.root", "data.do
 """Keys of a recipe that are no hyperparameters."""
 
 
+@lru_cache(maxsize=4096)
 def shown_tag(tag: str) -> str:
     """What a tag of `metrics.jsonl` is called in TensorBoard."""
     for pattern, instead in SHOWN:
