@@ -65,10 +65,10 @@ def judge(text: str, overrides: Sequence[str]) -> dict[str, Any]:
     """Load one recipe or sweep and say what came of it."""
     from prunekit.recipe.identity import recipe_hash
     from prunekit.recipe.load import load_recipe
-    from prunekit.sweep.command_line import find_file, is_sweep
+    from prunekit.sweep.command_line import find_file, is_sweep_file
 
     try:
-        if is_sweep(find_file(text)):
+        if is_sweep_file(find_file(text)):
             return judge_sweep(text, overrides)
         recipe = load_recipe(find_recipe(text), overrides)
     except PrunekitError as error:

@@ -75,7 +75,7 @@ def read_command_line(
     return _of_recipe(path, document, read, format_of if with_baselines else None)
 
 
-def is_sweep(path: Path) -> bool:
+def is_sweep_file(path: Path) -> bool:
     """Whether a file is a sweep, and not a recipe.
 
     Raises:
