@@ -37,7 +37,8 @@ class CsvFile(Logger):
             with self._path.open(newline="", encoding="utf-8") as file:
                 reader = csv.DictReader(file)
                 self._columns = list(reader.fieldnames or self._columns)
-                rows = [row for row in reader if int(row["step"]) <= run.resume_step]
+                whole = (row for row in reader if None not in row.values())  # one cut short is not
+                rows = [row for row in whole if int(row["step"]) <= run.resume_step]
         self._write(rows)
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:

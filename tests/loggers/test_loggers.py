@@ -19,7 +19,9 @@ from tensorboard.plugins.hparams import metadata
 from prunekit.errors import RecipeError
 from prunekit.loggers.base import LoggedRun, Logger
 from prunekit.loggers.event_files import LAYOUT, shown_tag
-from prunekit.recipe.load import recipe_from
+from prunekit.recipe.identity import cell_key, recipe_hash
+from prunekit.recipe.load import load_recipe, read_written_out, recipe_from, recipe_from_text
+from prunekit.recipe.yaml_text import dump_yaml
 from prunekit.registry import LOGGERS
 from prunekit.runs.directory import events_dir
 from prunekit.testing import ConformanceError, check_logger
@@ -110,6 +112,18 @@ def test_csv_has_what_was_logged_also_after_a_resume(tmp_path_factory, calls, cu
     assert len(found) == len(rows)
     assert repr(found) == repr({k: {c: v[c] for c in found[k]} for k, v in expected.items()})
     assert {k: set(v) for k, v in expected.items()} == {k: set(v) for k, v in found.items()}
+
+
+def test_a_row_that_a_full_disk_cut_short_is_dropped(tmp_path):
+    logger, run = opened("csv", tmp_path)
+    logger.scalars(8, {"a": 1.0, "b": 2.0})
+    logger.close()
+    with (run / "metrics.csv").open("a") as file:
+        file.write("1")  # of step 12
+    again, _ = opened("csv", tmp_path, resume_step=10)
+    again.scalars(11, {"b": 3.0})
+    again.close()
+    assert (run / "metrics.csv").read_text() == "step,a,b\n8,1.0,2.0\n11,,3.0\n"
 
 
 # ---- TensorBoard
@@ -428,3 +442,28 @@ def test_the_logger_of_the_docs_for_mlflow_tells_its_server_all(monkeypatch):
 def test_each_logger_has_its_row_in_the_docs():
     page = (ROOT / "docs/loggers.md").read_text()
     assert [name for name in LOGGERS.names() if f"\n| `{name}`" not in page] == []
+
+
+# ---- what people have
+
+
+def test_loggers_make_no_other_experiment_and_no_other_cell():
+    plain = load_recipe("quickstart")
+    for words in ("[]", "[csv, tensorboard]", "[{name: wandb, project: mine}]"):
+        other = load_recipe("quickstart", [f"loggers={words}"])
+        assert other != plain
+        assert recipe_hash(other) == recipe_hash(plain)
+        assert cell_key(other) == cell_key(plain)
+
+
+def test_a_recipe_of_before_logs_to_tensorboard(tmp_path):
+    recipe = load_recipe("quickstart")
+    assert [one.name for one in recipe.loggers] == ["tensorboard"]
+    written = dump_yaml(recipe)
+    assert recipe_from_text(written) == recipe
+    old = re.sub(r"^loggers:\n(?:- .*\n)+", "", written, flags=re.M)
+    assert old != written
+    (tmp_path / "resolved.yaml").write_text(old)
+    assert read_written_out(tmp_path / "resolved.yaml").loggers == recipe.loggers
+    with pytest.raises(RecipeError, match=r"no logger is called 'tensorbord'.*Did you mean"):
+        load_recipe("quickstart", ["loggers=[tensorbord]"])
