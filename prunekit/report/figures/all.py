@@ -167,7 +167,11 @@ def _curves(study: Study, keys: Sequence[str], against: str | None) -> Iterator[
         figure = curve_picture(study, found, key, against)
         if figure is None:
             continue
+        keys_shown = f"{key} against {against}" if against else key
+        title = f"{in_words(key)} against {in_words(against)}" if against else in_words(key)
         caption = "Line: mean over seeds; band: lowest to highest."
+        if title != keys_shown:
+            caption += f" In the log: {keys_shown}."
         if against:
             caption += f" Each run is read where its {against} first came to a level."
         if without := unlogged(study, found):
@@ -176,10 +180,6 @@ def _curves(study: Study, keys: Sequence[str], against: str | None) -> Iterator[
         if (places := len(panel_labels(found))) > MOST_PANELS:
             left_out.append(f"The first {MOST_PANELS} of {places} places are drawn.")
         told = " ".join(filter(None, left_out))
-        keys_shown = f"{key} against {against}" if against else key
-        title = f"{in_words(key)} against {in_words(against)}" if against else in_words(key)
-        if title != keys_shown:
-            caption = f"{caption} In the log: {keys_shown}."
         name = re.sub(r"[^0-9A-Za-z]+", "-", f"curve-{keys_shown}")
         yield Picture(name, heading(title), caption, figure, told)
 
