@@ -6,6 +6,7 @@ import math
 import re
 import struct
 import sys
+import time
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
@@ -305,7 +306,11 @@ def test_wandb_offline_has_recipe_scalars_and_summary(tmp_path, monkeypatch):
     logger.finish({"accuracy": {"test_top1": 0.75}, "environment": {"cwd": "secret"}})
     logger.close()
     assert not any(path.is_symlink() for path in run.rglob("*"))
-    found = records(tmp_path)
+    for _ in range(300):  # its process closes the file a moment after it says that it is done
+        found = records(tmp_path)
+        if any(one.HasField("exit") for one in found):
+            break
+        time.sleep(0.1)
     [begun] = [one.run for one in found if one.HasField("run")]
     assert (begun.project, begun.display_name, begun.run_group) == ("p", "n", f"demo-{run.name}")
     config = {item.key: json.loads(item.value_json) for item in begun.config.update}
