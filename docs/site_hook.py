@@ -28,7 +28,7 @@ REFERENCE = {
     "pruning": ("Pruning in a loop of your own", ("pruning",)),
     "compressors": ("Compressors", ("compressors",)),
     "integrations": ("In the trainers of others", ("integrations",)),
-    "plugins": ("What a plugin builds on", ("foundation", "registry", "testing")),
+    "plugins": ("What a plugin builds on", ("foundation", "registry", "loggers", "testing")),
     "errors": ("Errors", ("errors",)),
 }
 """Page -> its title, and the rooms whose public names are on it."""

@@ -23,6 +23,7 @@ from prunekit.export.predicting import predict as predict
 from prunekit.export.sensitivity import sensitivity as sensitivity
 from prunekit.foundation.parameters import ParamRule as ParamRule
 from prunekit.foundation.timeline import Clock as Clock, Duration as Duration, Timeline as Timeline
+from prunekit.loggers.base import LoggedRun as LoggedRun, Logger as Logger
 from prunekit.models.base import Slotted as Slotted
 from prunekit.models.saved import load_model as load_model, preprocessing as preprocessing
 from prunekit.pruning.cadence import Cadence as Cadence
@@ -50,6 +51,7 @@ from prunekit.registry.configs import (
     CompressorConfig as CompressorConfig,
     DatasetConfig as DatasetConfig,
     DataSpec as DataSpec,
+    LoggerConfig as LoggerConfig,
     LossConfig as LossConfig,
     ModelConfig as ModelConfig,
     ProbeConfig as ProbeConfig,
@@ -57,6 +59,7 @@ from prunekit.registry.configs import (
     StrategyConfig as StrategyConfig,
 )
 from prunekit.registry.own_code import use_code as use_code
+from prunekit.report.pictures import draw_picture as draw_picture
 from prunekit.runs.directory import open_run as open_run
 from prunekit.train.launch import run_recipe as run_recipe
 from prunekit.train.losses.base import (

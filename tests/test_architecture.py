@@ -22,6 +22,7 @@ ROOMS = [
     "data",
     "compressors",
     "runs",
+    "loggers",
     "models",
     "pruning",
     "train",

@@ -27,6 +27,9 @@ PUBLIC = {
         "DataSpec",
         "DatasetConfig",
         "Duration",
+        "LoggedRun",
+        "Logger",
+        "LoggerConfig",
         "Loss",
         "LossBatch",
         "LossConfig",
@@ -57,6 +60,7 @@ PUBLIC = {
         "compact",
         "compact_run",
         "compressor",
+        "draw_picture",
         "evaluate_run",
         "export_run",
         "keep_count",
@@ -81,6 +85,7 @@ PUBLIC = {
         "TokenTrial",
         "Trial",
         "check_compressor",
+        "check_logger",
         "check_loss",
         "check_probe",
         "check_strategy",
@@ -91,6 +96,7 @@ PUBLIC = {
     "prunekit.registry": [
         "COMPRESSORS",
         "DATASETS",
+        "LOGGERS",
         "LOSSES",
         "MODELS",
         "PROBES",
@@ -170,7 +176,16 @@ def test_an_error_has_its_exit_code(name, code):
 
 
 def test_the_groups_of_entry_points():
-    kinds = ["strategies", "compressors", "models", "datasets", "probes", "losses", "recipes"]
+    kinds = [
+        "strategies",
+        "compressors",
+        "models",
+        "datasets",
+        "probes",
+        "losses",
+        "loggers",
+        "recipes",
+    ]
     assert list(KINDS) == [f"prunekit.{kind}" for kind in kinds]
 
 

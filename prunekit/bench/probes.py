@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -18,13 +18,15 @@ from torch.optim import Optimizer
 from prunekit.bench.cases import CLASSES, FULL, QUICK, Size
 from prunekit.bench.measure import AGAIN, Section, Timed, in_turn, one_thread, timed
 from prunekit.foundation.timeline import Timeline
+from prunekit.loggers.base import LoggedRun
 from prunekit.models.mlp import MLPConfig
 from prunekit.models.vit import ViTConfig
 from prunekit.pruning.context import StepContext
 from prunekit.pruning.engine import Engine
 from prunekit.pruning.probes.burden import Burden
 from prunekit.pruning.strategies import strategy
-from prunekit.registry.configs import DataSpec, ModelConfig
+from prunekit.registry import LOGGERS
+from prunekit.registry.configs import DataSpec, LoggerConfig, ModelConfig
 from prunekit.train.log import RunLog
 
 GOAL = 0.02
@@ -156,6 +158,8 @@ def _loop(workload: Workload, probe: dict[str, Any] | None, steps: int, stack: E
     engine = Engine(model, [chosen], Timeline.single(TOTAL, 1), probes=probes)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
     engine.attach(optimizer)
-    log = RunLog(Path(stack.enter_context(TemporaryDirectory())))
+    folder = Path(stack.enter_context(TemporaryDirectory()))
+    settings = cast("LoggerConfig", LOGGERS.parse("tensorboard"))
+    log = RunLog(LoggedRun(folder, {}), [settings])
     stack.callback(log.close)
     return _Loop(engine, optimizer, log, *workload.images(), steps)

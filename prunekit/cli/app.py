@@ -18,6 +18,7 @@ COMMANDS = (
     "sweep",
     "report",
     "compact",
+    "picture",
     "export",
     "evaluate",
     "predict",

@@ -129,6 +129,20 @@ def count_option(name: str, help_text: str, most: int | None = None) -> Decorato
     )
 
 
+def numbers_between_commas(option: str, text: str) -> list[float]:
+    """`0,0.25,0.5` as numbers; nothing as none.
+
+    Raises:
+        UsageError: something else; names the option.
+    """
+    try:
+        return [float(part) for part in text.split(",")] if text else []
+    except ValueError:
+        raise UsageError(
+            f"{option} {text}: write numbers between commas, such as 0,0.25,0.5"
+        ) from None
+
+
 def split_overrides(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
     """Recipes, and overrides: an argument with `=` that is not an existing file."""
     overrides = [arg for arg in arguments if "=" in arg and not Path(arg).is_file()]
@@ -172,6 +186,7 @@ KINDS = {
     "data": "dataset",
     "probes": "probe",
     "losses": "loss",
+    "loggers": "logger",
 }
 """The word of the command line -> the kind of the registry."""
 

@@ -13,9 +13,9 @@ from prunekit.cli.common import (
     check_overrides,
     code_option,
     json_option,
+    numbers_between_commas,
     print_json,
 )
-from prunekit.errors import UsageError
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -69,7 +69,7 @@ def command(
     normalised as those of the training were. ONNX files run in onnxruntime.
     """
     check_overrides(overrides)
-    ratios = _ratios(eval_ratios)
+    ratios = numbers_between_commas("--eval-ratios", eval_ratios or "")
     from prunekit.export import evaluate_run
 
     found = evaluate_run(source, overrides, eval_ratios=ratios)
@@ -89,15 +89,6 @@ def command(
         screen.print(part)
     for file in files:
         click.echo(f"Wrote {file}")
-
-
-def _ratios(text: str | None) -> list[float]:
-    try:
-        return [float(part) for part in text.split(",")] if text is not None else []
-    except ValueError:
-        raise UsageError(
-            f"--eval-ratios {text}: write numbers between commas, such as 0,0.25,0.5"
-        ) from None
 
 
 def _shown(found: ModelEvaluation) -> list[RenderableType]:

@@ -14,13 +14,14 @@ from prunekit.errors import UsageError
 from prunekit.foundation.files import replacing
 from prunekit.foundation.suggestions import did_you_mean
 from prunekit.foundation.text import printable
-from prunekit.recipe.find import headline, named_recipes, recipe_named
+from prunekit.recipe.find import headline, named_recipes, recipe_named, shipped_sweeps
 from prunekit.registry.installed import AmbiguousNameError, UnknownNameError
 
 EXAMPLES = """
 prunekit init                               list the recipes that have a name
 prunekit init quickstart                    copy one to quickstart.yaml
 prunekit init vit_cifar_tome -o mine.yaml   under another name
+prunekit init compression_cpu               a sweep, for `prunekit sweep`
 prunekit init --plugin prunekit-rowwise     a strategy of your own
 prunekit init --plugin prunekit-peaks --kind model
 """
@@ -29,15 +30,16 @@ prunekit init --plugin prunekit-peaks --kind model
 def complete_name(
     ctx: click.Context, param: click.Parameter, incomplete: str
 ) -> list[CompletionItem]:
-    """Recipes."""
-    return [CompletionItem(name) for name in named_recipes() if name.startswith(incomplete)]
+    """Recipes and sweeps."""
+    names = [*named_recipes(), *shipped_sweeps()]
+    return [CompletionItem(name) for name in names if name.startswith(incomplete)]
 
 
 @click.command(
     "init",
     cls=ExampleCommand,
     examples=EXAMPLES,
-    short_help="Copy a recipe to edit, or begin a plugin; without a name, list recipes.",
+    short_help="Copy a recipe or sweep to edit, or begin a plugin; without a name, list them.",
 )
 @click.argument("word", required=False, metavar="[NAME|DIR]", shell_complete=complete_name)
 @click.option("--list", "only_list", is_flag=True, help="List the recipes, as without NAME.")
@@ -65,9 +67,9 @@ def command(
     plugin: str | None,
     kind: str | None,
 ) -> None:
-    """Copy the recipe NAME, comments and all; without NAME, list what there is.
+    """Copy the recipe or sweep NAME, comments and all; without NAME, list what there is.
 
-    Recipes come with prunekit and with the plugins that are installed.
+    Recipes come with prunekit and with the plugins that are installed, sweeps with prunekit.
 
     With --plugin, write a package with a strategy, model, data set or other component of your own
     (--kind), its test and its recipe into the new folder DIR, by default one of the plugin's name.
@@ -83,10 +85,13 @@ def command(
     if word is None or only_list:
         list_recipes()
         return
-    source = known_recipe(word)
+    stem = word.removesuffix(".yaml")
+    sweeps = {} if stem in named_recipes() else shipped_sweeps()
+    source = sweeps.get(stem) or known_recipe(word)
     target = output or Path(source.name)
     write_recipe(target, source.read_text("utf-8"), force=force)
-    click.echo(f"Wrote {target}. Next: prunekit run {target}")
+    then = f"sweep {target} --dry-run" if stem in sweeps else f"run {target}"
+    click.echo(f"Wrote {target}. Next: prunekit {then}")
 
 
 def begin_plugin(name: str, kind: str, target: Path) -> None:
@@ -101,13 +106,17 @@ def begin_plugin(name: str, kind: str, target: Path) -> None:
 
 
 def list_recipes() -> None:
-    """Each recipe, where it comes from unless from prunekit, and what it shows."""
+    """Each recipe and sweep, where it comes from unless from prunekit, and what it shows."""
     formatter = click.HelpFormatter(width=80)
     rows = []
     for name, recipe in named_recipes().items():
         origin = "" if recipe.builtin else f"[{recipe.distribution} {recipe.version}] "
         rows.append((name, printable(origin + headline(Path(recipe.value)))))
     formatter.write_dl(rows)
+    formatter.write_paragraph()
+    with formatter.section("Sweeps"):
+        sweeps = shipped_sweeps().items()
+        formatter.write_dl([(name, printable(headline(path))) for name, path in sweeps])
     click.echo(formatter.getvalue(), nl=False)
 
 
@@ -123,8 +132,8 @@ def known_recipe(name: str) -> Path:
     except AmbiguousNameError as error:
         raise UsageError(str(error)) from error
     except UnknownNameError:
-        recipes = named_recipes()
-        near = did_you_mean(stem, recipes) or f" There are: {', '.join(recipes)}"
+        names = [*named_recipes(), *shipped_sweeps()]
+        near = did_you_mean(stem, names) or f" There are: {', '.join(names)}"
         raise UsageError(f"no recipe {name!r}.{near}") from None
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -18,14 +19,25 @@ from prunekit.cli.common import (
     registry_of,
 )
 from prunekit.errors import PluginError
-from prunekit.recipe.find import named_recipes, recipe_files, recipe_folders
+from prunekit.recipe.find import (
+    headline,
+    named_recipes,
+    recipe_files,
+    recipe_folders,
+    shipped_sweeps,
+)
+from prunekit.registry.installed import Component, own_version
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
+FILES = {"recipes": "recipes", "recipe": "recipes", "sweeps": "sweeps", "sweep": "sweeps"}
+"""Words for what is no component but a file."""
+
 EXAMPLES = """
 prunekit list                       everything that a recipe can name
 prunekit list strategies            one kind
+prunekit list sweeps                sweeps, or recipes, by their names
 prunekit list --check               try each, show what fails; exit code 7
 prunekit list strategies --json     for a program
 """
@@ -35,12 +47,12 @@ prunekit list strategies --json     for a program
     "list",
     cls=ExampleCommand,
     examples=EXAMPLES,
-    short_help="List strategies, compressors, models, data, probes and losses.",
+    short_help="List strategies, compressors, models, data, probes, losses and loggers.",
 )
 @click.argument(
     "kind",
     required=False,
-    metavar="[strategies|compressors|models|data|probes|losses]",
+    metavar="[strategies|compressors|models|data|probes|losses|loggers|recipes|sweeps]",
     shell_complete=complete_kind,
 )
 @click.option("--check", is_flag=True, help="Import each in processes apart; show what fails.")
@@ -57,6 +69,11 @@ def command(ctx: click.Context, kind: str | None, check: bool, as_json: bool) ->
     imported, breaks its contract or shares its name with another fails, with its package and the
     reason; the exit code is then 7. The others work: a failure matters to a recipe that names it.
     """
+    if kind in FILES:
+        if check:
+            raise click.UsageError("--check tries components: name one of their kinds", ctx)
+        list_files(FILES[kind], as_json=as_json)
+        return
     kinds = [kind_named(kind)] if kind else list(KINDS)
     found = {"components": [entry for each in kinds for entry in component_entries(each)]}
     if check and not kind:
@@ -73,6 +90,34 @@ def command(ctx: click.Context, kind: str | None, check: bool, as_json: bool) ->
         print_lists(kinds, found["components"])
     if check:
         tell_failures(ctx, everything, quiet=as_json)
+
+
+def list_files(kind: str, *, as_json: bool) -> None:
+    """Recipes or sweeps by name, with what each shows."""
+    found = named_recipes()
+    if kind == "sweeps":
+        own = own_version()
+        found = {
+            name: Component("sweep", name, str(path), "prunekit", own, True)
+            for name, path in shipped_sweeps().items()
+        }
+    entries = [
+        {
+            "name": name,
+            "distribution": one.distribution,
+            "version": one.version,
+            "summary": headline(Path(one.value)),
+            "paper": "",
+            "file": one.value,
+        }
+        for name, one in found.items()
+    ]
+    if as_json:
+        print_json({kind: entries})
+        return
+    from prunekit.foundation.console import console
+
+    console().print(list_view(kind, entries))
 
 
 def print_lists(kinds: Sequence[str], components: Sequence[dict[str, Any]]) -> None:

@@ -20,7 +20,7 @@ from prunekit.cli.list import component_entry, origin_text
 from prunekit.errors import UsageError
 from prunekit.foundation.plain import flow
 from prunekit.foundation.suggestions import did_you_mean
-from prunekit.recipe.find import named_recipes
+from prunekit.recipe.find import named_recipes, shipped_sweeps
 from prunekit.registry.installed import AmbiguousNameError, UnknownNameError, import_object
 
 if TYPE_CHECKING:
@@ -74,6 +74,8 @@ def kind_with(name: str) -> str:
         raise UsageError(f"{name!r} is in {' and '.join(kinds)}: put the kind before the name")
     if name in named_recipes():
         raise UsageError(f"{name!r} is a recipe: `prunekit init {name}` copies it")
+    if name in shipped_sweeps():
+        raise UsageError(f"{name!r} is a sweep: `prunekit sweep {name} --dry-run` shows its runs")
     near = did_you_mean(name, [known for kind in KINDS for known in registry_of(kind).names()])
     raise UsageError(
         f"no component is called {name!r}.{near} `prunekit list` shows them all; "

@@ -70,6 +70,7 @@ def command(
     when the sweep has grown. A run that fails does not stop the others; the exit code is then that
     of the first that failed.
     """
+    from prunekit.report import picture
     from prunekit.sweep.command_line import read_command_line
     from prunekit.sweep.directory import begun_with
     from prunekit.sweep.session import Session
@@ -77,7 +78,7 @@ def command(
     request = read_command_line(
         target, words, with_baselines=baselines, format_of=lambda name: begun_with(out / name)
     )
-    session = Session(request, out, retry_failed=retry_failed)
+    session = Session(request, out, retry_failed=retry_failed, draw=picture)
     if slurm:
         ctx.exit(session.on_slurm(pack, slurm_settings, dry_run=dry_run))
     ctx.exit(session.on_this_machine(jobs, dry_run=dry_run))

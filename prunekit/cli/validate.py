@@ -1,4 +1,4 @@
-"""`prunekit validate`: find every mistake in a recipe itself, without data or model."""
+"""`prunekit validate`: find every mistake in a recipe or sweep itself, without data or model."""
 
 from __future__ import annotations
 
@@ -10,12 +10,13 @@ import click
 from prunekit.cli.common import (
     ExampleCommand,
     code_option,
-    complete_recipe,
+    complete_sweep,
     json_option,
     print_json,
     split_overrides,
 )
 from prunekit.errors import PrunekitError
+from prunekit.foundation.number_text import counted
 from prunekit.foundation.text import printable
 from prunekit.recipe.find import find_recipe
 
@@ -23,6 +24,7 @@ EXAMPLES = """
 prunekit validate my.yaml
 prunekit validate recipes/*.yaml
 prunekit validate my.yaml strategies.0.sparsity=0.8    with an override
+prunekit validate my_sweep.yaml                        the recipe of each run
 prunekit validate --json my.yaml                       for a program
 """
 
@@ -31,22 +33,23 @@ prunekit validate --json my.yaml                       for a program
     "validate",
     cls=ExampleCommand,
     examples=EXAMPLES,
-    short_help="Find every mistake in a recipe itself, without data or model.",
+    short_help="Find every mistake in a recipe or sweep itself, without data or model.",
 )
 @click.argument(
     "arguments",
     nargs=-1,
     required=True,
-    metavar="RECIPE... [KEY=VALUE]...",
-    shell_complete=complete_recipe,
+    metavar="RECIPE|SWEEP... [KEY=VALUE]...",
+    shell_complete=complete_sweep,
 )
 @code_option()
 @json_option
 @click.pass_context
 def command(ctx: click.Context, arguments: tuple[str, ...], as_json: bool) -> None:
-    """Check recipes: all mistakes together, each with file, line and column.
+    """Check recipes and sweeps: all mistakes together, each with file, line and column.
 
-    Overrides apply to every recipe. The exit code is 0 when all are valid, 3 when a recipe is
+    Of a sweep the recipes of all its runs are checked. Overrides apply to every recipe, and to a
+    sweep as `prunekit sweep` takes them. The exit code is 0 when all are valid, 3 when a recipe is
     not.
     """
     recipes, overrides = split_overrides(arguments)
@@ -61,12 +64,15 @@ def command(ctx: click.Context, arguments: tuple[str, ...], as_json: bool) -> No
 
 
 def judge(text: str, overrides: Sequence[str]) -> dict[str, Any]:
-    """Load one recipe and say what came of it."""
+    """Load one recipe or sweep and say what came of it."""
     from prunekit.recipe.identity import recipe_hash
     from prunekit.recipe.load import load_recipe
     from prunekit.recipe.notes import notes
+    from prunekit.sweep.command_line import find_file, is_sweep_file
 
     try:
+        if is_sweep_file(find_file(text)):
+            return judge_sweep(text, overrides)
         recipe = load_recipe(find_recipe(text), overrides)
     except PrunekitError as error:
         lines = str(error).splitlines()
@@ -80,10 +86,25 @@ def judge(text: str, overrides: Sequence[str]) -> dict[str, Any]:
     }
 
 
+def judge_sweep(text: str, words: Sequence[str]) -> dict[str, Any]:
+    """Multiply a sweep out: each of its runs has a recipe that is valid.
+
+    Raises:
+        PrunekitError: the file, or the recipe of a run, is wrong.
+    """
+    from prunekit.sweep.command_line import read_command_line
+    from prunekit.sweep.plan import make_plan
+
+    plan = make_plan(read_command_line(text, words).design)
+    runs = len({cell.key for cell in plan.cells})
+    return {"recipe": text, "valid": True, "name": plan.name, "runs": runs, "arms": list(plan.arms)}
+
+
 def tell(verdict: dict[str, Any], *, to_stderr: bool) -> None:
     """One line for a valid recipe, the errors of another."""
     if verdict["valid"]:
-        click.echo(f"{verdict['recipe']}: valid", err=to_stderr)
+        runs = f", {counted(verdict['runs'], 'run')}" if "runs" in verdict else ""
+        click.echo(f"{verdict['recipe']}: valid{runs}", err=to_stderr)
     for line in verdict.get("notes", ()):
         click.echo(f"{verdict['recipe']}: {printable(line)}", err=to_stderr)
     for line in verdict.get("errors", ()):

@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 
 from prunekit.errors import CheckpointError, DataError, UsageError
-from prunekit.export.patch_groups import PatchGroups, TokenWatch, patch_groups
 from prunekit.export.served import ServedModel, open_served
+from prunekit.models.patch_groups import TokenWatch, patch_groups
 from prunekit.registry.own_code import CodeFile, use_code
+from prunekit.runs.merged_patches import PatchGroups
 
 BATCH = 32
 """Images at a time."""
@@ -64,7 +65,7 @@ def predict(
             raise DataError(f"{path}: {what}")
     with use_code(code):
         served = open_served(source)
-    watch = TokenWatch(served) if merged else None
+    watch = TokenWatch(served.module, served.path) if merged else None
     found: list[Prediction] = []
     with served.as_in_its_run():
         for begin in range(0, len(images), BATCH):

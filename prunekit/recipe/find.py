@@ -88,6 +88,8 @@ def find_recipe(text: str) -> Path:
         raise UsageError(str(error)) from error
     except UnknownNameError:
         pass
+    if text in shipped_sweeps():
+        raise UsageError(f"{text}: is a sweep: `prunekit sweep {text}` runs it")
     known = named_recipes()
     problem = "is a folder" if path.is_dir() else "does not exist"
     if near := did_you_mean(path.name.removesuffix(path.suffix), known):

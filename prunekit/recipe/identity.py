@@ -13,10 +13,11 @@ from prunekit.foundation.values import NewKey
 from prunekit.recipe.schema import Recipe
 from prunekit.registry.own_code import code_of
 
-NOT_HASHED = ("name", "logging", "checkpoint", "probes")
+NOT_HASHED = ("name", "logging", "loggers", "checkpoint", "probes")
 """Keys that cannot change the result: what it is called, and what watches or saves it."""
-NOT_IN_CELL = ("name", "checkpoint")
-"""Keys that do not change what a run leaves behind; probes and logging do."""
+NOT_IN_CELL = ("name", "loggers", "checkpoint")
+"""Keys that do not change what a run leaves behind; probes and logging do. Loggers write what
+`metrics.jsonl` holds in any case: to name another one must not make finished runs anew."""
 NOT_HASHED_DATA = ("root", "download")
 """Where the same data comes from."""
 

@@ -12,7 +12,7 @@ from prunekit.errors import PluginError
 from prunekit.foundation.values import ComponentConfig
 from prunekit.recipe.optimizer_names import OPTIMIZERS
 from prunekit.recipe.schema import Recipe
-from prunekit.registry import COMPRESSORS, DATASETS, LOSSES, MODELS, PROBES, STRATEGIES
+from prunekit.registry import COMPRESSORS, DATASETS, LOGGERS, LOSSES, MODELS, PROBES, STRATEGIES
 
 DRAFT = "http://json-schema.org/draft-07/schema#"
 """The newest that yaml-language-server documents."""
@@ -32,6 +32,7 @@ LISTS: dict[str, Names] = {
     "compressors": COMPRESSORS,
     "strategies": STRATEGIES,
     "probes": PROBES,
+    "loggers": LOGGERS,
 }
 SINGLE: dict[str, Names] = {
     "data": DATASETS,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, cast
 
 from pydantic import (
     AfterValidator,
@@ -22,10 +22,11 @@ from prunekit.recipe.conflicts import conflicts
 from prunekit.recipe.lr_schedules import AnyLrSchedule, LrConstant
 from prunekit.recipe.optimizer_names import OPTIMIZERS
 from prunekit.recipe.optimizers import OptimizerSettings
-from prunekit.registry import COMPRESSORS, DATASETS, LOSSES, MODELS, PROBES, STRATEGIES
+from prunekit.registry import COMPRESSORS, DATASETS, LOGGERS, LOSSES, MODELS, PROBES, STRATEGIES
 from prunekit.registry.configs import (
     CompressorConfig,
     DatasetConfig,
+    LoggerConfig,
     LossConfig,
     ModelConfig,
     ProbeConfig,
@@ -130,6 +131,12 @@ AnyProbe = Annotated[SerializeAsAny[ProbeConfig], BeforeValidator(PROBES.parse_i
 AnyLoss = Annotated[SerializeAsAny[LossConfig], BeforeValidator(LOSSES.parse_in_recipe)]
 CROSS_ENTROPY: Any = {"name": "cross_entropy", "label_smoothing": 0.0}
 """The loss of a recipe that names none, and of all before there was a choice."""
+AnyLogger = Annotated[SerializeAsAny[LoggerConfig], BeforeValidator(LOGGERS.parse_in_recipe)]
+
+
+def _tensorboard() -> tuple[LoggerConfig]:
+    """What there was before there were others; read late, as it is a component."""
+    return (cast("LoggerConfig", LOGGERS.parse("tensorboard")),)
 
 
 class Recipe(Frozen):
@@ -181,6 +188,10 @@ class Recipe(Frozen):
     """When a checkpoint is written."""
     logging: LoggingConfig = LoggingConfig()
     """When scalars and histograms are written."""
+    loggers: Annotated[tuple[AnyLogger, ...], NewKey(3, before=[{"name": "tensorboard"}])] = Field(
+        default_factory=_tensorboard
+    )
+    """Where they are written beside `metrics.jsonl`, which every run has."""
 
     @model_validator(mode="after")
     def _parts_fit(self) -> Recipe:

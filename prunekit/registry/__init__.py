@@ -11,6 +11,7 @@ from prunekit.registry.lookup import Registry
 __all__ = [
     "COMPRESSORS",
     "DATASETS",
+    "LOGGERS",
     "LOSSES",
     "MODELS",
     "PROBES",
@@ -110,7 +111,18 @@ LOSSES = Registry(
     },
     among=REGISTRIES,
 )
+LOGGERS = Registry(
+    "logger",
+    "prunekit.loggers.base:Logger",
+    "prunekit.registry.configs:LoggerConfig",
+    {
+        "tensorboard": "prunekit.loggers.event_files:EventFiles",
+        "csv": "prunekit.loggers.csv_file:CsvFile",
+        "wandb": "prunekit.loggers.weights_and_biases:WeightsAndBiases",
+    },
+    among=REGISTRIES,
+)
 REGISTRIES |= {
     registry.kind: registry
-    for registry in (STRATEGIES, COMPRESSORS, MODELS, DATASETS, PROBES, LOSSES)
+    for registry in (STRATEGIES, COMPRESSORS, MODELS, DATASETS, PROBES, LOSSES, LOGGERS)
 }

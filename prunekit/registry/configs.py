@@ -182,3 +182,7 @@ class ProbeConfig(ComponentConfig):
 
 class LossConfig(ComponentConfig):
     """The settings that every loss has."""
+
+
+class LoggerConfig(ComponentConfig):
+    """The settings that every logger has."""

@@ -20,6 +20,7 @@ KINDS = {
     "prunekit.datasets": "dataset",
     "prunekit.probes": "probe",
     "prunekit.losses": "loss",
+    "prunekit.loggers": "logger",
     "prunekit.recipes": "recipe folder",
 }
 """Entry point group -> the kind of its components."""

@@ -35,7 +35,7 @@ class Registry:
     by the part before the colon.
 
     Args:
-        kind: `strategy`, `compressor`, `model`, `dataset`, `probe` or `loss`.
+        kind: `strategy`, `compressor`, `model`, `dataset`, `probe`, `loss` or `logger`.
         base: `module:Class` that the classes inherit from.
         config: `module:Class` that their configs inherit from; the same as `base` where the class
             is its own config.
@@ -191,7 +191,7 @@ class Registry:
         return parse_with_place(self, value, (info.context or {}).get("as_of"))
 
     def create(self, config: ComponentConfig) -> Any:
-        """The component with these settings: of a strategy, compressor, probe or loss."""
+        """The component with these settings: of a strategy, compressor, probe, loss or logger."""
         return self.load(config.name)(config)
 
     def describe(self, name: str) -> Description:

@@ -20,7 +20,7 @@ from prunekit.foundation.number_text import (
     units_text,
 )
 from prunekit.report.evaluations import dips_line
-from prunekit.runs.directory import RunDir, open_run
+from prunekit.runs.directory import RunDir, events_dir, open_run
 
 NamedValue = tuple[str, str]
 
@@ -242,4 +242,8 @@ def _files(run: RunDir, run_dir: Path) -> list[NamedValue]:
         "report.png": "picture",
     }
     rows = [(what, str(run_dir / n)) for n, what in names.items() if (run.path / n).is_file()]
-    return [*rows, ("curves", f"tensorboard --logdir {run_dir / 'tb'}")]
+    events = events_dir(run.path)
+    if events.is_dir():
+        shown = run_dir.parent / events.relative_to(run.path.parent)
+        rows.append(("curves", f"tensorboard --logdir {shown}"))
+    return rows

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
 from prunekit.foundation.files import cannot_write, replacing
 from prunekit.foundation.text import escaped
 from prunekit.report.document import Comparison, Picture, Report
+from prunekit.report.figures.hover import points_as_json
 from prunekit.report.figures.style import save
 from prunekit.report.spreadsheet import cell_rows, difference_rows, run_rows, write_csv
 from prunekit.report.tables import Table
@@ -86,12 +88,17 @@ def markdown_picture(one: Picture) -> str:
     return f"## {escaped(one.title)}\n\n{link}\n\n{escaped(one.told)}"
 
 
-PIXELS_PER_INCH = 96
+SMALLEST = 80
+"""Pixels that an inch of a picture has at least on a narrow screen, where it scrolls."""
 
 
 def page(report: Report, folder: Path) -> str:
-    """The page, with the SVG pictures that `folder` holds. All text is escaped."""
+    """The page, with the SVG pictures that `folder` holds. All text is escaped.
+
+    The one script is the package's own, and the policy of the page names its hash: no other runs.
+    """
     from jinja2 import Environment, PackageLoader, StrictUndefined
+    from markupsafe import Markup
 
     environment = Environment(
         loader=PackageLoader("prunekit.report", "."),
@@ -103,9 +110,14 @@ def page(report: Report, folder: Path) -> str:
         {
             "title": picture.title,
             "caption": picture.told,
-            "width": round(picture.figure.get_figwidth() * PIXELS_PER_INCH),
+            "least": round(picture.figure.get_figwidth() * SMALLEST),
+            "points": points_as_json(picture.figure),
             "svg": base64.b64encode((folder / f"{picture.name}.svg").read_bytes()).decode(),
         }
         for picture in report.pictures
     ]
-    return environment.get_template("page.html.j2").render(report=report, pictures=shown)
+    script = (Path(__file__).parent / "page.js").read_text(encoding="utf-8")
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    return environment.get_template("page.html.j2").render(
+        report=report, pictures=shown, script=Markup(script), script_hash=f"sha256-{digest}"
+    )

@@ -1,7 +1,7 @@
 """Run directories: `<out>/<recipe>/<UTC>-<hash8>/`, with the link `latest` beside them.
 
 A run directory holds `recipe.yaml` (as given), `resolved.yaml`, `manifest.json`, `metrics.jsonl`,
-`tb/`, `checkpoints/step-N/`, `masks.safetensors`, `model.safetensors`, `status.json` and
+`checkpoints/step-N/`, `masks.safetensors`, `model.safetensors`, `status.json` and
 `report.json`. Torch-free at import.
 """
 
@@ -185,6 +185,15 @@ def refuse_links(run_dir: Path) -> None:
                     f"{path}: a link, through which a resumed run would write or delete: put "
                     f"what it points to in its place"
                 )
+
+
+def events_dir(run_dir: Path) -> Path:
+    """Where TensorBoard's files of a run lie: beside it, as `latest` would show them once more.
+
+    A run of before has them in `tb` of its own, and goes on there.
+    """
+    own = run_dir / "tb"
+    return own if own.is_dir() else run_dir.parent / "tb" / run_dir.name
 
 
 def new_run_dir(out: Path, name: str, hash8: str) -> Path:

@@ -8,7 +8,7 @@ import shutil
 import sys
 import time
 import traceback
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -25,21 +25,29 @@ from prunekit.errors import (
 from prunekit.recipe.identity import recipe_hash
 from prunekit.recipe.load import read_written_out
 from prunekit.recipe.schema import Recipe
-from prunekit.runs.directory import RunDir
+from prunekit.runs.directory import RunDir, events_dir
 from prunekit.sweep.directory import CellState, read_state, resolved_path, write_state
 
 Left = Literal["nothing", "rest", "all"]
+PICTURE = "report.png"
 UNFINISHED = ("running", "stopped")
 """Of these a killed or stopped run is."""
 
 
-def run_cell(folder: Path, key: str, sources: Mapping[str, str]) -> CellState | None:
+Draw = Callable[[Path], object]
+"""Draws a run that is done into its directory."""
+
+
+def run_cell(
+    folder: Path, key: str, sources: Mapping[str, str], draw: Draw | None = None
+) -> CellState | None:
     """Bring a cell to its end and record it; None where it was stopped and saved.
 
     Args:
         folder: the sweep directory.
         key: the cell.
         sources: recipe key -> the cell whose run it takes, which is done.
+        draw: makes its picture; what it raises is only printed, as the run is done all the same.
 
     Raises:
         WriteError: the disk is full or may not be written; nothing is recorded.
@@ -65,7 +73,19 @@ def run_cell(folder: Path, key: str, sources: Mapping[str, str]) -> CellState | 
         _free_memory()
     state = replace(state, seconds=time.monotonic() - began, resumed=resumed)
     write_state(folder, key, state)
+    if draw is not None and state.status == "done" and state.run is not None:
+        _draw(draw, folder / state.run)
     return state
+
+
+def _draw(draw: Draw, run: Path) -> None:
+    """Of a run that an earlier call drew the picture stays."""
+    if (run / PICTURE).is_file():
+        return
+    try:
+        draw(run)
+    except Exception:
+        traceback.print_exc(file=sys.stderr)
 
 
 def with_sources(folder: Path, key: str, sources: Mapping[str, str]) -> Recipe:
@@ -109,6 +129,7 @@ def _left_to_do(run: RunDir) -> Left:
             return "all"
         newest_checkpoint(run.path)
     except (CheckpointError, KeyError):  # it was killed before anything was whole
+        shutil.rmtree(events_dir(run.path), ignore_errors=True)
         shutil.rmtree(run.path)
         return "all"
     return "rest"

@@ -75,6 +75,16 @@ def read_command_line(
     return _of_recipe(path, document, read, format_of if with_baselines else None)
 
 
+def is_sweep_file(path: Path) -> bool:
+    """Whether a file is a sweep, and not a recipe.
+
+    Raises:
+        RecipeError, UsageError: it cannot be read.
+    """
+    root = read_text_document(read_text(path), str(path)).root
+    return isinstance(root, dict) and bool(SWEEP_KEYS & root.keys())
+
+
 def _check_words(words: Sequence[Word]) -> None:
     for i, word in enumerate(words):
         if word.key in [other.key for other in words[:i]]:

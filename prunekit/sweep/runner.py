@@ -9,7 +9,7 @@ from pathlib import Path
 
 from prunekit.errors import CheckpointError, ResourceError, StopRequestedError, WriteError
 from prunekit.foundation.signals import StopSignals
-from prunekit.sweep.cell import run_cell
+from prunekit.sweep.cell import Draw, run_cell
 from prunekit.sweep.directory import CellState, log_path, write_state
 from prunekit.sweep.plan import Plan, PlannedCell
 from prunekit.sweep.prepare import state_of, states_of, unique_cells
@@ -39,7 +39,9 @@ class SweepOutcome:
         return next((state.exit_code for state in self.failed.values()), 0)
 
 
-def run_plan(plan: Plan, folder: Path, executor: Executor, tell: Tell) -> SweepOutcome:
+def run_plan(
+    plan: Plan, folder: Path, executor: Executor, tell: Tell, draw: Draw | None = None
+) -> SweepOutcome:
     """Run what is not done, in a directory that is `prepared`.
 
     Raises:
@@ -48,7 +50,7 @@ def run_plan(plan: Plan, folder: Path, executor: Executor, tell: Tell) -> SweepO
         WriteError: the disk is full: what was at work is asked to save; nothing counts as failed.
     """
     began = time.monotonic()
-    work = _Work(plan, folder, executor, tell)
+    work = _Work(plan, folder, executor, tell, draw)
     with StopSignals() as signals:
         while work.pending or executor.busy:
             if signals.times and not work.stopping:
@@ -71,7 +73,10 @@ def run_plan(plan: Plan, folder: Path, executor: Executor, tell: Tell) -> SweepO
 
 
 class _Work:
-    def __init__(self, plan: Plan, folder: Path, executor: Executor, tell: Tell) -> None:
+    def __init__(
+        self, plan: Plan, folder: Path, executor: Executor, tell: Tell, draw: Draw | None
+    ) -> None:
+        self.draw = draw
         self.plan, self.folder, self.executor, self.tell = plan, folder, executor, tell
         self.cells = unique_cells(plan)
         self.states = states_of(plan, folder)
@@ -97,9 +102,8 @@ class _Work:
                 self._status(source) == "done" for source in cell.sources.values()
             ):
                 del self.pending[key]
-                task = Task(
-                    key, run_cell, (self.folder, key, cell.sources), log_path(self.folder, key)
-                )
+                arguments = (self.folder, key, cell.sources, self.draw)
+                task = Task(key, run_cell, arguments, log_path(self.folder, key))
                 self.executor.submit(task)
 
     def _status(self, key: str) -> str | None:

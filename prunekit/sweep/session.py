@@ -8,6 +8,7 @@ from pathlib import Path
 from prunekit.foundation.console import console
 from prunekit.foundation.values import RECIPE_FORMAT
 from prunekit.registry.own_code import require_code
+from prunekit.sweep.cell import Draw
 from prunekit.sweep.command_line import SweepRequest
 from prunekit.sweep.directory import begun_with, begun_with_code
 from prunekit.sweep.estimate import Estimate, estimate
@@ -31,8 +32,23 @@ NO_ESTIMATE = "no time estimate: the machine of the jobs is another"
 class Session:
     """A sweep that was asked for, in its directory `<out>/<sweep>`."""
 
-    def __init__(self, request: SweepRequest, out: Path, *, retry_failed: bool = False) -> None:
-        self.request, self.retry_failed = request, retry_failed
+    def __init__(
+        self,
+        request: SweepRequest,
+        out: Path,
+        *,
+        retry_failed: bool = False,
+        draw: Draw | None = None,
+    ) -> None:
+        """Read what there is of it.
+
+        Args:
+            request: what to run.
+            out: the parent of the directories of sweeps.
+            retry_failed: also what failed before.
+            draw: makes the picture of each run that ends, in the process that made the run.
+        """
+        self.request, self.retry_failed, self.draw = request, retry_failed, draw
         self.folder = (out / request.design.name).resolve()
         self.plan = make_plan(request.design, begun_with(self.folder))
         if self.plan.code is not None:
@@ -80,6 +96,6 @@ class Session:
         """Run what is left and tell; the exit code."""
         progress = SweepProgress(self.screen, self.folder, len(self.left), times, jobs)
         with prepared(self.plan, self.folder, self.request, retry_failed=self.retry_failed):
-            outcome = run_plan(self.plan, self.folder, executor, progress.tell)
+            outcome = run_plan(self.plan, self.folder, executor, progress.tell, self.draw)
         self.screen.print(outcome_view(self.folder, outcome, times, jobs))
         return outcome.exit_code

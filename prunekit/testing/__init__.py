@@ -14,6 +14,7 @@ Knows the rooms up to `train`, and no plugin; nothing else in the package import
 from prunekit.testing.cases import LossTrial, SmallModel, TokenTrial, Trial
 from prunekit.testing.checks import check_compressor, check_loss, check_probe, check_strategy
 from prunekit.testing.faults import ConformanceError
+from prunekit.testing.logger_check import check_logger
 
 __all__ = [
     "ConformanceError",
@@ -22,6 +23,7 @@ __all__ = [
     "TokenTrial",
     "Trial",
     "check_compressor",
+    "check_logger",
     "check_loss",
     "check_probe",
     "check_strategy",

@@ -26,6 +26,7 @@ from prunekit.registry.configs import DataSpec, ModelConfig
 from prunekit.train.batch_check import check_batches
 from prunekit.train.class_rows import tell_of_classes
 from prunekit.train.distributed import ProcessGroup
+from prunekit.train.log import check_loggers
 from prunekit.train.losses.base import Loss, LossSetting, batch_of, checked_value
 from prunekit.train.norm_statistics import check_norms
 from prunekit.train.optim import check_learns, check_rules, freeze
@@ -77,6 +78,8 @@ def _put_together(
     recipe: Recipe, group: ProcessGroup, anchor: Anchor | None, *, resuming: bool
 ) -> Run:
     torch.set_num_threads(recipe.threads)
+    if not resuming:
+        check_loggers(recipe)
     data = open_dataset(
         recipe.data, seed=recipe.seed, device=group.device, rank=group.rank, world=group.world
     )

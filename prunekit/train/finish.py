@@ -13,6 +13,7 @@ from prunekit.errors import DivergedError
 from prunekit.foundation.files import write_json
 from prunekit.models import token_counts
 from prunekit.models.cost import Macs, count_macs, train_flops
+from prunekit.models.patch_groups import merged_patches
 from prunekit.models.saved import images_metadata, model_metadata, write_model
 from prunekit.pruning.effective import effective_share, told_effective
 from prunekit.pruning.sparsity import (
@@ -25,6 +26,7 @@ from prunekit.pruning.sparsity import (
     warn_empty,
 )
 from prunekit.runs.directory import write_masks
+from prunekit.runs.merged_patches import MERGED_FILE, side_by_side_image, write_patch_groups
 from prunekit.train.compacting import compact_at_end
 from prunekit.train.environment import environment
 from prunekit.train.measured import measured_costs
@@ -75,6 +77,8 @@ def conclude(trainer: Trainer) -> None:
         if smaller:
             report["compact"] = smaller.document()
         write_json(trainer.run_dir / "report.json", report)
+        _show_merged(trainer, model)
+        trainer.observer.log_to.finish(report)
 
 
 def _renew_statistics(trainer: Trainer, model: nn.Module) -> None:
@@ -83,6 +87,16 @@ def _renew_statistics(trainer: Trainer, model: nn.Module) -> None:
     if samples is not None:
         batches = trainer.data.calibration(samples)
         renew_statistics(model, (images for images, _ in batches))
+
+
+def _show_merged(trainer: Trainer, model: nn.Module) -> None:
+    """What compressors make of the first test images: a file for pictures, and an image to log."""
+    if not trainer.run.recipe.compressors or (batch := _one_batch(trainer)) is None:
+        return
+    if found := merged_patches(model.eval(), batch[0][0], trainer.data.preprocessing):
+        write_patch_groups(trainer.run_dir / MERGED_FILE, found)
+        pixels = side_by_side_image(found)[..., :3]
+        trainer.observer.log_to.image(trainer.engine.step, "tokens/merged", pixels)
 
 
 def _look_at(trainer: Trainer) -> Trained:

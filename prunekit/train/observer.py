@@ -12,6 +12,7 @@ from torch import Tensor
 
 from prunekit.foundation.console import console
 from prunekit.foundation.warn import WarningRelay
+from prunekit.loggers.base import LoggedRun
 from prunekit.models import token_counts
 from prunekit.pruning.sparsity import measure_sparsity, warn_empty_tensors
 from prunekit.recipe.yaml_text import dump_yaml
@@ -29,8 +30,9 @@ class Observer:
         self.screen = Display(self.timeline.total_steps, console())  # quiet on all ranks but one
         # step 0 is told anew by a run that begins there again
         last = -1 if resume_step == 0 else resume_step
-        home = run_dir if run.group.is_main else None
-        self.log_to = RunLog(home, resume_step=last, warn=self.warn)
+        told = LoggedRun(run_dir, run.recipe.model_dump(mode="json"), last)
+        loggers = run.recipe.loggers
+        self.log_to = RunLog(told if run.group.is_main else None, loggers, warn=self.warn)
         total, epoch = self.timeline.total_steps, self.timeline.steps_per_epoch
         logging = run.recipe.logging
         self.every = max(1, logging.every.steps(total, epoch))
@@ -143,7 +145,8 @@ class Observer:
         engine = self.run.engine
         if engine.observed:
             self.log_to.scalars(engine.step, engine.observed)
-        if self.histograms and engine.step % self.histograms == 0:
+        due = self.histograms and engine.step % self.histograms == 0
+        if due and self.log_to.takes("histogram"):
             for name, param in engine.params.items():
                 self.log_to.histogram(engine.step, f"weights/{name}", param)
                 if param.grad is not None:

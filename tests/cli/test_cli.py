@@ -444,6 +444,69 @@ def test_validate_json_is_one_document_and_the_text_goes_to_stderr(call, tmp_pat
     assert wrong["errors"][0] in err
 
 
+SWEEP = """
+name: mine
+recipe: quickstart
+axes:
+  sparsity: {path: strategies.0.sparsity, values: [0.5, 0.9]}
+  seed: 0..1
+"""
+
+
+def test_validate_takes_sweeps_among_recipes(call, tmp_path):
+    mine = tmp_path / "mine.yaml"
+    mine.write_text(SWEEP)
+    code, out, _ = call("validate", mine, "quickstart", "merging", "seed=0..2")
+    assert code == 3  # of a recipe the words are overrides, and a seed is one number
+    code, out, _ = call("validate", mine, "merging", "seed=0..2")
+    assert code == 0
+    assert out.splitlines() == [f"{mine}: valid, 6 runs", "merging: valid, 15 runs"]
+    [found] = json.loads(call("validate", "--json", mine)[1])["recipes"]
+    assert (found["valid"], found["name"], found["runs"]) == (True, "mine", 4)
+
+
+def test_validate_tells_what_is_wrong_with_a_sweep_with_its_place(call, tmp_path):
+    bad = tmp_path / "bad.yaml"
+    bad.write_text(SWEEP.replace("[0.5, 0.9]", "[0.5, 1.9]").replace("seed: 0..1", "sed: 0..1"))
+    code, _, err = call("validate", bad)
+    assert code == 3
+    assert all(line.startswith(f"{bad}:") for line in err.splitlines()), err
+    assert "sed" in err
+    bad.write_text(SWEEP.replace("[0.5, 0.9]", "[0.5, 1.9]"))
+    code, _, err = call("validate", bad)
+    assert code == 3
+    assert "less than 1" in err
+
+
+@pytest.mark.parametrize("name", recipe_names.shipped_sweeps())
+def test_the_sweeps_that_come_along_are_copied_and_stay_what_they_are(
+    call, tmp_path, monkeypatch, name
+):
+    monkeypatch.chdir(tmp_path)
+    code, out, _ = call("init", name)
+    assert (code, out) == (0, f"Wrote {name}.yaml. Next: prunekit sweep {name}.yaml --dry-run\n")
+    shipped, copied = call("validate", name)[1], call("validate", f"{name}.yaml")[1]
+    assert copied.split(": ")[1] == shipped.split(": ")[1]
+
+
+def test_sweeps_and_recipes_are_listed_by_name(call):
+    sweeps = json.loads(call("list", "sweeps", "--json")[1])["sweeps"]
+    assert [one["name"] for one in sweeps] == [*recipe_names.shipped_sweeps()]
+    assert all(Path(one["file"]).is_file() and one["summary"] for one in sweeps)
+    assert {*recipe_names.shipped_recipes()} <= {
+        one["name"] for one in json.loads(call("list", "recipe", "--json")[1])["recipes"]
+    }
+    _, out, _ = call("list", "sweep")
+    assert "merging" in out
+    assert call("list", "sweeps", "--check")[0] == 2
+
+
+def test_a_sweep_in_the_place_of_a_recipe_is_told(call):
+    assert "merging: is a sweep: `prunekit sweep merging` runs it" in call("run", "merging")[2]
+    assert "prunekit sweep merging --dry-run" in call("show", "merging")[2]
+    assert "Did you mean 'merging'" in call("init", "mergin")[2]
+
+
 def test_validate_wants_a_recipe(call):
     code, _, err = call("validate", "seed=3")
     assert code == 2
@@ -469,6 +532,7 @@ def test_list_shows_each_kind_with_origin_summary_and_paper(call):
         "data",
         "probes",
         "losses",
+        "loggers",
     ]
     assert re.search(
         r"^  magnitude  prunekit.*\n      Keep .*\n(      .*\n)*      arXiv:", out, re.M

@@ -306,6 +306,7 @@ def test_the_schema_knows_every_key_and_component():
         "strategy": schema["properties"]["strategies"]["items"],
         "compressor": schema["properties"]["compressors"]["items"],
         "probe": schema["properties"]["probes"]["items"],
+        "logger": schema["properties"]["loggers"]["items"],
         "dataset": schema["properties"]["data"],
         "model": schema["properties"]["model"],
         "loss": schema["properties"]["loss"],

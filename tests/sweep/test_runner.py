@@ -16,6 +16,7 @@ from prunekit.cli import main
 from prunekit.errors import CheckpointError, StopRequestedError, WriteError
 from prunekit.foundation.files import lock
 from prunekit.recipe.load import load_recipe, read_text
+from prunekit.report import picture
 from prunekit.runs.directory import open_run
 from prunekit.sweep import open_sweep
 from prunekit.sweep.command_line import read_command_line
@@ -97,6 +98,36 @@ def sweep(folder, *words, code=0, executor=None, retry_failed=False):
     session = Session(asked, folder / "out", retry_failed=retry_failed)
     assert session.run(executor or Inline(), None, 1) == code
     return open_sweep(session.folder)
+
+
+def drawn(folder, draw):
+    asked = read_command_line(str(folder / "sweep.yaml"))
+    session = Session(asked, folder / "out", draw=draw)
+    assert session.run(Inline(), None, 1) == 0
+    return [cell.run.path / "report.png" for cell in open_sweep(session.folder).cells]
+
+
+def test_each_run_has_its_picture_and_is_drawn_once(folder):
+    calls = []
+
+    def draw(run):
+        calls.append(run)
+        return picture(run)
+
+    pictures = drawn(folder, draw)
+    assert {path.parent for path in pictures} == {*calls}
+    assert all(path.is_file() for path in pictures)
+    assert len(calls) == len({*calls})
+    drawn(folder, draw)
+    assert len(calls) == len({*pictures})  # what is done is not drawn again
+
+
+def test_a_picture_that_cannot_be_drawn_fails_no_run(folder, capsys):
+    def draw(run):
+        raise OSError("no space left for pictures")
+
+    assert not any(path.is_file() for path in drawn(folder, draw))
+    assert "no space left for pictures" in capsys.readouterr().err
 
 
 def command(folder, *options):

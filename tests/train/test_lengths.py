@@ -10,7 +10,7 @@ from prunekit.cli.dry_run_view import dry_run_view
 from prunekit.errors import RecipeError
 from prunekit.foundation.console import console
 from prunekit.recipe.load import recipe_from
-from prunekit.runs.directory import open_run
+from prunekit.runs.directory import events_dir, open_run
 from prunekit.train.dry_run import dry_run
 from prunekit.train.launch import resume_run, run_recipe
 from prunekit.train.progress import Display
@@ -28,7 +28,7 @@ def test_a_run_says_how_its_masks_will_change(
 ) -> None:
     done = run(tmp_path, strategies=[BY_DEFAULT], logging={})
     assert LINE in capsys.readouterr().out.splitlines()
-    events = EventAccumulator(str(done / "tb"))
+    events = EventAccumulator(str(events_dir(done)))
     events.Reload()
     [told] = events.Tensors("masks/text_summary")
     assert told.tensor_proto.string_val[0].decode() == LINE

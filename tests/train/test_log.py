@@ -6,29 +6,50 @@ import math
 import os
 import subprocess
 import sys
+from typing import Literal
 
+import numpy as np
 import pytest
 import torch
 from rich.console import Console
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from prunekit.loggers.base import LoggedRun, Logger, logger_labels
+from prunekit.registry import LOGGERS
+from prunekit.registry.configs import LoggerConfig
+from prunekit.runs.directory import events_dir
 from prunekit.train.environment import changes_between, environment
 from prunekit.train.log import RunLog
 from prunekit.train.progress import Display
+
+
+@pytest.fixture
+def tmp_path(tmp_path):
+    """A run directory: TensorBoard's files lie beside it."""
+    run = tmp_path / "run"
+    run.mkdir()
+    return run
 
 
 def lines(folder):
     return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
 
+def log_of(folder, *loggers, warn=None, **resume):
+    """Of `metrics.jsonl` and the named loggers, by default as a recipe has them."""
+    configs = [LOGGERS.parse(one) for one in loggers or ("tensorboard",)]
+    run = LoggedRun(folder, {"name": "demo"}, **resume)
+    return RunLog(run, configs, **({} if warn is None else {"warn": warn}))
+
+
 def events(folder, tag):
-    accumulator = EventAccumulator(str(folder / "tb"))
+    accumulator = EventAccumulator(str(events_dir(folder)))
     accumulator.Reload()
     return [(event.step, event.value) for event in accumulator.Scalars(tag)]
 
 
 def test_scalars_reach_both_logs(tmp_path):
-    log = RunLog(tmp_path)
+    log = log_of(tmp_path)
     log.scalars(1, {"train/loss": 2.5, "train/lr": 1e-3})
     assert lines(tmp_path) == [{"step": 1, "train/loss": 2.5, "train/lr": 1e-3}]  # before close
     log.scalars(2, {"train/loss": math.inf})
@@ -37,31 +58,31 @@ def test_scalars_reach_both_logs(tmp_path):
     log.close()
     log.close()
     assert lines(tmp_path)[1] == {"step": 2, "train/loss": None}
-    assert events(tmp_path, "train/loss") == [(1, 2.5), (2, math.inf)]
-    accumulator = EventAccumulator(str(tmp_path / "tb"))
+    assert events(tmp_path, "loss/train") == [(1, 2.5), (2, math.inf)]
+    accumulator = EventAccumulator(str(events_dir(tmp_path)))
     accumulator.Reload()
     assert accumulator.Tags()["histograms"] == ["weights/w"]
 
 
 def test_resume_drops_what_came_after_the_checkpoint(tmp_path):
-    log = RunLog(tmp_path)
+    log = log_of(tmp_path)
     for step in range(1, 6):
         log.scalars(step, {"train/loss": float(step)})
     log.close()
     with (tmp_path / "metrics.jsonl").open("a") as file:
         file.write('{"step": 6, "train/lo')  # a kill in the middle of a line
-    log = RunLog(tmp_path, resume_step=3)
+    log = log_of(tmp_path, resume_step=3)
     for step in range(4, 7):
         log.scalars(step, {"train/loss": float(10 * step)})
     log.close()
     expected = [(1, 1.0), (2, 2.0), (3, 3.0), (4, 40.0), (5, 50.0), (6, 60.0)]
     assert [(line["step"], line["train/loss"]) for line in lines(tmp_path)] == expected
-    assert events(tmp_path, "train/loss") == expected
+    assert events(tmp_path, "loss/train") == expected
 
 
 def test_a_new_log_keeps_nothing_back_on_resume_at_the_start(tmp_path):
-    RunLog(tmp_path).close()
-    log = RunLog(tmp_path, resume_step=0)
+    log_of(tmp_path).close()
+    log = log_of(tmp_path, resume_step=0)
     log.scalars(1, {"a": 1.0})
     log.close()
     assert lines(tmp_path) == [{"step": 1, "a": 1.0}]
@@ -70,7 +91,7 @@ def test_a_new_log_keeps_nothing_back_on_resume_at_the_start(tmp_path):
 def test_full_disk_gives_one_warning_and_the_other_log_goes_on(tmp_path):
     (tmp_path / "metrics.jsonl").symlink_to("/dev/full")
     warnings = []
-    log = RunLog(tmp_path, warn=warnings.append)
+    log = log_of(tmp_path, warn=warnings.append)
     for step in range(3):
         log.scalars(step, {"a": 1.0})
     log.close()
@@ -82,10 +103,13 @@ def test_full_disk_gives_one_warning_and_the_other_log_goes_on(tmp_path):
 LIMITED = """
 import resource, sys
 from pathlib import Path
+from prunekit.loggers.base import LoggedRun
+from prunekit.registry import LOGGERS
 from prunekit.train.log import RunLog
 warnings = []
 resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
-log = RunLog(Path(sys.argv[1]), warn=warnings.append)
+loggers = [LOGGERS.parse("tensorboard"), LOGGERS.parse("csv")]
+log = RunLog(LoggedRun(Path(sys.argv[1]), {}), loggers, warn=warnings.append)
 for step in range(2000):
     log.scalars(step, {"train/loss": 1.0, "train/accuracy": 0.5})
 log.close()
@@ -94,31 +118,121 @@ print(len(warnings), sorted(w.split(":")[0] for w in warnings))
 
 
 @pytest.mark.slow
-def test_both_logs_out_of_space_do_not_stop_the_run(tmp_path):
+def test_all_logs_out_of_space_do_not_stop_the_run(tmp_path):
     done = subprocess.run(
         [sys.executable, "-c", LIMITED, tmp_path], capture_output=True, text=True, check=True
     )
-    assert done.stdout == "2 ['metrics.jsonl', 'tb']\n"
+    assert done.stdout == "3 ['csv', 'metrics.jsonl', 'tensorboard']\n"
 
 
 def test_log_that_cannot_be_opened_is_given_up(tmp_path):
-    (tmp_path / "tb").write_text("a file where the folder should be")
+    events_dir(tmp_path).parent.write_text("a file where the folder should be")
     warnings = []
-    log = RunLog(tmp_path, warn=warnings.append)
+    log = log_of(tmp_path, warn=warnings.append)
     log.scalars(1, {"a": 1.0})
     log.close()
-    assert [warning.split(":")[0] for warning in warnings] == ["tb"]
+    assert [warning.split(":")[0] for warning in warnings] == ["tensorboard"]
     assert lines(tmp_path) == [{"step": 1, "a": 1.0}]
 
 
 def test_a_log_of_no_folder_takes_everything_and_writes_nothing(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    log = RunLog(None, resume_step=3)
+    log = RunLog(None)
     log.scalars(1, {"a": 1.0})
     log.histogram(1, "a", torch.zeros(2))
     log.text(1, "a", "b")
     log.close()
     assert list(tmp_path.iterdir()) == []
+
+
+class Failing(Logger):
+    """Fails in one call, with an exception of its own package's."""
+
+    class Config(LoggerConfig):
+        name: Literal["failing"]
+        call: str
+
+    def fail(self, call):
+        if self.config.call == call:
+            raise RuntimeError("the server is gone\nsee its log")
+
+    def __init__(self, config):
+        super().__init__(config)
+        self.fail("__init__")
+
+    def check(self):
+        self.fail("check")
+
+    def open(self, run):
+        self.fail("open")
+
+    def scalars(self, step, values):
+        values.clear()  # another logger has its own
+        self.fail("scalars")
+
+    def histogram(self, step, tag, values):
+        self.fail("histogram")
+
+    def text(self, step, tag, text):
+        self.fail("text")
+
+    def image(self, step, tag, pixels):
+        self.fail("image")
+
+    def finish(self, report):
+        self.fail("finish")
+
+    def close(self):
+        raise SystemError("close fails as well") if self.config.call != "none" else None
+
+
+CALLS = ["__init__", "open", "scalars", "histogram", "text", "image", "finish", "close"]
+
+
+@pytest.mark.parametrize("call", CALLS)
+def test_a_failing_logger_is_told_once_and_the_others_go_on(tmp_path, call):
+    warnings = []
+    with LOGGERS.temporarily("failing", Failing):
+        log = log_of(tmp_path, {"name": "failing", "call": call}, "csv", warn=warnings.append)
+        for step in range(3):
+            log.scalars(step, {"a": 1.0})
+            log.histogram(step, "w", torch.zeros(2))
+            log.text(step, "t", "t")
+            log.image(step, "i", np.zeros((2, 2, 3), np.uint8))
+        log.finish({})
+        log.close()
+    [told] = warnings
+    why = (
+        "SystemError: close fails as well" if call == "close" else "the server is gone see its log"
+    )
+    assert told.startswith("failing: nothing more is logged there: ")
+    assert why in told
+    assert [line["a"] for line in lines(tmp_path)] == [1.0, 1.0, 1.0]
+    assert (tmp_path / "metrics.csv").read_text() == "step,a\n0,1.0\n1,1.0\n2,1.0\n"
+
+
+def test_an_interrupt_is_no_failure_of_a_logger(tmp_path):
+    class Interrupted(Failing):
+        def scalars(self, step, values):
+            raise KeyboardInterrupt
+
+    with LOGGERS.temporarily("failing", Interrupted):
+        log = log_of(tmp_path, {"name": "failing", "call": "none"})
+        with pytest.raises(KeyboardInterrupt):
+            log.scalars(0, {"a": 1.0})
+        log.close()
+
+
+def test_nothing_is_copied_from_the_device_that_no_logger_takes(tmp_path, monkeypatch):
+    log = log_of(tmp_path, "csv")
+    monkeypatch.setattr(torch.Tensor, "cpu", lambda self: pytest.fail("copied"))
+    log.histogram(1, "weights/w", torch.zeros(2))
+    log.close()
+
+
+def test_of_two_loggers_of_a_name_each_has_its_place():
+    configs = [LOGGERS.parse(name) for name in ("csv", "tensorboard", "csv")]
+    assert logger_labels(configs) == ["csv#0", "tensorboard", "csv#2"]
 
 
 @pytest.mark.parametrize("terminal", [True, False])

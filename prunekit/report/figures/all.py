@@ -15,6 +15,13 @@ from prunekit.report.document import Comparison, Picture
 from prunekit.report.figures.cost import cost_picture
 from prunekit.report.figures.curves import BURDEN, MOST_PANELS, curve_picture, panel_labels
 from prunekit.report.figures.grid import grid_picture
+from prunekit.report.figures.of_cells import (
+    MOST_CELLS,
+    histories,
+    layers_picture,
+    merged_images,
+    merged_picture_of,
+)
 from prunekit.report.grid import Reference, choose_axes, grids, read_reference
 from prunekit.report.omissions import (
     curve_gaps,
@@ -25,6 +32,7 @@ from prunekit.report.omissions import (
     unplaced,
 )
 from prunekit.report.study import Study
+from prunekit.report.words import heading, in_words
 
 MOST_BURDENS = 24
 MOST_GRIDS = 8
@@ -108,6 +116,7 @@ def pictures(found: Comparison, drawings: Drawings, against: str | None) -> Iter
         caption = f"{caption} {undrawn_costs(found.study, found.key)}".rstrip()
         yield Picture("costs", "Accuracy against what it costs", caption, costs)
     yield from _grids(found, drawings)
+    yield from _of_cells(found.study)
     yield from _curves(found.study, drawings.keys, against)
 
 
@@ -128,13 +137,41 @@ def _grids(found: Comparison, drawings: Drawings) -> Iterator[Picture]:
         yield Picture(f"grid-{number}", title, caption, figure, left_out)
 
 
+def _of_cells(study: Study) -> Iterator[Picture]:
+    """Layers over time, and merged tokens, of the first seed of each cell."""
+    if layers := histories(study):
+        caption = (
+            "Of the first seed of each cell: from left to right the steps, dark = all of a tensor "
+            "is kept, pale = none; the numbers are those at the end. The scale is that of the "
+            "square root."
+        )
+        figure = layers_picture(layers[:MOST_CELLS])
+        yield Picture("layers", "Density of each layer", caption, figure, _first_cells(layers))
+    if merged := merged_images(study):
+        caption = (
+            "Test images, and below them the tokens that are left, each one field of the mean "
+            "colour of its patches; of the first seed of each cell."
+        )
+        figure = merged_picture_of(merged[:MOST_CELLS])
+        yield Picture("merged", "Merged tokens", caption, figure, _first_cells(merged))
+
+
+def _first_cells(cells: Sequence[object]) -> str:
+    more = len(cells) > MOST_CELLS
+    return f"The first {MOST_CELLS} of {len(cells)} cells are drawn." if more else ""
+
+
 def _curves(study: Study, keys: Sequence[str], against: str | None) -> Iterator[Picture]:
     for key in keys:
         found = curves(study, key, against)
         figure = curve_picture(study, found, key, against)
         if figure is None:
             continue
+        keys_shown = f"{key} against {against}" if against else key
+        title = f"{in_words(key)} against {in_words(against)}" if against else in_words(key)
         caption = "Line: mean over seeds; band: lowest to highest."
+        if title != keys_shown:
+            caption += f" In the log: {keys_shown}."
         if against:
             caption += f" Each run is read where its {against} first came to a level."
         if without := unlogged(study, found):
@@ -143,8 +180,8 @@ def _curves(study: Study, keys: Sequence[str], against: str | None) -> Iterator[
         if (places := len(panel_labels(found))) > MOST_PANELS:
             left_out.append(f"The first {MOST_PANELS} of {places} places are drawn.")
         told = " ".join(filter(None, left_out))
-        title = f"{key} against {against}" if against else key
-        yield Picture(re.sub(r"[^0-9A-Za-z]+", "-", f"curve-{title}"), title, caption, figure, told)
+        name = re.sub(r"[^0-9A-Za-z]+", "-", f"curve-{keys_shown}")
+        yield Picture(name, heading(title), caption, figure, told)
 
 
 def undrawn(study: Study, drawings: Drawings, against: str | None) -> list[str]:

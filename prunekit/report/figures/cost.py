@@ -14,6 +14,7 @@ from prunekit.report.figures.style import (
     dress,
     label_ends,
     legend_below,
+    literal,
     new_figure,
     plain_ticks,
     spread_top,
@@ -151,6 +152,7 @@ def _panel(
             yerr=[p.accuracy.deviation or 0.0 for p in line],
             zorder=2,
             elinewidth=0.8,
+            label=literal(line[0].arm),  # for `hover.py`; the legend is made apart
             **look,
         )
     costs = [p.cost for p in points]

@@ -12,11 +12,13 @@ from prunekit.report.figures.style import (
     dress,
     label_ends,
     legend_below,
+    literal,
     new_figure,
     steps_axis,
     styles,
 )
 from prunekit.report.study import AxisLabels, Study
+from prunekit.report.words import in_words
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -100,7 +102,7 @@ def _panel(
             look["drawstyle"] = "steps-post"
         if len(curve.x) == 1:
             look["marker"] = "o"
-        axis.plot(curve.x, curve.mean, linewidth=1.4, **look)
+        axis.plot(curve.x, curve.mean, linewidth=1.4, label=literal(curve.arm), **look)
         if curve.seeds > 1:
             step = None if held_to is None else "post"
             band = {"color": look["color"], "alpha": 0.15, "linewidth": 0, "step": step}
@@ -140,10 +142,10 @@ def _end(axis: Axes, curve: Curve, color: str) -> End:
 
 def _unit(key: str) -> str:
     if key.endswith("loss"):
-        return f"{key}, nats"
+        return f"{in_words(key)}, nats"
     if key.startswith(f"{BURDEN}gradient"):
         return f"{key.removeprefix('probe/')}\nnats per unit of weight"
-    return f"{key}, %" if PERCENT.match(key) else key
+    return f"{in_words(key)}, %" if PERCENT.match(key) else in_words(key)
 
 
 def _across(study: Study, panels: Sequence[AxisLabels]) -> int:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from prunekit.report.figures.style import literal, new_figure
+from prunekit.report.figures.style import ON_COLOUR, literal, new_figure
 from prunekit.report.grid import Grid
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ def _map(
             text += f"\n± {deviations[i, j]:.2f}"
         red, green, blue, _ = image.cmap(image.norm(value))
         dark = 0.299 * red + 0.587 * green + 0.114 * blue < 0.5
-        ink = "white" if dark else "black"
+        ink = "white" if dark else ON_COLOUR
         axis.text(j, i, text, ha="center", va="center", fontsize=8, color=ink)
     axis.set_title(literal(title), loc="left", fontsize=9)
     rows, columns = ([literal(label) for label in labels] for labels in grid.tick_labels)

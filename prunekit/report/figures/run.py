@@ -1,17 +1,27 @@
-"""One PNG of a run: loss, accuracy, sparsity over the steps, and the density of each layer."""
+"""One PNG of a run: loss, accuracy, sparsity, flips and the density of each layer over the steps.
+
+Of a run with compressors also a few test images, and the tokens that are left of them.
+"""
 
 from __future__ import annotations
 
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
+from prunekit.errors import CheckpointError
 from prunekit.foundation.files import replacing
 from prunekit.foundation.number_text import percent, si
 from prunekit.report.evaluations import ACCURACIES, dips
-from prunekit.report.figures.style import steps_axis
+from prunekit.report.figures.layers import flips_panel, heat_map, sparsity_panel
+from prunekit.report.figures.style import new_figure, steps_axis
+from prunekit.runs.density_history import DensityHistory, density_history
 from prunekit.runs.directory import RunDir, logged_series, open_run
+from prunekit.runs.merged_patches import MERGED_FILE, read_patch_groups, side_by_side_image
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -21,6 +31,8 @@ Panel = Callable[["Axes", Lines], None]
 
 BLUE, ORANGE, GREEN, GREY = "#0b64a0", "#d1661c", "#2a7f4f", "#8a8a8a"
 TITLE_WIDTH = 120
+STRIP = 2.6
+"""Inches of the images."""
 MARKED = 40
 """Up to so many points a curve shows each of them."""
 
@@ -35,35 +47,64 @@ def picture(run_dir: Path) -> Path:
         CheckpointError: no run directory, or nothing was logged.
         ResourceError: the picture cannot be written.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     run = open_run(run_dir)
     lines = run.metrics()
     report = run.report() if (run.path / "report.json").is_file() else {}
     densities = _densities(report, lines)
-    panels: dict[str, Panel] = {"loss": _loss, "accuracy": _accuracy, "sparsity": _sparsity}
+    history = density_history(lines)
+    panels: dict[str, Panel] = {"loss": _loss, "accuracy": _accuracy}
+    size = [10.5, 4.3]
     layout: Any = [["loss", "accuracy"]]
-    size = (10.5, 4.3)
     if densities:
+        panels |= {"sparsity": sparsity_panel, "flips": flips_panel}
         layout = [[name, "density"] for name in panels]
-        size = (10.5, max(8.4, 0.17 * len(densities) + 1.6))
-    figure = Figure(figsize=size, layout="constrained")
-    FigureCanvasAgg(figure)
+        size = [12.0, max(10.4, 0.17 * len(densities) + 1.6)]
+    merged = _merged(run)
+    heights = [size[1] / len(layout)] * len(layout)
+    if merged is not None:
+        panels["merged"] = partial(_strip, merged)
+        layout.append(["merged", "merged"])
+        heights.append(STRIP)
+        size[1] += STRIP
+    figure = new_figure(*size)
     figure.suptitle(_title(run, report), fontsize=10, x=0.01, ha="left")
-    axes = figure.subplot_mosaic(layout, width_ratios=[1.25, 1] if densities else [1, 1])
+    axes = figure.subplot_mosaic(layout, width_ratios=[1, 1], height_ratios=heights)
+    if history is not None and len(history.steps) > 1:
+        panels["density"] = partial(_map, history)
+    else:
+        panels["density"] = partial(_density, densities)
     for name, axis in axes.items():
-        axis.spines[["top", "right"]].set_visible(False)
-        axis.grid(color="#e6e6e6", linewidth=0.8)
-        axis.set_axisbelow(True)
-        if name == "density":
-            _density(axis, densities)
-        else:
-            panels[name](axis, lines)
+        if name not in ("density", "merged"):
+            axis.spines[["top", "right"]].set_visible(False)
+            axis.grid(color="#e6e6e6", linewidth=0.8)
+            axis.set_axisbelow(True)
+        panels[name](axis, lines)
     path = run.path / "report.png"
     with replacing(path) as temporary:
         figure.savefig(temporary, format="png", dpi=130)
     return path
+
+
+def _merged(run: RunDir) -> np.ndarray | None:
+    """Test images above what the compressors leave of them; a file that is damaged is passed by."""
+    try:
+        return side_by_side_image(read_patch_groups(run.path / MERGED_FILE))
+    except CheckpointError:
+        return None
+
+
+def _strip(pixels: np.ndarray, axis: Axes, lines: Lines) -> None:
+    axis.imshow(pixels, interpolation="nearest")
+    axis.set_axis_off()
+    axis.set_title(
+        "Test images, and the tokens that are left: each one field of colour",
+        loc="left",
+        fontsize=10,
+    )
+
+
+def _map(history: DensityHistory, axis: Axes, lines: Lines) -> None:
+    heat_map(axis, history, _last_step(lines))
 
 
 def _densities(report: Mapping[str, Any], lines: Lines) -> dict[str, float]:
@@ -99,8 +140,6 @@ def _curve(axis: Axes, lines: Lines, tag: str, label: str, scale: float = 1, **s
     if lost := sum(tag in line and line[tag] is None for line in lines):
         label += f" ({lost} not finite)"
     points = logged_series(lines, tag)
-    if points and "drawstyle" in style:
-        points = [*points, (_last_step(lines), points[-1][1])]
     if points:
         steps = [step for step, _ in points]
         values = [scale * value for _, value in points]
@@ -148,20 +187,15 @@ def _ring_dips(axis: Axes, lines: Lines) -> None:
         axis.plot(*zip(*points, strict=True), markersize=9, color=GREY, label=label, **style)
 
 
-def _sparsity(axis: Axes, lines: Lines) -> None:
-    held = {"drawstyle": "steps-post"}  # masks stay as they are until the next update
-    _curve(axis, lines, "sparsity/achieved", "achieved", 100, color=BLUE, linewidth=3, **held)
-    _curve(axis, lines, "sparsity/target", "target", 100, color=ORANGE, linestyle="--", **held)
-    axis.set_ylim(0, 100)
-    _finish(axis, lines, "Sparsity", "pruned, %")
-
-
-def _density(axis: Axes, densities: Mapping[str, float]) -> None:
+def _density(densities: Mapping[str, float], axis: Axes, lines: Lines) -> None:
+    """Where masks were decided once: bars, as there is no course to show."""
+    axis.spines[["top", "right"]].set_visible(False)
+    axis.set_axisbelow(True)
+    axis.grid(color="#e6e6e6", linewidth=0.8, axis="x")
     shares = [100 * density for density in densities.values()]
     bars = axis.barh(list(densities), shares, min(0.8, len(shares) / 16), color=BLUE)
     axis.bar_label(bars, fmt="%.1f", padding=3, fontsize=7, color=GREY)
     axis.tick_params(axis="y", labelsize=7)
-    axis.grid(visible=False, axis="y")
     axis.invert_yaxis()
     axis.margins(y=0.02)
     axis.set_xlim(0, max(1.0, 1.15 * max(shares)))  # room for the number beside the longest bar

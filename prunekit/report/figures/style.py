@@ -18,6 +18,21 @@ if TYPE_CHECKING:
 
 PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#a06a00", "#5e3c99", "#222222")
 """Okabe and Ito's colours, with yellow made dark enough for thin lines, and two more."""
+BLACK, ON_COLOUR = "#000000", "#010101"
+"""Of axes; of numbers on coloured cells, which do not turn with the page."""
+DARK = {
+    "#ffffff": "#14181d",
+    BLACK: "#e6e9ed",
+    "#222222": "#c9cfd6",
+    "#e6e6e6": "#343c46",
+    "#d0d0d0": "#4b5560",
+    "#d8d8d8": "#39424c",
+    "#8a8a8a": "#98a2ad",
+    "#0072b2": "#4aa8e0",
+    "#5e3c99": "#b39ddb",
+    "#a06a00": "#d9a441",
+}
+"""Colour -> what stands for it on a dark page."""
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 LINES = ("-", "--", ":", "-.")
 LONGEST = 44
@@ -167,7 +182,25 @@ def save(figure: Figure, folder: Path, name: str) -> list[Path]:
             metadata = quiet if path.suffix == ".svg" else {"Software": None}
             with replacing(path) as temporary:
                 figure.savefig(temporary, format=path.suffix[1:], dpi=130, metadata=metadata)
+                if path.suffix == ".svg":
+                    text = temporary.read_text(encoding="utf-8")
+                    temporary.write_text(on_dark_too(text), encoding="utf-8")
     return paths
+
+
+def on_dark_too(svg: str) -> str:
+    """A picture that is dark where the page around it is: paper, ink and pale lines change places.
+
+    Data keeps its hues; what is too dark to be seen there is lighter. Text on a colour has an ink
+    of its own (`ON_COLOUR`) and stays.
+    """
+    rules = [f"svg {{ fill: {DARK[BLACK]} }}"]
+    for light, dark in DARK.items():
+        for part in ("fill", "stroke"):
+            rules.append(f'[style*="{part}: {light}"] {{ {part}: {dark} !important }}')
+    style = f"<style>@media (prefers-color-scheme: dark) {{ {' '.join(rules)} }}</style>"
+    head, mark, rest = svg.partition("<defs>")
+    return f"{head}{style}{mark}{rest}"
 
 
 @dataclass(frozen=True)

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
@@ -15,41 +13,30 @@ from torch.utils.hooks import RemovableHandle
 from prunekit.compressors.base import DataCompressor, TokenBatch
 from prunekit.data.preprocessing import Preprocessing
 from prunekit.errors import UsageError
-from prunekit.export.served import ServedModel
-
-
-@dataclass(frozen=True, slots=True)
-class PatchGroups:
-    """An image as the model took it, and the token that each of its patches ended in."""
-
-    pixels: np.ndarray
-    """uint8 [H, W, C]."""
-    groups: np.ndarray
-    """int64 [rows, columns]: equal numbers are one token; -1 = dropped."""
-
-    @property
-    def tokens(self) -> int:
-        """How many were left."""
-        return len(np.unique(self.groups[self.groups >= 0]))
+from prunekit.runs.merged_patches import PatchGroups
 
 
 class TokenWatch:
     """Notes, within a `with`, where each compressor of a model puts the tokens of a pass.
 
+    Args:
+        model: the module; None: it lies in a file that computes without torch.
+        who: what messages call it.
+
     Raises:
-        UsageError: the model has no compressor, or lies in a file that computes without torch.
+        UsageError: the model has no compressor, or lies in such a file.
     """
 
-    def __init__(self, served: ServedModel) -> None:
-        if served.module is None:
+    def __init__(self, model: nn.Module | None, who: object) -> None:
+        if model is None:
             raise UsageError(
-                f"{served.path}: does not show what becomes of patches: give the run or its "
-                "safetensors file"
+                f"{who}: does not show what becomes of patches: give the run or its safetensors "
+                "file"
             )
-        self.compressors = [m for m in served.module.modules() if isinstance(m, DataCompressor)]
+        self.compressors = [m for m in model.modules() if isinstance(m, DataCompressor)]
         if not self.compressors:
-            raise UsageError(f"{served.path}: has no compressor: no patch is merged")
-        self.path = served.path
+            raise UsageError(f"{who}: has no compressor: no patch is merged")
+        self.path = who
         self.protected = 0
         self.group: Tensor | None = None
         """int64 [B, N] of the last pass: place of each first token among the last; -1 = dropped."""
@@ -108,3 +95,20 @@ def patch_groups(
     for image, group in zip(pixels, groups, strict=True):
         grid = group.reshape(height // side, width // side)
         yield PatchGroups(image.permute(1, 2, 0).numpy(), grid.numpy())
+
+
+def merged_patches(model: nn.Module, batch: Tensor, prepared: Preprocessing) -> list[PatchGroups]:
+    """What becomes of the patches of a few images; none where that is not to be known.
+
+    Args:
+        model: in evaluation.
+        batch: its input, float32 [B, C, H, W].
+        prepared: what made it.
+    """
+    try:
+        watch = TokenWatch(model, "the model")
+        with watch, torch.no_grad():
+            model(batch)
+        return [*patch_groups(watch, batch, prepared)] if watch.group is not None else []
+    except UsageError:  # no compressor, or one that does not tell, or no grid of patches
+        return []
