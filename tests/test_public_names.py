@@ -75,8 +75,8 @@ PUBLIC = {
         "strategy",
         "top_mask",
         "top_masks_global",
-        "without_closed",
         "use_code",
+        "without_closed",
     ],
     "prunekit.testing": [
         "ConformanceError",

@@ -34,7 +34,7 @@ prunekit bench masks --only threshold,update   two parts
 prunekit bench masks --quick                   does it run? no goal is judged
 prunekit bench masks --json                    for a program
 prunekit bench probes                          what the probe burden costs
-prunekit bench deploy                          what a served model gains: many minutes
+prunekit bench deploy                          what serving gains: minutes
 """
 
 PARTS = {

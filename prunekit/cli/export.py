@@ -16,7 +16,7 @@ EXAMPLES = """
 prunekit export runs/quickstart/latest --onnx
 prunekit export runs/quickstart/latest --onnx --normalize    pixels go in
 prunekit export runs/quickstart/latest --pt2 --packed --out served
-prunekit export runs/mine/latest --compact --onnx            without empty heads and channels
+prunekit export runs/mine/latest --compact --onnx   empty heads removed
 """
 
 

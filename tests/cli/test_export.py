@@ -22,6 +22,7 @@ def test_an_export_tells_what_it_wrote_and_how_it_was_checked(call, run_dir, tmp
     assert "zeros in the pruned tensors of each file" in out
     assert {path.name for path in (tmp_path / "served").iterdir()} == {
         "README.md",
+        "export.json",
         "model.pt2",
         "model.safetensors",
     }
@@ -39,7 +40,7 @@ def test_an_export_for_a_program_is_one_document(call, run_dir):
 @pytest.mark.parametrize(
     ("args", "code", "message"),
     [
-        ((), 2, "Error: nothing to export: give --onnx, --pt2 or --packed"),
+        ((), 2, "Error: nothing to export: give --onnx, --pt2, --packed or --compact"),
         (("--packed", "--normalize"), 2, "Error: --normalize goes inside of a program"),
     ],
 )

@@ -59,6 +59,7 @@ def test_it_writes_a_smaller_model_and_what_was_done(zeros, tmp_path):
     assert prepare == prunekit.preprocessing(zeros)
 
 
+@pytest.mark.slow
 def test_it_goes_into_the_run_by_default_and_is_replaced(zeros):
     first = compact_run(zeros)
     again = compact_run(zeros)
@@ -96,6 +97,7 @@ def test_a_run_without_empty_units_is_told(tmp_path):
     assert all(torch.equal(tensor, after[name]) for name, tensor in before.items())
 
 
+@pytest.mark.slow
 def test_an_export_is_of_the_smaller_model(zeros, tmp_path):
     found = export_run(zeros, onnx=True, pt2=True, packed=True, compact=True, out=tmp_path)
     small = compact_run(zeros, out=tmp_path / "small")

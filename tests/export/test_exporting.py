@@ -182,6 +182,7 @@ def test_the_snippets_of_the_card_run_and_agree(exported, merging, monkeypatch):
     assert "not this model in plain torch" in card_of(exported.folder)[1]
 
 
+@pytest.mark.slow
 def test_the_weights_of_a_stock_model_load_in_plain_torch(tmp_path, monkeypatch):
     data = {**DATA, "image_size": 32}
     run_dir = finished_run(tmp_path / "run", {"name": "timm:test_vit"}, (), data)
@@ -196,11 +197,11 @@ def test_the_lines_for_a_model_of_torchvision_load_its_weights(tmp_path, monkeyp
     config = MODELS.parse({"name": "torchvision:squeezenet1_1"})
     write_model(tmp_path / "model.safetensors", build_model(config, spec), {}, {})
     recipe = SimpleNamespace(model=config, compressors=())
-    lines = state_dict_snippet(SimpleNamespace(spec=spec, recipe=recipe))
+    lines = state_dict_snippet(SimpleNamespace(spec=spec, recipe=recipe, compact=None))
     monkeypatch.chdir(tmp_path)
     exec(compile(lines, "card", "exec"), {"__name__": "example"})  # noqa: S102 - our own lines
     assert 0 <= int(capsys.readouterr().out) < 7
-    gray = SimpleNamespace(spec=DataSpec(1, 64, 64, 7), recipe=recipe)
+    gray = SimpleNamespace(spec=DataSpec(1, 64, 64, 7), recipe=recipe, compact=None)
     assert state_dict_snippet(gray) is None
 
 
@@ -319,7 +320,7 @@ def test_logits_that_are_not_finite_are_refused(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
-        ({}, UsageError, "--onnx, --pt2 or --packed"),
+        ({}, UsageError, "--onnx, --pt2, --packed or --compact"),
         ({"packed": True, "normalize": True}, UsageError, "--normalize"),
         ({"pt2": True, "out": "FILE"}, UsageError, "is a file"),
     ],

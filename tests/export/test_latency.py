@@ -78,6 +78,7 @@ def test_a_report_has_the_times_of_exported_runs_and_a_dash_for_others(exported,
     assert texts == {"-", f"{exported.latency.onnxruntime['1']['median_ms']:.2f}"}
 
 
+@pytest.mark.slow
 def test_the_dense_stand_in_is_the_same_program_without_zeros(tmp_path):
     run = finished_run(tmp_path / "run")  # no compressor, nothing removed
     file = export_run(run, onnx=True, timing=False).folder / "model.onnx"
@@ -95,6 +96,7 @@ def test_the_dense_stand_in_is_the_same_program_without_zeros(tmp_path):
     assert programs[0] == programs[1]
 
 
+@pytest.mark.slow
 def test_what_cannot_be_timed_is_a_note_and_the_export_is_there(tmp_path, monkeypatch):
     run = finished_run(tmp_path / "run")
 
@@ -115,6 +117,7 @@ def test_a_dense_model_that_does_not_export_is_a_note(exported, run_dir, monkeyp
     assert {one["ratio"] for one in found.onnxruntime.values()} == {None}
 
 
+@pytest.mark.slow
 def test_a_file_that_is_slower_than_torch_is_told(exported, run_dir, monkeypatch):
     monkeypatch.setattr(latency, "SLOWER", 0.0)
     found = onnx_latency(run_dir / "export" / "model.onnx", open_subject(run_dir), 0.05)
@@ -136,6 +139,7 @@ def test_timing_can_be_left_out(tmp_path):
 # --- 8 bits
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("symmetric", [True, False])
 def test_zeros_live_through_dynamic_quantisation(tmp_path, symmetric):
     run = finished_run(tmp_path / "run", {**VIT, "embed_dim": 32})

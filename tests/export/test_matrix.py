@@ -118,6 +118,7 @@ VIT_OPTIONS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("option", VIT_OPTIONS)
 def test_the_options_of_vit_export(option, tmp_path):
     model = {**VIT, "depth": 2, **VIT_OPTIONS[option]}

@@ -118,6 +118,7 @@ def cut_hidden(mlp, kept):
     mlp.fc1.out_features = mlp.fc2.in_features = kept
 
 
+@pytest.mark.slow
 def test_a_transformer_with_a_compressor_is_built_again(tmp_path):
     from prunekit.models import attach
 

@@ -226,7 +226,7 @@ def test_a_missing_hypothesis_is_named_with_the_remedy(monkeypatch):
     for name in [n for n in sys.modules if n.startswith("prunekit.testing")]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "hypothesis", None)
-    with pytest.raises(ModuleNotFoundError, match=r'pip install "prunekit\[test\]"'):
+    with pytest.raises(ModuleNotFoundError, match=r'pip install "prunekit\[kit\]"'):
         importlib.import_module("prunekit.testing")
 
 

@@ -38,6 +38,7 @@ MODEL = {
 }
 
 
+@pytest.mark.slow
 def test_a_resumed_run_is_the_undisturbed_one_bit_for_bit(tmp_path):
     changes = {
         "data": DATA,

@@ -244,6 +244,7 @@ def test_a_distillation_token_learns_of_the_teacher(teacher):
     assert loss.value(LossBatch(x, there, y, other)).item() > 0.1
 
 
+@pytest.mark.slow
 def test_a_model_of_timm_with_such_a_token_gives_both_heads_in_training(tmp_path):
     data = DATA | {"image_size": 32, "batch_size": 8, "train_limit": 16, "test_limit": 10}
     short = {"phases": [{"name": "train", "length": "1st"}], "strategies": [], "data": data}
@@ -289,6 +290,7 @@ def test_a_resumed_student_is_the_undisturbed_one(case, teacher, tmp_path):
     assert curve(again) == curve(whole)
 
 
+@pytest.mark.slow
 def test_a_compiled_student_learns_the_same(teacher, tmp_path):
     changes = {**SHORT, "model": VIT, "loss": of(teacher, of="tokens", layer="blocks.0")}
     eager, compiled = (run(tmp_path, compile=one, **changes) for one in (False, True))
