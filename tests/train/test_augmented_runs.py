@@ -1,5 +1,7 @@
 """A run with every augmentation and noise in its model is the same whenever it is stopped."""
 
+import pytest
+
 from prunekit.runs.directory import open_run
 from prunekit.train.launch import resume_run
 from tests.support.training import curve, result, rewound, run, same
