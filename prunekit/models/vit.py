@@ -7,7 +7,6 @@ from collections.abc import Iterator, Sequence
 from typing import Annotated, Literal, Self
 
 import torch
-import torch.nn.functional as F
 from pydantic import Field, ValidationInfo, field_validator
 from torch import Tensor, nn
 
@@ -15,9 +14,9 @@ from prunekit.compressors.base import DataCompressor, TokenBatch
 from prunekit.errors import RecipeError
 from prunekit.foundation.values import NewKey
 from prunekit.models.layers import Width
-from prunekit.models.residual import DropPath, LayerScale
 from prunekit.models.slots import TokenCounts, count_through, taken_slot, unknown_slot
 from prunekit.models.start_weights import OwnInit
+from prunekit.models.vit_blocks import EncoderBlock, PatchEmbed
 from prunekit.registry.configs import DataSpec, ModelConfig
 
 
@@ -159,13 +158,15 @@ class ViT(nn.Module):
         self.pos_embed = nn.Parameter(torch.zeros(1, len(self.placed) + self.patches, width))
         self.pos_drop = nn.Dropout(config.dropout)
         self.compressor: DataCompressor | None = None
+        common = (width // config.heads, config.qkv_bias, config.dropout)
         self.blocks = nn.ModuleList(
-            EncoderBlock(width, heads, hidden, config) for heads, hidden in config.block_sizes()
+            EncoderBlock(width, heads, hidden, *common) for heads, hidden in config.block_sizes()
         )
         for index, block in enumerate(self.blocks):
             assert isinstance(block, EncoderBlock)
             # of one block there is no rise: timm leaves it whole as well
-            block.on_branches(width, config.drop_path * index / max(1, config.depth - 1), config)
+            drop_path = config.drop_path * index / max(1, config.depth - 1)
+            block.on_branches(width, config.layer_scale, drop_path)
         self.norm = nn.LayerNorm(width, eps=1e-6)
         self.head = nn.Linear(width, spec.classes)
         self.head_dist = nn.Linear(width, spec.classes) if config.distill_token else None
@@ -277,98 +278,3 @@ def needs_bias(place: nn.Module) -> bool:
     """Whether attention behind the compressor of this place must add log(size) to its logits."""
     compressor = getattr(place, "compressor", None)
     return isinstance(compressor, DataCompressor) and compressor.needs_size_bias
-
-
-class PatchEmbed(nn.Module):
-    """Cut an image into patches and project each."""
-
-    def __init__(self, channels: int, width: int, patch_size: int) -> None:
-        super().__init__()
-        self.proj = nn.Conv2d(channels, width, patch_size, stride=patch_size)
-
-    def forward(self, images: Tensor) -> Tensor:
-        """[B, channels, height, width] -> [B, patches, width], row by row."""
-        patches: Tensor = self.proj(images).flatten(2).transpose(1, 2)
-        return patches
-
-
-class EncoderBlock(nn.Module):
-    """Attention, then a compressor where there is one, then an MLP, each on a residual."""
-
-    def __init__(self, width: int, heads: int, hidden: int, config: ViTConfig) -> None:
-        super().__init__()
-        dropout, units = config.dropout, width // config.heads
-        self.norm1 = nn.LayerNorm(width, eps=1e-6)
-        self.attn = Attention(width, heads, config.qkv_bias, dropout, units)
-        self.compressor: DataCompressor | None = None
-        self.norm2 = nn.LayerNorm(width, eps=1e-6)
-        self.mlp = Mlp(width, hidden, dropout)
-        self.ls1: nn.Module = nn.Identity()
-        self.ls2: nn.Module = nn.Identity()
-        self.drop_path1: nn.Module = nn.Identity()
-        self.drop_path2: nn.Module = nn.Identity()
-
-    def on_branches(self, width: int, drop_path: float, config: ViTConfig) -> None:
-        """Put LayerScale and stochastic depth onto both branches, where there are such."""
-        if config.layer_scale is not None:
-            self.ls1 = LayerScale(width, config.layer_scale)
-            self.ls2 = LayerScale(width, config.layer_scale)
-        if drop_path:
-            self.drop_path1, self.drop_path2 = DropPath(drop_path), DropPath(drop_path)
-
-    def forward(self, tokens: TokenBatch, size_bias: bool) -> TokenBatch:
-        """[B, N, C] tokens in, as many out as the compressor leaves.
-
-        Args:
-            tokens: the tokens and their sizes.
-            size_bias: whether attention adds log(size) over the keys.
-        """
-        x, size, protected = tokens
-        bias = size.log().transpose(1, 2).unsqueeze(1) if size_bias else None
-        branch = self.drop_path1(self.ls1(self.attn(self.norm1(x), bias)))
-        tokens = TokenBatch(x + branch, size, protected)
-        if self.compressor is not None:
-            tokens = self.compressor(tokens)
-        x, size, protected = tokens
-        branch = self.drop_path2(self.ls2(self.mlp(self.norm2(x))))
-        return TokenBatch(x + branch, size, protected)
-
-
-class Attention(nn.Module):
-    """Multi-head self-attention with one projection to queries, keys and values."""
-
-    def __init__(
-        self, width: int, heads: int, qkv_bias: bool, dropout: float, units: int | None = None
-    ) -> None:
-        """For tokens of `width`; `units` of each head, by default as many as fill the width."""
-        super().__init__()
-        self.num_heads = heads
-        inner = width if units is None else heads * units
-        self.qkv = nn.Linear(width, 3 * inner, bias=qkv_bias)
-        self.proj = nn.Linear(inner, width)
-        self.drop = nn.Dropout(dropout)
-
-    def forward(self, x: Tensor, bias: Tensor | None) -> Tensor:
-        """[B, N, C] -> [B, N, C]; `bias` [B, 1, 1, N] is added to the logits of each key."""
-        qkv = self.qkv(x).unflatten(-1, (3, self.num_heads, -1))
-        q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)
-        bias = None if bias is None else bias.to(q.dtype)
-        mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
-        projected: Tensor = self.drop(self.proj(mixed.transpose(1, 2).flatten(2)))
-        return projected
-
-
-class Mlp(nn.Module):
-    """Linear, GELU, linear."""
-
-    def __init__(self, width: int, hidden: int, dropout: float) -> None:
-        super().__init__()
-        self.fc1 = nn.Linear(width, hidden)
-        self.fc2 = nn.Linear(hidden, width)
-        self.drop = nn.Dropout(dropout)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """[B, N, C] -> [B, N, C]."""
-        hidden = self.drop(F.gelu(self.fc1(x)))
-        mixed: Tensor = self.drop(self.fc2(hidden))
-        return mixed

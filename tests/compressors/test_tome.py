@@ -13,7 +13,7 @@ from torch.testing import assert_close
 from prunekit.compressors.base import TokenBatch
 from prunekit.compressors.tome import Tome, match, merge, ranking
 from prunekit.errors import RecipeError
-from prunekit.models.vit import Attention
+from prunekit.models.vit_blocks import Attention
 
 SIMILARITIES = ("dot", "cosine", "neg_l2")
 PARTITIONS = ("patch", "sequence")
