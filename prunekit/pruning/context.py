@@ -81,8 +81,17 @@ class Sources:
     """In place of `loss_function`."""
 
     def loss(self, images: Tensor, logits: Tensor, labels: Tensor) -> Tensor:
-        """The mean loss of training over a batch."""
+        """The mean loss of training over a batch.
+
+        Raises:
+            UsageError: the model gives two heads' logits, and no loss that takes them is known.
+        """
         if self.loss_of_images is None:
+            if isinstance(logits, tuple) and self.loss_function is F.cross_entropy:
+                raise UsageError(
+                    "the model gives the logits of two heads: give the Pruner your loss_function, "
+                    "which takes them as (logits, distilled)"
+                )
             return self.loss_function(logits, labels)
         return self.loss_of_images(images, logits, labels)
 

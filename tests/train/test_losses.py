@@ -2,27 +2,44 @@
 
 import json
 import math
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given, strategies as st
 from torch import Tensor, nn
 
-from prunekit import Loss, LossBatch, LossConfig, load_model, open_run, preprocessing
+from prunekit import (
+    Loss,
+    LossBatch,
+    LossConfig,
+    Pruner,
+    load_model,
+    open_run,
+    preprocessing,
+    strategy,
+)
+from prunekit.data import open_dataset
 from prunekit.errors import (
     CheckpointError,
     DivergedError,
     PluginError,
     RecipeError,
+    UsageError,
 )
+from prunekit.export.exporting import export_run
 from prunekit.models.cost import count_macs, train_flops
 from prunekit.models.published import published_classes, published_statistics
+from prunekit.models.vit import ViTConfig
 from prunekit.recipe.identity import recipe_hash
 from prunekit.registry import LOSSES
+from prunekit.registry.configs import DataSpec
 from prunekit.testing import ConformanceError, LossTrial, check_loss
 from prunekit.train.launch import resume_run
+from prunekit.train.losses.base import LossSetting
 from prunekit.train.losses.bce import BCE
 from prunekit.train.losses.cross_entropy import CrossEntropy
 from prunekit.train.losses.distill import Distill, soft_distance
@@ -31,6 +48,7 @@ from tests.support.ranks import TwoRanks
 from tests.support.training import MAGNITUDE, curve, recipe, result, rewound, run, same
 
 VIT = {"name": "vit", "patch_size": 2, "depth": 2, "embed_dim": 12, "heads": 2}
+DISTILLED = VIT | {"distill_token": True}
 DATA = {"name": "digits", "batch_size": 64, "train_limit": 256, "test_limit": 100}
 SHORT = {"phases": [{"name": "train", "length": "6st"}], "evaluate": {"every": "100%"}}
 
@@ -149,9 +167,6 @@ def of(teacher: Path, /, **more: object) -> dict[str, object]:
 
 def test_a_teacher_is_asked_of_the_images_as_it_was_trained_on_them(teacher, tmp_path):
     """Its logits are those of its own run on the same pixels, though the statistics differ."""
-    from prunekit.data import open_dataset
-    from prunekit.train.losses.base import LossSetting
-
     data = open_dataset(recipe(data=DATA).data, seed=0, device=torch.device("cpu"))
     loss = made("distill", teacher=str(teacher))
     loss.prepare(nn.Identity(), LossSetting(data.spec, data.preprocessing, data.device))
@@ -267,6 +282,98 @@ def test_a_model_of_timm_with_such_a_token_gives_both_heads_in_training(tmp_path
     assert seen == [True, False]
 
 
+class Kept(Distill):
+    """Keeps what it was given, and what it made of it."""
+
+    class Config(Distill.Config):
+        name: Literal["kept"] = "kept"  # type: ignore[assignment]
+
+    seen: ClassVar[list[tuple[LossBatch, float]]] = []
+
+    def value(self, batch: LossBatch) -> Tensor:
+        found = super().value(batch)
+        self.seen.append((batch, found.item()))
+        return found
+
+
+@pytest.fixture
+def kept():
+    Kept.seen.clear()
+    with LOSSES.temporarily("kept", Kept):
+        yield Kept.seen
+
+
+def test_the_class_token_learns_of_the_labels_and_the_other_of_the_teacher(teacher, kept, tmp_path):
+    loss = of(teacher, name="kept", temperature=2.0, alpha=0.3)
+    each = {**SHORT, "logging": {"every": "1st"}}
+    done = run(tmp_path, **each, model=DISTILLED, data=DATA, loss=loss)
+    assert len(kept) == 6
+    teaches = load_model(teacher).eval()
+    for batch, found in kept:
+        assert batch.distilled is not None
+        assert not torch.equal(batch.distilled, batch.logits)
+        given, wanted = (batch.distilled / 2).softmax(-1), (teaches(batch.images) / 2).softmax(-1)
+        far = 4 * (wanted * (wanted / given).log()).sum(-1).mean()
+        picked = batch.logits.log_softmax(-1)[range(len(batch.targets)), batch.targets]
+        assert found == pytest.approx((0.3 * far - 0.7 * picked.mean()).item(), rel=1e-4)
+    logged = [m["train/loss"] for m in curve(done) if "train/loss" in m]
+    assert logged == pytest.approx([found for _, found in kept], rel=1e-5)
+
+
+def test_a_finished_model_with_a_distillation_token_gives_the_mean_of_its_heads(teacher, tmp_path):
+    done = run(tmp_path, **SHORT, model=DISTILLED, data=DATA, loss=of(teacher))
+    model, images = load_model(done).eval(), torch.randn(3, 1, 8, 8)
+    tokens: list[Tensor] = []
+    model.norm.register_forward_hook(lambda *given: tokens.append(given[-1]))
+    found = model(images)
+    mean = (model.head(tokens[0]) + model.head_dist(tokens[1])) / 2
+    torch.testing.assert_close(found, mean)
+    assert model.train()(images).shape == (3, 10)
+    exported = export_run(done, onnx=True, out=tmp_path / "served", timing=False)
+    assert exported.checks["model.onnx"].images == 100
+
+
+def test_both_heads_are_given_from_prepare_to_release(teacher):
+    data = open_dataset(recipe(data=DATA).data, seed=0, device=torch.device("cpu"))
+    model, (x, _) = ViTConfig(**DISTILLED).build(data.spec).train(), data.train_batch(0)
+    loss = made("distill", teacher=str(teacher))
+    loss.prepare(model, LossSetting(data.spec, data.preprocessing, data.device))
+    assert [one.shape for one in model(x)] == [(64, 10), (64, 10)]
+    assert model.eval()(x).shape == (64, 10)
+    loss.release()
+    assert model.train()(x).shape == (64, 10)
+
+
+@pytest.mark.parametrize("name", ["snip", "grasp"])
+def test_strategies_ask_both_heads_as_training_does(name, teacher, kept, tmp_path):
+    strategy = {"name": name, "sparsity": 0.5, "samples": 20}
+    loss = of(teacher, name="kept")
+    length = {"phases": [{"name": "train", "length": "1st"}]}
+    done = run(tmp_path, **length, strategies=[strategy], model=DISTILLED, loss=loss)
+    assert [len(batch.targets) for batch, _ in kept] == [20] * (1 + (name == "grasp")) + [64]
+    assert all(batch.distilled is not None for batch, _ in kept)
+    report = json.loads((done / "report.json").read_text())
+    assert report["sparsity"]["scope"] == pytest.approx(0.5, abs=0.01)
+
+
+def test_a_loop_with_both_heads_is_asked_for_its_loss():
+    class Same:
+        def calibration(self, samples: int, balanced: bool) -> Iterator[tuple[Tensor, Tensor]]:
+            yield torch.randn(samples, 1, 8, 8), torch.arange(samples) % 10
+
+    def both(logits: tuple[Tensor, Tensor], labels: Tensor) -> Tensor:
+        return F.cross_entropy(logits[0], labels) + F.cross_entropy(logits[1], labels)
+
+    model = ViTConfig(**DISTILLED).build(DataSpec(1, 8, 8, 10))
+    model.set_distilled_training(True)
+    for name in ("snip", "grasp"):
+        strategies = [strategy(name, sparsity=0.5, samples=20)]
+        given = {"total_steps": 2, "data": Same(), "input_shape": (1, 8, 8)}
+        with pytest.raises(UsageError, match="two heads: give the Pruner your loss_function"):
+            Pruner(model, strategies, **given).attach(torch.optim.SGD(model.parameters(), 0.1))
+        Pruner(model, strategies, **given, loss_function=both)
+
+
 CASES: dict[str, dict[str, object]] = {
     "logits": {"loss": {"temperature": 2.0}},
     "tokens": {"loss": {"of": "tokens", "layer": "blocks.0"}},
@@ -275,6 +382,7 @@ CASES: dict[str, dict[str, object]] = {
         "model": VIT | {"embed_dim": 8},
         "data": DATA | {"micro_batch": 24},
     },
+    "distillation token": {"loss": {"labels": "hard"}, "model": DISTILLED},
     "fp16": {"loss": {"of": "tokens", "layer": "blocks.0"}, "precision": "fp16"},
     "bf16": {"loss": {}, "precision": "bf16"},
 }
@@ -342,6 +450,8 @@ def test_a_run_is_not_resumed_with_another_teacher(teacher, tmp_path):
          RecipeError, "loss.layer: head gives no tokens"),
         ({"loss": {"of": "relations", "layer": "blocks.0"}, "model": VIT | {"patch_size": 4}},
          RecipeError, "has 5 tokens, .* of the teacher 17"),
+        ({"loss": {"alpha": 1}, "model": DISTILLED},
+         RecipeError, "loss.alpha: at 1 only the distillation token learns"),
         ({"data": DATA | {"image_size": 16}},
          RecipeError, "loss.teacher: .* takes images of 1x8x8, this run has 1x16x16"),
         ({"loss": {"teacher_init": "x.pth"}},

@@ -100,12 +100,15 @@ def total_gradient(losses: Iterable[Tensor], params: Sequence[Tensor]) -> list[T
 def batch_statistics(model: nn.Module) -> Iterator[None]:
     """As `evaluating`, but a BatchNorm normalises by its batch, as it will in the first step.
 
-    It remembers nothing of it: no buffer changes, also of a layer that counts in its own way.
+    It remembers nothing of it: no buffer changes, also of a layer that counts in its own way. A
+    model whose distillation token has a head gives the pair of logits that its loss will be given.
     """
     norms = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
     with evaluating(model), buffers_kept(model):
         for norm in norms:
             norm.training, norm.track_running_stats = True, False
+        if getattr(model, "distilled_training", False):
+            model.training = True  # of this module alone: those in it stay as they are
         try:
             yield
         finally:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from pydantic import Field
@@ -67,8 +67,15 @@ class GraSP(AtInitialization):
         """The mean loss in parts, one a batch."""
         config = self.config
         for x, y in ctx.calibration(config.samples, config.balanced):
-            logits = ctx.model(x) / config.temperature
+            logits = _cooled(ctx.model(x), config.temperature)
             yield ctx.loss_of(logits, x, y) * (len(y) / config.samples)
+
+
+def _cooled(logits: Any, temperature: float) -> Any:
+    """Logits over the temperature; each of a pair, which a distillation token adds to."""
+    if isinstance(logits, tuple):
+        return tuple(one / temperature for one in logits)
+    return logits / temperature
 
 
 def _along(direction: Sequence[Tensor], loss: Tensor, params: Sequence[Tensor]) -> Tensor:

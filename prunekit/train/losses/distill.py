@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from pydantic import BeforeValidator, Field, SerializeAsAny, model_validator
 from torch import Tensor, nn
 
+from prunekit.errors import RecipeError
 from prunekit.foundation.values import RunPath
 from prunekit.registry import LOSSES
 from prunekit.registry.configs import LossConfig
@@ -79,8 +80,17 @@ class Distill(Loss):
         self.tokens: TokenPair | None = None
 
     def prepare(self, model: nn.Module, setting: LossSetting) -> None:
-        """Open the teacher; compare the shapes of its tokens with the student's."""
+        """Open the teacher; compare the shapes of its tokens with the student's.
+
+        Raises:
+            RecipeError: nothing would be left for the class token to learn of; see `Loss`.
+        """
         config = self.config
+        if config.of == "logits" and config.alpha == 1 and _has_both_heads(model):
+            raise RecipeError(
+                "alpha: at 1 only the distillation token learns, and the class token keeps a head "
+                "at random: set alpha below 1, or model.distill_token=false"
+            )
         self.hard.prepare(model, setting)
         self.teacher = open_teacher(config.teacher, config.teacher_init, setting)
         self.student = model
@@ -120,6 +130,11 @@ class Distill(Loss):
         _both_heads(self.student, False)
         if self.tokens is not None:
             self.tokens.remove()
+
+
+def _has_both_heads(model: nn.Module) -> bool:
+    """Whether a second head reads a distillation token, as in timm's distilled models."""
+    return getattr(model, "head_dist", None) is not None
 
 
 def _both_heads(model: nn.Module, enable: bool) -> None:
