@@ -38,11 +38,29 @@ def settings(recipe: Tree, without: Collection[str] = (), depth: int = 0) -> Fla
     """
     tree = {key: value for key, value in recipe.items() if key not in (*NOT_HASHED, "seed")}
     if isinstance(data := tree.get("data"), Mapping):
-        tree["data"] = {k: v for k, v in data.items() if k not in NOT_HASHED_DATA}
+        tree["data"] = _by_name({k: v for k, v in data.items() if k not in NOT_HASHED_DATA})
     flat = _flatten(tree)
     if depth < DEEPEST_SOURCE:
         flat |= {k: _source(v, frozenset(without), depth) for k, v in _paths(flat)}
     return {key: value for key, value in flat.items() if not _is_in(key, without)}
+
+
+def _by_name(data: Mapping[str, Any]) -> dict[str, Any]:
+    """The section with the settings of each augmentation below its name.
+
+    They are done in an order of their own, so that a place in the list says nothing.
+    """
+    given = data.get("augment")
+    if not isinstance(given, list) or not any(isinstance(one, Mapping) for one in given):
+        return dict(data)
+    named = [one if isinstance(one, Mapping) else {"name": one} for one in given]
+    below = {
+        f"augment.{one.get('name')}.{key}": value
+        for one in named
+        for key, value in one.items()
+        if key != "name"
+    }
+    return {**data, "augment": [str(one.get("name")) for one in named], **below}
 
 
 def _is_in(key: str, keys: Collection[str]) -> bool:
@@ -229,9 +247,10 @@ def distinctions(flats: Mapping[str, Flat]) -> dict[str, dict[str, str]]:
 
 
 def value_text(value: Any) -> str:
-    """A value of a recipe, short."""
-    text = value if isinstance(value, str) else json.dumps(value)
-    return clean(text)
+    """A value of a recipe, short; a list of words as a recipe has it."""
+    if isinstance(value, list) and value and all(isinstance(one, str) for one in value):
+        return clean(f"[{', '.join(value)}]")
+    return clean(value if isinstance(value, str) else json.dumps(value))
 
 
 def _frozen(flat: Flat, key: str) -> str | None:

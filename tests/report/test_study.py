@@ -453,6 +453,16 @@ def test_a_run_of_other_data_is_no_repetition(tmp_path):
             {"phases": [{"lr_schedule": {"name": "cosine"}}]},
             ["dense phases.0.lr_schedule=null", "dense phases.0.lr_schedule=cosine"],
         ),
+        (
+            {"data": {"augment": ["flip", "crop"]}},
+            {"data": {"augment": [{"name": "mixup", "alpha": 0.8}, "flip"]}},
+            ["dense augment=[flip, crop]", "dense augment=[mixup, flip]"],
+        ),
+        (
+            {"data": {"augment": ["flip", {"name": "rand_augment", "ops": 2}]}},
+            {"data": {"augment": ["flip", {"name": "rand_augment", "ops": 3}]}},
+            ["dense ops=2", "dense ops=3"],
+        ),
     ],
 )
 def test_runs_that_differ_in_one_key_are_both_named_by_it(first, second, names):
