@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 from pydantic import BaseModel
 
 from prunekit.cli.fields import describe_fields, group_text
+from prunekit.cli.values import forms
 from prunekit.foundation.plain import flow
 from prunekit.recipe.optimizers import AdamWConfig, OtherOptimizer, SGDConfig
 from prunekit.recipe.schema import Phase, Recipe
 from prunekit.registry import STRATEGIES
+from prunekit.registry.configs import DatasetConfig
 
 PAGE = Path(__file__).parent / "values.md"
 HEAD = """# Values in a recipe
 
 What the keys of a [recipe](recipe.md) with several forms take, written by `python docs/make_values.py` from the code.
-A name alone, as `schedule: cubic`, stands for `{name: cubic}`. `prunekit show NAME` tells the rest of a strategy,
-compressor, probe, model or data set. In a schedule `u` is the way from `start` to `stop`, from 0 to 1.
+A name alone, as `schedule: cubic`, stands for `{name: cubic}`. `prunekit show NAME` tells the same of one value, and all
+keys of a strategy, compressor, probe, model or data set. In a schedule `u` is the way from `start` to `stop`, from 0 to 1.
 """
 GROUPS: tuple[tuple[str, type[BaseModel], str], ...] = (
     ("strategies.N.schedule", STRATEGIES.config_class("magnitude"), "schedule"),
@@ -28,6 +29,7 @@ GROUPS: tuple[tuple[str, type[BaseModel], str], ...] = (
     ("strategies.N.structure", STRATEGIES.config_class("magnitude"), "structure"),
     ("strategies.N.scope", STRATEGIES.config_class("magnitude"), "scope"),
     ("phases.N.lr_schedule", Phase, "lr_schedule"),
+    ("data.augment", DatasetConfig, "augment"),
     ("optimizer", Recipe, "optimizer"),
     ("optimizer.rules.N", AdamWConfig, "rules"),
     ("ema", Recipe, "ema"),
@@ -45,9 +47,9 @@ def page() -> str:
 
 def group(owner: type[BaseModel], key: str) -> str:
     """What one key takes: a form a paragraph, with its keys below."""
-    info = owner.model_fields[key]
+    annotation = owner.model_fields[key].rebuild_annotation()
     lines = []
-    for form in FORMS.get(key) or dict.fromkeys(forms(info.annotation)):
+    for form in FORMS.get(key) or dict.fromkeys(forms(annotation)):
         summary = " ".join((form.__doc__ or "").split("\n\n")[0].split())
         lines.append(f"**`{group_text(form)}`**: {summary}\n")
         lines += [
@@ -62,15 +64,6 @@ def facts(field: dict[str, Any]) -> str:
     """Its default, type and bounds."""
     told = "required" if field["required"] else f"default `{flow(field['default'])}`"
     return " (" + ", ".join(filter(None, (told, field["type"], field["bounds"]))) + ")"
-
-
-def forms(annotation: Any) -> Iterator[type[BaseModel]]:
-    """The classes that a value may become."""
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        yield annotation
-    else:
-        for member in get_args(annotation):
-            yield from forms(member)
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from prunekit.cli.common import (
     print_json,
     registry_of,
 )
+from prunekit.cli.values import VALUES, value_entries, value_kind
 from prunekit.errors import PluginError
 from prunekit.recipe.find import (
     headline,
@@ -38,6 +39,7 @@ EXAMPLES = """
 prunekit list                       everything that a recipe can name
 prunekit list strategies            one kind
 prunekit list sweeps                sweeps, or recipes, by their names
+prunekit list schedules             values: also optimizers, structures, ...
 prunekit list --check               try each, show what fails; exit code 7
 prunekit list strategies --json     for a program
 """
@@ -69,10 +71,16 @@ def command(ctx: click.Context, kind: str | None, check: bool, as_json: bool) ->
     imported, breaks its contract or shares its name with another fails, with its package and the
     reason; the exit code is then 7. The others work: a failure matters to a recipe that names it.
     """
+    values = value_kind(kind or "")
+    if check and (kind in FILES or values):
+        raise click.UsageError("--check tries components: name one of their kinds", ctx)
     if kind in FILES:
-        if check:
-            raise click.UsageError("--check tries components: name one of their kinds", ctx)
-        list_files(FILES[kind], as_json=as_json)
+        list_entries(FILES[kind], file_entries(FILES[kind]), as_json=as_json)
+        return
+    if values:
+        list_entries(values, value_entries(values), as_json=as_json)
+        if VALUES[values].more and not as_json:
+            click.echo(f"  {VALUES[values].more}")
         return
     kinds = [kind_named(kind)] if kind else list(KINDS)
     found = {"components": [entry for each in kinds for entry in component_entries(each)]}
@@ -92,7 +100,7 @@ def command(ctx: click.Context, kind: str | None, check: bool, as_json: bool) ->
         tell_failures(ctx, everything, quiet=as_json)
 
 
-def list_files(kind: str, *, as_json: bool) -> None:
+def file_entries(kind: str) -> list[dict[str, Any]]:
     """Recipes or sweeps by name, with what each shows."""
     found = named_recipes()
     if kind == "sweeps":
@@ -101,7 +109,7 @@ def list_files(kind: str, *, as_json: bool) -> None:
             name: Component("sweep", name, str(path), "prunekit", own, True)
             for name, path in shipped_sweeps().items()
         }
-    entries = [
+    return [
         {
             "name": name,
             "distribution": one.distribution,
@@ -112,6 +120,10 @@ def list_files(kind: str, *, as_json: bool) -> None:
         }
         for name, one in found.items()
     ]
+
+
+def list_entries(kind: str, entries: Sequence[dict[str, Any]], *, as_json: bool) -> None:
+    """What a recipe names and that is no component, or a file."""
     if as_json:
         print_json({kind: entries})
         return

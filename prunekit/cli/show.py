@@ -17,6 +17,7 @@ from prunekit.cli.common import (
     registry_of,
 )
 from prunekit.cli.list import component_entry, origin_text
+from prunekit.cli.values import VALUES, kinds_of_value, value_entry, value_kind, value_names
 from prunekit.errors import UsageError
 from prunekit.foundation.plain import flow
 from prunekit.foundation.suggestions import did_you_mean
@@ -31,6 +32,7 @@ EXAMPLES = """
 prunekit show magnitude              fields, defaults, bounds, paper
 prunekit show compressor tome        when two kinds share a name
 prunekit show data cifar10 --json    for a program
+prunekit show adamw                  also optimizers, schedules, augmentations
 """
 
 
@@ -38,7 +40,7 @@ prunekit show data cifar10 --json    for a program
     "show",
     cls=ExampleCommand,
     examples=EXAMPLES,
-    short_help="Show what a recipe can set for one component.",
+    short_help="Show what a recipe can set for one component or value.",
 )
 @click.argument(
     "words", nargs=-1, required=True, metavar="[KIND] NAME", shell_complete=complete_component
@@ -47,12 +49,15 @@ prunekit show data cifar10 --json    for a program
 @json_option
 @click.pass_context
 def command(ctx: click.Context, words: tuple[str, ...], as_json: bool) -> None:
-    """Show the fields of one component: type, default, bounds, meaning; and its paper."""
+    """Show the fields of one component: type, default, bounds, meaning; and its paper.
+
+    Schedules, distributions, structures, lr_schedules, optimizers and augmentations are shown too.
+    """
     if len(words) > 2:
         raise click.UsageError("give a name, or a kind and a name", ctx)
     name = words[-1]
-    kind = kind_named(words[0]) if len(words) == 2 else kind_with(name)
-    document = detailed_entry(kind, name)
+    kind = value_kind(words[0]) or kind_named(words[0]) if len(words) == 2 else kind_with(name)
+    document = value_entry(kind, name) if kind in VALUES else detailed_entry(kind, name)
     if as_json:
         print_json(document)
         return
@@ -62,12 +67,12 @@ def command(ctx: click.Context, words: tuple[str, ...], as_json: bool) -> None:
 
 
 def kind_with(name: str) -> str:
-    """The kind of the one component with this name.
+    """The kind of the one component with this name, else of the one value.
 
     Raises:
-        UsageError: none has it, or components of several kinds.
+        UsageError: none has it, or several kinds do.
     """
-    kinds = [kind for kind in KINDS if is_known(kind, name)]
+    kinds = [kind for kind in KINDS if is_known(kind, name)] or kinds_of_value(name)
     if len(kinds) == 1:
         return kinds[0]
     if kinds:
@@ -76,10 +81,11 @@ def kind_with(name: str) -> str:
         raise UsageError(f"{name!r} is a recipe: `prunekit init {name}` copies it")
     if name in shipped_sweeps():
         raise UsageError(f"{name!r} is a sweep: `prunekit sweep {name} --dry-run` shows its runs")
-    near = did_you_mean(name, [known for kind in KINDS for known in registry_of(kind).names()])
+    known = [known for kind in KINDS for known in registry_of(kind).names()]
+    near = did_you_mean(name, [*known, *(value for kind in VALUES for value in value_names(kind))])
     raise UsageError(
-        f"no component is called {name!r}.{near} `prunekit list` shows them all; "
-        "one of your own needs --code FILE (docs/your-own.md)"
+        f"no component is called {name!r}.{near} `prunekit list` shows them all; values of keys "
+        "are in docs/values.md; one of your own needs --code FILE (docs/your-own.md)"
     )
 
 
@@ -124,14 +130,20 @@ def show_view(document: dict[str, Any]) -> RenderableType:
 
     lines: list[RenderableType] = [
         Text.assemble(
-            (f"{KINDS[document['kind']]} {document['name']}", "bold"),
+            (f"{singular(document['kind'])} {document['name']}", "bold"),
             f"  {origin_text(document)}",
         )
     ]
+    lines += [Text(f"a value of `{document['key']}`")] if "key" in document else []
     lines += [Text(document[key]) for key in ("summary", "paper") if document[key]]
     for field in document["fields"]:
         lines += ["", field_head(field), *indented(type_and_bounds(field), field["description"])]
     return Group(*lines)
+
+
+def singular(kind: str) -> str:
+    """`strategies` -> `strategy`."""
+    return VALUES[kind].singular if kind in VALUES else KINDS[kind]
 
 
 def field_head(field: dict[str, Any]) -> Text:

@@ -22,6 +22,7 @@ from prunekit.cli.common import split_overrides
 from prunekit.cli.dry_run_view import dry_run_view, shortened
 from prunekit.cli.list import failures_view
 from prunekit.cli.run import short
+from prunekit.cli.values import VALUES
 from prunekit.recipe import find as recipe_names
 from prunekit.train.dry_run import DryRun, TensorPlan
 
@@ -659,6 +660,50 @@ def test_show_suggests_the_nearest_name(call):
     assert "Did you mean 'magnitude'?" in call("show", "strategy", "magntude")[2]
     assert "is a recipe: `prunekit init quickstart` copies it" in call("show", "quickstart")[2]
     assert call("show", "a", "b", "c")[0] == 2
+
+
+@pytest.mark.parametrize(
+    ("words", "kind", "key", "field"),
+    [
+        (["adamw"], "optimizers", "optimizer", "betas"),
+        (["radam"], "optimizers", "optimizer", "decoupled_weight_decay"),
+        (["rand_augment"], "augmentations", "data.augment", "magnitude"),
+        (["cubic"], "schedules", "strategies.N.schedule", "power"),
+        (["schedule", "cosine"], "schedules", "strategies.N.schedule", "stop"),
+        (["lr_schedule", "cosine"], "lr_schedules", "phases.N.lr_schedule", "warmup"),
+        (["n_m"], "structures", "strategies.N.structure", "m"),
+        (["global"], "distributions", "strategies.N.distribution", "normalize"),
+    ],
+)
+def test_show_tells_values_that_are_no_components(words, kind, key, field, call):
+    code, out, _ = call("show", *words, "--json")
+    told = json.loads(out)
+    assert (code, told["kind"], told["key"]) == (0, kind, key)
+    assert field in [each["name"] for each in told["fields"]]
+    assert f"a value of `{key}`" in call("show", *words)[1]
+
+
+def test_list_lists_values_and_show_tells_each(call):
+    for kind in VALUES:
+        code, out, _ = call("list", kind, "--json")
+        entries = json.loads(out)[kind]
+        assert code == 0
+        assert entries
+        assert all(entry["summary"] for entry in entries)
+        for entry in entries:
+            assert call("show", VALUES[kind].singular, entry["name"])[0] == 0
+    assert "as radam, or of timm" in call("list", "optimizers")[1]
+    assert call("list", "schedules", "--check")[0] == 2
+
+
+def test_a_value_that_is_not_there_or_there_twice_is_told(call):
+    assert "in schedules and lr_schedules: put the kind" in call("show", "cosine")[2]
+    assert (
+        "no structure is called 'kernel'. Known: unstructured, n_m"
+        in (call("show", "structure", "kernel")[2])
+    )
+    assert "Did you mean 'rand_augment'?" in call("show", "rand_augmen")[2]
+    assert "docs/values.md" in call("show", "zzz")[2]
 
 
 def test_a_run_is_shown_from_the_working_directory(tmp_path, monkeypatch):
