@@ -25,6 +25,9 @@ from prunekit.models.vit import ViTConfig
 from prunekit.models.vit_blocks import Attention, EncoderBlock
 from prunekit.registry.configs import DataSpec
 
+SPARSITIES = (0.5, 0.8, 0.9, 0.95, 0.98)
+"""Of zeros in place."""
+
 
 @dataclass(frozen=True, slots=True)
 class Served:
@@ -211,3 +214,14 @@ def zeros_in(path: Path) -> float:
             zeros += int((array == point.reshape(-1)[0]).sum())
             entries += array.size
     return zeros / entries
+
+
+def share_text(value: float) -> str:
+    """0.9 -> `90 %`."""
+    return f"{100 * value:.0f} %"
+
+
+def title_of(size: Served, name: str) -> str:
+    """`ViT 384x4, 224 px`."""
+    what = f"ViT {size.width}x{size.depth}" if name == "vit" else "ResNet-18"
+    return f"{what}, {size.side} px"

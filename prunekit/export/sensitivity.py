@@ -144,17 +144,14 @@ def sensitivity(  # noqa: PLR0913 - each is a choice of the caller's
         model, data, split or ("validation" if data.validation_size else "train"), samples
     )
     top1, loss = trial.measure()
-    layers, left_out = [], dict[str, str]()
+    layers, left_out = list[LayerSensitivity](), dict[str, str]()
     for name in _layers(model, strategy, structure):
         try:
-            points = [trial.point(name, s, strategy, structure) for s in sparsities]
+            tried = [trial.point(name, s, strategy, structure) for s in sparsities]
         except RecipeError as error:
             left_out[name] = str(error)
-            continue
-        chosen = _chosen([point for point, _ in points], top1 - tolerance)
-        layers.append(
-            LayerSensitivity(name, points[0][1], tuple(point for point, _ in points), chosen)
-        )
+        else:
+            layers.append(_layer(name, tried, top1 - tolerance))
     if not layers:
         raise UsageError(f"{strategy} prunes no layer of {source}: {next(iter(left_out.values()))}")
     return Sensitivity(
@@ -169,6 +166,12 @@ def sensitivity(  # noqa: PLR0913 - each is a choice of the caller's
         layers=tuple(layers),
         left_out=left_out,
     )
+
+
+def _layer(name: str, tried: Sequence[tuple[LayerPoint, int]], least: float) -> LayerSensitivity:
+    """A layer whose points are tried, with the sparsity that leaves an accuracy of `least`."""
+    points = tuple(point for point, _ in tried)
+    return LayerSensitivity(name, tried[0][1], points, _chosen(points, least))
 
 
 def _checked(sparsities: Sequence[float], tolerance: float, samples: int) -> list[float]:

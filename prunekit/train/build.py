@@ -117,13 +117,24 @@ def _put_together(
     model.to(group.device)
     with about_key("loss", recipe.loss):
         loss.prepare(model, LossSetting(data.spec, data.preprocessing, group.device))
+    run = Run(recipe, group, data, model, engine, loss, plan)
     if not resuming:
-        check_optimizer(recipe.optimizer, engine.mask_set.modes.values())
-        check_learns(recipe.optimizer, engine)
-        check_batches(data, engine, data.sizes)
-        check_norms(model, recipe.batchnorm_samples, data.train_size)
-        _tell_of_no_training(recipe, plan)
-    return Run(recipe, group, data, model, engine, loss, plan)
+        _check(run)
+    return run
+
+
+def _check(run: Run) -> None:
+    """Try before the first step what would fail in one.
+
+    Raises:
+        PrunekitError: an optimizer, a batch or a count of samples that does not fit.
+    """
+    recipe, data = run.recipe, run.data
+    check_optimizer(recipe.optimizer, run.engine.mask_set.modes.values())
+    check_learns(recipe.optimizer, run.engine)
+    check_batches(data, run.engine, data.sizes)
+    check_norms(run.model, recipe.batchnorm_samples, data.train_size)
+    _tell_of_no_training(recipe, run.plan)
 
 
 def _built(config: ModelConfig, spec: DataSpec) -> nn.Module:

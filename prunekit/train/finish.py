@@ -166,10 +166,7 @@ def _report(
     finished, counts = count_macs(model, shape, left), token_counts(model.eval(), shape)
     macs = Macs(trained.macs.dense, finished.executed, finished.theoretical)
     effective = told_effective(model, left, _one_batch(trainer))
-    told = trainer.observer.warnings
-    for sentence in warn_empty(measure_sparsity(model, left)):
-        if not any(line.endswith(f": {sentence}") for line in told):  # at the step where it began
-            told.append(sentence)
+    _tell_of_empty(trainer, measure_sparsity(model, left))
     return {
         "status": "done",
         "recipe": trainer.run.recipe.name,
@@ -190,26 +187,40 @@ def _report(
             "after": counts.after if counts else None,
         },
         "macs": asdict(macs),
-        "parameters": {
-            "total": sparsity.parameters,
-            "nonzero": sparsity.nonzero,
-            "pruned": sparsity.pruned,
-            "removed": sparsity.removed,
-            "stored": sparsity.stored,
-        },
+        "parameters": _parameters(sparsity),
         **measured_costs(trainer, model, macs),
         "layers": sparsity.layers(),
-        "train": {
-            "steps": trainer.engine.step,
-            "images": trainer.images,
-            "images_per_second": trainer.images / trainer.watch.seconds
-            if trainer.watch.seconds
-            else None,
-            "wall_seconds": trainer.watch.seconds,
-            "flops": trained.flops,
-        },
+        "train": _training(trainer) | {"flops": trained.flops},
         "environment": environment(trainer.device, trainer.group.world),
         "warnings": trainer.observer.warnings,
+    }
+
+
+def _tell_of_empty(trainer: Trainer, left: Sparsity) -> None:
+    """Warn of tensors and rows that are empty, unless that was told at the step where it began."""
+    told = trainer.observer.warnings
+    for sentence in warn_empty(left):
+        if not any(line.endswith(f": {sentence}") for line in told):
+            told.append(sentence)
+
+
+def _parameters(sparsity: Sparsity) -> dict[str, Any]:
+    return {
+        "total": sparsity.parameters,
+        "nonzero": sparsity.nonzero,
+        "pruned": sparsity.pruned,
+        "removed": sparsity.removed,
+        "stored": sparsity.stored,
+    }
+
+
+def _training(trainer: Trainer) -> dict[str, Any]:
+    seconds = trainer.watch.seconds
+    return {
+        "steps": trainer.engine.step,
+        "images": trainer.images,
+        "images_per_second": trainer.images / seconds if seconds else None,
+        "wall_seconds": seconds,
     }
 
 
