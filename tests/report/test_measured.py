@@ -108,6 +108,15 @@ def test_accuracy_is_drawn_against_measured_time(runs):
     assert "Latency, onnxruntime" not in panels  # one point says nothing
 
 
+def test_a_target_that_two_sizes_of_models_miss_by_a_hair_is_no_axis(tmp_path):
+    for sparsity, own in ((0.8, 2.0), (0.7999993, 1.0)):
+        made = tmp_path / f"at-{own}"
+        make_run(made, strategies=magnitude(sparsity), result=new(0.8, sparsity, own))
+    titles = [cost.title for cost, _ in cost_panels(*study_of(tmp_path))]
+    assert "Sparsity" not in titles
+    assert "Latency, torch" in titles
+
+
 def test_a_sentence_says_what_arrived_over_the_cells(runs, tmp_path):
     # made reports save 1 less than the sparsity of 1000 multiply-adds
     assert arrived(compare([runs]).study) == (

@@ -53,6 +53,8 @@ COSTS = (
 )
 SAME = 1.02
 """Costs within this ratio are not joined by a line: it would say nothing."""
+ALIKE = 1.0001
+"""Costs within this ratio are one: whole units of models of two sizes miss a target by a hair."""
 MOST_LABELS = 12
 """Up to so many lines bear the labels of the axes that set them apart."""
 
@@ -110,9 +112,13 @@ def spent(cell: Cell, cost: Cost) -> Summary | None:
 
 
 def cost_panels(study: Study, key: str) -> list[tuple[Cost, list[Point]]]:
-    """The costs that vary, and their points."""
+    """The costs that vary by more than whole units do, and their points."""
     panels = [(cost, points_of(study, cost, key)) for cost in COSTS]
-    return [(cost, points) for cost, points in panels if len({p.cost for p in points}) > 1]
+    return [(cost, points) for cost, points in panels if _varies([p.cost for p in points])]
+
+
+def _varies(costs: Sequence[float]) -> bool:
+    return bool(costs) and max(costs) > ALIKE * min(costs)
 
 
 def cost_picture(study: Study, key: str) -> Figure | None:
