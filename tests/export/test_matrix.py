@@ -25,7 +25,7 @@ MODELS_TRIED = {
     "vgg": ({"name": "vgg", "depth": 11, "widths": [4] * 8}, 16),
     "resnet": ({"name": "resnet", "depth": 8, "stages": [4, 6, 8]}, 8),
     "torchvision": ({"name": "torchvision:squeezenet1_1"}, 64),
-    "timm": ({"name": "timm:test_vit"}, 32),
+    "timm": ({"name": "timm:test_vit", "kwargs": {"depth": 1}}, 32),
     "transformers": (
         {
             "name": "transformers:Dinov2ForImageClassification",
@@ -72,6 +72,8 @@ STRATEGIES_TRIED = {
     "sr_ste": {"sparsity": 0.5, "lambda_w": 0.0},
 }
 """Settings of a strategy; another one is asked for half of the weights or units."""
+LEARNS_ITS_SPARSITY = ("movement_soft",)
+"""Strategies that may prune nothing in a few steps."""
 NORMALISES_TOKENS = ("vit", "timm", "transformers")
 NOT_FOR = {"synflow": NORMALISES_TOKENS}
 """Models that a strategy refuses: those with a LayerNorm."""
@@ -174,7 +176,7 @@ def check_case(out, name, compressor, strategy, ending):
         assert stored < total
     else:
         assert stored == total
-        assert found.zeros > 10
+        assert found.zeros > 10 or strategy in LEARNS_ITS_SPARSITY
 
 
 def marked(case):
