@@ -33,8 +33,8 @@ if TYPE_CHECKING:
 
 CONFIG = "prunekit"
 """Metadata key: JSON of `{"model": ModelConfig, "data": DataSpec, "compressors": [...]}`, of a
-smaller model without widths in its config `"sizes": Sizes`, and `"code": {"name": ..., "sha256": ...}`
-where one of them is of a file of the user's own."""
+smaller model that its config cannot tell `"sizes": Sizes`, and, where one of them is of a file of
+the user's own, `"code": {"name": ..., "sha256": ...}`."""
 IMAGES = "images"
 """Metadata key: JSON of a `Preprocessing`."""
 NOT_BUILT = (RecipeError, ValueError, KeyError, TypeError, RuntimeError)

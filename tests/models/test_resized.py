@@ -22,8 +22,8 @@ from prunekit.runs.tensors import read_tensors, write_tensors
 from tests.support.dead_channels import close, lived_in
 
 STOCK = ("timm:test_resnet", "timm:test_efficientnet")
-SLOW = ("torchvision:resnet18", "torchvision:mobilenet_v3_small", "torchvision:densenet121",
-        "timm:test_byobnet", "timm:test_convnext")  # fmt: skip
+SLOW = ("torchvision:resnet18", "torchvision:mobilenet_v3_small", "timm:test_byobnet",
+        "timm:test_convnext")  # fmt: skip
 
 
 def spec(channels=1, side=32):
@@ -97,7 +97,9 @@ def test_it_is_loaded_from_a_packed_file_too(small, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", SLOW)
+@pytest.mark.parametrize(
+    "name", [*SLOW, pytest.param("torchvision:densenet121", marks=pytest.mark.soak)]
+)
 def test_other_families_are_loaded_bit_for_bit(name, tmp_path):
     data = spec(3, 64)
     model, metadata = compacted(name, data)
