@@ -12,7 +12,7 @@ from prunekit.errors import ExportError
 from prunekit.export.subject import MODEL_FILE, Subject, open_subject
 from prunekit.foundation.files import all_or_nothing
 from prunekit.models.cost import Macs, count_macs
-from prunekit.models.saved import images_metadata, load_model, model_metadata
+from prunekit.models.saved import images_metadata, load_model, model_metadata, not_built
 from prunekit.pruning.compact import Compacted, compact
 from prunekit.pruning.sparsity import masks_left
 from prunekit.runs.tensors import write_tensors
@@ -94,10 +94,7 @@ def without_empty(subject: Subject) -> Subject:
     recipe, report = subject.recipe, dict(subject.report)
     metadata = model_metadata(found.model, recipe.model, recipe.compressors, subject.spec)
     if not metadata:
-        raise ExportError(
-            f"compact: no config of {recipe.model.name!r} builds the smaller model, so its file "
-            "could not be loaded again: take Compacted.model of prunekit.compact(model, masks)"
-        )
+        raise ExportError(f"compact: {not_built(recipe.model.name)}")
     if found.removed:
         report |= _cost(subject, found)
     return replace(

@@ -17,7 +17,8 @@ def count_zeros(
     """Zeros of the pruned tensors, after a look whether the file has each of them in its place.
 
     An exporter may turn a matrix around under another name, or fold the factor of a BatchNorm into
-    a convolution: zeros stay zeros.
+    a convolution: zeros stay zeros. What is all zeros, as the shift of an empty layer, it may leave
+    out.
 
     Args:
         file: for the message.
@@ -33,7 +34,9 @@ def count_zeros(
     lost = [
         name
         for name, tensor in pruned.items()
-        if not _holds(tensor, there.get(name)) and _pattern(tensor) not in turned
+        if not _holds(tensor, there.get(name))
+        and _pattern(tensor) not in turned
+        and (name in there or bool(tensor.any()))
     ]
     if lost:
         raise ExportError(

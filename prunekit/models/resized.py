@@ -1,6 +1,6 @@
-"""Stock models with fewer units than their library builds: told in a file, and built again.
+"""Models with fewer units than their config builds: told in a file, and built again.
 
-Compaction only takes away: no tensor and no count is larger than in the model that the library
+Compaction only takes away: no tensor and no count is larger than in the model that the config
 builds, so a file can ask for nothing else.
 """
 

@@ -33,8 +33,8 @@ if TYPE_CHECKING:
 
 CONFIG = "prunekit"
 """Metadata key: JSON of `{"model": ModelConfig, "data": DataSpec, "compressors": [...]}`, of a
-smaller stock model `"sizes": Sizes`, and `"code": {"name": ..., "sha256": ...}` where one of them
-is of a file of the user's own."""
+smaller model that its config cannot tell `"sizes": Sizes`, and, where one of them is of a file of
+the user's own, `"code": {"name": ..., "sha256": ...}`."""
 IMAGES = "images"
 """Metadata key: JSON of a `Preprocessing`."""
 NOT_BUILT = (RecipeError, ValueError, KeyError, TypeError, RuntimeError)
@@ -52,8 +52,9 @@ def model_metadata(
 ) -> dict[str, str]:
     """What `load_model` needs to build `model` again; empty where that is not possible.
 
-    A model of torchvision or timm that has lost units is built with the sizes that are left, if it
-    then computes what `model` does: some have a width in their code.
+    A model that has lost units which its config cannot tell, as one of torchvision, timm or a file
+    of one's own, is built with the sizes that are left, if it then computes what `model` does: some
+    have a width in their code.
 
     Args:
         model: a finished model, perhaps with fewer units than `config` says.
@@ -71,8 +72,6 @@ def model_metadata(
     try:
         again = _build(built)
         if _shapes(again) != _shapes(model):
-            if not is_stock(config):
-                return {}
             built["sizes"] = sizes_left(model, again).model_dump(mode="json")
             weights = {name: tensor.cpu() for name, tensor in model.state_dict().items()}
             if not _same_logits(model, _loaded(built, weights), spec):
@@ -82,9 +81,12 @@ def model_metadata(
     return {CONFIG: json.dumps(built)}
 
 
-def is_stock(config: ModelConfig) -> bool:
-    """Whether a model comes from another library, by `torchvision:` or `timm:`."""
-    return ":" in config.name
+def not_built(name: str) -> str:
+    """Why a smaller model without metadata is of no use to `load_model`, and what there is."""
+    return (
+        f"no config of {name!r} builds the smaller model, so its file could not be loaded again: "
+        "take Compacted.model of prunekit.compact(model, masks)"
+    )
 
 
 def _same_logits(model: nn.Module, again: nn.Module, spec: DataSpec) -> bool:
@@ -360,6 +362,7 @@ __all__ = [
     "load_at_eval_ratio",
     "load_model",
     "model_metadata",
+    "not_built",
     "preprocessing",
     "read_preprocessing",
     "write_model",

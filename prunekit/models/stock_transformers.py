@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import importlib.util
 from collections.abc import Mapping
+from functools import cache
 from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field, JsonValue
@@ -112,8 +113,12 @@ def _checked(given: Mapping[str, JsonValue], config: Any) -> dict[str, Any]:
     return dict(given)
 
 
+@cache
 def _giving_logits(kind: Any) -> Any:
-    """The class, with a forward from images to logits; parameter names stay as they are."""
+    """The class, with a forward from images to logits; parameter names stay as they are.
+
+    One for each: models of one config are of one class.
+    """
 
     def forward(self: Any, images: Tensor) -> Tensor:
         logits: Tensor = kind.forward(self, pixel_values=images).logits

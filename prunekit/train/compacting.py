@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from prunekit.errors import PrunekitError
+from prunekit.models.saved import model_metadata, not_built
 from prunekit.pruning.compact.compacting import compacted
 from prunekit.pruning.compact.proof import IMAGES
 from prunekit.pruning.compact.values import Compacted
@@ -37,7 +38,16 @@ def compact_at_end(
         return None
     if not found.removed:
         trainer.observer.warn(nothing_removed(found))
+    elif _is_built(trainer, model) and not _is_built(trainer, found.model):
+        name = trainer.run.recipe.model.name
+        trainer.observer.warn(f"finish: compact: the zeros stay in place: {not_built(name)}")
+        return None
     return found
+
+
+def _is_built(trainer: Trainer, model: nn.Module) -> bool:
+    recipe, spec = trainer.run.recipe, trainer.data.spec
+    return bool(model_metadata(model, recipe.model, recipe.compressors, spec))
 
 
 def nothing_removed(found: Compacted) -> str:

@@ -1,4 +1,6 @@
-"""Every model of the registry with every compressor exports, or is refused by name."""
+"""Every model, compressor and strategy of the registry exports, or is refused by name."""
+
+import itertools
 
 import pytest
 import torch
@@ -6,10 +8,13 @@ from torch import nn
 
 from prunekit.errors import ExportError, RecipeError
 from prunekit.export.exporting import export_run
+from prunekit.export.subject import open_subject
 from prunekit.models.saved import load_model
-from prunekit.registry import COMPRESSORS, MODELS
+from prunekit.registry import COMPRESSORS, MODELS, STRATEGIES
 from prunekit.registry.configs import ModelConfig
+from prunekit.runs.directory import open_run
 from tests.support.served import DATA, VIT, finished_run
+from tests.support.training import run
 
 pytest.importorskip("onnxruntime")
 
@@ -20,7 +25,7 @@ MODELS_TRIED = {
     "vgg": ({"name": "vgg", "depth": 11, "widths": [4] * 8}, 16),
     "resnet": ({"name": "resnet", "depth": 8, "stages": [4, 6, 8]}, 8),
     "torchvision": ({"name": "torchvision:squeezenet1_1"}, 64),
-    "timm": ({"name": "timm:test_vit"}, 32),
+    "timm": ({"name": "timm:test_vit", "kwargs": {"depth": 1}}, 32),
     "transformers": (
         {
             "name": "transformers:Dinov2ForImageClassification",
@@ -39,54 +44,177 @@ COMPRESSORS_TRIED = {
     "tome": {"ratio": 0.7, "similarity": "neg_l2"},  # two rounds
 }
 OTHER_STOCK = ("timm:test_convnext",)
-WITH_SLOTS = ("vit", "torchvision", "timm", "transformers")
+SLOTTED = ("vit", "timm", "transformers")
+"""Models with a slot, as they are tried: `torchvision` is a convolution net here."""
 builtin_models = [one.name for one in MODELS.components() if one.builtin]
 builtin_compressors = [one.name for one in COMPRESSORS.components() if one.builtin]
 
 
+builtin_strategies = [one.name for one in STRATEGIES.components() if one.builtin]
+ENDINGS = ("zeros", "finish: compact", "export --compact")
+"""What is empty stays in the files, leaves at the end of the run, or as it is exported."""
+UNITS = {
+    "vit": "*.fc1.weight",
+    "timm": "*.fc1.weight",
+    "transformers": "*.fc1.weight",
+    "torchvision": "*.squeeze.weight",
+    "mlp": "fc1.weight",
+    "lenet_300_100": "fc1.weight",
+    "lenet5": "conv1.weight",
+    "vgg": "conv*.weight",
+    "resnet": "layer*.conv1.weight",
+}
+"""Weights whose rows can leave; of another model all that a strategy prunes by default."""
+STRATEGIES_TRIED = {
+    "ac_dc": {"sparsity": 0.5, "switches": ["50%"]},
+    "lottery_ticket": {"sparsity": 0.5, "schedule": {"name": "geometric", "rounds": 1}},
+    "movement_soft": {},
+    "sr_ste": {"sparsity": 0.5, "lambda_w": 0.0},
+}
+"""Settings of a strategy; another one is asked for half of the weights or units."""
+LEARNS_ITS_SPARSITY = ("movement_soft",)
+"""Strategies that may prune nothing in a few steps."""
+NORMALISES_TOKENS = ("vit", "timm", "transformers")
+NOT_FOR = {"synflow": NORMALISES_TOKENS}
+"""Models that a strategy refuses: those with a LayerNorm."""
+
+
 def tried(name):
     model, side = MODELS_TRIED.get(name, ({"name": name}, 28))
-    return model, {**DATA, "image_size": side}
+    data = {**DATA, "train_limit": 128, "test_limit": 16, "image_size": side}
+    return model, data
 
 
-def check_export(run_dir, out):
-    """Each file computes what the model computes, in this process and by its own runtime."""
-    found = export_run(run_dir, onnx=True, pt2=True, packed=True, out=out, timing=False)
-    assert set(found.files) == {"model.onnx", "model.pt2", "model.packed.safetensors"}
-    assert {file: check.images for file, check in found.checks.items()} == {
-        "model.onnx": 40,
-        "model.pt2": 40,
-    }
-    model, again = load_model(run_dir), load_model(out / "model.packed.safetensors")
-    weights = again.state_dict()
-    assert all(torch.equal(t, weights[name]) for name, t in model.state_dict().items())
-    return found
+def pairs():
+    """Each model with each compressor; those that a model has a slot for come first."""
+    found = [(name, compressor) for name in builtin_models for compressor in compressors_tried]
+    return sorted(found, key=lambda pair: pair[1] is not None and pair[0] not in SLOTTED)
 
 
+compressors_tried = (None, *builtin_compressors)
 QUICK = {("vit", "tome"), ("mlp", None), ("resnet", None)}
 """Tokens that merge, a plain model and convolutions: the others export at each whole run of the
 tests. A pair that is refused takes no time."""
 
 
-def pairs():
-    for name in builtin_models:
-        for compressor in (None, *builtin_compressors):
-            quick = (name, compressor) in QUICK or (compressor and name not in WITH_SLOTS)
-            yield pytest.param(name, compressor, marks=[] if quick else [pytest.mark.slow])
+def cases():
+    """Pair, strategy, ending: each pair once, with a strategy that no other had, and so each."""
+    waiting, turn = list(builtin_strategies), itertools.cycle(ENDINGS)
+    for name, compressor in pairs():
+        exported = compressor is None or name in SLOTTED
+        fitting = [one for one in waiting if exported and name not in NOT_FOR.get(one, ())]
+        strategy = fitting[0] if fitting else "magnitude"
+        waiting = [one for one in waiting if one != strategy]
+        yield name, compressor, strategy, next(turn) if exported else "zeros"
+    for strategy in waiting:
+        yield "mlp", None, strategy, next(turn)
 
 
+def pruned_run(out, model, compressor, strategy, ending):
+    """A run of 8 steps, pruned by whole units where the strategy takes structures."""
+    settings, data = tried(model)
+    name = settings["name"]
+    asked = STRATEGIES_TRIED.get(strategy, {"sparsity": 0.5})
+    scope = {"include": [UNITS[model]]} if model in UNITS else {}
+    changes = {
+        "data": data,
+        "model": {**settings, "init": None},
+        "compressors": [],
+        "phases": [{"name": "train", "length": "8st"}],
+        "evaluate": {"every": "100%"},
+        "checkpoint": {"every": "100%"},
+        "logging": {"every": "100%"},
+    }
+    if strategy == "optimal_subnetwork":
+        earlier = {"name": "magnitude", "sparsity": 0.5, "structure": "channel", "scope": scope}
+        source = run(out, **changes, strategies=[earlier])
+        asked = {"source": str(source)}
+    one = {"name": strategy, **asked, "scope": scope}
+    if by_units(strategy):
+        one["structure"] = "channel"
+    if compressor:
+        ratio = COMPRESSORS_TRIED.get(compressor, {"ratio": 0.5})
+        changes["compressors"] = [{"name": compressor, **ratio}]
+    finish = "compact" if ending == "finish: compact" else "zeros"
+    return run(out, **changes, name=name.replace(":", "-"), strategies=[one], finish=finish)
+
+
+def by_units(strategy):
+    return "structure" in STRATEGIES.config_class(strategy).model_fields
+
+
+def check_export(run_dir, out, *, compact=False):
+    """Each file computes what the model computes, in this process and by its own runtime."""
+    found = export_run(
+        run_dir, onnx=True, pt2=True, packed=True, compact=compact, out=out, timing=False
+    )
+    assert set(found.files) == {"model.onnx", "model.pt2", "model.packed.safetensors"}
+    images = min(256, open_run(run_dir).recipe().data.test_limit)
+    assert {file: check.images for file, check in found.checks.items()} == {
+        "model.onnx": images,
+        "model.pt2": images,
+    }
+    model, again = load_model(run_dir), load_model(out / "model.packed.safetensors")
+    weights = again.state_dict()
+    if not compact:
+        assert all(torch.equal(t, weights[name]) for name, t in model.state_dict().items())
+    return model, again, found
+
+
+def check_case(out, name, compressor, strategy, ending):
+    """It exports, computes what the run computes, and is smaller where units could leave."""
+    compact = ending == "export --compact"
+    run_dir = pruned_run(out, name, compressor, strategy, ending)
+    model, again, found = check_export(run_dir, out / "export", compact=compact)
+    images = open_subject(run_dir).images.double()
+    with torch.no_grad():
+        before, after = model.double()(images), again.double()(images)
+    torch.testing.assert_close(after, before, rtol=1e-9, atol=1e-9)
+    total = open_run(run_dir).report()["parameters"]["total"]
+    stored = sum(p.numel() for p in again.parameters())
+    if ending != "zeros" and by_units(strategy) and name in UNITS:
+        assert stored < total
+    else:
+        assert stored == total
+        assert found.zeros > 10 or strategy in LEARNS_ITS_SPARSITY
+
+
+def marked(case):
+    name, compressor, *_ = case
+    quick = case[:2] in QUICK or (compressor and name not in SLOTTED)
+    return pytest.param(*case, marks=[] if quick else [pytest.mark.slow])
+
+
+@pytest.mark.parametrize(
+    ("name", "compressor", "strategy", "ending"), [marked(case) for case in cases()]
+)
+def test_a_model_exports_or_is_refused_by_name(name, compressor, strategy, ending, tmp_path):
+    if compressor and name not in SLOTTED:
+        with pytest.raises(RecipeError, match="slot"):
+            pruned_run(tmp_path, name, compressor, strategy, ending)
+    else:
+        check_case(tmp_path, name, compressor, strategy, ending)
+
+
+def test_each_part_is_exported_at_least_once():
+    exported = [case for case in cases() if case[1] is None or case[0] in SLOTTED]
+    for at, names in enumerate((builtin_models, compressors_tried, builtin_strategies, ENDINGS)):
+        assert {case[at] for case in exported} == set(names)
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("strategy", builtin_strategies)
 @pytest.mark.parametrize(("name", "compressor"), [*pairs()])
-def test_a_model_exports_with_a_compressor_or_is_refused_by_name(name, compressor, tmp_path):
-    model, data = tried(name)
-    settings = COMPRESSORS_TRIED.get(compressor, {"ratio": 0.5})
-    compressors = [{"name": compressor, **settings}] if compressor else []
-    try:
-        run_dir = finished_run(tmp_path / "run", model, compressors, data)
-    except RecipeError as refused:
-        assert "slot" in str(refused)  # noqa: PT017 - most pairs are not refused
-        return
-    found = check_export(run_dir, tmp_path / "out")
-    assert found.zeros > 100
+def test_all_of_it(name, compressor, strategy, tmp_path):
+    """The whole product, in hours."""
+    for ending in ENDINGS:
+        try:
+            check_case(tmp_path / ending[:6], name, compressor, strategy, ending)
+        except RecipeError as refused:
+            slot = compressor and name not in SLOTTED
+            assert slot or name in NOT_FOR.get(strategy, ())
+            assert "slot" in str(refused) or strategy in str(refused)  # noqa: PT017
 
 
 @pytest.mark.parametrize(

@@ -13,16 +13,17 @@ from prunekit.models.attention import FewerHeadsAttention
 from prunekit.models.bounds import without_values
 from prunekit.models.resized import Sizes, fill_in, resize_model, sizes_left
 from prunekit.models.saved import CONFIG, load_model, model_metadata, write_model
+from prunekit.pruning.compact import compact
 from prunekit.pruning.compact.conv_graph import without_closed
 from prunekit.registry import COMPRESSORS, MODELS
-from prunekit.registry.configs import DataSpec
+from prunekit.registry.configs import DataSpec, ModelConfig
 from prunekit.runs.packed import pack
 from prunekit.runs.tensors import read_tensors, write_tensors
 from tests.support.dead_channels import close, lived_in
 
 STOCK = ("timm:test_resnet", "timm:test_efficientnet")
-SLOW = ("torchvision:resnet18", "torchvision:mobilenet_v3_small", "torchvision:densenet121",
-        "timm:test_byobnet", "timm:test_convnext")  # fmt: skip
+SLOW = ("torchvision:resnet18", "torchvision:mobilenet_v3_small", "timm:test_byobnet",
+        "timm:test_convnext")  # fmt: skip
 
 
 def spec(channels=1, side=32):
@@ -96,7 +97,9 @@ def test_it_is_loaded_from_a_packed_file_too(small, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", SLOW)
+@pytest.mark.parametrize(
+    "name", [*SLOW, pytest.param("torchvision:densenet121", marks=pytest.mark.soak)]
+)
 def test_other_families_are_loaded_bit_for_bit(name, tmp_path):
     data = spec(3, 64)
     model, metadata = compacted(name, data)
@@ -143,6 +146,33 @@ def test_what_computes_something_else_when_built_again_has_no_metadata():
     assert model_metadata(found, config, [], spec())
     found.bn1.eps = 0.5  # stands for a width in the code of a model
     assert model_metadata(found, config, [], spec()) == {}
+
+
+class OwnConfig(ModelConfig):
+    """An architecture of a user's own, without widths in its config."""
+
+    name: str
+
+    def build(self, spec):
+        pixels = spec.channels * spec.height * spec.width
+        layers = nn.Linear(pixels, 8), nn.ReLU(), nn.Linear(8, spec.classes)
+        return nn.Sequential(nn.Flatten(), *layers)
+
+
+def test_a_model_of_ones_own_is_built_again(tmp_path):
+    with MODELS.temporarily("own", OwnConfig):
+        config = MODELS.parse({"name": "own"})
+        torch.manual_seed(0)
+        model = build_model(config, spec(side=4))
+        with torch.no_grad():
+            model[1].weight[2:5] = 0
+            model[1].bias[2:5] = 0
+        found = compact(model, input_shape=(1, 4, 4))
+        metadata = model_metadata(found.model, config, [], spec(side=4))
+        write_model(tmp_path / "m", found.model, {}, metadata)
+        loaded = load_model(tmp_path / "m")
+    assert loaded[1].out_features == 5
+    assert_the_same(loaded, found.model, spec(side=4))
 
 
 # ---- sizes by themselves

@@ -143,6 +143,24 @@ def test_a_run_is_not_lost_for_a_model_that_cannot_be_smaller(tmp_path, monkeypa
     assert isinstance(load_model(found), nn.Module)
 
 
+def test_a_smaller_model_that_could_not_be_loaded_keeps_its_zeros(tmp_path, monkeypatch):
+    whole = []
+
+    def of_the_first_alone(model, *rest):
+        whole.append(model)
+        return {"prunekit": "{}"} if model is whole[0] else {}
+
+    monkeypatch.setattr(compacting, "model_metadata", of_the_first_alone)
+    units = {**UNITS, "scope": {"include": ["fc1.weight"]}}
+    found = run(tmp_path, strategies=[units], finish="compact")
+    assert len(whole) == 2
+    report = open_run(found).report()
+    assert "compact" not in report
+    told = "finish: compact: the zeros stay in place: no config of 'mlp' builds the smaller model"
+    assert any(line.startswith(told) for line in report["warnings"])
+    assert load_model(found).fc1.out_features == 16
+
+
 def test_start_weights_of_a_smaller_model_say_which_sizes_to_write(compacted, tmp_path):
     smaller = tmp_path / "smaller"
     smaller.mkdir()

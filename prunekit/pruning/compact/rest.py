@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib import import_module
 from importlib.util import find_spec
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 
 from prunekit.errors import PrunekitError, UsageError
-from prunekit.pruning.compact.plan import LayerCut
+from prunekit.pruning.compact.plan import LAST, LayerCut
 from prunekit.pruning.compact.surgery import selections
 from prunekit.pruning.compact.values import Removed, Stayed
 from prunekit.pruning.flow.readers import FEEDS_GROUPED, GATE, GROUPED
+from prunekit.pruning.flow.removable import OUTPUT
+
+if TYPE_CHECKING:
+    from prunekit.pruning.compact.conv_graph import Removal
 
 MISSING = "needs Torch-Pruning to leave: pip install 'prunekit[removal]'"
 BY_GRAPH = {FEEDS_GROUPED, GROUPED, GATE}
@@ -66,24 +71,41 @@ def without_rest(
             raise UsageError(f"compact: {uncovered[0].layer} {MISSING}") from error
         told = (replace(one, reason=MISSING) if one in uncovered else one for one in stayed)
         return replace(unchanged, stayed=tuple(told))
-    except PrunekitError:  # it cannot follow the model: what is there is smaller all the same
-        return unchanged
+    except PrunekitError as error:  # what is there is smaller all the same
+        found = f"Torch-Pruning cannot follow the model ({error})"
+        told = (_because(one, found) if one.layer in channels else one for one in stayed)
+        return replace(unchanged, stayed=tuple(told))
     sizes = {n: len(p) for n, p in model.named_parameters() if n in made.removed}
     removed = tuple(
         Removed(name, "channels", size, size - made.removed[name]) for name, size in sizes.items()
     )
-    left = [_fewer(one, made.removed.get(one.layer, 0)) for one in stayed]
-    return Rest(made.model, removed, tuple(one for one in left if one.count > 0))
+    return Rest(made.model, removed, tuple(_still_there(stayed, channels, made)))
 
 
 def _may_shrink(model: nn.Module) -> bool:
     """Whether the streams of a model may be smaller: ours are built by widths that fix them."""
-    own = any(type(module).__module__.startswith("prunekit.models") for module in model.modules())
+    own = type(model).__module__.startswith("prunekit.models")
     return not own and find_spec("torch_pruning") is not None
 
 
-def _fewer(one: Stayed, gone: int) -> Stayed:
-    return replace(one, count=one.count - gone) if one.unit == "channels" else one
+def _still_there(
+    stayed: Sequence[Stayed], channels: Mapping[str, Sequence[int]], made: Removal
+) -> Iterator[Stayed]:
+    """What is left of what stayed, with what the graph says of it."""
+    gone = dict(made.removed)
+    for one in stayed:
+        if one.layer not in channels or one.reason in (LAST, OUTPUT):
+            yield one
+            continue
+        left = max(0, one.count - gone.get(one.layer, 0))
+        gone[one.layer] = gone.get(one.layer, 0) - (one.count - left)
+        if left:
+            yield _because(replace(one, count=left), made.stayed.get(one.layer))
+
+
+def _because(one: Stayed, why: str | None) -> Stayed:
+    bound = one.reason not in (LAST, OUTPUT)
+    return replace(one, reason=f"{one.reason}: {why}") if why and bound else one
 
 
 def renumbered(

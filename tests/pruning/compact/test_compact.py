@@ -10,9 +10,9 @@ from torch import nn
 from torch.testing import assert_close
 
 from prunekit import Pruner, compact, strategy
-from prunekit.errors import ExportError, UsageError
+from prunekit.errors import ExportError, RemovalError, UsageError
 from prunekit.models.attention import FewerHeadsAttention
-from prunekit.pruning.compact import compacting, rest
+from prunekit.pruning.compact import compacting, conv_graph, rest
 from prunekit.pruning.compact.compacting import compacted
 from tests.support.training import with_steps
 
@@ -315,6 +315,56 @@ def test_at_the_end_of_a_run_the_missing_library_is_told(no_library):
     found = compacted(model, input_shape=(3, 8, 8), required=False)
     assert found.removed == ()
     assert all("prunekit[removal]" in one.sentence() for one in found.stayed)
+
+
+def summed():
+    """Two convolutions in one sum; behind it a third."""
+    return net(
+        lambda self, x: self.out(F.relu(self.last(F.relu(self.one(x) + self.two(x)))).mean((2, 3))),
+        **{name: nn.Conv2d(3, 6, 1, bias=False) for name in ("one", "two")},
+        last=nn.Conv2d(6, 4, 1, bias=False),
+        out=nn.Linear(4, 3),
+    )
+
+
+def test_what_stays_in_a_sum_is_told_with_what_it_meets():
+    model = without_rows(summed(), one=[0, 1, 2], two=[1, 2, 3, 4], last=[0])
+    found = compact(model, input_shape=(3, 4, 4))
+    assert sizes(found) == {"last.weight": (4, 3), "one.weight": (6, 4), "two.weight": (6, 4)}
+    told = "enters a sum with others, as in a residual stream: they meet channels of {} that are "
+    assert {one.layer: (one.count, one.reason) for one in found.stayed} == {
+        "one.weight": (1, told.format("two") + "not empty"),
+        "two.weight": (2, told.format("one") + "not empty"),
+    }
+    check(model, torch.randn(2, 3, 4, 4), found)
+
+
+def test_the_last_channel_of_a_sum_is_no_other_that_stays():
+    model = without_rows(summed(), one=[0, 1], two=[0, 1], last=[0, 1, 2, 3])
+    found = compact(model, input_shape=(3, 4, 4))
+    assert sizes(found) == {"last.weight": (4, 1), "one.weight": (6, 4), "two.weight": (6, 4)}
+    assert [(one.layer, one.count) for one in found.stayed] == [("last.weight", 1)]
+    check(model, torch.randn(2, 3, 4, 4), found)
+
+
+def test_a_stock_model_may_lose_channels_of_its_stream_where_a_part_of_ours_is_in_it():
+    model = without_rows(summed(), one=[0, 1], two=[0, 1])
+    model.part = FewerHeadsAttention(nn.MultiheadAttention(4, 2), 1)
+    assert sizes(compact(model, input_shape=(3, 4, 4))) == {
+        "one.weight": (6, 4),
+        "two.weight": (6, 4),
+    }
+
+
+def test_a_model_that_the_library_cannot_follow_is_told(monkeypatch):
+    def broken(*args, **kwargs):
+        raise RemovalError("KeyError: 'node'")
+
+    monkeypatch.setattr(conv_graph, "without_closed", broken)
+    model = without_rows(grouped(), wide=[1], depthwise=[1])
+    found = compact(model, input_shape=(3, 8, 8))
+    assert found.removed == ()
+    assert "cannot follow the model (KeyError: 'node')" in found.stayed[0].reason
 
 
 def test_a_size_in_the_code_of_the_model_stays():

@@ -14,17 +14,23 @@ from prunekit.pruning.compact.zero_inputs import zero_inputs
 from tests.support.dead_channels import close, lived_in, stock
 
 SHAPE = (3, 8, 8)
-WHOLE = ("torchvision:squeezenet1_1", "torchvision:densenet121", "torchvision:googlenet",
-         "timm:vovnet39a")  # fmt: skip
+WHOLE = ("torchvision:squeezenet1_1",)
 """Nothing is summed in these: every closed channel goes."""
-SUMMED = ("torchvision:resnet18", "torchvision:mobilenet_v2", "torchvision:mobilenet_v3_small",
-          "torchvision:mnasnet0_5", "torchvision:efficientnet_b0", "timm:test_byobnet",
-          "timm:mobilenetv3_small_050", "timm:seresnet18", "timm:dla46_c", "timm:hrnet_w18_small",
-          "timm:resnet10t", "timm:darknet17")  # fmt: skip
-ODD = ("torchvision:regnet_y_400mf", "timm:test_nfnet", "timm:test_mambaout", "timm:resnetblur18",
-       "timm:ghostnet_050", "timm:test_efficientnet_gn", "timm:test_efficientnet_evos",
-       "timm:repvgg_a0", "timm:cspresnet50")  # fmt: skip
+SUMMED = ("torchvision:resnet18", "torchvision:mobilenet_v3_small", "timm:test_byobnet",
+          "timm:dla46_c")  # fmt: skip
+ODD = ("timm:test_nfnet", "timm:test_mambaout", "timm:test_efficientnet_gn",
+       "timm:test_efficientnet_evos")  # fmt: skip
 """Of these less goes than is empty: groups, norms over channels, widths in the code."""
+MORE_WHOLE = ("torchvision:densenet121", "torchvision:googlenet", "timm:vovnet39a")
+MORE = ("torchvision:mobilenet_v2", "torchvision:mnasnet0_5", "torchvision:efficientnet_b0",
+        "torchvision:regnet_y_400mf", "timm:mobilenetv3_small_050", "timm:seresnet18",
+        "timm:hrnet_w18_small", "timm:resnet10t", "timm:darknet17", "timm:resnetblur18",
+        "timm:ghostnet_050", "timm:repvgg_a0", "timm:cspresnet50")  # fmt: skip
+"""Of the kinds above, in minutes."""
+
+
+def marked(names, mark):
+    return [pytest.param(name, marks=mark) for name in names]
 
 
 def logits(model, shape, seed=5):
@@ -56,7 +62,8 @@ def check(model, closed, found, shape):
         "timm:test_resnet",
         "timm:test_efficientnet",
         "timm:test_convnext",
-        *(pytest.param(name, marks=pytest.mark.slow) for name in SUMMED + ODD),
+        *marked(SUMMED + ODD, pytest.mark.slow),
+        *marked(MORE, pytest.mark.soak),
     ],
 )
 def test_the_logits_of_a_stock_model_stay(name):
@@ -68,7 +75,9 @@ def test_the_logits_of_a_stock_model_stay(name):
     assert found.stayed
 
 
-@pytest.mark.parametrize("name", [pytest.param(name, marks=pytest.mark.slow) for name in WHOLE])
+@pytest.mark.parametrize(
+    "name", marked(WHOLE, pytest.mark.slow) + marked(MORE_WHOLE, pytest.mark.soak)
+)
 def test_without_sums_all_that_is_empty_goes(name):
     model, shape = stock(name), (3, 64, 64)
     closed = close(model, shape)
