@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import importlib.util
 from collections.abc import Mapping
+from functools import cache
 from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field, JsonValue
@@ -24,6 +25,9 @@ OF_THE_DATA = {
     "label2id": "the data",
 }
 """Keys of its config that the data decides, and where they come from."""
+
+OF_TIMM = "TimmWrapperForImageClassification"
+"""Its config can name any file or folder of a hub, and model files from elsewhere hold configs."""
 
 
 def with_lists(tree: Any) -> Any:
@@ -89,6 +93,8 @@ def _class_of(name: str) -> Any:
         {one for names in FOUND.values() for one in ([names] if isinstance(names, str) else names)}
     )
     variant = name.partition(":")[2]
+    if variant == OF_TIMM:
+        raise RecipeError(f"model.name: {variant} only holds a model of timm: write timm:NAME")
     if variant not in known:
         raise RecipeError(
             f"model.name: transformers has no image classifier {variant!r}."
@@ -112,8 +118,12 @@ def _checked(given: Mapping[str, JsonValue], config: Any) -> dict[str, Any]:
     return dict(given)
 
 
+@cache
 def _giving_logits(kind: Any) -> Any:
-    """The class, with a forward from images to logits; parameter names stay as they are."""
+    """The class, with a forward from images to logits; parameter names stay as they are.
+
+    Cached, as two models of one config are to be of one class.
+    """
 
     def forward(self: Any, images: Tensor) -> Tensor:
         logits: Tensor = kind.forward(self, pixel_values=images).logits
