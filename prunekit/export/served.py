@@ -117,7 +117,7 @@ def _of_weights(
         device=device,
         module=model,
         recipe=recipe,
-        world=_world(run) if run else 1,
+        world=run.processes() if run else 1,
         report=report,
     )
 
@@ -131,10 +131,6 @@ def _run_of(model: nn.Module, precision: str, device: torch.device) -> Callable[
         return found
 
     return logits
-
-
-def _world(run: RunDir) -> int:
-    return int(run.manifest().get("environment", {}).get("world_size", 1))
 
 
 def _preprocessing(file: Path, run: RunDir | None) -> Preprocessing:

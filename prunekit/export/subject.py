@@ -6,15 +6,17 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
+from pydantic import TypeAdapter, ValidationError
 from torch import Tensor, nn
 
 from prunekit.data import DataSet, open_dataset
 from prunekit.data.preprocessing import Preprocessing
 from prunekit.errors import CheckpointError, DataError
 from prunekit.models.saved import CONFIG, images_metadata, load_model
+from prunekit.pruning.compact.values import Proof, Removed, Stayed
 from prunekit.recipe.schema import Recipe
 from prunekit.registry.configs import DataSpec
 from prunekit.runs.directory import RunDir, open_run
@@ -89,8 +91,32 @@ def open_subject(run_dir: str | Path) -> Subject:
         metadata=metadata | images_metadata(data.preprocessing),  # files of before had none
         masks=_masks(run, report, weights),
         images=_test_images(data),
-        compact=report.get("compact"),
+        compact=_told_compact(run, report),
     )
+
+
+@dataclass(frozen=True, slots=True)
+class _Compact:
+    """As `Compacted.document` has it."""
+
+    removed: list[Removed]
+    stayed: list[Stayed]
+    replaced: dict[str, str]
+    parameters: dict[Literal["before", "after"], int]
+    proof: Proof | None
+
+
+def _told_compact(run: RunDir, report: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    told: Mapping[str, Any] | None = report.get("compact")
+    if told is not None:
+        try:
+            TypeAdapter(_Compact).validate_python(told)
+        except ValidationError as error:
+            place = ".".join(map(str, error.errors(include_url=False)[0]["loc"]))
+            raise CheckpointError(
+                f"{run.path / 'report.json'}: compact.{place}: not as prunekit writes it"
+            ) from error
+    return told
 
 
 def unit_statistics(preprocessing: Preprocessing) -> tuple[tuple[float, ...], tuple[float, ...]]:

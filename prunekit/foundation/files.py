@@ -175,7 +175,7 @@ def sorted_lines(path: Path) -> tuple[list[dict[str, Any]], int]:
     texts = path.read_text(encoding="utf-8", errors="replace").splitlines()
     lines = []
     for text in texts:
-        with suppress(ValueError):
+        with suppress(ValueError, RecursionError):
             lines.append(json.loads(text))
     good = [line for line in lines if isinstance(line, dict) and isinstance(line.get("step"), int)]
     return good, len(texts) - len(good)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Iterator
 from itertools import pairwise
 from typing import Literal, Self
 
@@ -70,15 +71,19 @@ class ResNetConfig(ModelConfig):
     @property
     def channels(self) -> tuple[int, ...]:
         """Output channels of the first convolution of each block."""
+        return tuple(self._channels())
+
+    def _channels(self) -> Iterator[int]:
+        """One after the other: a file may say any depth."""
         blocks = (self.depth - 2) // 6
-        return self.widths or tuple(c for c in self.stages for _ in range(blocks))
+        yield from self.widths or (c for c in self.stages for _ in range(blocks))
 
     def build(self, spec: DataSpec) -> nn.Module:
         """Layers `conv1`, `bn1`, `layer1`, `layer2`, `layer3`, `fc`.
 
         See `start_convolutions` for the kernels.
         """
-        blocks, channels = (self.depth - 2) // 6, iter(self.channels)
+        blocks, channels = (self.depth - 2) // 6, self._channels()
         layers: OrderedDict[str, nn.Module] = OrderedDict(
             conv1=nn.Conv2d(spec.channels, self.stages[0], 3, padding=1, bias=False),
             bn1=nn.BatchNorm2d(self.stages[0]),

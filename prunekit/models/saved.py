@@ -37,7 +37,10 @@ smaller model that its config cannot tell `"sizes": Sizes`, and, where one of th
 the user's own, `"code": {"name": ..., "sha256": ...}`."""
 IMAGES = "images"
 """Metadata key: JSON of a `Preprocessing`."""
-NOT_BUILT = (RecipeError, ValueError, KeyError, TypeError, RuntimeError)
+NOT_BUILT = (
+    RecipeError, ValueError, LookupError, TypeError, RuntimeError,
+    ArithmeticError, AssertionError, AttributeError, MemoryError,
+)  # fmt: skip
 """What is raised where no model can be built, such as one with a layer without units."""
 IMAGES_TRIED = 2
 TOLERANCE = 1e-9
@@ -254,8 +257,9 @@ def _load(model: nn.Module, weights: Mapping[str, Tensor], *, strict: bool) -> N
 
 
 def _not_loaded(path: Path, error: Exception) -> CheckpointError:
-    reason = textwrap.shorten(str(error), 300)  # torch names every tensor, line by line
-    return CheckpointError(f"{path}: cannot be loaded by this version of prunekit: {reason}")
+    return CheckpointError(
+        f"{path}: cannot be loaded by this version of prunekit: {_first_fault(error)}"
+    )
 
 
 def preprocessing(source: str | Path) -> Preprocessing:
@@ -318,7 +322,8 @@ def _first_fault(error: Exception) -> str:
     if isinstance(error, ValidationError):
         fault = error.errors(include_url=False, include_input=False)[0]
         return textwrap.shorten(f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}", 300)
-    return textwrap.shorten(str(error), 300)
+    text = textwrap.shorten(str(error), 300)  # torch names every tensor, line by line
+    return text or type(error).__name__
 
 
 def _opened(source: str | Path) -> tuple[Path, dict[str, Tensor], dict[str, str]]:

@@ -26,6 +26,9 @@ OF_THE_DATA = {
 }
 """Keys of its config that the data decides, and where they come from."""
 
+OF_TIMM = "TimmWrapperForImageClassification"
+"""Its config can name any file or folder of a hub, and model files from elsewhere hold configs."""
+
 
 def with_lists(tree: Any) -> Any:
     """Each tuple turned into a list, at every depth: what JSON has."""
@@ -90,6 +93,8 @@ def _class_of(name: str) -> Any:
         {one for names in FOUND.values() for one in ([names] if isinstance(names, str) else names)}
     )
     variant = name.partition(":")[2]
+    if variant == OF_TIMM:
+        raise RecipeError(f"model.name: {variant} only holds a model of timm: write timm:NAME")
     if variant not in known:
         raise RecipeError(
             f"model.name: transformers has no image classifier {variant!r}."

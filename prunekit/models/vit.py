@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from itertools import repeat
 from typing import Annotated, Literal, Self
 
 import torch
@@ -102,7 +103,9 @@ class ViTConfig(ModelConfig):
                 f"model.patch_size: {self.patch_size} does not divide the image of "
                 f"{spec.height}x{spec.width} pixels: use {near}, or another data.image_size"
             )
-        if int(self.embed_dim * self.mlp_ratio) < 1:
+        if math.isinf(hidden := self.embed_dim * self.mlp_ratio):
+            raise RecipeError(f"model.mlp_ratio: {self.mlp_ratio} is beyond all models")
+        if int(hidden) < 1:
             raise RecipeError(
                 f"model.mlp_ratio: {self.mlp_ratio} of embed_dim {self.embed_dim} leaves no hidden "
                 f"unit: use at least {1 / self.embed_dim:.3g}"
@@ -111,8 +114,8 @@ class ViTConfig(ModelConfig):
 
     def block_sizes(self) -> Iterator[tuple[int, int]]:
         """Heads, and hidden units, of each block."""
-        heads = self.head_counts or (self.heads,) * self.depth
-        hidden = self.hidden or (int(self.embed_dim * self.mlp_ratio),) * self.depth
+        heads = self.head_counts or repeat(self.heads, self.depth)
+        hidden = self.hidden or repeat(int(self.embed_dim * self.mlp_ratio), self.depth)
         yield from zip(heads, hidden, strict=True)
 
     def sized_as(self, model: nn.Module) -> Self:

@@ -52,6 +52,18 @@ class RunDir:
         except RecipeError as error:
             raise CheckpointError(f"{path}: corrupt or of another version: {error}") from error
 
+    def processes(self) -> int:
+        """How many made the run.
+
+        Raises:
+            CheckpointError: the manifest is missing, or says no count.
+        """
+        environment = self.manifest().get("environment", {})
+        world = environment.get("world_size", 1) if isinstance(environment, dict) else None
+        if type(world) is not int or world < 1:
+            raise CheckpointError(f"{self.path / 'manifest.json'}: says no number of processes")
+        return world
+
     def manifest(self) -> dict[str, Any]:
         """Versions, seed, device, threads, world size: all that the result depends on."""
         return self._document("manifest.json")

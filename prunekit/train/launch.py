@@ -89,7 +89,7 @@ def resume_run(run_dir: Path, *, code: str | Path | CodeFile | None = None) -> P
         PrunekitError: with the exit code of what went wrong.
     """
     run = open_run(run_dir)
-    world = int(run.manifest()["environment"]["world_size"])
+    world = run.processes()
     with use_code(code):
         if world > 1 and "RANK" not in os.environ:
             return Path(start_processes(world, run.recipe().threads, _resume, str(run.path)))

@@ -146,10 +146,15 @@ MOVES = (
     "moves pruned weights, whose gradient and state are zero: use mode ste, or an optimizer that "
     "works entry by entry"
 )
+KRON = "timm:kron"
+"""Draws from a generator that is in no saved state. Not tried: without opt_einsum a step takes
+minutes, and a matrix of a model the memory of both its sides multiplied."""
 FORGETS = "does not go on from its saved state as if it had never stopped: use another optimizer"
 
 
 def _try(config: OtherOptimizer, mode: Mode | None) -> None:
+    if config.name.startswith(KRON):
+        raise _FaultError(FORGETS)
     whole = _Training(config, mode)
     if whole.optimizer.__class__ is torch.optim.LBFGS:
         raise _FaultError(CLOSURE)

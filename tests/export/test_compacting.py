@@ -156,3 +156,20 @@ def test_masks_of_the_subject_are_those_of_the_run(zeros):
     subject = open_subject(zeros)
     assert subject.masked == tuple(subject.masks)
     assert {s["layer"] for s in compact_run(zeros).document["removed"]} <= set(subject.masks)
+
+
+@pytest.mark.parametrize(
+    ("read", "file", "key", "value"),
+    [
+        (compact_run, "report.json", "compact", 5),
+        (compact_run, "report.json", "compact", {"removed": [5]}),
+        (prunekit.evaluate_run, "manifest.json", "environment", -1),
+        (prunekit.evaluate_run, "manifest.json", "environment", {"world_size": [[]]}),
+    ],
+)
+def test_what_a_run_from_elsewhere_says_wrong_is_one_line(zeros, tmp_path, read, file, key, value):
+    shutil.copytree(zeros, tmp_path / "run")
+    told = json.loads((tmp_path / "run" / file).read_text())
+    (tmp_path / "run" / file).write_text(json.dumps(told | {key: value}))
+    with pytest.raises(CheckpointError, match=file):
+        read(tmp_path / "run")

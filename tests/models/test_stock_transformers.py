@@ -7,10 +7,11 @@ import torch
 import transformers
 from torch import nn
 
-from prunekit import DataSpec, Pruner, compressor, strategy
+from prunekit import DataSpec, Pruner, compact, compressor, load_model, strategy
 from prunekit.errors import RecipeError
 from prunekit.models import attach, token_counts
 from prunekit.models.cost import count_macs
+from prunekit.models.saved import model_metadata, write_model
 from prunekit.pruning.flow import heads
 from prunekit.registry import MODELS
 
@@ -167,3 +168,28 @@ def test_it_is_a_module_that_can_be_copied_and_saved(tmp_path):
     other = copy.deepcopy(model)
     assert isinstance(other, nn.Module)
     assert torch.equal(other(IMAGES), model(IMAGES))
+
+
+def test_a_config_that_could_open_any_file_is_refused():
+    """As in the metadata of a model file from elsewhere."""
+    config = {"architecture": "vit_tiny_patch16_224", "model_args": {"checkpoint_path": "x.pth"}}
+    name = "transformers:TimmWrapperForImageClassification"
+    with pytest.raises(RecipeError, match="write timm:NAME"):
+        MODELS.parse({"name": name, "config": config}).build(SPEC)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_is_built_again_without_its_empty_units(kind, tmp_path):
+    model = built(kind)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if ".fc1." in name:
+                parameter[::2] = 0.0
+    found = compact(model, input_shape=SPEC.input_shape)
+    assert found.removed
+    config = MODELS.parse(
+        {"name": f"transformers:{kind}ForImageClassification", "config": KINDS[kind]}
+    )
+    metadata = model_metadata(found.model, config, [], SPEC)
+    write_model(tmp_path / "m", found.model, found.masks, metadata)
+    assert torch.equal(load_model(tmp_path / "m")(IMAGES), found.model.eval()(IMAGES))

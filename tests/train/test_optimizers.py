@@ -31,12 +31,11 @@ REFUSED = {
     "muon": "cannot be used in a run: Muon only supports 2D parameters",
     "sparseadam": "cannot be used in a run: SparseAdam does not support dense gradients",
     "timm:adahessian": "cannot be used in a run: element 0 of tensors does not require grad",
+    **dict.fromkeys(("timm:kron", "timm:kronc", "timm:kronw"), "does not go on from its saved"),
 }
 """In every mode, and without masks."""
 MIXING = ("timm:adamuon", "timm:muon", "timm:nadamuon", "timm:nmuon")
 """Those that mix the entries of a matrix."""
-SLOW = ("timm:kron", "timm:kronc", "timm:kronw")
-"""They compile what they compute."""
 
 
 def fault(name, mode):
@@ -56,7 +55,7 @@ def test_an_optimizer_of_torch_holds_masks_and_goes_on_or_is_refused(name, mode)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [f"timm:{n}" for n in timm_names() if f"timm:{n}" not in SLOW])
+@pytest.mark.parametrize("name", [f"timm:{n}" for n in timm_names()])
 def test_an_optimizer_of_timm_holds_masks_and_goes_on_or_is_refused(name):
     for mode in (None, "hard", "masked", "ste"):
         told = fault(name, mode)
