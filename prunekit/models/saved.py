@@ -71,8 +71,6 @@ def model_metadata(
     try:
         again = _build(built)
         if _shapes(again) != _shapes(model):
-            if not is_stock(config):
-                return {}
             built["sizes"] = sizes_left(model, again).model_dump(mode="json")
             weights = {name: tensor.cpu() for name, tensor in model.state_dict().items()}
             if not _same_logits(model, _loaded(built, weights), spec):
@@ -80,11 +78,6 @@ def model_metadata(
     except NOT_BUILT:
         return {}
     return {CONFIG: json.dumps(built)}
-
-
-def is_stock(config: ModelConfig) -> bool:
-    """Whether a model comes from another library, by `torchvision:` or `timm:`."""
-    return ":" in config.name
 
 
 def _same_logits(model: nn.Module, again: nn.Module, spec: DataSpec) -> bool:

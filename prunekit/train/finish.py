@@ -15,6 +15,7 @@ from prunekit.models import token_counts
 from prunekit.models.cost import Macs, count_macs, train_flops
 from prunekit.models.patch_groups import merged_patches
 from prunekit.models.saved import images_metadata, model_metadata, write_model
+from prunekit.pruning.assignment import lose_rows
 from prunekit.pruning.effective import effective_share, told_effective
 from prunekit.pruning.sparsity import (
     Sparsity,
@@ -167,7 +168,7 @@ def _report(
     macs = Macs(trained.macs.dense, finished.executed, finished.theoretical)
     effective = told_effective(model, left, _one_batch(trainer))
     told = trainer.observer.warnings
-    for sentence in warn_empty(measure_sparsity(model, left)):
+    for sentence in warn_empty(measure_sparsity(model, left), lose_rows(trainer.engine.assigned)):
         if not any(line.endswith(f": {sentence}") for line in told):  # at the step where it began
             told.append(sentence)
     return {
