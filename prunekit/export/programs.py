@@ -54,6 +54,14 @@ def require_onnx(what: str = "--onnx") -> None:
             f"{what} needs {', '.join(missing)}, which {'are' if len(missing) > 1 else 'is'} not "
             "installed: pip install 'prunekit[onnx]'"
         )
+    for name in NEEDED:
+        try:
+            importlib.import_module(name)
+        except Exception as error:  # whatever a broken installation raises
+            raise UsageError(
+                f"{what} needs {name}, which is installed and cannot be imported "
+                f"({type(error).__name__}: {error}): pip install --force-reinstall {name}"
+            ) from error
 
 
 def trace(model: nn.Module, images: Tensor, name: str) -> ExportedProgram:

@@ -29,6 +29,8 @@ from prunekit.registry.configs import DataSpec, ModelConfig
 
 BATCHES = (1, 8)
 """Images a pass that are timed."""
+WIDEST = 1.25
+"""Of the ends of a ratio's interval, one over the other: beyond it the ratio tells nothing."""
 OWN, DENSE = "own", "dense"
 Pass = Callable[[Tensor], object]
 """A forward pass of images [B, C, H, W], as its runtime takes them."""
@@ -213,6 +215,11 @@ def _arrived(one: Latency) -> str:
     assert one.ratio is not None
     assert one.ratio_low is not None
     assert one.ratio_high is not None
+    if one.ratio_high > WIDEST * one.ratio_low:
+        return (
+            "an amount of time that is not known, as what else ran disturbed the timing "
+            f"({one.ratio:.2f} x, {one.ratio_low:.2f} to {one.ratio_high:.2f})"
+        )
     if one.ratio_high < 1:
         return f"{1 - one.ratio:.1%} less time"
     if one.ratio_low > 1:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from torch import nn
@@ -39,6 +39,16 @@ class Assigned:
     """Sparsity promised at the last update."""
     asked: float | None = None
     """Sparsity that its settings asked for there."""
+
+
+WHOLE_ROWS = ("channels", "heads")
+"""Units that are rows: those that a strategy empties are what was asked for."""
+
+
+def lose_rows(assigned: Iterable[Assigned]) -> set[str]:
+    """The tensors of strategies that prune whole channels or heads."""
+    found = (one for one in assigned if one.strategy.unit_name() in WHOLE_ROWS)
+    return {name for one in found for name in one.cover}
 
 
 def assign(

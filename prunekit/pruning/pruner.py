@@ -31,7 +31,7 @@ from prunekit.foundation.suggestions import did_you_mean
 from prunekit.foundation.timeline import Timeline
 from prunekit.foundation.warn import LOG
 from prunekit.pruning.arguments import refuse_arguments, refuse_windows, warn_of_epochs
-from prunekit.pruning.assignment import Assigned
+from prunekit.pruning.assignment import Assigned, lose_rows
 from prunekit.pruning.context import Anchor, Calibration, LossFunction, OneProcess, Ranks, Sources
 from prunekit.pruning.effective import Effective, told_effective
 from prunekit.pruning.engine import Engine
@@ -205,7 +205,7 @@ class Pruner:
         if first:
             left = masks_left(model, masks)
             self.effective = told_effective(model, left, self._input(model))
-            for sentence in warn_empty(measure_sparsity(model, left)):
+            for sentence in warn_empty(measure_sparsity(model, left), lose_rows(self.assigned)):
                 LOG.warning(sentence)
         return model
 

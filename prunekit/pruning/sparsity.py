@@ -212,9 +212,14 @@ def weighed(shares: Sequence[tuple[float, int]]) -> float | None:
     return sum(share * weight for share, weight in shares) / sum(weight for _, weight in shares)
 
 
-def warn_empty(sparsity: Sparsity) -> list[str]:
-    """A sentence for each tensor that is empty, and one for all empty rows of the others."""
-    return [*warn_empty_tensors(sparsity), *warn_empty_rows(sparsity)]
+def warn_empty(sparsity: Sparsity, meant: Collection[str] = ()) -> list[str]:
+    """A sentence for each tensor that is empty, and one for all empty rows of the others.
+
+    Args:
+        sparsity: of a model.
+        meant: tensors that lose whole rows by intent.
+    """
+    return [*warn_empty_tensors(sparsity), *warn_empty_rows(sparsity, meant)]
 
 
 def warn_empty_tensors(sparsity: Sparsity) -> list[str]:
@@ -227,9 +232,13 @@ def warn_empty_tensors(sparsity: Sparsity) -> list[str]:
     ]
 
 
-def warn_empty_rows(sparsity: Sparsity) -> list[str]:
-    """At most one sentence, on the tensors that have empty rows, and others."""
-    found = [tensor for tensor in sparsity.tensors if tensor.kept and tensor.empty_rows]
+def warn_empty_rows(sparsity: Sparsity, meant: Collection[str] = ()) -> list[str]:
+    """At most one sentence, on the tensors that have empty rows without being meant to."""
+    found = [
+        tensor
+        for tensor in sparsity.tensors
+        if tensor.kept and tensor.empty_rows and tensor.name not in meant
+    ]
     if not found:
         return []
     worst = max(found, key=lambda tensor: tensor.empty_rows / tensor.rows)

@@ -122,7 +122,7 @@ def settings_from(
         made_by.__name__,
         __base__=base,
         __module__=made_by.__module__,
-        __doc__=inspect.getdoc(made_by) or "",
+        __doc__=own_docstring(made_by),
         name=(literal, ...),
         **fields,
     )
@@ -166,6 +166,12 @@ def _type_of_value(value: Any) -> Any:
         kind = kind if kind in SCALARS else Any
         return list[kind] if isinstance(value, list) else tuple[kind, ...]
     return type(value)
+
+
+def own_docstring(made_by: Callable[..., Any]) -> str:
+    """The docstring of a class or function itself, not one that it inherits."""
+    text = vars(made_by).get("__doc__") if inspect.isclass(made_by) else made_by.__doc__
+    return inspect.cleandoc(text or "")
 
 
 def _meanings(made_by: Callable[..., Any]) -> dict[str, str]:

@@ -37,7 +37,10 @@ def describe_source(value: str) -> Description:
 def describe_class(cls: type) -> Description:
     """Describe a class that is at hand."""
     paper = getattr(cls, "paper", "")
-    return Description(_first_line(inspect.getdoc(cls)), paper if isinstance(paper, str) else "")
+    return Description(
+        _first_line(inspect.cleandoc(vars(cls).get("__doc__") or "")),
+        paper if isinstance(paper, str) else "",
+    )
 
 
 def find_spec(module: str) -> ModuleSpec | None:

@@ -8,6 +8,9 @@ from prunekit.report.read import clean
 from prunekit.report.statistics import summary
 from prunekit.report.study import Cell, Study
 
+WIDEST = 1.25
+"""Of the ends of a ratio's interval, one over the other: beyond it the ratio tells nothing."""
+
 
 def arrived(study: Study) -> str:
     """A sentence; empty where nothing was saved or nothing timed beside a dense model.
@@ -19,20 +22,37 @@ def arrived(study: Study) -> str:
     pairs = [pair for cell in study.cells if (pair := _saved(cell)) is not None]
     if not pairs:
         return ""
-    fewer, less = ([pair[i] for pair in pairs] for i in (0, 1))
+    fewer = [fewer for fewer, _ in pairs]
+    times = [time for _, time in pairs if time is not None]
+    if not times:
+        return (
+            f"{_range(fewer)} fewer multiply-adds than dense in theory: what of it arrived as time "
+            "is not known, as what else ran disturbed the timing."
+        )
+    ends = [f"{end:.2f}" for end in (min(times), max(times))]
+    took = ends[0] if ends[0] == ends[1] else " to ".join(ends)
+    known = "" if len(times) == len(pairs) else f"; {len(pairs) - len(times)} were timed too badly"
     return (
-        f"{_range(fewer)} fewer multiply-adds than dense in theory arrived as {_range(less)} less "
-        f"time for one image in torch (a minus: more), over the {len(pairs)} cells that save any."
+        f"{_range(fewer)} fewer multiply-adds than dense in theory: one image takes {took} x the "
+        f"time of the dense model in torch, over the {len(pairs)} cells that save any{known}."
     )
 
 
-def _saved(cell: Cell) -> tuple[float, float] | None:
-    """Shares of the multiply-adds and of the time that a cell saves, means over its seeds."""
+def _saved(cell: Cell) -> tuple[float, float | None] | None:
+    """The share of the multiply-adds that a cell saves and its time over that of the dense model.
+
+    Means over its seeds; the time is None where no run was timed well enough to tell.
+    """
     counted, dense = (cell.values("macs", key) for key in ("theoretical", "dense"))
     fewer = [1 - counted[seed] / dense[seed] for seed in counted if dense.get(seed)]
-    less = [1 - ratio for ratio in cell.values("latency", "torch", "1", "ratio").values()]
-    macs, time = summary(fewer), summary(less)
-    return (macs.mean, time.mean) if macs and time and macs.mean > 0 else None
+    at = ("latency", "torch", "1")
+    low, high = (cell.values(*at, key) for key in ("ratio_low", "ratio_high"))
+    ratios = cell.values(*at, "ratio")
+    well = [ratios[seed] for seed in ratios if high.get(seed, 1) <= WIDEST * low.get(seed, 1)]
+    macs, time = summary(fewer), summary(well)
+    if not macs or not ratios or macs.mean <= 0:
+        return None
+    return macs.mean, time.mean if time else None
 
 
 def _range(shares: Sequence[float]) -> str:

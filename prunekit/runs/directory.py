@@ -127,11 +127,14 @@ class RunDir:
     def _existing(self, name: str) -> Path:
         path = self.path / name
         if not path.is_file():
-            raise CheckpointError(
-                f"{path}: missing: the run did not get that far; `prunekit resume {self.path}` "
-                "continues it"
-            )
+            raise CheckpointError(f"{path}: missing: {self._why_not_there()}")
         return path
+
+    def _why_not_there(self) -> str:
+        status = self.path / "status.json"
+        if status.is_file() and (ended := read_json(status)) and ended.get("status") == "diverged":
+            return "the run diverged, and would again: change its recipe and run that"
+        return f"the run did not get that far; `prunekit resume {self.path}` continues it"
 
     def _document(self, name: str) -> dict[str, Any]:
         value = read_json(self._existing(name))

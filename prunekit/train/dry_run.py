@@ -16,6 +16,7 @@ from prunekit.foundation.modules import copy_on, training_mode_kept
 from prunekit.foundation.timing import call_seconds, mean_seconds
 from prunekit.models import token_counts
 from prunekit.models.cost import count_macs
+from prunekit.pruning.assignment import lose_rows
 from prunekit.pruning.context import StepContext
 from prunekit.pruning.effective import measure_effective
 from prunekit.pruning.sparsity import UnitCount, measure_sparsity, warn_empty
@@ -153,7 +154,10 @@ def plan(run: Run) -> DryRun:
             *too_short,
             *average_notes(run.recipe.ema),
             *used,
-            *(f"with the start weights, {one}" for one in warn_empty(sparsity)),
+            *(
+                f"with the start weights, {one}"
+                for one in warn_empty(sparsity, lose_rows(engine.assigned))
+            ),
         ),
     )
 

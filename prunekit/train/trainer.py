@@ -64,6 +64,11 @@ class Trainer:
         self.engine.start()
         self._wrap()
 
+    def _lr(self) -> float:
+        """The rate now of what has the recipe's own; of the first group where nothing has."""
+        groups, own = self.optimizer.param_groups, self.run.recipe.optimizer.lr
+        return float(next((g["lr"] for g in groups if g["initial_lr"] == own), groups[0]["lr"]))
+
     def resume(self, checkpoint: Checkpoint) -> None:
         """Continue a run where its checkpoint was taken."""
         saved = checkpoint.state
@@ -146,7 +151,7 @@ class Trainer:
         self.observer.log_details()
         if self.observer.due(step):
             self.precision.stop_if_bad(step)
-            self.observer.log(self.images, self.optimizer.param_groups[0]["lr"])
+            self.observer.log(self.images, self._lr())
         last = step == self.total and not restores  # the finished model is evaluated anyway
         if (step % self.evaluate_every == 0 or self.plan.ends(step)) and not last:
             self._look_for_best(step)
