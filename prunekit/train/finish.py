@@ -15,6 +15,7 @@ from prunekit.models import token_counts
 from prunekit.models.cost import Macs, count_macs, train_flops
 from prunekit.models.patch_groups import merged_patches
 from prunekit.models.saved import images_metadata, model_metadata, write_model
+from prunekit.pruning.assignment import lose_rows
 from prunekit.pruning.effective import effective_share, told_effective
 from prunekit.pruning.sparsity import (
     Sparsity,
@@ -199,7 +200,7 @@ def _report(
 def _tell_of_empty(trainer: Trainer, left: Sparsity) -> None:
     """Warn of tensors and rows that are empty, unless that was told at the step where it began."""
     told = trainer.observer.warnings
-    for sentence in warn_empty(left):
+    for sentence in warn_empty(left, lose_rows(trainer.engine.assigned)):
         if not any(line.endswith(f": {sentence}") for line in told):
             told.append(sentence)
 
