@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from prunekit.foundation.number_text import counted
 from prunekit.report.read import clean
 from prunekit.report.statistics import summary
 from prunekit.report.study import Cell, Study
@@ -34,7 +35,8 @@ def arrived(study: Study) -> str:
     known = "" if len(times) == len(pairs) else f"; {len(pairs) - len(times)} were timed too badly"
     return (
         f"{_range(fewer)} fewer multiply-adds than dense in theory: one image takes {took} x the "
-        f"time of the dense model in torch, over the {len(pairs)} cells that save any{known}."
+        f"time of the dense model in torch, over the {counted(len(pairs), 'cell')} that save any"
+        f"{known}."
     )
 
 

@@ -199,7 +199,7 @@ def test_a_residual_stream_stays_and_is_told():
     [stayed] = found.stayed
     assert stayed.sentence() == (
         "layer1.0.conv2.weight: 1 empty channel stays, as it enters a sum with others, as in a "
-        "residual stream"
+        "residual stream: they meet channels of layer3.0.conv2 that are not empty"
     )
 
 
