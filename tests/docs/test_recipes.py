@@ -51,6 +51,15 @@ def printed(path):
     return capture.get()
 
 
+def test_a_compact_recipe_ends_with_a_smaller_model():
+    steps = [f"phases.{i}.length=8st" for i in (1, 2)]
+    often = [f"strategies.{i}.cadence.every=1st" for i in (0, 1)]
+    report = run("vit_compact_digits", *steps, *often)
+    left = {(one["before"], one["after"]) for one in report["compact"]["removed"]}
+    assert left == {(4, 2), (128, 64)}  # heads, and hidden units
+    assert report["parameters"]["stored"] == 53_034
+
+
 def test_a_recipe_runs_by_its_name_from_the_command_line(capsys):
     with pytest.raises(SystemExit) as exit_info:
         main(["run", "quickstart", *DIGITS])
