@@ -147,8 +147,8 @@ def timed(batch, low, median, high):
         (
             Macs(1000, 500, 500),
             [timed(1, 1.2, 1.5, 5.2)],
-            "50.0% fewer multiply-adds than dense arrived as an amount of time that is not known, as "
-            "what else ran disturbed the timing (1.50 x, 1.20 to 5.20) at batch 1 (torch).",
+            "50.0% fewer multiply-adds than dense arrived as an amount of time that is not known, "
+            "as what else ran disturbed the timing (1.50 x, 1.20 to 5.20) at batch 1 (torch).",
         ),
         (Macs(1000, 1000, 1000), [timed(1, 1, 1, 1)], None),
         (Macs(1000, 1000, 100), [Latency(1, 1.0, 0.1, 20)], None),

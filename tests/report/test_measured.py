@@ -120,8 +120,8 @@ def test_a_target_that_two_sizes_of_models_miss_by_a_hair_is_no_axis(tmp_path):
 def test_a_sentence_says_what_arrived_over_the_cells(runs, tmp_path):
     # made reports save 1 less than the sparsity of 1000 multiply-adds
     assert arrived(compare([runs]).study) == (
-        "79.9 to 89.9 % fewer multiply-adds than dense in theory: one image takes 0.25 to 0.50 x the "
-        "time of the dense model in torch, over the 2 cells that save any."
+        "79.9 to 89.9 % fewer multiply-adds than dense in theory: one image takes 0.25 to 0.50 x "
+        "the time of the dense model in torch, over the 2 cells that save any."
     )
     assert arrived(compare([runs / "dense"]).study) == ""
     own = {**new(0.8, 0.8, 2.0), "saving": "80.0% fewer arrived as nothing."}
