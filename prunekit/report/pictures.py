@@ -113,8 +113,11 @@ def _masks(run: RunDir, wanted: Wanted) -> Figure:
         for pattern in wanted.layers:
             if not any(fnmatchcase(name, pattern) for name in masks):
                 near = did_you_mean(pattern, list(masks))
-                raise UsageError(f"{run.path}: no masked tensor {pattern!r}.{near}")
-        chosen = [n for n in masks if any(fnmatchcase(n, pattern) for pattern in wanted.layers)]
+                known = f" Masked are {', '.join(list(masks)[:3])}, ..." if not near else ""
+                raise UsageError(f"{run.path}: no masked tensor {pattern!r}.{near}{known}")
+        named = [n for n in masks if any(fnmatchcase(n, pattern) for pattern in wanted.layers)]
+        # a vector goes along with the rows of a weight, and has no columns to show
+        chosen = [n for n in named if masks[n].ndim > 1] or named
     return mask_images(called(run), {name: masks[name] for name in masks if name in chosen})
 
 

@@ -72,8 +72,11 @@ def _one(part: Any, tensor: str, mask: np.ndarray) -> None:
     shape = " x ".join(map(str, mask.shape))
     title = f"{tensor}\n{shape}, {percent(float(matrix.mean()))} kept"
     axes["columns"].set_title(literal(title), loc="left", fontsize=8)
-    main.set_xlabel("inputs" if mask.ndim < 3 else "inputs, by kernel place", fontsize=8)
-    main.set_ylabel("outputs", fontsize=8)
+    if mask.ndim > 1:
+        main.set_xlabel("inputs" if mask.ndim < 3 else "inputs, by kernel place", fontsize=8)
+        main.set_ylabel("outputs", fontsize=8)
+    else:
+        main.set_xlabel("outputs", fontsize=8)
     by_row, by_column = 100 * matrix.mean(axis=1), 100 * matrix.mean(axis=0)
     _profile(axes["columns"], np.arange(columns + 1), by_column, "vertical")
     _profile(axes["rows"], np.arange(rows + 1), by_row, "horizontal")
