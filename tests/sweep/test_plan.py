@@ -367,6 +367,9 @@ def test_baselines_that_cannot_be_planned_are_told(base, tmp_path):
 
 RUNS = {
     "burden_mnist": 250,
+    "compact_resnet_digits": 9,
+    "compact_vit_cifar_cpu": 9,
+    "compact_vit_digits": 9,
     "compression_cpu": 27,
     "merging": 15,
     "paper_table1": 720,
