@@ -138,7 +138,14 @@ def _exported(subject: Subject, wanted: _Wanted, out: str | Path | None) -> Expo
             work.notes += latency.notes
         stale = _stale(folder, files)
         found = Export(
-            folder, files, work.checks, zeros, work.seconds, (*work.notes, *stale), latency
+            folder,
+            files,
+            work.checks,
+            zeros,
+            work.seconds,
+            (*work.notes, *stale),
+            parameters=sum(one.numel() for one in subject.model.parameters()),
+            latency=latency,
         )
         write_json(temporary / RECORD_FILE, {**found.plain(), "versions": _versions()})
         card = model_card(subject, found, normalize=wanted.normalize)

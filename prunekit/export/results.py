@@ -30,6 +30,8 @@ class Export:
     """Wall time of tracing and writing, the check left out."""
     notes: tuple[str, ...]
     """What to know of it, in sentences."""
+    parameters: int
+    """Of the model that the files hold: fewer than the run's where it was made compact for them."""
     latency: OnnxLatency | None = None
     """Of `model.onnx`; None where there is none, or it was not to be timed."""
 
@@ -42,6 +44,7 @@ class Export:
                 for name, one in self.checks.items()
             },
             "zeros": self.zeros,
+            "parameters": self.parameters,
             "seconds": self.seconds,
             "latency": self.latency.plain() if self.latency else None,
             "notes": list(self.notes),

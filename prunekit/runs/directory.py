@@ -84,10 +84,14 @@ class RunDir:
     def exported(self) -> dict[str, Any]:
         """What `prunekit export` measured, where it wrote into the run; else nothing.
 
-        A damaged one is none: it is no part of the run.
+        A damaged one is none: it is no part of the run. Nor is one of a smaller model, which
+        `--compact` made for the export: its times are not those of the run's own.
         """
         with suppress(CheckpointError):
-            return self._document(EXPORT_RECORD)
+            found, stored = self._document(EXPORT_RECORD), self._document("report.json")
+            own = (stored.get("parameters") or {}).get("stored")  # runs of before do not say it
+            if own is None or found.get("parameters", own) == own:
+                return found
         return {}
 
     def metrics(self) -> list[dict[str, Any]]:

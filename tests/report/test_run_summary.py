@@ -150,6 +150,16 @@ def test_what_was_measured_stands_beside_the_dense_model(run_dir):
     assert "Masks alone save no time" not in printed(run_dir)
 
 
+def test_times_of_a_smaller_model_that_an_export_made_are_not_those_of_the_run(run_dir):
+    numbers = {**REPORT["parameters"], "stored": 100}
+    write_json(run_dir / "report.json", {**REPORT, "parameters": numbers})
+    for parameters, shown in ((100, True), (60, False)):
+        times = {"onnxruntime": {"8": {"median_ms": 2.0, "ratio": None}}}
+        document = {"parameters": parameters, "latency": times}
+        write_json(run_dir / "export/export.json", document)
+        assert ("onnxruntime, batch 8" in rows(run_dir)) is shown
+
+
 def test_a_run_of_before_has_no_table_of_what_was_measured(run_dir):
     write_json(run_dir / "report.json", REPORT)
     assert "As measured" not in printed(run_dir)
