@@ -151,6 +151,7 @@ def test_what_was_measured_stands_beside_the_dense_model(run_dir):
 
 
 def test_times_of_a_smaller_model_that_an_export_made_are_not_those_of_the_run(run_dir):
+    (run_dir / "export").mkdir()
     numbers = {**REPORT["parameters"], "stored": 100}
     write_json(run_dir / "report.json", {**REPORT, "parameters": numbers})
     for parameters, shown in ((100, True), (60, False)):
