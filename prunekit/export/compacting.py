@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from prunekit.errors import ExportError
 from prunekit.export.subject import MODEL_FILE, Subject, open_subject
 from prunekit.foundation.files import all_or_nothing
-from prunekit.models.cost import Macs, count_macs
+from prunekit.models.cost import count_macs
 from prunekit.models.saved import images_metadata, load_model, model_metadata, not_built
 from prunekit.pruning.compact import Compacted, compact
 from prunekit.pruning.sparsity import masks_left
+from prunekit.registry.own_code import CodeFile, use_code
 from prunekit.runs.tensors import write_tensors
 
 FOLDER, NUMBERS_FILE = "compact", "compact.json"
@@ -33,7 +34,12 @@ class CompactRun:
     """What to know of it, in sentences."""
 
 
-def compact_run(run_dir: str | Path, *, out: str | Path | None = None) -> CompactRun:
+def compact_run(
+    run_dir: str | Path,
+    *,
+    out: str | Path | None = None,
+    code: str | Path | CodeFile | None = None,
+) -> CompactRun:
     """Write the finished model of a run without its empty heads, channels and hidden units.
 
     See `prunekit.compact` for what leaves and how that is proved, here on test images.
@@ -42,6 +48,7 @@ def compact_run(run_dir: str | Path, *, out: str | Path | None = None) -> Compac
         run_dir: a run directory, `runs/<recipe>/latest`.
         out: the folder; `compact` in the run directory where it is None. It gets
             `model.safetensors`, which `prunekit.load_model` reads, and `compact.json`.
+        code: the file of your own that the run was made with, where it was.
 
     Raises:
         CheckpointError: no finished run, or its files or data do not fit each other.
@@ -50,7 +57,11 @@ def compact_run(run_dir: str | Path, *, out: str | Path | None = None) -> Compac
         ExportError: the smaller model does not give what the model gives, or cannot be built again.
         WriteError: the folder cannot be written. After any of these nothing was written.
     """
-    subject = open_subject(run_dir)
+    with use_code(code):
+        return _compacted(open_subject(run_dir), out)
+
+
+def _compacted(subject: Subject, out: str | Path | None) -> CompactRun:
     before = count_macs(subject.model, subject.spec.input_shape, subject.masks)
     smaller = without_empty(subject)
     after = count_macs(smaller.model, subject.spec.input_shape)
@@ -132,13 +143,7 @@ def _cost(subject: Subject, found: Compacted) -> dict[str, Any]:
     macs = count_macs(found.model, shape, masks_left(found.model, found.masks))
     dense = old.get("macs", {}).get("dense", macs.dense)
     stored = found.parameters[1]
-    cost: dict[str, Any] = {
-        "macs": vars_of(Macs(dense, macs.executed, macs.theoretical)),
+    return {
+        "macs": asdict(replace(macs, dense=dense)),
         "parameters": {**old.get("parameters", {}), "stored": stored},
     }
-    return cost
-
-
-def vars_of(macs: Macs) -> dict[str, int]:
-    """Plain values."""
-    return {"dense": macs.dense, "executed": macs.executed, "theoretical": macs.theoretical}

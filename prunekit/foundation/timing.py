@@ -13,6 +13,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import torch
 
+WIDEST = 1.25
+"""Of the ends of a ratio's interval, one over the other: beyond it the ratio tells nothing."""
+
 
 def wait_for(device: torch.device) -> None:
     """Return when a GPU has done what it was given; a CPU has, when a call returns."""

@@ -20,6 +20,7 @@ from prunekit.errors import PrunekitError
 from prunekit.foundation.modules import evaluating
 from prunekit.foundation.timing import (
     FEWEST_ROUNDS,
+    WIDEST,
     paired_ratio,
     pass_seconds,
     take_turns,
@@ -29,8 +30,6 @@ from prunekit.registry.configs import DataSpec, ModelConfig
 
 BATCHES = (1, 8)
 """Images a pass that are timed."""
-WIDEST = 1.25
-"""Of the ends of a ratio's interval, one over the other: beyond it the ratio tells nothing."""
 OWN, DENSE = "own", "dense"
 Pass = Callable[[Tensor], object]
 """A forward pass of images [B, C, H, W], as its runtime takes them."""

@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from prunekit.foundation.number_text import counted
+from prunekit.foundation.timing import WIDEST
 from prunekit.report.read import clean
 from prunekit.report.statistics import summary
 from prunekit.report.study import Cell, Study
-
-WIDEST = 1.25
-"""Of the ends of a ratio's interval, one over the other: beyond it the ratio tells nothing."""
 
 
 def arrived(study: Study) -> str:
