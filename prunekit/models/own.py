@@ -64,7 +64,9 @@ class OwnModelConfig(SignatureConfig, ModelConfig):
                 f"{place_of(self.signature.made_by)}: gives a {type(model).__name__}, where a "
                 "model is an nn.Module"
             )
-        _check_logits(model, self.name, spec)
+        # without values it is about to be made smaller and filled from a file, which is tried there
+        if not any(parameter.is_meta for parameter in model.parameters()):
+            _check_logits(model, self.name, spec)
         return model
 
     def _given(self, spec: DataSpec) -> dict[str, Any]:

@@ -60,6 +60,9 @@ def test_each_command_takes_the_file_again(call, folder):
         ["evaluate", f"{RUN}/model.safetensors"],
         ["export", RUN, "--packed"],
         ["check-nm", RUN],
+        ["compact", RUN],
+        ["sensitivity", RUN, "--sparsities", "0.5"],
+        ["picture", RUN, "density"],
         ["run", "own.yaml", "--dry-run"],
         ["schema"],
     ):
@@ -79,6 +82,8 @@ def test_each_command_takes_the_file_again(call, folder):
         ["predict", RUN, "mine.py"],
         ["export", RUN, "--packed"],
         ["check-nm", RUN],
+        ["compact", RUN],
+        ["sensitivity", RUN, "--sparsities", "0.5"],
     ],
 )
 def test_without_it_one_line_says_which_file_and_another_is_refused(call, folder, words):
@@ -146,6 +151,29 @@ def test_a_report_keeps_runs_of_other_code_apart(call, folder):
 
 
 # ---- from Python
+
+
+def test_a_model_of_ones_own_that_lost_units_is_built_by_the_sizes_in_its_file(call, folder):
+    units = "{name: magnitude, sparsity: 0.5, schedule: constant, structure: channel, "
+    own_recipe(
+        folder,
+        RECIPE.replace(
+            "{name: magnitude, sparsity: 0.5, schedule: constant}",
+            f"{units}scope: {{include: [hidden.weight]}}}}",
+        ).replace("name: own", "name: small")
+        + "finish: compact\n",
+    )
+    assert call("run", "own.yaml", "--code", "mine.py")[0] == 0
+    small = load_model("runs/small/latest", code=folder / "mine.py")
+    assert small.hidden.weight.shape == (4, 16)  # its config says 8
+    found = call("compact", RUN, "--code", "mine.py", "--out", "out")  # what else is empty
+    assert found[0] == 0, found
+    assert (folder / "out/model.safetensors").is_file()
+    code, _, err = call("evaluate", "runs/small/latest", "--code", "mine.py", "--json")
+    assert code == 0, err
+    code, _, err = call("export", "runs/small/latest", "--pt2", "--packed", "--code", "mine.py")
+    assert code == 0, err
+    assert call("compact", RUN)[0] == 5  # without the code
 
 
 def test_from_python(folder):
@@ -230,6 +258,9 @@ COMMANDS = [
     ["predict", RUN, "image.png"],
     ["export", RUN, "--packed"],
     ["check-nm", RUN],
+    ["compact", RUN],
+    ["sensitivity", RUN, "--sparsities", "0.5"],
+    ["picture", RUN, "masks"],
     ["resume", RUN],
     ["validate", "own.yaml"],
     ["validate", f"{RUN}/resolved.yaml"],
