@@ -154,7 +154,7 @@ class Timed:
             unit="ms",
             ratio=ratio.median,
             interval=(ratio.low, ratio.high),
-            goal="" if goal is None else f"<= {goal:.4g} x",
+            goal="" if goal is None else f"<= {round(goal, 3):g} x",
             verdict=self._verdict(ratio, goal),
         )
 
