@@ -40,7 +40,7 @@ def pytest_collection_finish() -> None:
     gc.set_threshold(100_000, 20, 20)
 
 
-MAY_SKIP = ("needs a CUDA device", "root may write anywhere", "no Chromium here")
+MAY_SKIP = ("needs a CUDA device", "root may write anywhere", "no browser")
 """Reasons to skip a test in CI: what no environment that it makes can have."""
 
 
