@@ -92,15 +92,15 @@ class Outcomes:
         """
         logits = logits.float()
         # sums as a run's evaluation takes them: its numbers come out, bit for bit
-        self._losses[-1] += float(F.cross_entropy(logits, labels, reduction="sum").double())
+        self._losses[-1] += float(F.cross_entropy(logits, labels, reduction="sum"))
         given = logits.argmax(-1)
         confidence = logits.softmax(-1).amax(-1)
         own = logits.gather(1, labels.unsqueeze(1))
         places = torch.arange(logits.shape[1], device=logits.device)
         # of equal logits the first class goes before
         before = (logits > own) | ((logits == own) & (places < labels.unsqueeze(1)))
-        rows = (labels.double(), given.double(), confidence.double(), before.sum(-1).double())
-        self._rows.append(torch.stack(rows).cpu())
+        rows = (labels.float(), given.float(), confidence, before.sum(-1).float())
+        self._rows.append(torch.stack(rows).cpu().double())  # of classes below 2^24, exact
 
     @property
     def images(self) -> int:

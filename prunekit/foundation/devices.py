@@ -21,6 +21,7 @@ NOT_BY_ITSELF = ("mps",)
 """Not taken by `auto`, as runs there did not take it before: it has no float64, and is slower than
 the CPU for small models. Asked for by name it is."""
 USUAL = (AUTO, "cpu", "cuda", "mps", "xpu")
+"""What a word that is no device may stand for."""
 
 
 def choose_device(wanted: str = AUTO, local: int = 0, *, alone: bool = True) -> torch.device:

@@ -52,6 +52,27 @@ def buffers_kept(model: nn.Module) -> Iterator[None]:
                 buffer.copy_(held[name])
 
 
+def move_to(model: nn.Module, device: torch.device) -> None:
+    """`model.to(device)`, after which each parameter is still the same object.
+
+    Masks and optimizers hold those objects. torch makes new ones where a backend's tensors are laid
+    out otherwise (those of PrivateUse1), or where `torch.__future__` says so; to swap what is in
+    them keeps them.
+    """
+    future = torch.__future__
+    trial = nn.Linear(1, 1, bias=False)
+    parameter = trial.weight
+    if trial.to(device).weight is parameter:
+        model.to(device)
+        return
+    before = future.get_swap_module_params_on_conversion()
+    future.set_swap_module_params_on_conversion(True)
+    try:
+        model.to(device)
+    finally:
+        future.set_swap_module_params_on_conversion(before)
+
+
 def copy_on(model: nn.Module, device: str) -> nn.Module:
     """A copy on `device` that is made there: the original's memory is not doubled for it."""
     memo: dict[int, Any] = {id(b): b.detach().to(device, copy=True) for b in model.buffers()}

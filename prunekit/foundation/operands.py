@@ -19,6 +19,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
+from prunekit.foundation.devices import as_float64
 from prunekit.foundation.modules import one_forward
 
 aten = torch.ops.aten
@@ -240,7 +241,7 @@ def _written(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[
 def _is_centred(tensor: Tensor) -> bool:
     if tensor.ndim < 2 or not tensor.is_floating_point() or not tensor.numel():
         return False
-    rows = tensor.detach().flatten(1).double()
+    rows = as_float64(tensor.detach().flatten(1))
     # the weight of a linear layer is turned when it is multiplied
     return _has_centred_rows(rows) or (tensor.ndim == 2 and _has_centred_rows(rows.t()))
 

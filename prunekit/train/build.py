@@ -9,6 +9,7 @@ from torch import nn
 
 from prunekit.data import DataSet, open_dataset
 from prunekit.errors import CheckpointError
+from prunekit.foundation.modules import move_to
 from prunekit.foundation.plain import flow
 from prunekit.foundation.seeding import seed_for
 from prunekit.foundation.timeline import Timeline
@@ -114,7 +115,7 @@ def _put_together(
         tell_of_classes(engine, data.spec)
     freeze(engine.model, recipe.optimizer.freeze)  # also what a strategy put in
     check_rules((*recipe.optimizer.rules, *engine.optimizer_rules()), engine.params)
-    model.to(group.device)
+    move_to(model, group.device)
     with about_key("loss", recipe.loss):
         loss.prepare(model, LossSetting(data.spec, data.preprocessing, group.device))
     run = Run(recipe, group, data, model, engine, loss, plan)

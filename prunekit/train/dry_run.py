@@ -19,6 +19,7 @@ from prunekit.models.cost import count_macs
 from prunekit.pruning.assignment import lose_rows
 from prunekit.pruning.context import StepContext
 from prunekit.pruning.effective import measure_effective
+from prunekit.pruning.scores import count_true
 from prunekit.pruning.sparsity import UnitCount, measure_sparsity, warn_empty
 from prunekit.recipe.schema import Recipe
 from prunekit.train.batch_check import check_batches
@@ -199,7 +200,8 @@ def _tensor_plan(run: Run, name: str, masks: dict[str, Tensor]) -> TensorPlan:
     for assigned in run.engine.assigned:
         if name in assigned.cover:
             reason = "in scope" if name in assigned.scope else "goes with the units of its layer"
-            density = float(masks[name].double().mean()) if name in masks else None
+            mask = masks.get(name)
+            density = None if mask is None else count_true(mask) / mask.numel()
             return TensorPlan(name, shape, assigned.label, reason, density)
     reasons = {
         a.label: a.strategy.config.scope.explain(run.model, name, a.strategy.default_scope)

@@ -30,6 +30,7 @@ def environment(device: torch.device, world_size: int = 1) -> dict[str, Any]:
         "os": f"{platform.system()} {platform.release()} {platform.machine()}",
         "device": device.type,
         "device_name": device_name(device),
+        # what torch was built for stands in its version, of CUDA not always
         "cuda": torch.version.cuda if device.type == "cuda" else None,
         "threads": torch.get_num_threads(),
         "world_size": world_size,

@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
 
-import torch
 from torch import Tensor
 
 from prunekit.foundation.console import console
+from prunekit.foundation.tally import Tally
 from prunekit.foundation.warn import WarningRelay
 from prunekit.loggers.base import LoggedRun
 from prunekit.models import token_counts
@@ -37,7 +37,7 @@ class Observer:
         logging = run.recipe.logging
         self.every = max(1, logging.every.steps(total, epoch))
         self.histograms = logging.histograms and max(1, logging.histograms.steps(total, epoch))
-        self._sums = torch.zeros(3, dtype=torch.float64, device=run.group.device)
+        self._sums = Tally(3, run.group.device)
         self._since = (time.perf_counter(), 0)
         self._listener = WarningRelay(self.warn)
         self._outlooks = run.engine.outlooks()
@@ -84,17 +84,17 @@ class Observer:
 
     def state_dict(self) -> dict[str, Any]:
         """Sums since the last log, over all ranks: each rank must call it. And what was warned."""
-        return {"sums": self.run.group.total(self._sums).cpu(), "warnings": [*self.warnings]}
+        return {"sums": self._sums.read(self.run.group.total), "warnings": [*self.warnings]}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on adding; the main rank holds what all had."""
         if self.run.group.is_main:
-            self._sums.copy_(state["sums"])
+            self._sums.set(state["sums"])
             self.warnings = list(dict.fromkeys([*state["warnings"], *self.warnings]))
 
     def saw_batch(self, sums: Tensor) -> None:
         """A batch was trained on: its share of the mean loss, hits and samples, [3]."""
-        self._sums += sums
+        self._sums.add(sums)
 
     def saw_step(self) -> None:
         """A step was taken: the display moves on, also where logs are far apart."""
@@ -125,8 +125,8 @@ class Observer:
     def log(self, images: int, lr: float) -> None:
         """Means since the last time, over all ranks; `images` were trained on so far."""
         engine, ranks = self.run.engine, self.run.group
-        loss_sum, correct, count = ranks.total(self._sums).tolist()
-        self._sums.zero_()
+        loss_sum, correct, count = self._sums.read(ranks.total).tolist()
+        self._sums.clear()
         now, (then, before) = time.perf_counter(), self._since
         steps = count / self.run.recipe.data.batch_size
         values = {

@@ -12,7 +12,9 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from prunekit.data import EvalSplit
+from prunekit.foundation.devices import widest
 from prunekit.foundation.seeding import seed_for
+from prunekit.foundation.tally import Tally
 from prunekit.train.build import Run
 from prunekit.train.losses.base import batch_of, checked_value, labels_of
 from prunekit.train.precision import Precision
@@ -48,12 +50,13 @@ class Passes:
         """Add the gradients of the mean loss over the global batch of step `t`, in micro-batches.
 
         Returns:
-            [3] float64: this rank's share of the mean loss, its hits and its samples.
+            [3], on the device: this rank's share of the mean loss, its hits and its samples.
         """
         self.forward.train()
         data, rank = self.run.data, self.run.group.rank
         samples, done = data.rank_batch, 0
-        sums = torch.zeros(3, dtype=torch.float64, device=self.run.group.device)
+        device = self.run.group.device
+        sums = torch.zeros(3, dtype=widest(device), device=device)
         for i, (x, y) in enumerate(data.micro_batches(t)):
             done += len(y)
             # noise is a function of its place, so that a resumed run draws the same
@@ -79,17 +82,18 @@ class Passes:
         group = self.run.group
         self.evaluated.eval()
         group.share_buffers(self.run.model)  # BatchNorm statistics differ from rank to rank
-        sums = torch.zeros(3, dtype=torch.float64, device=group.device)
+        sums = Tally(3, group.device)
         for x, y in self.run.data.eval_batches(split):
             with self.precision.autocast():
                 logits = self.evaluated(x)
             loss = F.cross_entropy(logits.float(), y, reduction="sum")
-            sums += _tally(loss, logits, y)
-        loss_sum, correct, count = group.total(sums).tolist()
+            sums.add(_tally(loss, logits, y))
+        loss_sum, correct, count = sums.read(group.total).tolist()
         return Evaluation(top1=correct / count, loss=loss_sum / count)
 
 
 def _tally(loss: Tensor, logits: Tensor, labels: Tensor) -> Tensor:
-    """[3] float64: the loss, the hits among `logits` [B, classes], and B."""
+    """[3], as wide as the device has it: the loss, the hits among `logits` [B, classes], and B."""
     hits = (logits.argmax(-1) == labels).sum()
-    return torch.stack([loss.double(), hits, hits.new_full((), len(labels))])
+    found = (loss, hits, hits.new_full((), len(labels)))
+    return torch.stack([one.to(widest(loss.device)) for one in found])

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from prunekit.errors import DivergedError
+from prunekit.errors import DivergedError, RecipeError
 from prunekit.foundation.autocast import DTYPES, autocast
+from prunekit.foundation.devices import has_float64
 
 PATIENCE = 40
 """fp16 steps in a row that may overflow: from 2^16 the scale has then fallen below 2^-23."""
@@ -25,6 +26,12 @@ class Precision:
 
     def __init__(self, name: str, device: torch.device) -> None:
         self.dtype, self.device = DTYPES[name], device
+        # torch takes the reciprocal of the loss scale in float64 on all devices but Apple's
+        if name == "fp16" and not has_float64(device) and device.type != "mps":
+            raise RecipeError(
+                f"precision: fp16 needs float64 for its loss scale, which {device.type} has not: "
+                "use bf16"
+            )
         self.scaler = torch.amp.GradScaler(device.type, enabled=name == "fp16")
         self._bad = torch.zeros((), dtype=torch.bool, device=device)
         self._overflows = 0

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from prunekit.compressors.base import DataCompressor
+from prunekit.foundation.devices import HOST, has_float64
 from prunekit.foundation.modules import computing_with, plain_attention
 from prunekit.models.dry_pass import unwatched
 from prunekit.pruning.flow.inputs import candidates
@@ -19,12 +20,15 @@ from prunekit.pruning.flow.watch import FlowWatch
 def plain_copy(model: nn.Module) -> nn.Module:
     """A copy in evaluation mode, without compressors, that shares the parameters of the model.
 
-    Those of half precision, in which a CPU cannot do all, get room in single precision instead.
+    Those of half precision, in which a CPU cannot do all, get room in single precision instead, and
+    those of a device without float64, which labels are, room on the host.
     """
     values = {name: buffer.clone() for name, buffer in model.named_buffers()}
     for name, tensor in (*model.named_parameters(), *model.named_buffers()):
         if tensor.dtype in (torch.float16, torch.bfloat16):
             values[name] = tensor.detach().float()
+        if not has_float64(tensor.device):
+            values[name] = values.get(name, tensor.detach()).to(HOST)
     plain = unwatched(computing_with(model, values)).eval()
     for module in plain.modules():
         if isinstance(module, DataCompressor):

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from prunekit.errors import RecipeError
+from prunekit.foundation.devices import as_float64
 from prunekit.foundation.parameters import Scope
 from prunekit.foundation.timeline import Clock, Duration, duration
 from prunekit.foundation.values import OldDefault, RunPath
@@ -153,7 +154,7 @@ class Sums:
             [statistic, tensor], float64; 0 where no entry counts.
         """
         found = [self._sums(x, masks.get(name)) for name, x in tensors.items()]
-        sums = torch.stack([torch.stack(kind).double() for kind in zip(*found, strict=True)])
+        sums = torch.stack([as_float64(torch.stack(kind)) for kind in zip(*found, strict=True)])
         absolute, squares, counts = torch.cat([sums, sums.sum(1, keepdim=True)], dim=1)
         counts = counts.clamp(min=1)
         return torch.stack([squares.sqrt(), absolute / counts, (squares / counts).sqrt()])

@@ -7,6 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from prunekit.foundation.devices import as_float64
 from prunekit.pruning.strategies.base import Context
 from prunekit.pruning.strategies.scored import ScoredStrategy
 
@@ -34,7 +35,7 @@ class Lamp(ScoredStrategy):
 
     def score(self, name: str, ctx: Context) -> Tensor:
         """w^2 over the running sum of squares from the largest down, float64 in (0, 1]."""
-        square = ctx.weights[name].to(torch.float64).square().flatten()
+        square = as_float64(ctx.weights[name]).square().flatten()
         falling, order = square.sort(descending=True, stable=True)
         share = falling / falling.cumsum(0).clamp_min(torch.finfo(torch.float64).tiny)
         share[:1] = 1.0

@@ -12,6 +12,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.instancenorm import _InstanceNorm
 
 from prunekit.errors import RecipeError
+from prunekit.foundation.devices import as_float64
 from prunekit.foundation.modules import computing_with
 from prunekit.pruning.distributions import Demand
 from prunekit.pruning.strategies.at_initialization import AtInitialization
@@ -88,23 +89,24 @@ class SynFlow(AtInitialization):
         """(dR/d|w|) * |w|, float64 [shape of w], of the scope under `masks`; none = all kept."""
         masks, weights = masks or {}, ctx.weights
         size = {
-            name: weights.get(name, param).detach().to(torch.float64).abs()
+            name: as_float64(weights.get(name, param).detach()).abs()
             for name, param in ctx.model.named_parameters()
         }
-        size = {n: (s * masks[n] if n in masks else s).requires_grad_() for n, s in size.items()}
         device = next(iter(size.values())).device
+        masks = {name: mask.to(device) for name, mask in masks.items()}
+        size = {n: (s * masks[n] if n in masks else s).requires_grad_() for n, s in size.items()}
         ones = torch.ones(1, *ctx.input_shape, dtype=torch.float64, device=device)
-        values = size | _neutral_buffers(ctx.model)
+        values = size | _neutral_buffers(ctx.model, device)
         outputs = computing_with(ctx.model, values).eval()(ones)
         scored = [size[name] for name in weights]
         grads = torch.autograd.grad(outputs.sum(), scored, materialize_grads=True)
         return {name: g * s.detach() for name, g, s in zip(weights, grads, scored, strict=True)}
 
 
-def _neutral_buffers(model: nn.Module) -> dict[str, Tensor]:
+def _neutral_buffers(model: nn.Module, device: torch.device) -> dict[str, Tensor]:
     """Copies of the buffers in float64; a BatchNorm's statistics are those that change nothing."""
     buffers = {
-        name: buffer.to(torch.float64 if buffer.is_floating_point() else buffer.dtype, copy=True)
+        name: (as_float64(buffer) if buffer.is_floating_point() else buffer).to(device, copy=True)
         for name, buffer in model.named_buffers()
     }
     for path, module in model.named_modules():

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from prunekit.foundation.devices import as_float64
 from prunekit.foundation.parameters import Holder
 
 
@@ -36,15 +37,15 @@ class Part:
     def sums(self, entries: Tensor) -> Tensor:
         """The sum over each unit, float64 [units]."""
         if self.units is not None:
-            lines = entries.reshape(self.view).to(torch.float64).movedim(self.axes[0], 0)
-            where = torch.tensor(self.units, device=entries.device)
+            lines = as_float64(entries).reshape(self.view).movedim(self.axes[0], 0)
+            where = torch.tensor(self.units, device=lines.device)
             found = lines.new_zeros(self.size + 1)  # the last is for those of no unit
             sums = lines.reshape(len(lines), -1).sum(1)
             return found.index_add_(0, where % (self.size + 1), sums)[:-1]
         if self.matrix is not None:
             (rows, columns), (down, right) = self.matrix, self._padded()
             entries = F.pad(entries.reshape(self.matrix), (0, right - columns, 0, down - rows))
-        folded = entries.reshape(self.view).to(torch.float64)
+        folded = as_float64(entries).reshape(self.view)
         rest = tuple(axis for axis in range(len(self.view)) if axis not in self.axes)
         return (folded.sum(rest) if rest else folded).flatten()
 
@@ -140,7 +141,7 @@ class Units:
 
 def _pooled(group: Group, scores: Mapping[str, Tensor], power: int) -> Tensor:
     parts = [part for part in group.parts if part.name in scores]
-    wide = [scores[part.name].to(torch.float64) for part in parts]
+    wide = [as_float64(scores[part.name]) for part in parts]
     sums = [p.sums(s * s.abs() if power == 2 else s) for p, s in zip(parts, wide, strict=True)]
     counts = [
         p.sums(torch.ones_like(s)) if p.is_ragged else prod(p.shape) / group.size
