@@ -1,0 +1,89 @@
+"""Whole runs on a device of one's choice, and what the host waits for in each of their steps.
+
+These functions run in the process that has the device: `pretend(waits_of_steps, tree)`.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from prunekit.recipe.load import recipe_from
+from prunekit.train.distributed import ProcessGroup
+from prunekit.train.launch import resume_run, run_recipe
+from prunekit.train.trainer import Trainer
+from tests.rehearsal.device import NAME, HostWaits, host_waits
+
+
+@dataclass
+class StepWaits:
+    """What the host waited for in one step of a run."""
+
+    number: int
+    """t + 1."""
+    updates: bool
+    """Whether masks were decided."""
+    step: HostWaits
+    """In the step itself: forward, backward, masks, optimizer."""
+    after: HostWaits
+    """In what comes after it: logging, evaluation, checkpoint."""
+
+
+@contextmanager
+def on(device: str) -> Iterator[None]:
+    """Runs within are on this device, with one kernel of attention: others round otherwise."""
+
+    @contextmanager
+    def joined() -> Iterator[ProcessGroup]:
+        yield ProcessGroup(
+            0, 1, torch.device(device, 0) if device == NAME else torch.device(device)
+        )
+
+    with ExitStack() as both:
+        both.enter_context(sdpa_kernel(SDPBackend.MATH))
+        both.enter_context(patch("prunekit.train.launch.joined", joined))
+        yield
+
+
+def run_on(device: str, tree: dict[str, Any], out: Path) -> Path:
+    """A recipe from begin to the finished report; its directory."""
+    with on(device):
+        return run_recipe(recipe_from(tree), out=out)
+
+
+def resume_on(device: str, run_dir: Path) -> Path:
+    """The rest of a run."""
+    with on(device):
+        return resume_run(run_dir)
+
+
+def waits_of_steps(tree: dict[str, Any]) -> list[StepWaits]:
+    """Run a recipe on the pretend device; what the host waited for in each step."""
+    seen: list[StepWaits] = []
+    advance, after = Trainer.advance, Trainer._after_step
+
+    def counted_advance(trainer: Trainer) -> None:
+        with host_waits() as found:
+            advance(trainer)
+        engine = trainer.engine
+        seen.append(StepWaits(engine.step, bool(engine.updated()), found, HostWaits()))
+
+    def counted_after(trainer: Trainer) -> None:
+        with host_waits() as seen[-1].after:
+            after(trainer)
+
+    with (
+        tempfile.TemporaryDirectory() as out,
+        patch.object(Trainer, "advance", counted_advance),
+        patch.object(Trainer, "_after_step", counted_after),
+    ):
+        run_on(NAME, tree, Path(out))
+    return seen
