@@ -19,6 +19,7 @@ from prunekit.data.preprocessing import Preprocessing, class_names, normalisatio
 from prunekit.data.sizes import BatchSizes
 from prunekit.data.split import evenly, generator
 from prunekit.errors import RecipeError
+from prunekit.foundation.transfer import send
 from prunekit.registry.configs import DatasetConfig, DataSpec, Samples
 
 EvalSplit = Literal["validation", "test"]
@@ -148,7 +149,7 @@ class DataSet:
         total, augmenter = self.config.batch_size, self.augmenter
         mine = slice(self.rank * self.rank_batch, (self.rank + 1) * self.rank_batch)
         places = places_in_epoch(position, total, augmenter.repeats)[mine]
-        indices = self._order(epoch)[places.to(self.device)]
+        indices = self._order(epoch)[send(places, self.device)]
         draws = augmenter.draw(total, self.seed, step).part(mine)
         for end, size in zip(accumulate(sizes), sizes, strict=True):
             chosen, own = indices[end - size : end], draws.part(slice(end - size, end))
@@ -160,7 +161,7 @@ class DataSet:
         """The order of an epoch, a permutation of the training samples; the last one is kept."""
         if self._epoch is None or self._epoch[0] != epoch:
             order = torch.randperm(self.train_size, generator=generator(self.seed, "epoch", epoch))
-            self._epoch = epoch, order.to(self.device)
+            self._epoch = epoch, send(order, self.device)
         return self._epoch[1]
 
     def _plain_batches(

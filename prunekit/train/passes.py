@@ -92,4 +92,4 @@ class Passes:
 def _tally(loss: Tensor, logits: Tensor, labels: Tensor) -> Tensor:
     """[3] float64: the loss, the hits among `logits` [B, classes], and B."""
     hits = (logits.argmax(-1) == labels).sum()
-    return torch.stack([loss.double(), hits, hits.new_tensor(len(labels))])
+    return torch.stack([loss.double(), hits, hits.new_full((), len(labels))])

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from prunekit.data.split import generator
+from prunekit.foundation.transfer import send
 from prunekit.registry.augmentations import RandomErasing
 
 TRIES = 10
@@ -74,6 +75,6 @@ def erase(inputs: Tensor, draws: Tensor, config: RandomErasing) -> Tensor:
         value = torch.zeros(())
         if config.value == "noise":
             source = torch.Generator().manual_seed(int(draws[i, -1]))
-            value = torch.randn(channels, tall, wide, generator=source).to(inputs.device)
+            value = send(torch.randn(channels, tall, wide, generator=source), inputs.device)
         inputs[i, :, top : top + tall, left : left + wide] = value
     return inputs

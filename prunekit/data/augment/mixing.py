@@ -13,6 +13,7 @@ from torch import Tensor
 
 from prunekit.data.split import generator
 from prunekit.foundation.seeding import seed_for
+from prunekit.foundation.transfer import send
 from prunekit.registry.augmentations import CutMix, MixUp
 
 PLAIN, MIXED, CUT = 0, 1, 2
@@ -88,7 +89,7 @@ def mix(inputs: Tensor, labels: Tensor, draws: Tensor, classes: int) -> tuple[Te
     if bool((kinds == CUT).any()):
         pixels = torch.where(_inside(pasted_rectangles(draws, size), inputs), other, pixels)
     if bool((kinds == MIXED).any()):
-        there = (kinds == MIXED).to(inputs.device).view(-1, 1, 1, 1)
+        there = send(kinds == MIXED, inputs.device).view(-1, 1, 1, 1)
         pixels = torch.where(there, _blend(inputs, other, draws[:, 1]), pixels)
     own = own_shares(draws, size)
     targets = F.one_hot(labels, classes).float()
@@ -97,7 +98,7 @@ def mix(inputs: Tensor, labels: Tensor, draws: Tensor, classes: int) -> tuple[Te
 
 def _inside(rectangles: Tensor, like: Tensor) -> Tensor:
     """Bool [B, 1, h, w]: which pixels lie in the rectangle of their sample."""
-    top, bottom, left, right = rectangles.to(like.device)[..., None].unbind(1)
+    top, bottom, left, right = send(rectangles, like.device)[..., None].unbind(1)
     rows, columns = (torch.arange(length, device=like.device) for length in like.shape[2:])
     in_rows, in_columns = (rows >= top) & (rows < bottom), (columns >= left) & (columns < right)
     return in_rows[:, None, :, None] & in_columns[:, None, None, :]
@@ -112,5 +113,5 @@ def _neighbours(batch: Tensor) -> Tensor:
 def _blend(batch: Tensor, other: Tensor, share: Tensor) -> Tensor:
     """The sum share * batch + (1 - share) * other, in torchvision's order of operations."""
     shape = (-1,) + (1,) * (batch.ndim - 1)
-    first, second = (s.to(batch.dtype).to(batch.device).view(shape) for s in (share, 1 - share))
+    first, second = (send(s.to(batch.dtype), batch.device).view(shape) for s in (share, 1 - share))
     return other.mul(second).add_(batch.mul(first))

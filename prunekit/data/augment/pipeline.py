@@ -20,6 +20,7 @@ from prunekit.data.augment.mixing import draw_mixing, mix
 from prunekit.data.augment.policies import draw_operations, operate
 from prunekit.data.augment.resized_crop import crop_and_resize, draw_resized_crop
 from prunekit.errors import RecipeError
+from prunekit.foundation.transfer import send
 from prunekit.registry.augmentations import (
     Augmentation,
     ColorJitter,
@@ -125,7 +126,7 @@ class Augmenter:
         if isinstance(cut := self.known.get("random_resized_crop"), RandomResizedCrop):
             images = crop_and_resize(images, of["random_resized_crop"], cut, size)
         if self._shifts:
-            images = shift.cut(images, of["shift"].T.to(images.device), self.pads)
+            images = shift.cut(images, send(of["shift"].T, images.device), self.pads)
         policy = self.known.get("rand_augment") or self.known.get("trivial_augment")
         if isinstance(policy, RandAugment | TrivialAugment):
             images = operate(images, of["policy"], policy.name, policy.interpolation)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from prunekit.data.split import generator
+from prunekit.foundation.transfer import send
 from prunekit.registry.augmentations import STRENGTHS
 
 ONE_THREAD = 32_767
@@ -67,7 +68,7 @@ def operate(images: Tensor, draws: Tensor, name: str, interpolation: str) -> Ten
             for piece in _pieces(members, images):
                 # one sample is a view: no copy of it is made
                 one = slice(piece[0], piece[0] + 1)
-                rows = one if len(piece) == 1 else torch.tensor(piece, device=images.device)
+                rows = one if len(piece) == 1 else send(torch.tensor(piece), images.device)
                 images[rows] = kernel(images[rows], strength, interpolation)
     return images
 
