@@ -117,6 +117,19 @@ def code_option(*, again: bool = False) -> Decorator:
     return decorate
 
 
+def device_option(default: str) -> Decorator:
+    """`--device NAME`: where it is computed.
+
+    Args:
+        default: where, when it is not given.
+    """
+    return click.option(
+        "--device",
+        metavar="NAME",
+        help=f"Where it is computed: auto, cpu, cuda, cuda:1, mps, ...  [default: {default}]",
+    )
+
+
 def count_option(name: str, help_text: str, most: int | None = None) -> Decorator:
     """An option `N`, 1 unless it is given."""
     return click.option(

@@ -7,7 +7,13 @@ from typing import TYPE_CHECKING
 
 import click
 
-from prunekit.cli.common import ExampleCommand, code_option, json_option, print_json
+from prunekit.cli.common import (
+    ExampleCommand,
+    code_option,
+    device_option,
+    json_option,
+    print_json,
+)
 
 if TYPE_CHECKING:
     from prunekit.export.compacting import CompactRun
@@ -32,9 +38,10 @@ prunekit evaluate runs/mine/latest/compact/model.safetensors
     metavar="DIR",
     help="Where to; what is there of an earlier call is replaced.  [default: RUN_DIR/compact]",
 )
+@device_option("cpu")
 @json_option
 @code_option(again=True)
-def command(run_dir: Path, out: Path | None, as_json: bool) -> None:
+def command(run_dir: Path, out: Path | None, device: str | None, as_json: bool) -> None:
     """Write the model in RUN_DIR without the heads, channels and hidden units that are all zeros.
 
     The smaller model gives the same logits: in float64, on test images, to 1e-9 of the largest, or
@@ -42,7 +49,7 @@ def command(run_dir: Path, out: Path | None, as_json: bool) -> None:
     """
     from prunekit.export import compact_run
 
-    found = compact_run(run_dir, out=out)
+    found = compact_run(run_dir, out=out, device=device or "cpu")
     if as_json:
         print_json(_plain(found))
     else:

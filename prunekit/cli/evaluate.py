@@ -12,6 +12,7 @@ from prunekit.cli.common import (
     ExampleCommand,
     check_overrides,
     code_option,
+    device_option,
     json_option,
     numbers_between_commas,
     print_json,
@@ -54,6 +55,7 @@ prunekit evaluate model.onnx data.root=photos --json
     metavar="DIR",
     help="Folder for evaluation.json and pictures (confusion, calibration, ratios).",
 )
+@device_option("that of the run, where it is here")
 @code_option(again=True)
 @json_option
 def command(
@@ -61,6 +63,7 @@ def command(
     overrides: tuple[str, ...],
     eval_ratios: str | None,
     out: Path | None,
+    device: str | None,
     as_json: bool,
 ) -> None:
     """Evaluate a finished run, an exported .onnx file or a .safetensors file on test images.
@@ -72,7 +75,7 @@ def command(
     ratios = numbers_between_commas("--eval-ratios", eval_ratios or "")
     from prunekit.export import evaluate_run
 
-    found = evaluate_run(source, overrides, eval_ratios=ratios)
+    found = evaluate_run(source, overrides, eval_ratios=ratios, device=device)
     document = found.document()
     files: list[Path] = []
     if out is not None:

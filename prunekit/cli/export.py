@@ -7,7 +7,13 @@ from typing import TYPE_CHECKING
 
 import click
 
-from prunekit.cli.common import ExampleCommand, code_option, json_option, print_json
+from prunekit.cli.common import (
+    ExampleCommand,
+    code_option,
+    device_option,
+    json_option,
+    print_json,
+)
 
 if TYPE_CHECKING:
     from prunekit.export import Export
@@ -45,6 +51,7 @@ prunekit export runs/mine/latest --compact --onnx   empty heads removed
     metavar="DIR",
     help="Where to; what is there of an earlier export is replaced.  [default: RUN_DIR/export]",
 )
+@device_option("cpu, where programs are traced in any case")
 @code_option(again=True)
 @json_option
 def command(
@@ -56,6 +63,7 @@ def command(
     normalize: bool,
     timing: bool,
     out: Path | None,
+    device: str | None,
     as_json: bool,
 ) -> None:
     """Write the finished model in RUN_DIR for other runtimes, with a model card (README.md).
@@ -75,6 +83,7 @@ def command(
         normalize=normalize,
         out=out,
         timing=timing,
+        device=device or "cpu",
     )
     if as_json:
         print_json({"folder": str(found.folder), **found.plain()})

@@ -6,7 +6,12 @@ from pathlib import Path
 
 import click
 
-from prunekit.cli.common import ExampleCommand, code_option, numbers_between_commas
+from prunekit.cli.common import (
+    ExampleCommand,
+    code_option,
+    device_option,
+    numbers_between_commas,
+)
 
 KINDS_DRAWN = ("tokens", "masks", "density", "sensitivity")
 
@@ -57,6 +62,7 @@ prunekit picture runs/mine/latest tokens --images 4 --out merged.png
     is_flag=True,
     help="Of tokens: measure the accuracy at each ratio too, on the whole test split.",
 )
+@device_option("that of the run, where it is here")
 @code_option(again=True)
 def command(
     run_dir: Path,
@@ -66,6 +72,7 @@ def command(
     ratios: str | None,
     images: int,
     accuracy: bool,
+    device: str | None,
 ) -> None:
     """Draw one picture of a run.
 
@@ -78,6 +85,13 @@ def command(
 
     chosen = RATIOS if ratios is None else numbers_between_commas("--ratios", ratios)
     path = draw_picture(
-        run_dir, kind, out=out, layers=layers, ratios=chosen, images=images, accuracy=accuracy
+        run_dir,
+        kind,
+        out=out,
+        layers=layers,
+        ratios=chosen,
+        images=images,
+        accuracy=accuracy,
+        device=device,
     )
     click.echo(f"Wrote {path}")

@@ -7,7 +7,13 @@ from typing import TYPE_CHECKING
 
 import click
 
-from prunekit.cli.common import ExampleCommand, code_option, json_option, print_json
+from prunekit.cli.common import (
+    ExampleCommand,
+    code_option,
+    device_option,
+    json_option,
+    print_json,
+)
 
 if TYPE_CHECKING:
     from prunekit.export import Prediction
@@ -44,10 +50,16 @@ prunekit predict runs/vit_cifar_tome/latest photo.png --tokens merged
     metavar="DIR",
     help="Also a picture of each image: which of its patches were merged.",
 )
+@device_option("that of the run, where it is here")
 @code_option(again=True)
 @json_option
 def command(
-    source: Path, images: tuple[Path, ...], top: int, tokens: Path | None, as_json: bool
+    source: Path,
+    images: tuple[Path, ...],
+    top: int,
+    tokens: Path | None,
+    device: str | None,
+    as_json: bool,
 ) -> None:
     """Give the likeliest classes of each IMAGE with their probabilities.
 
@@ -56,7 +68,7 @@ def command(
     """
     from prunekit.export import predict
 
-    found = predict(source, images, top=top, merged=tokens is not None)
+    found = predict(source, images, top=top, merged=tokens is not None, device=device)
     pictures = _pictures(found, tokens) if tokens is not None else [None] * len(found)
     if as_json:
         rows = [_plain(one, picture) for one, picture in zip(found, pictures, strict=True)]

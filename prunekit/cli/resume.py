@@ -6,11 +6,12 @@ from pathlib import Path
 
 import click
 
-from prunekit.cli.common import ExampleCommand, code_option
+from prunekit.cli.common import ExampleCommand, code_option, device_option
 
 EXAMPLES = """
 prunekit resume runs/quickstart/latest
 prunekit resume runs/quickstart/20260101T120000-1a2b3c4d
+prunekit resume runs/quickstart/latest --device cpu
 """
 
 
@@ -21,14 +22,15 @@ prunekit resume runs/quickstart/20260101T120000-1a2b3c4d
     short_help="Go on with a run that stopped, from its newest checkpoint.",
 )
 @click.argument("run_dir", type=click.Path(path_type=Path))
+@device_option("as its recipe says")
 @code_option(again=True)
-def command(run_dir: Path) -> None:
+def command(run_dir: Path, device: str | None) -> None:
     """Go on with the run in RUN_DIR from its newest good checkpoint.
 
-    On the CPU the result is the same, bit for bit, as if the run had never stopped. A run that is
-    done stays as it is.
+    On the CPU the result is the same, bit for bit, as if the run had never stopped; on another
+    device than before it differs by rounding, which is told. A run that is done stays as it is.
     """
     from prunekit.cli.run import print_summary
     from prunekit.train import launch
 
-    print_summary(launch.resume_run(run_dir))
+    print_summary(launch.resume_run(run_dir, device=device))

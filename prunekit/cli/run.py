@@ -12,6 +12,7 @@ from prunekit.cli.common import (
     code_option,
     complete_recipe,
     count_option,
+    device_option,
     out_option,
 )
 from prunekit.errors import PrunekitError
@@ -25,6 +26,7 @@ prunekit run my.yaml 'data={name: image_folder, root: photos}'
 prunekit run my.yaml --code my_net.py          with classes of your own
 prunekit run my.yaml --dry-run                 what it would prune and cost
 prunekit run my.yaml --nproc 2 --out results   two processes, another place
+prunekit run my.yaml --device cuda:1           on the second GPU
 torchrun --nproc-per-node 8 -m prunekit run my.yaml
 """
 
@@ -39,9 +41,17 @@ torchrun --nproc-per-node 8 -m prunekit run my.yaml
 @click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
 @out_option("runs", "run")
 @count_option("--nproc", "Processes on this machine; the batch is shared out among them.")
+@device_option("as the recipe says")
 @click.option("--dry-run", is_flag=True, help="Show what would be pruned, and the cost; no run.")
 @code_option()
-def command(recipe: str, overrides: tuple[str, ...], out: Path, nproc: int, dry_run: bool) -> None:
+def command(
+    recipe: str,
+    overrides: tuple[str, ...],
+    out: Path,
+    nproc: int,
+    device: str | None,
+    dry_run: bool,
+) -> None:
     """Train, prune, compress and evaluate what RECIPE says.
 
     RECIPE is a YAML file or the name of a recipe (`prunekit init` lists them). KEY=VALUE
@@ -52,6 +62,8 @@ def command(recipe: str, overrides: tuple[str, ...], out: Path, nproc: int, dry_
     """
     check_overrides(overrides)
     path = find_recipe(recipe)
+    if device is not None:  # the last word on it
+        overrides += (f"device={device}",)
 
     from prunekit.cli.dry_run_view import dry_run_view
     from prunekit.foundation.console import console

@@ -12,6 +12,7 @@ from prunekit.cli.common import (
     ExampleCommand,
     check_overrides,
     code_option,
+    device_option,
     json_option,
     print_json,
 )
@@ -50,6 +51,7 @@ prunekit sensitivity runs/dense/latest --sparsities 0.5,0.9 --strategy lamp
 )
 @click.option("--samples", default=2000, show_default=True, help="Images at most.")
 @click.option("--out", type=click.Path(path_type=Path), metavar="DIR", help="RUN_DIR/sensitivity.")
+@device_option("that of the run, where it is here")
 @json_option
 @code_option(again=True)
 def command(
@@ -62,6 +64,7 @@ def command(
     split: str | None,
     samples: int,
     out: Path | None,
+    device: str | None,
     as_json: bool,
 ) -> None:
     """Prune one layer of a finished run at a time, without training, and measure the accuracy.
@@ -82,6 +85,7 @@ def command(
         tolerance=tolerance,
         split=split,  # type: ignore[arg-type]
         samples=samples,
+        device=device,
     )
     document = found.document()
     files = write_sensitivity(document, found.per_pattern(), out or source / "sensitivity")

@@ -11,6 +11,7 @@ from prunekit.cli.common import (
     code_option,
     complete_sweep,
     count_option,
+    device_option,
     out_option,
 )
 
@@ -36,6 +37,7 @@ prunekit sweep my.yaml --slurm --pack 8 --slurm-set gpus=1
 @count_option(
     "--jobs", "Runs at a time on this machine, each with the threads of its recipe.", most=256
 )
+@device_option("as the recipes say")
 @click.option("--dry-run", "--plan", is_flag=True, help="Show the runs and their time; run none.")
 @click.option("--baselines", is_flag=True, help="Add dense, random, match and one-shot runs.")
 @click.option("--retry-failed", is_flag=True, help="Try runs again that failed before.")
@@ -56,6 +58,7 @@ def command(
     words: tuple[str, ...],
     out: Path,
     jobs: int,
+    device: str | None,
     dry_run: bool,
     baselines: bool,
     retry_failed: bool,
@@ -75,6 +78,8 @@ def command(
     from prunekit.sweep.directory import begun_with
     from prunekit.sweep.session import Session
 
+    if device is not None:
+        words += (f"device={device}",)
     request = read_command_line(
         target, words, with_baselines=baselines, format_of=lambda name: begun_with(out / name)
     )

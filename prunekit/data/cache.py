@@ -16,6 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from prunekit.errors import ResourceError
+from prunekit.foundation.devices import HOST, free_memory
 from prunekit.foundation.files import replacing
 from prunekit.registry.configs import Samples
 
@@ -112,13 +113,17 @@ def _read(path: Path, key: str) -> Samples | None:
     return samples if right and samples_digest(samples) == metadata["sha256"] else None
 
 
-HOST = torch.device("cpu")
+NO_LIMIT = 2**63
 
 
 def available_memory(device: torch.device = HOST) -> int:
-    """Bytes that can still be taken on a device; on the host no more than the control group has."""
-    if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
+    """Bytes that can still be taken on a device; on the host no more than the control group has.
+
+    Of a device that does not tell there is no limit: what is too large fails there.
+    """
+    if device.type != "cpu":
+        told = free_memory(device)
+        return NO_LIMIT if told is None else told[0]
     available = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     with suppress(OSError, ValueError, StopIteration):
         lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()

@@ -8,9 +8,13 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from prunekit.errors import ExportError
 from prunekit.export.subject import MODEL_FILE, Subject, open_subject
+from prunekit.foundation.devices import HOST, choose_device
 from prunekit.foundation.files import all_or_nothing
+from prunekit.foundation.modules import copy_on
 from prunekit.models.cost import count_macs
 from prunekit.models.saved import images_metadata, load_model, model_metadata, not_built
 from prunekit.pruning.compact import Compacted, compact
@@ -38,6 +42,7 @@ def compact_run(
     run_dir: str | Path,
     *,
     out: str | Path | None = None,
+    device: str = "cpu",
     code: str | Path | CodeFile | None = None,
 ) -> CompactRun:
     """Write the finished model of a run without its empty heads, channels and hidden units.
@@ -48,22 +53,25 @@ def compact_run(
         run_dir: a run directory, `runs/<recipe>/latest`.
         out: the folder; `compact` in the run directory where it is None. It gets
             `model.safetensors`, which `prunekit.load_model` reads, and `compact.json`.
+        device: where the smaller model is tried, as a recipe's; on the CPU if that has no float64.
         code: the file of your own that the run was made with, where it was.
 
     Raises:
         CheckpointError: no finished run, or its files or data do not fit each other.
         DataError: its data is not to be had, or has too few test images.
         UsageError: a package of the extra `removal` is needed and not installed.
+        RecipeError: no such device here.
         ExportError: the smaller model does not give what the model gives, or cannot be built again.
         WriteError: the folder cannot be written. After any of these nothing was written.
     """
     with use_code(code):
-        return _compacted(open_subject(run_dir), out)
+        place = choose_device(device)
+        return _compacted(open_subject(run_dir), out, place)
 
 
-def _compacted(subject: Subject, out: str | Path | None) -> CompactRun:
+def _compacted(subject: Subject, out: str | Path | None, device: torch.device) -> CompactRun:
     before = count_macs(subject.model, subject.spec.input_shape, subject.masks)
-    smaller = without_empty(subject)
+    smaller = without_empty(subject, device)
     after = count_macs(smaller.model, subject.spec.input_shape)
     document = {
         "schema_version": 1,
@@ -95,13 +103,19 @@ def notes_of(document: Mapping[str, Any]) -> tuple[str, ...]:
     )
 
 
-def without_empty(subject: Subject) -> Subject:
-    """The subject without what is empty in its model.
+def without_empty(subject: Subject, device: torch.device = HOST) -> Subject:
+    """The subject without what is empty in its model, which is on the CPU again.
+
+    Args:
+        subject: a finished run.
+        device: where the smaller model is tried.
 
     Raises:
         UsageError, ExportError: see `compact_run`.
     """
-    found = compact(subject.model, subject.masks, images=subject.images)
+    model = subject.model if device == HOST else copy_on(subject.model, str(device))
+    masks = {name: mask.to(device) for name, mask in subject.masks.items()}
+    found = _on_host(compact(model, masks, images=subject.images.to(device)))
     recipe, report = subject.recipe, dict(subject.report)
     metadata = model_metadata(found.model, recipe.model, recipe.compressors, subject.spec)
     if not metadata:
@@ -117,6 +131,11 @@ def without_empty(subject: Subject) -> Subject:
         masks=found.masks,
         compact=with_earlier(subject.compact, found),
     )
+
+
+def _on_host(found: Compacted) -> Compacted:
+    found.model.to(HOST)
+    return replace(found, masks={name: mask.to(HOST) for name, mask in found.masks.items()})
 
 
 def with_earlier(earlier: Mapping[str, Any] | None, found: Compacted) -> dict[str, Any]:

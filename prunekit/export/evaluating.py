@@ -36,6 +36,7 @@ def evaluate_run(
     overrides: Sequence[str] = (),
     *,
     eval_ratios: Sequence[float] = (),
+    device: str | None = None,
     code: str | Path | CodeFile | None = None,
 ) -> ModelEvaluation:
     """Evaluate a finished model on a test split.
@@ -50,6 +51,7 @@ def evaluate_run(
         overrides: settings of the data set, such as `data.root=photos`, over those that the run or
             the file tells.
         eval_ratios: also evaluate with these ratios of all compressors, each in [0, 1).
+        device: as a recipe's; None = that of the run, where it is here, else `auto`.
         code: the file of your own that the run was made with, where it was.
 
     Raises:
@@ -62,7 +64,7 @@ def evaluate_run(
         if text.partition("=")[0].strip().split(".")[0] != "data":
             raise UsageError(f"{text}: only keys of the data can be given, such as data.root=DIR")
     with use_code(code):
-        return _evaluated(open_served(source), str(source), overrides, eval_ratios)
+        return _evaluated(open_served(source, device), str(source), overrides, eval_ratios)
 
 
 def _evaluated(

@@ -38,6 +38,7 @@ from prunekit.export.subject import (
     unit_statistics,
 )
 from prunekit.export.zeros import count_zeros
+from prunekit.foundation.devices import choose_device
 from prunekit.foundation.files import all_or_nothing, write_json
 from prunekit.models.saved import images_metadata
 from prunekit.registry.own_code import CodeFile, use_code
@@ -83,6 +84,7 @@ def export_run(  # noqa: PLR0913 - a keyword for each file and choice
     out: str | Path | None = None,
     normalize: bool = False,
     timing: bool = True,
+    device: str = "cpu",
     code: str | Path | CodeFile | None = None,
 ) -> Export:
     """Write the finished model of a run for other runtimes, with a model card beside it.
@@ -103,9 +105,12 @@ def export_run(  # noqa: PLR0913 - a keyword for each file and choice
         normalize: put mean and standard deviation inside, so that pixel values of 0 .. 1 go in.
         timing: measure how long `model.onnx` takes in onnxruntime, beside the dense model, which
             may be exported for it; seconds. It never fails: what cannot be timed is told.
+        device: where a smaller model is tried (`compact`), as a recipe's; programs are traced, and
+            compared, on the CPU, as a program names its device.
         code: the file of your own that the run was made with, where it was.
 
     Raises:
+        RecipeError: no such device here.
         UsageError: nothing is asked for, or a package of an extra is not installed.
         CheckpointError: no finished run, or its files or data do not fit each other.
         DataError: its data is not to be had, or has too few test images.
@@ -115,9 +120,10 @@ def export_run(  # noqa: PLR0913 - a keyword for each file and choice
     _check_request(onnx=onnx, pt2=pt2, other=packed or compact, normalize=normalize)
     wanted = _Wanted(onnx, pt2, packed, normalize, timing)
     with use_code(code):
+        place = choose_device(device)
         subject = open_subject(run_dir)
         if compact:
-            subject = without_empty(subject)
+            subject = without_empty(subject, place)
         return _exported(subject, wanted, out)
 
 

@@ -37,6 +37,7 @@ def predict(
     *,
     top: int = 5,
     merged: bool = False,
+    device: str | None = None,
     code: str | Path | CodeFile | None = None,
 ) -> list[Prediction]:
     """Read image files as the images of the training were, and give their likeliest classes.
@@ -47,6 +48,7 @@ def predict(
         images: JPEG, PNG, PPM, BMP, TIFF or WebP files.
         top: classes an image, 1 or more; no more than there are.
         merged: also tell which patches were merged.
+        device: as a recipe's; None = that of the run, where it is here, else `auto`.
         code: the file of your own that the run was made with, where it was.
 
     Raises:
@@ -64,7 +66,7 @@ def predict(
             what = "a folder: give its image files" if path.is_dir() else "no such image"
             raise DataError(f"{path}: {what}")
     with use_code(code):
-        served = open_served(source)
+        served = open_served(source, device)
     watch = TokenWatch(served.module, served.path) if merged else None
     found: list[Prediction] = []
     with served.as_in_its_run():

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from prunekit.data import DataSet, open_dataset
 from prunekit.errors import CheckpointError, RecipeError, UsageError
 from prunekit.export.subject import MODEL_FILE
+from prunekit.foundation.devices import device_of_run
 from prunekit.foundation.modules import copy_into, tensors
 from prunekit.foundation.timeline import Timeline
 from prunekit.models.saved import load_model
@@ -128,6 +129,7 @@ def sensitivity(  # noqa: PLR0913 - each is a choice of the caller's
     tolerance: float = 0.01,
     split: Split | None = None,
     samples: int = SAMPLES,
+    device: str | None = None,
 ) -> Sensitivity:
     """Prune one layer at a time of a finished run, without training, and measure what it costs.
 
@@ -141,20 +143,22 @@ def sensitivity(  # noqa: PLR0913 - each is a choice of the caller's
         split: what is measured on; None = validation, where the run held some out, else training
             samples: what is chosen from the test split cannot be judged on it.
         samples: images at most.
+        device: as a recipe's; None = that of the run, where it is here, else `auto`.
 
     Raises:
         UsageError: settings that are none, or a strategy that needs training.
         SettingsError: no such strategy, or one without such a structure.
+        RecipeError: no such device here.
         CheckpointError: no finished run.
         DataError: its data is not to be had.
     """
     sparsities = _checked(sparsities, tolerance, samples)
     run = open_run(source)
     recipe, model = run.recipe(), load_model(run.path / MODEL_FILE)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    place = device_of_run(recipe.device, device)
     config = dataset_from(recipe.data.model_dump(mode="json"), overrides)
-    data = open_dataset(config, seed=recipe.seed, device=device)
-    model.to(device)
+    data = open_dataset(config, seed=recipe.seed, device=place)
+    model.to(place)
     trial = _Trials(
         model, data, split or ("validation" if data.validation_size else "train"), samples
     )

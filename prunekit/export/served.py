@@ -20,6 +20,7 @@ from prunekit.errors import CheckpointError, UsageError
 from prunekit.export.programs import INPUT, OUTPUT
 from prunekit.export.subject import MODEL_FILE
 from prunekit.foundation.autocast import DTYPES, autocast
+from prunekit.foundation.devices import AUTO, device_of_run
 from prunekit.models.saved import IMAGES, load_model, read_preprocessing
 from prunekit.recipe.schema import Recipe
 from prunekit.registry.own_code import current_code
@@ -69,20 +70,25 @@ class ServedModel:
             torch.set_num_threads(before)
 
 
-def open_served(source: str | Path) -> ServedModel:
+def open_served(source: str | Path, device: str | None = None) -> ServedModel:
     """Open a run directory, an `.onnx` file that prunekit exported, or a `.safetensors` file.
+
+    Args:
+        source: the directory or the file.
+        device: as a recipe's; None = that of the run, where it is here, else `auto`.
 
     Raises:
         CheckpointError: no finished run, a file of another program, or one that does not say what
             an image becomes.
-        UsageError: onnxruntime is not installed.
+        UsageError: onnxruntime is not installed, or is asked for another device than the CPU.
+        RecipeError: no such device here.
     """
     path = Path(source)
     if path.is_dir() and (path / "compact.json").is_file():
         path = model_file(path)
     if path.is_dir():
         run = open_run(path)
-        return _of_weights(path, run.path / MODEL_FILE, run, run.report())
+        return _of_weights(path, run.path / MODEL_FILE, run, device)
     if path.suffix.lower() in PROGRAMS:
         raise CheckpointError(
             f"{path}: is read by torch alone: give the run, or its file of ONNX or safetensors"
@@ -93,8 +99,10 @@ def open_served(source: str | Path) -> ServedModel:
     if path.suffix.lower() == ".onnx":
         if run_of_it is not None and run_of_it.code() is not None and current_code() is None:
             run_of_it = None  # it computes without that code
+        if device not in (None, "auto", "cpu"):
+            raise UsageError(f"--device {device}: {path} runs in onnxruntime, on the CPU")
         return _of_onnx(path, run_of_it)
-    return _of_weights(path, path, run_of_it, {})
+    return _of_weights(path, path, run_of_it, device)
 
 
 def _run_around(file: Path) -> RunDir | None:
@@ -105,12 +113,10 @@ def _run_around(file: Path) -> RunDir | None:
     return None
 
 
-def _of_weights(
-    path: Path, file: Path, run: RunDir | None, report: Mapping[str, Any]
-) -> ServedModel:
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    model = load_model(file).to(device)
+def _of_weights(path: Path, file: Path, run: RunDir | None, wanted: str | None) -> ServedModel:
     recipe = run.recipe() if run else None
+    device = device_of_run(recipe.device if recipe else AUTO, wanted)
+    model = load_model(file).to(device)
     return ServedModel(
         path=path,
         logits=_run_of(model, recipe.precision if recipe else "fp32", device),
@@ -120,7 +126,7 @@ def _of_weights(
         module=model,
         recipe=recipe,
         world=run.processes() if run else 1,
-        report=report,
+        report=run.report() if run is not None and path.is_dir() else {},
     )
 
 

@@ -21,7 +21,10 @@ AS_TRAINED = "as trained"
 
 
 def token_views(
-    run_dir: str | Path, ratios: Sequence[float] = (), images: int = 6
+    run_dir: str | Path,
+    ratios: Sequence[float] = (),
+    images: int = 6,
+    device: str | None = None,
 ) -> dict[str, list[PatchGroups]]:
     """What becomes of the patches of the first test images.
 
@@ -29,6 +32,7 @@ def token_views(
         run_dir: a finished run.
         ratios: of all compressors in evaluation, each in [0, 1).
         images: how many.
+        device: as a recipe's; None = that of the run, where it is here, else `auto`.
 
     Returns:
         `as trained`, then each `ratio 0.5` -> the images in their order.
@@ -38,7 +42,7 @@ def token_views(
         UsageError: it has no compressor, or one that does not tell, or a ratio it cannot have.
     """
     file = open_run(run_dir).path / MODEL_FILE
-    served = open_served(run_dir)
+    served = open_served(run_dir, device)
     watch = TokenWatch(served.module, served.path)  # refuses before the data is decoded
     samples = open_test_split(dataset_from(dict(served.data or {}), ()))
     pixels = samples.images[:images].to(served.device)

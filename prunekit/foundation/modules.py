@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
 from prunekit.errors import CheckpointError
+from prunekit.foundation.devices import random_states_kept
 from prunekit.foundation.suggestions import did_you_mean
 
 MOST_COMPARED = 200
@@ -83,13 +84,12 @@ def one_forward(model: nn.Module) -> Iterator[None]:
 
     nn.MultiheadAttention is kept off its fused path, whose products nothing can see.
     """
-    devices = {p.device for p in model.parameters() if p.device.type == "cuda"}
     with (
         evaluating(model),
         torch.no_grad(),
         buffers_kept(model),
         plain_attention(),
-        torch.random.fork_rng(devices=list(devices)),
+        random_states_kept(p.device for p in model.parameters()),
         torch.compiler.set_stance("force_eager"),
     ):
         yield

@@ -8,21 +8,13 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import torch
 
 WIDEST = 1.25
 """Of the ends of a ratio's interval, one over the other: beyond it the ratio tells nothing."""
-
-
-def wait_for(device: torch.device) -> None:
-    """Return when a GPU has done what it was given; a CPU has, when a call returns."""
-    if device.type == "cuda":
-        import torch
-
-        torch.cuda.synchronize(device)
 
 
 def call_seconds(
@@ -37,12 +29,16 @@ def call_seconds(
         device: waited for before and after, where it is given.
         clock: `time.process_time` leaves out what a process waits for.
     """
-    if device is not None:
-        wait_for(device)
+    if device is None or device.type == "cpu":  # whose calls return when they are done
+        began = clock()
+        call()
+        return clock() - began
+    from prunekit.foundation.devices import wait_for
+
+    wait_for(device)
     began = clock()
     call()
-    if device is not None:
-        wait_for(device)
+    wait_for(device)
     return clock() - began
 
 
@@ -53,25 +49,28 @@ def mean_seconds(seconds: Sequence[float], warm_up: int) -> float:
 
 
 def pass_seconds(call: Callable[[], object], device: torch.device | None = None) -> float:
-    """Seconds that a forward pass takes: on a GPU between two events there, else here.
+    """Seconds that a forward pass takes: on an accelerator between two events there, else here.
 
     Args:
         call: gives the device its work.
         device: where that is done; None = the CPU.
     """
-    if device is None or device.type != "cuda":
+    if device is None or device.type == "cpu":
         return call_seconds(call)
     import torch
 
-    event: Any = torch.cuda.Event
-    began, ended = (event(enable_timing=True) for _ in range(2))
-    with torch.cuda.device(device):
+    from prunekit.foundation.devices import has_events, wait_for
+
+    if not has_events(device):
+        return call_seconds(call, device)
+    began, ended = (torch.Event(device, enable_timing=True) for _ in range(2))
+    with torch.accelerator.device_index(device.index):
         wait_for(device)
         began.record()
         call()
         ended.record()
     ended.synchronize()
-    return float(began.elapsed_time(ended)) / 1e3
+    return began.elapsed_time(ended) / 1e3
 
 
 @dataclass(frozen=True, slots=True)

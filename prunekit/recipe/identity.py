@@ -13,9 +13,10 @@ from prunekit.foundation.values import NewKey
 from prunekit.recipe.schema import Recipe
 from prunekit.registry.own_code import code_of
 
-NOT_HASHED = ("name", "logging", "loggers", "checkpoint", "probes")
-"""Keys that cannot change the result: what it is called, and what watches or saves it."""
-NOT_IN_CELL = ("name", "loggers", "checkpoint")
+NOT_HASHED = ("name", "device", "logging", "loggers", "checkpoint", "probes")
+"""Keys that make no other experiment: what it is called, where it is computed, and what watches or
+saves it. The device stands in the manifest, as the machine does."""
+NOT_IN_CELL = ("name", "device", "loggers", "checkpoint")
 """Keys that do not change what a run leaves behind; probes and logging do. Loggers write what
 `metrics.jsonl` holds in any case: to name another one must not make finished runs anew."""
 NOT_HASHED_DATA = ("root", "download")

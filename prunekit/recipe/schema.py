@@ -34,12 +34,21 @@ from prunekit.registry.configs import (
 )
 
 NAME_PATTERN = r"^[A-Za-z0-9_-][A-Za-z0-9._-]{0,63}$"
+DEVICE_PATTERN = r"^[a-z][a-z0-9_]{0,31}(:[0-9]{1,3})?$"
 
 
 def _folder_name(name: str) -> str:
     if not re.fullmatch(NAME_PATTERN[1:-1], name):
         raise ValueError(
             f"must be 1 to 64 letters, digits, '.', '_' or '-' with no dot first, not {shown(name)}"
+        )
+    return name
+
+
+def _device_name(name: str) -> str:
+    if not re.fullmatch(DEVICE_PATTERN[1:-1], name):
+        raise ValueError(
+            f"must be `auto` or a device of torch such as cpu, cuda:1 or mps, not {shown(name)}"
         )
     return name
 
@@ -60,6 +69,10 @@ Name = Annotated[
     str, AfterValidator(_folder_name), Field(json_schema_extra={"pattern": NAME_PATTERN})
 ]
 """A name that is safe as a folder."""
+DeviceName = Annotated[
+    str, AfterValidator(_device_name), Field(json_schema_extra={"pattern": DEVICE_PATTERN})
+]
+"""A device by the name that torch gives it, or `auto`; whether it is here is found by the run."""
 Interval = Annotated[Duration, AfterValidator(_some)]
 """A duration that is not zero."""
 
@@ -152,6 +165,9 @@ class Recipe(Frozen):
     """Whether the training step goes through `torch.compile`."""
     threads: int = Field(default=1, ge=1)
     """CPU threads a process; another number gives other last bits."""
+    device: Annotated[DeviceName, NewKey(3, before="auto")] = "auto"
+    """Where it is computed: `auto` for the accelerator that torch finds, else the CPU; or a device
+    of torch such as `cpu`, `cuda`, `cuda:1`, `xpu` or `mps`."""
     ema: EMAConfig | None = None
     """A moving average of the weights that is evaluated in their place; null = none."""
     data: AnyDataset = Field(examples=[{"name": "digits"}])

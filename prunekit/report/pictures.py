@@ -40,9 +40,11 @@ class Wanted:
     """Of the test split."""
     accuracy: bool = False
     """Whether the accuracy at each ratio is measured too, on the whole test split."""
+    device: str | None = None
+    """Where the model computes; None = on the device of the run."""
 
 
-def draw_picture(
+def draw_picture(  # noqa: PLR0913 - each is a choice of the caller's
     run_dir: str | Path,
     kind: str,
     *,
@@ -51,6 +53,7 @@ def draw_picture(
     ratios: Sequence[float] = RATIOS,
     images: int = IMAGES,
     accuracy: bool = False,
+    device: str | None = None,
 ) -> Path:
     """Draw one picture of a run.
 
@@ -64,6 +67,7 @@ def draw_picture(
         ratios: of `tokens`: of the compressors in evaluation, beside that of the run.
         images: of `tokens`: how many of the test split, 1 or more.
         accuracy: of `tokens`: also measure the accuracy at each ratio, on the whole test split.
+        device: of `tokens`: as a recipe's; None = that of the run, where it is here, else `auto`.
 
     Returns:
         The path of the picture.
@@ -79,7 +83,7 @@ def draw_picture(
     if images < 1:
         raise UsageError(f"images {images}: must be at least 1")
     run = open_run(run_dir)
-    wanted = Wanted(tuple(layers), tuple(ratios), images, accuracy)
+    wanted = Wanted(tuple(layers), tuple(ratios), images, accuracy, device)
     figure = KINDS_OF_PICTURES[kind](run, wanted)
     path = run.path / f"{kind}.png" if out is None else Path(out)
     if path.is_dir():
@@ -98,10 +102,11 @@ def _tokens(run: RunDir, wanted: Wanted) -> Figure:
     from prunekit.export.evaluating import evaluate_run
     from prunekit.export.token_views import token_views
 
-    columns = token_views(run.path, wanted.ratios, wanted.images)
+    columns = token_views(run.path, wanted.ratios, wanted.images, wanted.device)
     points: list[Mapping[str, Any]] = []
     if wanted.accuracy:
-        found = evaluate_run(run.path, eval_ratios=wanted.ratios).document()
+        ratios, device = wanted.ratios, wanted.device
+        found = evaluate_run(run.path, eval_ratios=ratios, device=device).document()
         points = [one for one in (found, *found["eval_ratios"]) if one["tokens"]]
     return token_picture(called(run), columns, points)
 

@@ -114,7 +114,7 @@ def _finished(runs: Path, recipe: Recipe, run: RunDir | None, left: Left) -> Pat
 
     if run is None or left == "all":
         return run_recipe(recipe, out=runs)
-    return run.path if left == "nothing" else resume_run(run.path)
+    return run.path if left == "nothing" else resume_run(run.path, device=recipe.device)
 
 
 def _left_to_do(run: RunDir) -> Left:
@@ -136,12 +136,15 @@ def _left_to_do(run: RunDir) -> Left:
 
 
 def _newest_run(runs: Path, recipe: Recipe) -> RunDir | None:
-    """The newest run of exactly this recipe; a killed sweep had no time to note it down."""
+    """The newest run of exactly this recipe, wherever it was computed.
+
+    A killed sweep had no time to note it down.
+    """
     stamp = f"*-{recipe_hash(recipe)[:8]}*"
     for path in sorted((runs / recipe.name).glob(stamp), reverse=True):
         run = RunDir(path)
         with suppress(CheckpointError, PluginError):  # what cannot be read is not this recipe
-            if run.recipe() == recipe:
+            if run.recipe().model_copy(update={"device": recipe.device}) == recipe:
                 return run
     return None
 
@@ -159,5 +162,7 @@ def _relative(run: Path, folder: Path) -> str:
 def _free_memory() -> None:
     """A worker lives on: what the run held must not stay."""
     gc.collect()
-    if (torch := sys.modules.get("torch")) is not None and torch.cuda.is_initialized():
-        torch.cuda.empty_cache()
+    if "torch" in sys.modules:
+        from prunekit.foundation.devices import give_memory_back
+
+        give_memory_back()

@@ -12,7 +12,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from prunekit.errors import ResourceError
-from prunekit.foundation.timing import call_seconds, mean_seconds, wait_for
+from prunekit.foundation.timing import call_seconds, mean_seconds
 from prunekit.recipe.load import recipe_from, recipe_from_text
 from prunekit.recipe.schema import Recipe
 from prunekit.recipe.yaml_text import dump_yaml
@@ -186,7 +186,7 @@ def time_recipe(text: str) -> Timing:
     from prunekit.train.trainer import Trainer
 
     recipe = recipe_from_text(text)
-    group = join()
+    group = join(recipe.device)
     build(recipe, group)  # the first time decodes images, which are kept
     with TemporaryDirectory(prefix="prunekit-") as folder:
         began = time.perf_counter()
@@ -230,6 +230,8 @@ def _time_steps(trainer: Trainer) -> float:
 def _time_evaluation(trainer: Trainer) -> float:
     """Seconds for the test split, from as much of it as fits in a second or two."""
     import torch
+
+    from prunekit.foundation.devices import wait_for
 
     model, seen = trainer.passes.evaluated.eval(), 0
     began = time.perf_counter()

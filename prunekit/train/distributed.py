@@ -20,6 +20,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from prunekit.errors import PrunekitError, ResourceError, StopRequestedError
+from prunekit.foundation.devices import AUTO, choose_device
 from prunekit.foundation.files import write_json
 from prunekit.registry.own_code import CodeFile, current_code, use_code
 
@@ -101,27 +102,25 @@ class ProcessGroup:
             dist.destroy_process_group()
 
 
-def join() -> ProcessGroup:
+def join(device_name: str = AUTO) -> ProcessGroup:
     """Join the processes that the environment names (RANK, WORLD_SIZE, ...), or be the only one.
 
+    Args:
+        device_name: of the recipe: `auto`, or a device of torch.
+
     Raises:
-        ResourceError: the processes did not find each other.
+        RecipeError: no such device here.
+        ResourceError: the processes did not find each other, or are more than the devices.
     """
     world = int(os.environ.get("WORLD_SIZE", "1"))
     rank = int(os.environ.get("RANK", "0"))
-    device = torch.device("cpu")
-    if torch.cuda.is_available():
-        local = int(os.environ.get("LOCAL_RANK", "0"))
-        if local >= torch.cuda.device_count():
-            raise ResourceError(
-                f"process {local + 1} on this machine has no GPU: there are "
-                f"{torch.cuda.device_count()}; start no more processes than GPUs"
-            )
-        device = torch.device("cuda", local)
-        torch.cuda.set_device(device)
+    local = int(os.environ.get("LOCAL_RANK", "0"))
+    alone = int(os.environ.get("LOCAL_WORLD_SIZE", str(world))) == 1
+    device = choose_device(device_name, local, alone=alone)
     if world > 1:
-        backend = "nccl" if device.type == "cuda" else "gloo"
+        backend = "none for the device"
         try:
+            backend = dist.get_default_backend_for_device(device)  # nccl, xccl, gloo
             own = None if device.type == "cpu" else device  # else collectives guess it by the rank
             dist.init_process_group(backend, timeout=TIMEOUT, device_id=own)
         except (RuntimeError, ValueError) as error:
@@ -132,9 +131,9 @@ def join() -> ProcessGroup:
 
 
 @contextmanager
-def joined() -> Iterator[ProcessGroup]:
+def joined(device_name: str = AUTO) -> Iterator[ProcessGroup]:
     """`join` for the length of a `with`; after an error the group is taken down at once."""
-    group = join()
+    group = join(device_name)
     with ExitStack() as after_an_error:
         if group.world > 1:  # no barrier: the other ranks may not come
             after_an_error.callback(dist.destroy_process_group)

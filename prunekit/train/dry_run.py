@@ -8,10 +8,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-import torch
 from torch import Tensor
 
 from prunekit.data import check_shares
+from prunekit.foundation.devices import peak_memory
 from prunekit.foundation.modules import copy_on, training_mode_kept
 from prunekit.foundation.timing import call_seconds, mean_seconds
 from prunekit.models import token_counts
@@ -98,7 +98,7 @@ def dry_run(recipe: Recipe, nproc: int = 1) -> DryRun:
 
     Steps are those of one process; of `nproc` only the sizes of their batches are checked.
     """
-    with joined() as group:
+    with joined(recipe.device) as group:
         start: dict[str, Tensor] = {}
         run = build(recipe, group, start)
         if nproc > group.world:
@@ -225,6 +225,6 @@ def _three_steps(run: Run) -> tuple[float, int]:
         taken = [call_seconds(trainer.advance, device) for _ in range(steps)]
         seconds = mean_seconds(taken, 1) if taken else 0.0
         trainer.observer.log_to.close()
-    if device.type == "cuda":
-        return seconds, torch.cuda.max_memory_allocated()
+    if (held := peak_memory(device)) is not None:
+        return seconds, held
     return seconds, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

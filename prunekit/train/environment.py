@@ -7,13 +7,12 @@ import platform
 import subprocess
 import sys
 from collections.abc import Mapping
-from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 from typing import Any
 
 import torch
 
+from prunekit.foundation.devices import device_name
 from prunekit.registry.installed import RECIPES, installed_components
 
 PACKAGES = ("prunekit", "torch", "torchvision", "timm", "numpy")
@@ -30,7 +29,7 @@ def environment(device: torch.device, world_size: int = 1) -> dict[str, Any]:
         "python": platform.python_version(),
         "os": f"{platform.system()} {platform.release()} {platform.machine()}",
         "device": device.type,
-        "device_name": _device_name(device),
+        "device_name": device_name(device),
         "cuda": torch.version.cuda if device.type == "cuda" else None,
         "threads": torch.get_num_threads(),
         "world_size": world_size,
@@ -113,13 +112,3 @@ def _plugins() -> dict[str, str]:
     components = installed_components(tuple(sys.path))
     found = {c.distribution: c.version for c in components if c.kind != RECIPES}
     return dict(sorted(found.items()))
-
-
-def _device_name(device: torch.device) -> str:
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    with suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()

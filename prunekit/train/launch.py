@@ -77,11 +77,14 @@ def run_recipe(
         return _run_here(recipe, source, out)
 
 
-def resume_run(run_dir: Path, *, code: str | Path | CodeFile | None = None) -> Path:
+def resume_run(
+    run_dir: Path, *, device: str | None = None, code: str | Path | CodeFile | None = None
+) -> Path:
     """Continue a stopped run from its newest whole checkpoint, in as many processes as it had.
 
     Args:
         run_dir: its directory.
+        device: where it goes on, as a recipe's `device`; None = as its recipe says.
         code: the file of your own that the run was made with, where it was.
 
     Raises:
@@ -92,12 +95,13 @@ def resume_run(run_dir: Path, *, code: str | Path | CodeFile | None = None) -> P
     world = run.processes()
     with use_code(code):
         if world > 1 and "RANK" not in os.environ:
-            return Path(start_processes(world, run.recipe().threads, _resume, str(run.path)))
-        return _resume_here(run.path)
+            given = str(run.path), device or ""
+            return Path(start_processes(world, run.recipe().threads, _resume, *given))
+        return _resume_here(run.path, device)
 
 
 def _run_here(recipe: Recipe, source_text: str, out: Path) -> Path:
-    with joined() as group:
+    with joined(recipe.device) as group:
         _check_writable(out)
         _check_same_code(recipe, group)
         anchor = AnchorFile()
@@ -116,11 +120,11 @@ def _run_here(recipe: Recipe, source_text: str, out: Path) -> Path:
     return run_dir
 
 
-def _resume_here(run_dir: Path) -> Path:
+def _resume_here(run_dir: Path, device: str | None = None) -> Path:
     opened = open_run(run_dir)
     refuse_links(run_dir)
     manifest = opened.manifest()
-    with joined() as group, _held(run_dir, group):
+    with joined(device or opened.recipe().device) as group, _held(run_dir, group):
         if opened.status().get("status") == "done":
             raise CheckpointError(
                 f"{run_dir}: the run is complete: nothing to resume; to train on from its weights, "
@@ -265,5 +269,5 @@ def _run(text: str, source_text: str, out: str) -> str:
     return str(_run_here(recipe_from_text(text), source_text, Path(out)))
 
 
-def _resume(run_dir: str) -> str:
-    return str(_resume_here(Path(run_dir)))
+def _resume(run_dir: str, device: str) -> str:
+    return str(_resume_here(Path(run_dir), device or None))

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from prunekit.foundation.devices import device_name
 from prunekit.foundation.number_text import counted
 from prunekit.models.cost import Macs
 from prunekit.models.latency import (
@@ -48,7 +49,7 @@ def measured_costs(trainer: Trainer, model: nn.Module, macs: Macs) -> dict[str, 
     sizes["dense"] = None if dense is None else sizes["plain"] + _bytes(dense) - _bytes(model)
     dtype = next((p.dtype for p in model.parameters()), torch.float32)
     about = {
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+        "device": "cpu" if device.type == "cpu" else device_name(device),
         "dtype": str(dtype).removeprefix("torch."),
         "threads": torch.get_num_threads(),
     }

@@ -8,6 +8,8 @@ from contextlib import contextmanager
 
 import torch
 
+from prunekit.foundation.devices import wait_for
+
 
 class Stopwatch:
     """Seconds of training; evaluation and saving are none."""
@@ -22,8 +24,7 @@ class Stopwatch:
     @contextmanager
     def stopped(self) -> Iterator[None]:
         """Count up to here, and go on after the block."""
-        if self.device.type == "cuda":
-            torch.cuda.synchronize()  # else steps under way would count as evaluation
+        wait_for(self.device)  # else steps under way would count as evaluation
         self.seconds += time.perf_counter() - self._began
         try:
             yield

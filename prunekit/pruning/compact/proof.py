@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from prunekit.compressors.base import DataCompressor
 from prunekit.errors import ExportError, UsageError
-from prunekit.foundation.modules import plain_attention
+from prunekit.foundation.devices import has_float64
+from prunekit.foundation.modules import copy_on, plain_attention
 from prunekit.pruning.compact.surgery import masked_copy
 from prunekit.pruning.compact.values import Proof
 
@@ -40,9 +41,9 @@ class MaskedReference:
         images: Tensor,
         outputs: Collection[str],
     ) -> None:
-        like = next(model.parameters(), torch.zeros(()))
-        self.model = masked_copy(model, masks, torch.float64).eval()
-        self.images = images[:IMAGES].to(like.device, torch.float64)
+        self.model = _in_float64(model, masks)
+        like = next(self.model.parameters(), torch.zeros(()))
+        self.images = images[:IMAGES].to(like.device).to(torch.float64)
         self.tokens = any(isinstance(module, DataCompressor) for module in model.modules())
         self._drawn: dict[str, Tensor] = {}
         try:
@@ -79,7 +80,7 @@ class MaskedReference:
         Raises:
             Exception: whatever it says to the images.
         """
-        found = self._logits(masked_copy(model, {}, torch.float64).eval())
+        found = self._logits(_in_float64(model, {}))
         if found.shape != self.logits.shape:
             raise RuntimeError(f"gives {tuple(found.shape)}, not {tuple(self.logits.shape)}")
         largest = float(self.logits.abs().max()) or 1.0
@@ -87,6 +88,14 @@ class MaskedReference:
         far = int((~(each <= TOLERANCE)).sum())
         proof = Proof(len(each), float(each.max()))
         return proof, far <= int(self.tokens)
+
+
+def _in_float64(model: nn.Module, masks: Mapping[str, Tensor]) -> nn.Module:
+    """A masked copy in evaluation mode: on the model's device where that has float64."""
+    like = next(model.parameters(), torch.zeros(()))
+    if not has_float64(like.device):
+        model, masks = copy_on(model, "cpu"), {name: mask.cpu() for name, mask in masks.items()}
+    return masked_copy(model, masks, torch.float64).eval()
 
 
 def logits_of(model: nn.Module, images: Tensor) -> Tensor:
