@@ -105,7 +105,7 @@ def _shown(found: ModelEvaluation) -> list[RenderableType]:
 
 
 def _totals(found: ModelEvaluation) -> Table:
-    from prunekit.foundation.number_text import count, percent
+    from prunekit.foundation.number_text import count, percent, tokens_text
 
     rows = [
         ("images", f"{count(found.images)}, test split of {found.data['name']}"),
@@ -119,7 +119,7 @@ def _totals(found: ModelEvaluation) -> Table:
         ("calibration error", f"{percent(found.calibration.error)}  ({bins} bins of equal width)")
     )
     if found.tokens:
-        rows.append(("tokens", f"{found.tokens[0]} -> {found.tokens[1]}"))
+        rows.append(("tokens", tokens_text(*found.tokens)))
     return _table(found.source, (), rows)
 
 

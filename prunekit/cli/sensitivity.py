@@ -95,6 +95,8 @@ def command(
     from prunekit.foundation.console import console
 
     console().print(_table(found))
+    for note in found.notes:
+        click.echo(note)
     for name, why in found.left_out.items():
         click.echo(f"Left out {name}: {why}")
     for file in files:

@@ -111,13 +111,16 @@ def detailed_entry(kind: str, name: str) -> dict[str, Any]:
 
     try:
         entry = component_entry(kind, name)
-        fields = describe_fields(registry_of(kind).config_class(name))
+        config = registry_of(kind).config_class(name)
+        fields = describe_fields(config)
         if kind == "strategies":
             modes = registry_of(kind).load(name).modes
             fields = [f | {"type": " | ".join(modes)} if f["name"] == "mode" else f for f in fields]
         if entry.get("own"):  # what the user wrote stands first
             shared = import_object(registry_of(kind).config).model_fields
             fields.sort(key=lambda field: (not field["required"], field["name"] in shared))
+            if signature := getattr(config, "signature", None):
+                entry["filled"] = list(signature.filled)
         return {**entry, "fields": fields}
     except (UnknownNameError, AmbiguousNameError) as error:
         raise UsageError(str(error)) from error
@@ -136,6 +139,8 @@ def show_view(document: dict[str, Any]) -> RenderableType:
     ]
     lines += [Text(f"a value of `{document['key']}`")] if "key" in document else []
     lines += [Text(document[key]) for key in ("summary", "paper") if document[key]]
+    if document.get("filled"):
+        lines.append(Text(f"given by the data: {', '.join(document['filled'])}"))
     for field in document["fields"]:
         lines += ["", field_head(field), *indented(type_and_bounds(field), field["description"])]
     return Group(*lines)

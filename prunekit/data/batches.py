@@ -62,7 +62,7 @@ class DataSet:
             len(parts[name].labels) for name in ("train", "validation", "test")
         )
         self.steps_per_epoch = self.train_size // config.batch_size
-        self.sizes = BatchSizes(config.batch_size, config.micro_batch, world)
+        self.sizes = BatchSizes(config.batch_size, config.micro_batch, world, config.eval_batch)
         """Of every batch that there is."""
         self.rank_batch = self.sizes.rank_batch
         self.device = self._train.images.device

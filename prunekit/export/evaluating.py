@@ -25,7 +25,7 @@ from prunekit.recipe.load import dataset_from
 from prunekit.registry.configs import DatasetConfig, Samples
 from prunekit.registry.own_code import CodeFile, use_code
 
-OF_BATCHES = ("image_size", "batch_size", "micro_batch")
+OF_BATCHES = ("image_size", "batch_size", "micro_batch", "eval_batch")
 """The settings that go along to a data set of another name."""
 NOTABLE = 1e-3
 """Share of a loss by which another machine does not differ."""
@@ -161,7 +161,7 @@ def _batches(
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """The batches of a process of the run, as `DataSet.eval_batches` cuts them."""
     total = len(samples.labels)
-    sizes = BatchSizes(config.batch_size, config.micro_batch, served.world)
+    sizes = BatchSizes(config.batch_size, config.micro_batch, served.world, config.eval_batch)
     indices = torch.arange(total)[rank :: served.world]
     for chosen in torch.split(indices, list(sizes.evaluation(total, rank))):
         yield samples.images[chosen].to(served.device), samples.labels[chosen].to(served.device)

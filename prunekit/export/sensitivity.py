@@ -28,6 +28,8 @@ from prunekit.runs.directory import open_run
 SPARSITIES = (0.3, 0.5, 0.7, 0.8, 0.9, 0.95)
 Split = Literal["train", "validation", "test"]
 NO_STEP = Timeline.single(0)
+ALREADY = 0.01
+"""From so many zeros on, as a share, a model counts as pruned."""
 SAMPLES = 2000
 """Images an accuracy is measured on, where there are as many."""
 
@@ -75,10 +77,23 @@ class Sensitivity:
     layers: tuple[LayerSensitivity, ...]
     left_out: Mapping[str, str]
     """Layers that the strategy refuses, and why."""
+    zeros: float = 0.0
+    """Share of the weights of the layers that is zero before one is pruned, [0, 1]."""
 
     def document(self) -> dict[str, Any]:
         """Plain values."""
-        return {**asdict(self), "sparsity": self.sparsity}
+        return {**asdict(self), "sparsity": self.sparsity, "notes": self.notes}
+
+    @property
+    def notes(self) -> list[str]:
+        """What a reader must know of the numbers."""
+        if self.zeros < ALREADY:
+            return []
+        return [
+            f"{self.source} is pruned: {100 * self.zeros:.1f} % of the weights of these layers are "
+            "zero already, and pruning those again costs nothing: choose sparsities from a dense "
+            "run"
+        ]
 
     @property
     def sparsity(self) -> float:
@@ -169,7 +184,16 @@ def sensitivity(  # noqa: PLR0913 - each is a choice of the caller's
         tolerance=tolerance,
         layers=tuple(layers),
         left_out=left_out,
+        zeros=_zeros(model, [layer.name for layer in layers]),
     )
+
+
+def _zeros(model: nn.Module, names: Sequence[str]) -> float:
+    """Share of zeros in these parameters."""
+    named = dict(model.named_parameters(remove_duplicate=False))
+    chosen = [named[name].detach() for name in names]
+    total = sum(weight.numel() for weight in chosen)
+    return 1 - sum(int(weight.count_nonzero()) for weight in chosen) / total if total else 0.0
 
 
 def _layer(name: str, tried: Sequence[tuple[LayerPoint, int]], least: float) -> LayerSensitivity:

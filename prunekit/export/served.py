@@ -24,7 +24,7 @@ from prunekit.foundation.devices import AUTO, device_of_run
 from prunekit.models.saved import IMAGES, load_model, read_preprocessing
 from prunekit.recipe.schema import Recipe
 from prunekit.registry.own_code import current_code
-from prunekit.runs.directory import RunDir, model_file, open_run
+from prunekit.runs.directory import RECIPES, RunDir, model_file, no_run, open_run
 from prunekit.runs.tensors import read_tensors
 
 PROGRAMS = (".pt2", ".pt", ".pth", ".bin", ".ckpt")
@@ -93,6 +93,8 @@ def open_served(source: str | Path, device: str | None = None) -> ServedModel:
         raise CheckpointError(
             f"{path}: is read by torch alone: give the run, or its file of ONNX or safetensors"
         )
+    if path.suffix.lower() in RECIPES:
+        raise CheckpointError(f"{path}: {no_run(path)}")
     run_of_it = _run_around(path)
     if path.suffix.lower() == ".onnx":
         if run_of_it is not None and run_of_it.code() is not None and current_code() is None:

@@ -63,8 +63,6 @@ def open_subject(run_dir: str | Path) -> Subject:
         CheckpointError: no finished run, or its files do not fit each other.
         DataError: its data is not to be had, or has too few test images.
     """
-    if Path(run_dir).is_file():
-        raise CheckpointError(f"{run_dir}: a file: give the run directory that it lies in")
     run = open_run(run_dir)
     report, recipe = run.report(), run.recipe()
     weights, metadata = read_tensors(run.path / MODEL_FILE)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -14,6 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from prunekit.errors import CheckpointError, ResourceError, UsageError, WriteError
+
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""Reasons of the system that space would mend."""
 
 
 @contextmanager
@@ -84,15 +88,18 @@ def flush(path: Path) -> None:
 
 
 def cannot_write(path: Path, error: OSError) -> WriteError:
-    """The error for a path that could not be written, with the free space of its disk."""
+    """The error for a path that could not be written; where its disk is full, with what is free."""
+    reason = error.strerror or str(error)
+    if error.errno not in FULL:
+        return WriteError(
+            f"{path}: cannot be written: {reason}: choose a folder that you may write"
+        )
     free = ""
     with suppress(OSError):
         folder = next(parent for parent in path.absolute().parents if parent.is_dir())
         free = f" ({shutil.disk_usage(folder).free / 1e6:.0f} MB free)"
-    reason = error.strerror or str(error)
     return WriteError(
-        f"{path}: cannot be written: {reason}{free}: free some space or choose a folder that you "
-        "may write"
+        f"{path}: cannot be written: {reason}{free}: free some space or choose another folder"
     )
 
 

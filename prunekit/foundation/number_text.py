@@ -52,6 +52,11 @@ def beside_dense(latency: Mapping[str, Any]) -> str:
     return f"{text}, dense {latency['dense_ms']:.2f} ms: {latency['ratio']:.2f} x ({interval})"
 
 
+def tokens_text(before: object, after: object) -> str:
+    """`16 -> 12`, or `16` where none is merged or dropped."""
+    return str(before) if before == after else f"{before} -> {after}"
+
+
 def size_text(size: float) -> str:
     """`1234567` bytes -> `1.23 MB`; `12345` -> `12.3 kB`."""
     return f"{size / 1e6:.2f} MB" if size >= 999_950 else f"{size / 1e3:.1f} kB"

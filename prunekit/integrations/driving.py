@@ -11,8 +11,9 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from prunekit.errors import CheckpointError
+from prunekit.errors import CheckpointError, UsageError
 from prunekit.foundation.files import replacing
+from prunekit.foundation.suggestions import did_you_mean
 from prunekit.pruning.context import OneProcess, Ranks
 from prunekit.pruning.pruner import Pruner
 from prunekit.train.distributed import ProcessGroup
@@ -96,3 +97,23 @@ def finished(pruner: Pruner) -> nn.Module:
             units,
         )
     return model
+
+
+MOST_NAMED = 8
+"""Modules in a message."""
+
+
+def module_at(root: nn.Module, path: str) -> nn.Module:
+    """The module of this dotted name; `root` for none.
+
+    Raises:
+        UsageError: there is none.
+    """
+    try:
+        return root.get_submodule(path)
+    except AttributeError as error:
+        known = [name for name, _ in root.named_modules() if name]
+        raise UsageError(
+            f"{type(root).__name__} has no module {path!r}.{did_you_mean(path, known)} Known: "
+            f"{', '.join(known[:MOST_NAMED])}"
+        ) from error

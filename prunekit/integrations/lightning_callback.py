@@ -9,7 +9,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import nn
 
 from prunekit.errors import UsageError
-from prunekit.integrations.driving import finished, other_processes, put_back, saved
+from prunekit.integrations.driving import finished, module_at, other_processes, put_back, saved
 from prunekit.pruning.pruner import Pruner
 from prunekit.pruning.strategies.base import PruningStrategy
 
@@ -57,7 +57,7 @@ class LightningPruning(Callback):
             )
         self.model = None
         self.pruner = Pruner(
-            pl_module.get_submodule(self.part),
+            module_at(pl_module, self.part),
             self.strategies,
             total_steps=int(steps),
             ranks=other_processes(trainer.strategy.root_device),

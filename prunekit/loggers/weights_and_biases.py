@@ -43,15 +43,20 @@ class WeightsAndBiases(Logger):
         """The package is an extra.
 
         Raises:
-            RecipeError: it is not installed.
+            RecipeError: it is not installed, or cannot be imported.
         """
+        remedy = "pip install 'prunekit[wandb]'"
         if find_spec("wandb") is None:
-            raise RecipeError("needs the package wandb: pip install 'prunekit[wandb]'")
+            raise RecipeError(f"needs the package wandb: {remedy}")
+        try:
+            _package()
+        except Exception as error:  # whatever an import of others raises
+            told = " ".join(f"{type(error).__name__}: {error}".split())
+            raise RecipeError(f"the package wandb cannot be imported: {told}: {remedy}") from error
 
     def open(self, run: LoggedRun) -> None:
         """Begin a W&B run."""
-        os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # read when wandb is imported
-        import wandb
+        wandb = _package()
 
         if self.config.mode == "online" and not wandb.api.api_key:
             raise UsageError("no API key: set WANDB_API_KEY, call `wandb login`, or mode: offline")
@@ -105,3 +110,10 @@ class WeightsAndBiases(Logger):
     def close(self) -> None:
         """Write what is left; a run that did not finish counts as failed there."""
         self._run.finish(exit_code=0 if self._done else 1)
+
+
+def _package() -> Any:
+    os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # read when wandb is imported
+    import wandb
+
+    return wandb

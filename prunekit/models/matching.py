@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import takewhile
+from math import isqrt
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +23,8 @@ WRAPPERS = frozenset(
 """Parts of names that DDP, `torch.compile`, FSDP and Lightning put anywhere in them."""
 PLAIN = frozenset({"state_dict", "model_state_dict", "model", "net", "network", "weights"})
 """What the trained weights stand under where an average or a teacher lies beside them."""
+MOST_PREFIX_TOKENS = 6
+"""Tokens that are no patches, at most, where a file is looked at for its image size."""
 COUNTER = "num_batches_tracked"
 """A buffer that old files lack: it keeps its start value, 0."""
 
@@ -122,12 +125,12 @@ def find_tensors(
     reasons = []
     for place in whole or places[:1]:
         fresh = _fresh_head(wanted, given, place, spec)
-        if reason := _misfit(wanted, given, place, fresh):
+        if reason := _misfit(wanted, given, place, fresh, spec):
             reasons.append(reason)
         else:
             fits.append((place, fresh))
     if not fits:
-        raise CheckpointError(reasons[0] if reasons else _misfit(wanted, given, _Place(), ()))
+        raise CheckpointError(reasons[0] if reasons else _misfit(wanted, given, _Place(), (), spec))
     chosen, fresh = fits[0]
     others = [place for place, _ in fits[1:] if not _equal(given, place, chosen)]
     if others and not (_is_plain(chosen) and not any(map(_is_plain, others))):
@@ -204,7 +207,11 @@ def _fresh_head(
 
 
 def _misfit(
-    wanted: _Model, given: Mapping[str, Tensor], place: _Place, fresh: tuple[str, ...]
+    wanted: _Model,
+    given: Mapping[str, Tensor],
+    place: _Place,
+    fresh: tuple[str, ...],
+    spec: DataSpec | None,
 ) -> str:
     spare = {*place.names} | {n for n in wanted.own if n.rpartition(".")[2] == COUNTER}
     here = {n: t.shape for n, t in wanted.own.items() if n in place.names or n not in spare}
@@ -215,7 +222,36 @@ def _misfit(
         inner = ".".join(_bare(tuple(name[len(place.stem) :].split(".")), wanted.wrappers))
         if inner not in unsaved and inner.rpartition(".")[2] != COUNTER:
             there[inner] = given[name].shape
-    return misfit(there, here, here.keys())
+    told = misfit(there, here, here.keys())
+    side = _other_side(there, here, spec) if told and there.keys() == here.keys() else None
+    return told if side is None else f"{told.rpartition(': ')[0]}: set data.image_size={side}"
+
+
+def _other_side(
+    there: Mapping[str, torch.Size], here: Mapping[str, torch.Size], spec: DataSpec | None
+) -> int | None:
+    """The side of the images that a file is for, where nothing but positions and head differs."""
+    if spec is None or spec.height != spec.width:
+        return None
+    other = [
+        name
+        for name in here
+        if there[name] != here[name]
+        and (there[name][1:] != here[name][1:] or here[name][0] != spec.classes)
+    ]
+    if len(other) != 1:
+        return None
+    theirs, ours = there[other[0]], here[other[0]]
+    if len(ours) != 3 or len(theirs) != 3 or (theirs[0], theirs[2]) != (ours[0], ours[2]):
+        return None
+    for prefix in range(
+        min(MOST_PREFIX_TOKENS, theirs[1], ours[1]) + 1
+    ):  # class, distillation and register tokens
+        patches, here_a_side = isqrt(theirs[1] - prefix), isqrt(ours[1] - prefix)
+        squares = patches**2 == theirs[1] - prefix and here_a_side**2 == ours[1] - prefix
+        if squares and here_a_side and spec.height % here_a_side == 0:
+            return patches * (spec.height // here_a_side)
+    return None
 
 
 def _notes(

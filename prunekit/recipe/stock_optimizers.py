@@ -23,6 +23,9 @@ NOT_SET = frozenset(
     | {"foreach", "fused", "capturable", "differentiable", "maximize", "caution_mode"}
 )
 """Arguments that are the optimizer's affair, or stand for how and not for what is computed."""
+REFUSED = ("lbfgs", "muon", "sparseadam")
+"""Of torch, not named to who misspelt another: a run takes them in no mode, as they want a closure,
+matrices alone or sparse gradients."""
 
 
 class StockClass(NamedTuple):
@@ -76,7 +79,7 @@ def stock_class(name: str) -> StockClass:
         known = [*OWN, *(n for n in torch_classes() if n not in OWN)]
         raise UnknownNameError(
             f"no optimizer is called {name!r}.{did_you_mean(name, known)} Known: "
-            f"{', '.join(known)}, and those of timm, as timm:lion"
+            f"{', '.join(n for n in known if n not in REFUSED)}, and those of timm, as timm:lion"
         )
     if importlib.util.find_spec("timm") is None:
         raise UnknownNameError(f"{name} needs timm, which is not there: pip install prunekit[timm]")

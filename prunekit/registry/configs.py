@@ -54,6 +54,9 @@ class DatasetConfig(ComponentConfig, abc.ABC):
     """Samples an optimizer step, over all ranks."""
     micro_batch: int | None = Field(default=None, ge=1)
     """Samples a forward pass on one rank; null = the rank's whole share."""
+    eval_batch: Annotated[int | None, NewKey(3, before=None)] = Field(default=None, ge=1)
+    """Samples a forward pass of evaluation on one rank; null = the rank's share, or `micro_batch`
+    where that is smaller."""
     augment: tuple[Augmentation, ...] = ()
     """What is done to training images, in an order of its own: `flip`, `crop`, `rand_augment`, ...;
     one with settings is `{name: rand_augment, ops: 2}`."""

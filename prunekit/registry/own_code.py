@@ -228,11 +228,18 @@ def _run(file: CodeFile) -> ModuleType:
         raise
     except BaseException as error:
         del sys.modules[file.module]
-        line = _line(error, place)
         raise PluginError(
-            f"{file.path}{line}: cannot be imported: {reason(error)}{_remedy(error)}"
+            f"{file.path}{_line(error, place)}: cannot be imported: {_reason(error, place)}"
+            f"{_remedy(error)}"
         ) from error
     return module
+
+
+def _reason(error: BaseException, place: str) -> str:
+    """In one line; Python's own names file and line once more in that of a fault of syntax."""
+    if isinstance(error, SyntaxError) and error.filename == place:
+        return f"{type(error).__name__}: {error.msg}"
+    return reason(error)
 
 
 def _line(error: BaseException, place: str) -> str:

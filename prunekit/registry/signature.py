@@ -40,6 +40,8 @@ class Signature:
     parameters: Mapping[str, inspect.Parameter]
     settings: Mapping[str, Any] = field(default_factory=dict)
     """Parameter -> its type, of those that a recipe sets."""
+    filled: tuple[str, ...] = ()
+    """Parameters that the data fills in."""
 
     def call(self, config: ComponentConfig, given: Mapping[str, Any]) -> Any:
         """Make the object.
@@ -126,7 +128,8 @@ def settings_from(
         name=(literal, ...),
         **fields,
     )
-    config.signature = Signature(made_by, parameters, types)
+    filled = tuple(key for key in parameters if key in given)
+    config.signature = Signature(made_by, parameters, types, filled)
     return config
 
 

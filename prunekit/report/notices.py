@@ -11,7 +11,7 @@ from prunekit.report.comparison import is_dense, is_random, repeating
 from prunekit.report.read import SEVERAL, common
 from prunekit.report.study import Study
 
-OF_BATCHES = ("batch_size", "micro_batch", "augment", "eval_resize", "mean", "std")
+OF_BATCHES = ("batch_size", "micro_batch", "eval_batch", "augment", "eval_resize", "mean", "std")
 NO_CHOICE = {*NOT_HASHED_DATA, *OF_BATCHES}
 """Keys of `data` that do not say which samples there are."""
 

@@ -17,12 +17,15 @@ from prunekit.foundation.number_text import (
     seconds_text,
     si,
     size_text,
+    tokens_text,
     units_text,
 )
 from prunekit.report.evaluations import dips_line
 from prunekit.runs.directory import RunDir, events_dir, open_run
 
 NamedValue = tuple[str, str]
+REMOVABLE = ("channels", "heads")
+"""Units that leave a model whole."""
 
 
 def summarise(run_dir: Path) -> list[RenderableType]:
@@ -168,7 +171,7 @@ def _cost(report: Mapping[str, Any]) -> list[NamedValue]:
     tokens, macs = report.get("tokens", {}), report.get("macs", {})
     rows = []
     if tokens.get("before") is not None:
-        rows.append(("tokens", f"{tokens['before']} -> {tokens.get('after')}"))
+        rows.append(("tokens", tokens_text(tokens["before"], tokens.get("after"))))
     dense = macs.get("dense")
     for key, name in (
         ("dense", "multiply-adds, dense"),
@@ -195,7 +198,9 @@ def _measured(report: Mapping[str, Any], exported: Mapping[str, Any]) -> list[Na
     rows = []
     for runtime, found in (("torch", report), ("onnxruntime", exported)):
         timed = (found.get("latency") or {}).get(runtime) or {}
-        rows += [(f"{runtime}, batch {batch}", beside_dense(one)) for batch, one in timed.items()]
+        for batch, one in timed.items():
+            beside = {**one, "ratio": None} if _is_dense(report) else one
+            rows.append((f"{runtime}, batch {batch}", beside_dense(beside)))
     if files := report.get("files"):
         names = {
             "plain": "plain",
@@ -208,6 +213,12 @@ def _measured(report: Mapping[str, Any], exported: Mapping[str, Any]) -> list[Na
     latencies = [one.get("latency") or {} for one in (report, exported)]
     notes = [str(note) for one in latencies for note in one.get("notes") or ()]
     return [*rows, *(("note", note) for note in notes)]
+
+
+def _is_dense(report: Mapping[str, Any]) -> bool:
+    """Whether nothing is pruned, merged or dropped: the dense model is this one."""
+    macs = report.get("macs", {})
+    return not report.get("layers") and macs.get("executed") == macs.get("dense")
 
 
 def _training(report: Mapping[str, Any]) -> list[NamedValue]:
@@ -234,6 +245,13 @@ def _training(report: Mapping[str, Any]) -> list[NamedValue]:
     return rows
 
 
+def _can_lose_units(report: Mapping[str, Any]) -> bool:
+    """Whether whole units are pruned, and are still there as zeros."""
+    units = (report.get("units") or {}).values()
+    pruned = any(one["unit"] in REMOVABLE and one["kept"] < one["total"] for one in units)
+    return pruned and not report.get("compact")
+
+
 def _files(run: RunDir, run_dir: Path) -> list[NamedValue]:
     names = {
         "model.safetensors": "model",
@@ -242,6 +260,8 @@ def _files(run: RunDir, run_dir: Path) -> list[NamedValue]:
         "report.png": "picture",
     }
     rows = [(what, str(run_dir / n)) for n, what in names.items() if (run.path / n).is_file()]
+    if _can_lose_units(run.report()):
+        rows.append(("smaller", f"prunekit compact {run_dir}"))
     events = events_dir(run.path)
     if events.is_dir():
         shown = run_dir.parent / events.relative_to(run.path.parent)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from prunekit.report.columns import COLUMNS, KEYS, Column
 from prunekit.report.comparison import POINTS, Difference, accuracies, accuracy
 from prunekit.report.saving import arrived
-from prunekit.report.settings import distinctions, short_keys
+from prunekit.report.settings import ABSENT, distinctions, short_keys
 from prunekit.report.statistics import MANY, PairedDifference, Summary, summary
 from prunekit.report.study import Cell, Study
 
@@ -151,7 +151,7 @@ def recipe_table(study: Study) -> Table | None:
     told = distinctions(study.recipes)
     short = short_keys(list(dict.fromkeys(key for one in told.values() for key in one)))
     rows = [
-        (arm, "; ".join(f"{short[key]}: {value}" for key, value in one.items()) or "as most arms")
+        (arm, "; ".join(_told(short[key], value) for key, value in one.items()) or "as most arms")
         for arm, one in told.items()
     ]
     return Table(
@@ -159,8 +159,12 @@ def recipe_table(study: Study) -> Table | None:
         ("arm", "what differs from most arms"),
         tuple(rows),
         2,
-        "The seed, the axes, names, paths, probes and logging are left out; '-': no such key.",
+        "The seed, the axes, names, paths, probes and logging are left out.",
     )
+
+
+def _told(key: str, value: object) -> str:
+    return f"no {key}" if value == ABSENT else f"{key}: {value}"
 
 
 def warning_table(found: Sequence[tuple[str, int]]) -> Table | None:

@@ -6,6 +6,7 @@ import base64
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from prunekit.foundation.files import cannot_write, replacing
 from prunekit.foundation.text import escaped
@@ -14,6 +15,9 @@ from prunekit.report.figures.hover import points_as_json
 from prunekit.report.figures.style import save
 from prunekit.report.spreadsheet import cell_rows, difference_rows, run_rows, write_csv
 from prunekit.report.tables import Table
+
+if TYPE_CHECKING:
+    from markupsafe import Markup
 
 
 def write_report(report: Report, folder: Path) -> list[Path]:
@@ -106,6 +110,7 @@ def page(report: Report, folder: Path) -> str:
         undefined=StrictUndefined,
         trim_blocks=True,
     )
+    environment.filters["coded"] = coded
     shown = [
         {
             "title": picture.title,
@@ -121,3 +126,14 @@ def page(report: Report, folder: Path) -> str:
     return environment.get_template("page.html.j2").render(
         report=report, pictures=shown, script=Markup(script), script_hash=f"sha256-{digest}"
     )
+
+
+def coded(text: str) -> Markup:
+    """Escaped, and what stands between backticks as code."""
+    from markupsafe import Markup, escape
+
+    parts = [escape(part) for part in str(text).split("`")]
+    if len(parts) % 2 == 0:  # one backtick has no other: then all of them are text
+        return Markup("`").join(parts)
+    shown = (Markup("<code>{}</code>").format(p) if i % 2 else p for i, p in enumerate(parts))
+    return Markup("").join(shown)

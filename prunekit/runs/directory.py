@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from prunekit.recipe.schema import Recipe
 
 EXPORT_RECORD = "export/export.json"
+RECIPES = (".yaml", ".yml")
 MASKS_FORMAT = "prunekit-masks-1"
 
 
@@ -156,6 +157,13 @@ def logged_series(lines: Iterable[Mapping[str, Any]], key: str) -> list[tuple[in
     ]
 
 
+def no_run(file: Path) -> str:
+    """What to say of a file that is given in place of a run."""
+    if file.suffix.lower() in RECIPES:
+        return f"a recipe: give the run directory that `prunekit run {file}` makes"
+    return "a file: give the run directory that it lies in"
+
+
 def open_run(path: str | Path) -> RunDir:
     """Open a run directory, or `runs/<recipe>/latest`.
 
@@ -163,6 +171,8 @@ def open_run(path: str | Path) -> RunDir:
         CheckpointError: there is no run at `path`.
     """
     run = Path(path)
+    if run.is_file():
+        raise CheckpointError(f"{run}: {no_run(run)}")
     if not run.is_dir():
         raise CheckpointError(
             f"{run}: no such run directory: give runs/<recipe>/latest, or make the run with "

@@ -100,10 +100,13 @@ def _in_evaluation(
     def fits(other: BatchSizes) -> bool:
         return 1 not in _evaluated(other, samples) and min(other.training()) > 1
 
-    return (
-        f"data.batch_size: {sizes.batch_size} makes a forward pass of 1 of the {samples} {split} "
-        f"samples, in which {found.why}: {_remedy(sizes, fits, train_size)}"
-    )
+    told = f"makes a forward pass of 1 of the {samples} {split} samples, in which {found.why}"
+    if (size := sizes.eval_batch) is None:
+        remedy = _remedy(sizes, fits, train_size)
+        return f"data.batch_size: {sizes.batch_size} {told}: {remedy}"
+    near = _nearest(size, range(2, samples + 1), lambda n: fits(replace(sizes, eval_batch=n)))
+    remedy = ", or ".join(_choices("data.eval_batch", near)) or "data.eval_batch to null"
+    return f"data.eval_batch: {size} {told}: set {remedy}"
 
 
 def _evaluated(sizes: BatchSizes, samples: int) -> set[int]:

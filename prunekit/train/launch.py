@@ -126,7 +126,10 @@ def _resume_here(run_dir: Path, device: str | None = None) -> Path:
     manifest = opened.manifest()
     with joined(device or opened.recipe().device) as group, _held(run_dir, group):
         if opened.status().get("status") == "done":
-            raise CheckpointError(f"{run_dir}: the run is complete: nothing to resume")
+            raise CheckpointError(
+                f"{run_dir}: the run is complete: nothing to resume; to train on from its weights, "
+                f"run a recipe with model.init={run_dir}"
+            )
         checkpoint, refused = newest_checkpoint(run_dir)
         pending = [checkpoint]  # handed over: it must not be held for the length of the run
         anchor = AnchorFile()

@@ -103,6 +103,8 @@ class Display:
         for name, text, *tags in FIELDS:
             if name not in told and all(tag in self._values for tag in tags):
                 told.add(name)
+                if name == "tokens" and len({self._values[tag] for tag in tags}) == 1:
+                    continue  # none is merged or dropped
                 yield name, text.format(*(self._values[tag] for tag in tags))
 
     def _time_left(self) -> str:

@@ -100,3 +100,12 @@ def test_one_bad_image_leaves_no_picture(call, run_dir, image, tmp_path):
     assert (code, text) == (4, "")
     assert err == f"Error: {tmp_path / 'none.png'}: no such image\n"
     assert not (tmp_path / "merged").exists()
+
+
+@pytest.mark.parametrize("command", ["evaluate", "sensitivity", "compact", "resume"])
+def test_a_recipe_in_place_of_its_run_is_told_so(call, tmp_path, command):
+    recipe = tmp_path / "mine.yaml"
+    recipe.write_text("name: mine\n")
+    code, _, err = call(command, recipe)
+    assert code == 5
+    assert f"Error: {recipe}: a recipe: give the run directory that `prunekit run {recipe}`" in err

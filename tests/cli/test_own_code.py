@@ -358,3 +358,11 @@ def test_two_processes_are_given_the_code(folder):
     recipe = load_recipe(Path("own.yaml"), code="mine.py")
     run = run_recipe(recipe, nproc=2, out=Path("two"))
     assert open_run(run).code() == {"name": "mine.py", "sha256": sha256_of(Path("mine.py"))}
+
+
+def test_show_names_what_the_data_gives(call, folder):
+    shown = call("show", "TinyNet", "--code", "mine.py")[1]
+    document = json.loads(call("show", "TinyNet", "--code", "mine.py", "--json")[1])
+    assert document["filled"]
+    assert f"given by the data: {', '.join(document['filled'])}" in shown
+    assert not {*document["filled"]} & {field["name"] for field in document["fields"]}

@@ -316,3 +316,12 @@ def test_a_set_larger_than_the_device_is_refused(monkeypatch):
     monkeypatch.setattr("prunekit.data.cache.available_memory", lambda device: 1000)
     with pytest.raises(ResourceError, match=r"noise: .* GB .* meta has 1e-06 GB left: lower"):
         open_dataset(NoiseConfig(batch_size=8), seed=0, device=torch.device("meta"))
+
+
+@pytest.mark.parametrize(("eval_batch", "sizes"), [(None, [4, 4, 3]), (5, [5, 5, 1]), (99, [11])])
+def test_evaluation_has_a_batch_of_its_own(eval_batch: int | None, sizes: list[int]) -> None:
+    data = noise(batch_size=8, micro_batch=4, eval_batch=eval_batch)
+    batches = list(data.eval_batches("test"))
+    assert [len(labels) for _, labels in batches] == sizes
+    whole = torch.cat([images for images, _ in batches])
+    assert torch.equal(whole, torch.cat([x for x, _ in noise().eval_batches("test")]))

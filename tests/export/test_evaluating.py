@@ -55,12 +55,13 @@ def test_it_gives_the_numbers_of_the_runs_own_report(tmp_path, changes):
     assert evaluate_run(run_dir / "model.safetensors").loss == found.loss
 
 
+@pytest.mark.parametrize("eval_batch", [None, 7])
 @pytest.mark.parametrize("world", [1, 2, 3])
-def test_batches_are_cut_as_the_run_cut_them(merging, world):
+def test_batches_are_cut_as_the_run_cut_them(merging, world, eval_batch):
     recipe = recipe_from(
         {
             "name": "cut",
-            "data": {**DATA, "batch_size": 18, "micro_batch": 5},
+            "data": {**DATA, "batch_size": 18, "micro_batch": 5, "eval_batch": eval_batch},
             "model": MLP,
             "optimizer": {"name": "adamw", "lr": 1e-3},
             "phases": [{"name": "train", "length": "1st"}],

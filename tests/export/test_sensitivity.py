@@ -127,3 +127,12 @@ def test_what_cannot_be_is_told_in_one_line(settings, error, told, dense):
 def test_no_run_is_told(tmp_path: Path):
     with pytest.raises(CheckpointError):
         sensitivity(tmp_path)
+
+
+def test_a_run_that_is_pruned_already_is_said_to_be(dense, tmp_path):
+    assert sensitivity(dense, sparsities=[0.5], samples=50).notes == []
+    pruned = run(tmp_path, strategies=[{"name": "random_subnetwork", "sparsity": 0.75}], data=DATA)
+    found = sensitivity(pruned, sparsities=[0.5], samples=50)
+    assert found.zeros == pytest.approx(0.75, abs=0.002)
+    assert found.document()["notes"] == found.notes
+    assert f"{pruned} is pruned: 75.0 % of the weights" in found.notes[0]

@@ -1,11 +1,12 @@
 """Files in one piece."""
 
+import errno
 import os
 import stat
 
 import pytest
 
-from prunekit.foundation.files import replacing, sorted_lines
+from prunekit.foundation.files import cannot_write, replacing, sorted_lines
 
 
 @pytest.mark.parametrize("mask", [0o022, 0o077, 0o002])
@@ -22,3 +23,13 @@ def test_a_file_may_be_read_as_the_umask_says_whoever_made_it(tmp_path, mask):
 def test_a_line_that_is_nested_too_deep_is_left_out(tmp_path):
     (tmp_path / "m.jsonl").write_text('{"step": 1}\n' + "[" * 200_000 + "\n")
     assert sorted_lines(tmp_path / "m.jsonl") == ([{"step": 1}], 1)
+
+
+@pytest.mark.parametrize(
+    ("reason", "space"),
+    [(errno.ENOSPC, True), (errno.EDQUOT, True), (errno.ENOENT, False), (errno.EROFS, False)],
+)
+def test_space_is_spoken_of_where_it_lacks(tmp_path, reason, space):
+    told = str(cannot_write(tmp_path / "a", OSError(reason, os.strerror(reason))))
+    assert os.strerror(reason) in told
+    assert ("MB free" in told) is ("free some space" in told) is space

@@ -374,3 +374,9 @@ def test_a_package_that_is_missing_is_told_with_its_pip_line(monkeypatch):
         integrations.LightningPruning  # noqa: B018 - it is looked up
     with pytest.raises(AttributeError, match="no attribute 'Lightening'"):
         integrations.Lightening  # noqa: B018
+
+
+def test_lightning_names_the_modules_where_a_part_is_none():
+    callback = LightningPruning(chosen("magnitude in hard"), part="nett")
+    with pytest.raises(UsageError, match=r"no module 'nett'\. Did you mean 'net'\? Known: net"):
+        trainer(callback).fit(Module(), LOADER)

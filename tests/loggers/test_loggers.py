@@ -336,7 +336,7 @@ def test_wandb_online_without_a_key_says_so_and_asks_nothing(tmp_path, monkeypat
         opened("wandb", tmp_path, mode="online")
 
 
-def test_a_logger_without_its_package_is_refused_with_its_key(monkeypatch):
+def test_a_logger_without_its_package_is_refused_with_its_key(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "wandb", None)
     recipe = recipe_from(
         {
@@ -349,6 +349,11 @@ def test_a_logger_without_its_package_is_refused_with_its_key(monkeypatch):
         }
     )
     with pytest.raises(RecipeError, match=r"^loggers\.1: needs the package wandb: pip install"):
+        check_loggers(recipe)
+    monkeypatch.delitem(sys.modules, "wandb")
+    (tmp_path / "wandb.py").write_text("raise ImportError('half of it is missing')")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(RecipeError, match=r"^loggers\.1: .* cannot be imported: .* half of it"):
         check_loggers(recipe)
 
 

@@ -492,3 +492,28 @@ def test_stock_weights_of_a_model_that_asks_for_their_version_are_taken():
     copy_all_but_classifier(model, stock.state_dict(), 1000)
     assert torch.equal(model.layers[0].weight, stock.layers[0].weight)
     assert model.classifier[1].weight.shape == (7, 1280)
+
+
+@pytest.mark.parametrize(("side", "tokens"), [(8, 1), (24, 1), (24, 0), (24, 5)])
+def test_positions_of_another_image_size_name_the_size(tmp_path, side, tokens):
+    """Patches of 4 pixels, class and register tokens among the positions; the head differs too."""
+
+    class Positions(nn.Module):
+        def __init__(self, side, classes):
+            super().__init__()
+            self.pos = nn.Parameter(torch.zeros(1, tokens + (side // 4) ** 2, 6))
+            self.fc = nn.Linear(6, classes)
+
+    path = tmp_path / "trained.pth"
+    torch.save(Positions(side, 9).state_dict(), path)
+    spec = DataSpec(classes=5, channels=3, height=16, width=16)
+    with pytest.raises(
+        CheckpointError, match=rf"here \(1, \d+, 6\).*: set data.image_size={side}$"
+    ):
+        load_initial(Positions(16, 5), str(path), spec)
+
+
+def test_a_model_of_another_width_names_no_image_size(tmp_path, source):
+    path = tmp_path / "wide.pth"
+    torch.save(Net(width=8).state_dict(), path)
+    assert "use the same model and data keys" in refused(path)

@@ -215,6 +215,7 @@ def test_a_file_that_fails_is_one_line_with_its_own(tmp_path, source, line, what
     place = f"{path}:{line}: " if line else str(path)
     assert str(caught.value).startswith(f"{place}{'cannot be imported' if line else ''}")
     assert what in str(caught.value)
+    assert str(caught.value).count(path.name) == 1
     assert "\n" not in str(caught.value)
     assert current_code() is None
     assert not [name for name in sys.modules if name == read_code(path).module]

@@ -236,6 +236,19 @@ int64_t attention_kernel(const Tensor&, const Tensor&, const Tensor&, const std:
   return 0;  // of "math": matrix products and a softmax
 }
 
+// one kernel, as on CUDA, that draws from the device, but rounds as the CPU's product with the noise does
+std::tuple<Tensor, Tensor> dropout(const Tensor& x, double p, std::optional<bool> train) {
+  auto noise = at::ones_like(on_host(x));
+  if (!train.has_value() || *train) noise.bernoulli_(1 - p, host_draws(default_draws()));
+  auto mask = noise.to(at::kBool);
+  if (p < 1 && (!train.has_value() || *train)) noise.div_(1 - p);
+  return {on_device(on_host(x) * noise), on_device(mask)};
+}
+Tensor dropout_backward(const Tensor& dy, const Tensor& mask, double scale) {
+  auto noise = on_host(mask).to(dy.scalar_type());
+  return on_device(on_host(dy) * (scale ? noise.div_(1 / scale) : noise));
+}
+
 std::optional<Tensor> host_bias(const std::optional<Tensor>& bias) {
   return bias && bias->defined() ? std::optional<Tensor>(on_host(*bias)) : std::nullopt;
 }
@@ -459,8 +472,15 @@ TORCH_LIBRARY_IMPL(aten, PrivateUse1, m) {
   m.impl("is_pinned", is_pinned);
   m.impl("_pin_memory", pin_memory);
   m.impl("_fused_sdp_choice", attention_kernel);
+  m.impl("native_dropout", dropout);
+  m.impl("native_dropout_backward", dropout_backward);
   m.impl("convolution_overrideable", convolution);
   m.impl("convolution_backward_overrideable", convolution_backward);
+}
+// kernels of CPU and CUDA alike, where other devices have a formula that rounds otherwise
+TORCH_LIBRARY_IMPL(aten, PrivateUse1, m) {
+  for (const char* name : {"native_layer_norm", "native_group_norm"})
+    m.impl(name, torch::CppFunction::makeFromBoxedFunction<&fallback>());
 }
 TORCH_LIBRARY_IMPL(_, PrivateUse1, m) { m.fallback(torch::CppFunction::makeFromBoxedFunction<&fallback>()); }
 

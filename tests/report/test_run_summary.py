@@ -150,6 +150,32 @@ def test_what_was_measured_stands_beside_the_dense_model(run_dir):
     assert "Masks alone save no time" not in printed(run_dir)
 
 
+def test_a_dense_model_is_not_compared_with_itself(run_dir):
+    latency = {**REPORT["latency"], "torch": {"1": TIMED}}
+    macs = dict.fromkeys(("dense", "executed", "theoretical"), 1000)
+    tokens = {"before": 16, "after": 16}
+    dense = {**REPORT, "layers": [], "macs": macs, "tokens": tokens, "latency": latency}
+    write_json(run_dir / "report.json", dense)
+    assert rows(run_dir)["torch, batch 1"] == "3.21 ms"
+    assert rows(run_dir)["tokens"] == "16"
+
+
+@pytest.mark.parametrize(
+    ("unit", "kept", "compact", "named"),
+    [
+        ("heads", 3, None, True),
+        ("channels", 3, None, True),
+        ("heads", 4, None, False),
+        ("entries", 3, None, False),
+        ("heads", 3, {"removed": [], "stayed": []}, False),
+    ],
+)
+def test_what_can_leave_whole_has_its_command(run_dir, unit, kept, compact, named):
+    units = {"magnitude": {"unit": unit, "kept": kept, "total": 4, "target": 0.25}}
+    write_json(run_dir / "report.json", {**REPORT, "units": units, "compact": compact})
+    assert (rows(run_dir).get("smaller") == f"prunekit compact {run_dir}") is named
+
+
 def test_times_of_a_smaller_model_that_an_export_made_are_not_those_of_the_run(run_dir):
     (run_dir / "export").mkdir()
     numbers = {**REPORT["parameters"], "stored": 100}

@@ -23,7 +23,7 @@ from prunekit.report.figures.all import WantedPictures, pictures, plan_drawings
 from prunekit.report.figures.hover import MOST_POINTS, points_as_json
 from prunekit.report.figures.style import literal, new_figure
 from prunekit.report.words import heading, in_words
-from prunekit.report.write import write_numbers, write_report
+from prunekit.report.write import coded, write_numbers, write_report
 from tests.support.made_runs import magnitude, make_comparison, make_run, report
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chromium-headless-shell")
@@ -402,3 +402,8 @@ def test_a_report_of_one_bare_run(tmp_path):
     text = write(tmp_path, tmp_path / "out")
     assert "One seed" in text
     assert "No dense baseline" in text
+
+
+def test_what_stands_between_backticks_is_code_and_all_is_escaped():
+    assert coded("run `a <b>` & see") == "run <code>a &lt;b&gt;</code> &amp; see"
+    assert coded("a ` alone <b>") == "a ` alone &lt;b&gt;"

@@ -123,6 +123,10 @@ def test_what_is_said_of_the_batches_of_evaluation() -> None:
     assert checked(BatchSizes(10)) == ""  # with statistics one sample is as good as any number
     assert "15 validation samples" in checked(BatchSizes(7), bare)
     assert "11 test samples" in checked(BatchSizes(10, None, 2), bare)  # 6 and 5 of batches of 5
+    said = checked(BatchSizes(9, eval_batch=5), bare)
+    assert said.startswith("data.eval_batch: 5 makes a forward pass of 1 of the 11 test samples")
+    assert said.endswith("set data.eval_batch to 4 or 6")
+    assert checked(BatchSizes(9, eval_batch=6), bare) == ""
 
 
 def test_images_that_are_too_small_are_told_as_such() -> None:

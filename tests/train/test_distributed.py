@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
+from torch import nn
 
 from prunekit.errors import CheckpointError, DivergedError, RecipeError
 from prunekit.recipe.yaml_text import dump_yaml
@@ -128,6 +130,45 @@ def what_ranks_share(folder: Path) -> None:
     }
     (folder / f"{group.rank}.json").write_text(json.dumps(found))
     group.leave()
+
+
+class _Buffers(nn.Module):
+    """Buffers of every width, without dimensions, empty, strided and shared."""
+
+    def __init__(self, rank: int) -> None:
+        super().__init__()
+        draw = torch.Generator().manual_seed(rank)
+        for i, dtype in enumerate((torch.bool, torch.float32, torch.int64, torch.bfloat16)):
+            values = torch.rand(3, 2, 5, generator=draw) * 100
+            self.register_buffer(f"whole{i}", values.to(dtype))
+            self.register_buffer(f"scalar{i}", values[0, 0, 0].to(dtype))
+        self.register_buffer("strided", torch.rand(4, 3, generator=draw).double().T)
+        self.register_buffer("empty", torch.zeros(0))
+        self.again = self.strided
+
+
+def what_ranks_have_of_buffers(folder: Path) -> None:
+    group = join()
+    model, sent = _Buffers(group.rank), list[object]()
+    strides, broadcast = model.strided.stride(), dist.broadcast
+    dist.broadcast = lambda tensor, src: sent.append(src) or broadcast(tensor, src)
+    try:
+        group.share_buffers(model)
+        group.share_buffers(nn.Linear(2, 2))
+    finally:
+        dist.broadcast = broadcast
+    expected = dict(_Buffers(0).named_buffers())
+    equal = [torch.equal(value, expected[name]) for name, value in model.named_buffers()]
+    found = {"equal": equal, "calls": len(sent), "strided": model.strided.stride() == strides}
+    (folder / f"{group.rank}.json").write_text(json.dumps(found))
+    group.leave()
+
+
+def test_all_buffers_go_to_all_ranks_in_one_collective(two_ranks: TwoRanks, tmp_path: Path) -> None:
+    two_ranks(what_ranks_have_of_buffers, tmp_path)
+    for rank in (0, 1):
+        found = json.loads((tmp_path / f"{rank}.json").read_text())
+        assert found == {"equal": [True] * 10, "calls": 1, "strided": True}
 
 
 def test_ranks_as_processes_agree_on_what_they_share(two_ranks: TwoRanks, tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from prunekit import ParamRule, open_run
 from prunekit.data import open_dataset
 from prunekit.errors import RecipeError
 from prunekit.models import build_model
+from prunekit.recipe import stock_optimizers
 from prunekit.recipe.identity import recipe_hash
 from prunekit.recipe.load import recipe_from
 from prunekit.recipe.optimizer_names import OPTIMIZERS
@@ -19,6 +20,7 @@ from prunekit.recipe.optimizers import OWN, SGDConfig
 from prunekit.recipe.stock_optimizers import other_config, timm_names, torch_classes
 from prunekit.registry import MODELS
 from prunekit.registry.configs import DataSpec
+from prunekit.registry.installed import UnknownNameError
 from prunekit.train.launch import resume_run
 from prunekit.train.layer_decay import layer_scales, layers_by_name
 from prunekit.train.optim import build_optimizer
@@ -36,6 +38,15 @@ REFUSED = {
 """In every mode, and without masks."""
 MIXING = ("timm:adamuon", "timm:muon", "timm:nadamuon", "timm:nmuon")
 """Those that mix the entries of a matrix."""
+
+
+def test_what_is_always_refused_is_not_offered():
+    assert [name for name in REFUSED if not name.startswith("timm:")] == [*stock_optimizers.REFUSED]
+    with pytest.raises(UnknownNameError, match="'radm'") as caught:
+        stock_optimizers.stock_class("radm")
+    offered = str(caught.value).partition("Known: ")[2].split(", ")
+    assert {"adamw", "sgd", "radam"} < {*offered}
+    assert not {*offered} & {*REFUSED}
 
 
 def fault(name, mode):

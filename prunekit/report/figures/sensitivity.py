@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+NAMED = 10
+"""Up to so many layers the curves have a legend."""
 NUMBERED = 40
 """Up to so many layers each cell has its number."""
 
@@ -38,7 +40,8 @@ def _curves(axis: Axes, document: Mapping[str, Any]) -> None:
     for layer, colour in zip(layers, colours, strict=True):
         across = [0.0, *(100 * point["sparsity"] for point in layer["points"])]
         up = [100 * document["top1"], *(100 * point["top1"] for point in layer["points"])]
-        axis.plot(across, up, color=colour, linewidth=1.2, marker=".", markersize=4)
+        name = literal(_short(layer["name"]))
+        axis.plot(across, up, color=colour, linewidth=1.2, marker=".", markersize=4, label=name)
     least = 100 * (document["top1"] - document["tolerance"])
     axis.axhline(least, color="#8a8a8a", linewidth=1, linestyle="--")
     axis.annotate(
@@ -46,6 +49,10 @@ def _curves(axis: Axes, document: Mapping[str, Any]) -> None:
         textcoords="offset points", fontsize=8, color="#5a5a5a",
     )  # fmt: skip
     dress(axis, "sparsity of the layer, %", "top-1, %", "dark: first layers, light: last")
+    axis.set_xticks([0, *(100 * point["sparsity"] for point in layers[0]["points"])])
+    axis.tick_params(axis="x", labelsize=8)
+    if len(layers) <= NAMED:
+        axis.legend(fontsize=7, frameon=False, loc="lower left")
 
 
 def _grid(figure: Figure, axis: Axes, document: Mapping[str, Any]) -> None:

@@ -1,0 +1,107 @@
+"""One case in the process with the device: run there, run on the CPU, killed and resumed."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import warnings
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from prunekit.runs.directory import open_run
+from tests.rehearsal.device import NAME
+from tests.rehearsal.recipes import BASE, FOLDER, MATCHED, SOURCE, STOP, Case, Tree
+from tests.rehearsal.training import resume_on, run_on
+from tests.support.data_sets import image_folder
+from tests.support.training import curve, result, rewound, same
+
+
+def rehearse(case: Case) -> list[str]:
+    """What went otherwise than it must, in words; empty where nothing did."""
+    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of what so short a run cannot be good for
+        out = Path(folder)
+        tree = placed(case.tree)
+        done = run_on(NAME, tree, out / "device")
+        found = [f"not {what}" for what in finished(done)]
+        if case.exact:
+            found += differences(done, run_on("cpu", tree, out / "cpu"))
+        again = resume_on(NAME, rewound(done, STOP, out / "killed"))
+        if not same(result(done), result(again)):
+            found.append("resumed, it ends with other weights or masks")
+        if curve(done) != curve(again):
+            found.append("resumed, it logs other numbers")
+        return found
+
+
+def finished(run_dir: Path) -> list[str]:
+    """What a finished run has and this one has not."""
+    run = open_run(run_dir)
+    wanted = {"done": run.status()["status"] == "done", "on the device": _device(run_dir) == NAME}
+    wanted |= {"reported": (run_dir / "report.json").is_file()}
+    return [what for what, is_so in wanted.items() if not is_so]
+
+
+def _device(run_dir: Path) -> str:
+    return str(open_run(run_dir).manifest()["environment"]["device"])
+
+
+def differences(ours: Path, cpu: Path) -> list[str]:
+    """Masks that are not those of the CPU's run."""
+    here, there = open_run(ours).masks(), open_run(cpu).masks()
+    if here.keys() != there.keys():
+        return ["masks of other names than on the CPU"]
+    return [
+        _told(name, here[name], there[name]) for name in here if _other(here[name], there[name])
+    ]
+
+
+def _other(a: Tensor, b: Tensor) -> bool:
+    return not torch.equal(a, b)
+
+
+def _told(name: str, a: Tensor, b: Tensor) -> str:
+    return f"{name}: {int((a != b).sum())} of {a.numel()} entries are not those of the CPU"
+
+
+def placed(tree: Tree) -> Tree:
+    """A tree with the paths that it stands for."""
+
+    def put(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: put(one) for key, one in value.items()}
+        if isinstance(value, list):
+            return [put(one) for one in value]
+        return {SOURCE: source, FOLDER: images}[value]() if value in (SOURCE, FOLDER) else value
+
+    made: Tree = put(tree)
+    return made
+
+
+@cache
+def _kept() -> Path:
+    """A folder for as long as the process lives."""
+    os.environ["PRUNEKIT_CACHE"] = str(Path(_folder.name) / "cache")
+    return Path(_folder.name)
+
+
+_folder = tempfile.TemporaryDirectory(prefix="rehearsal-")
+
+
+@cache
+def source() -> str:
+    """A run with masks of each matrix of the model, for those that begin with one."""
+    strategy = {"name": "magnitude", "mode": "hard", "sparsity": MATCHED, "schedule": "constant"}
+    tree = BASE | {"strategies": [strategy], "phases": [{"name": "a", "length": "2st"}]}
+    tree |= {"optimizer": {"name": "adamw", "lr": 1e-3}}
+    return str(run_on("cpu", tree, _kept() / "source"))
+
+
+@cache
+def images() -> str:
+    """Two classes of images in files."""
+    return str(image_folder(_kept() / "images", ["cat", "dog"], size=16))
