@@ -30,6 +30,7 @@ COMMANDS = (
     "init",
     "schema",
     "bench",
+    "doctor",
 )
 
 EXAMPLES = """

@@ -60,7 +60,7 @@ def message(error: Exception) -> str:
     return (
         f"Internal error: {type(error).__name__}: {cause}\n"
         "This is a bug in prunekit or a plugin. Please report it with the recipe, the output of\n"
-        "`prunekit --version` and what the same command prints with --traceback."
+        "`prunekit doctor --json` and what the same command prints with --traceback."
     )
 
 

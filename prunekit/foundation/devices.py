@@ -5,15 +5,14 @@ Nothing here is for one maker's devices: a new backend of torch works as soon as
 
 from __future__ import annotations
 
-import platform
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from functools import cache
-from pathlib import Path
 
 import torch
 
 from prunekit.errors import RecipeError, ResourceError
+from prunekit.foundation.processor import processor_name
 from prunekit.foundation.suggestions import did_you_mean
 
 AUTO, HOST = "auto", torch.device("cpu")
@@ -195,19 +194,11 @@ def wait_for(device: torch.device) -> None:
 def device_name(device: torch.device) -> str:
     """What its maker calls it, else its type."""
     if device.type == "cpu":
-        return _processor()
+        return processor_name()
     module = torch.get_device_module(device)
     if hasattr(module, "get_device_name"):
         return str(module.get_device_name(device))
     return device.type
-
-
-def _processor() -> str:
-    with suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
 
 
 def free_memory(device: torch.device) -> tuple[int, int] | None:

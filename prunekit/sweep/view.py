@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from rich.text import Text
 
 from prunekit.errors import CheckpointError
 from prunekit.foundation.number_text import seconds_text
+from prunekit.foundation.processor import available_cores
 from prunekit.runs.directory import RunDir
 from prunekit.sweep.directory import CellState
 from prunekit.sweep.estimate import Estimate, wall_seconds
@@ -65,11 +65,6 @@ def _jobs(jobs: int) -> str:
 
 def _beside(jobs: int) -> str:
     return "alone" if jobs == 1 else f"{jobs} at once"
-
-
-def available_cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def arms_view(plan: Plan, states: Mapping[str, CellState], estimate: Estimate | None) -> Table:

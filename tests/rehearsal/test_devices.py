@@ -14,6 +14,8 @@ from prunekit.foundation.modules import move_to
 from prunekit.recipe.load import recipe_from
 from prunekit.runs.directory import open_run
 from prunekit.train.launch import resume_run, run_recipe
+from prunekit.train.machine import describe
+from prunekit.train.self_test import self_test
 from tests.support.training import recipe, rewound, same
 
 MAGNITUDE = {"name": "magnitude", "sparsity": 0.6, "cadence": {"every": "2st"}}
@@ -114,3 +116,16 @@ def parameters_after():
 
 def test_a_model_that_moves_keeps_its_parameters_where_torch_would_make_new_ones(pretend):
     assert pretend(parameters_after) == (False, True, "pretend:0")
+
+
+@pytest.mark.parametrize("has_float64", [True, False])
+def test_the_doctor_passes_a_device_that_works(pretend, pretend_float32, has_float64):
+    found = (pretend if has_float64 else pretend_float32)(doctored)
+    assert found["self_test"].passed, found["self_test"]
+    assert found["accelerators"][0]["float64"] is has_float64
+    assert (found["dtypes"]["float64"] == "works") is has_float64
+
+
+def doctored():
+    device = choose_device()
+    return {**describe(device, compiling=False), "self_test": self_test(device)}

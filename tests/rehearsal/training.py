@@ -42,7 +42,7 @@ def on(device: str) -> Iterator[None]:
     """Runs within are on this device, with one kernel of attention: others round otherwise."""
 
     @contextmanager
-    def joined() -> Iterator[ProcessGroup]:
+    def joined(_device_name: str) -> Iterator[ProcessGroup]:
         yield ProcessGroup(
             0, 1, torch.device(device, 0) if device == NAME else torch.device(device)
         )
