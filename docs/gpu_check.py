@@ -171,7 +171,9 @@ def run_stage(name: str, settings: Settings) -> int:
     import gpu_stages
 
     notes = Notes(settings.out / f"{name}.json")
-    notes.put(stage=name, rehearsed=settings.rehearse, date=time.strftime("%Y-%m-%d", time.gmtime()))
+    notes.put(
+        stage=name, rehearsed=settings.rehearse, date=time.strftime("%Y-%m-%d", time.gmtime())
+    )
     began = time.perf_counter()
     stage: Callable[[Notes, Settings], None] = getattr(gpu_stages, name)
     try:
