@@ -46,6 +46,8 @@ KERNELS = (
     ("cudnn", SDPBackend.CUDNN_ATTENTION),
     ("plain products", SDPBackend.MATH),
 )
+BUILDS = {"CUDA": "cuda", "ROCm": "hip", "XPU": "xpu"}
+"""Makers' toolkits, and where torch has their versions."""
 FOR_US = ("dev", "docs", "kit", "test")
 """Extras for who changes prunekit or writes a plugin."""
 NO_KERNEL = "No viable backend for scaled_dot_product_attention"
@@ -65,8 +67,7 @@ def describe(device: torch.device, *, compiling: bool = True) -> dict[str, Any]:
         "versions": {
             "python": found["python"],
             **found["versions"],
-            **({"CUDA": torch.version.cuda} if torch.version.cuda else {}),
-            **({"ROCm": torch.version.hip} if torch.version.hip else {}),  # of AMD's builds
+            **{name: number for name, number in _built_for().items() if number},
         },
         "os": found["os"],
         "plugins": found["plugins"],
@@ -78,6 +79,12 @@ def describe(device: torch.device, *, compiling: bool = True) -> dict[str, Any]:
         "attention": {name: _attention(device, kernel) for name, kernel in KERNELS},
         "compilers": compilers(device if compiling else None),
     }
+
+
+def _built_for() -> dict[str, str | None]:
+    """What torch was compiled against, by its maker's name for it."""
+    # there is no general word for it in torch
+    return {name: getattr(torch.version, key, None) for name, key in BUILDS.items()}
 
 
 def processor() -> dict[str, Any]:

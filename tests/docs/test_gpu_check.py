@@ -40,6 +40,7 @@ def run(*arguments):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)  # a process a stage
 def test_all_stages_pass_at_tiny_sizes_and_fill_the_table(check, table, tmp_path):
     out = tmp_path / "gpu"
     done = run("--rehearse", "--out", out)
