@@ -29,29 +29,29 @@ def all_pairs(axes: Axes) -> set[Pair]:
 
 def pairwise(
     axes: Axes,
-    fixed: Iterable[Mapping[str, str]],
-    more: Callable[[int], Mapping[str, str]],
+    first: Iterable[Axes],
+    more: Callable[[int], Axes],
     seed: int = 0,
 ) -> Iterator[Row]:
-    """The `fixed` rows, whose other values are drawn; then as many more as pairs are left.
+    """The `first` rows, then as many more as pairs are left.
 
     Greedy: of `TRIES` draws the one with most pairs that were not there yet.
 
     Args:
         axes: name -> its values.
-        fixed: what the first rows must be.
-        more: what the n-th row after those must be, from 0.
+        first: of each of these rows, the values that an axis is limited to.
+        more: the same of the n-th row after those, from 0.
         seed: of the draws; the same rows for the same seed.
     """
     rng, left = random.Random(seed), all_pairs(axes)
 
-    def row(given: Mapping[str, str]) -> Row:
+    def row(given: Axes) -> Row:
         draws = [_drawn(rng, axes, given, left) for _ in range(TRIES)]
         best = max(draws, key=lambda one: len(pairs_of(one) & left))
         left.difference_update(pairs_of(best))
         return best
 
-    yield from (row(given) for given in fixed)
+    yield from (row(given) for given in first)
     number = 0
     while left:
         before = len(left)
@@ -61,11 +61,9 @@ def pairwise(
             raise ValueError(f"no row that is allowed has {sorted(map(sorted, left))}")
 
 
-def _drawn(rng: random.Random, axes: Axes, given: Mapping[str, str], left: set[Pair]) -> Row:
-    """A random row with a pair in it that is wanted, where what is given leaves one."""
-    fits = [pair for pair in left if all(given.get(axis, x) == x for axis, x in pair)]
+def _drawn(rng: random.Random, axes: Axes, limits: Axes, left: set[Pair]) -> Row:
+    """A random row with a pair in it that is wanted, where the limits leave one."""
+    allowed = {axis: limits.get(axis, values) for axis, values in axes.items()}
+    fits = [pair for pair in left if all(value in allowed[axis] for axis, value in pair)]
     wanted = dict(rng.choice(sorted(fits, key=sorted))) if fits else {}
-    return {
-        axis: given.get(axis) or wanted.get(axis) or rng.choice(list(values))
-        for axis, values in axes.items()
-    }
+    return {axis: wanted.get(axis) or rng.choice(list(some)) for axis, some in allowed.items()}

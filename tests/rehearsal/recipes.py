@@ -174,6 +174,7 @@ LR_SCHEDULES: tuple[Tree, ...] = (
 )
 FILES: Tree = {"name": "image_folder", "root": FOLDER, "batch_size": 4, "micro_batch": None}
 FILES |= {"train_limit": None, "test_limit": None, "validation": 0.25}
+NATIVE: Tree = {"data": {"image_size": 64}}
 ONCE: tuple[Tree, ...] = (
     {"loggers": [{"name": "csv"}, {"name": "tensorboard"}]},
     {"data": FILES},
@@ -181,10 +182,17 @@ ONCE: tuple[Tree, ...] = (
     {"phases": [{"name": "a", "length": "4st", "keep": "best"}, {"name": "b", "length": "4st"}]},
     MODELS["vgg"],
     {"loggers": [{"name": "wandb"}]},
+    {"model": {"name": "timm:test_vit"}, "compressors": [{"name": "tome", **RATIO}]} | NATIVE,
     {"data": {"eval_resize": 20, "mean": [0.5], "std": [0.5]}},
     {"optimizer": {"name": "adamw", "lr": 1e-3, "layer_decay": 0.9, "freeze": ["pos_embed"]}},
 )
 """Taken one after the other, with `magnitude`, by the rows after those of the strategies."""
+
+
+FP32 = {"precision": ["fp32"]}
+ROUNDED = "random_resized_crop"
+"""torchvision resizes pixels on the CPU in integers, and elsewhere in floats."""
+EXACT = {"augment": [name for name in OPTIONS["augment"] if name != ROUNDED]}
 
 
 @dataclass(frozen=True)
@@ -194,31 +202,27 @@ class Case:
     name: str
     tree: Tree
     exact: bool
-    """Whether its masks must be those of the CPU: in fp32, but for the resized crop of pixels,
-    which torchvision rounds otherwise on the CPU."""
+    """Whether its masks must be those of the CPU: in fp32, but after `ROUNDED`."""
 
 
 def cases() -> list[Case]:
     """All of them, the same each time."""
-    first = [
-        *(
-            (f"{name}-{mode}", strategy_tree(name, mode))
-            for name in STRATEGY
-            for mode in modes_of(name)
-        ),
-        *value_trees(),
-    ]
+    of_modes = [(name, mode) for name in STRATEGY for mode in modes_of(name)]
+    first = [(f"{name}-{mode}", strategy_tree(name, mode)) for name, mode in of_modes]
+    first += value_trees()
     once = [(str(next(iter(one))), _merged(strategy_tree("magnitude", "ste"), one)) for one in ONCE]
-    all_axes = {axis: list(options) for axis, options in OPTIONS.items()}
     rows = pairwise(
-        all_axes,
-        [{"precision": "fp32", **_fits(tree)} for _, tree in first],
-        lambda n: {"precision": ("bf16", "fp16")[n % 2], **_fits(_at(n, [*once, *first])[1])},
+        {axis: list(options) for axis, options in OPTIONS.items()},
+        [
+            FP32 | (EXACT if i < len(of_modes) else {}) | _fits(one)
+            for i, (_, one) in enumerate(first)
+        ],
+        lambda n: {"precision": ["bf16", "fp16"], **_fits(_at(n, [*once, *first])[1])},
     )
     made, optimizers = [], cycle(OTHER_OPTIMIZERS)
     for i, row in enumerate(rows):
         label, tree = first[i] if i < len(first) else _at(i - len(first), [*once, *first])
-        exact = row["precision"] == "fp32" and row["augment"] != "random_resized_crop"
+        exact = row["precision"] == "fp32" and row["augment"] != ROUNDED
         made.append(Case(f"{i:02d}-{label}", _tree(tree, row, i, optimizers), exact))
     return made
 
@@ -249,10 +253,10 @@ def value_trees() -> Iterator[tuple[str, Tree]]:
         yield f"{schedule}-{distribution}-{structure}", {"strategies": [strategy]}
 
 
-def _fits(tree: Tree) -> dict[str, str]:
+def _fits(tree: Tree) -> dict[str, list[str]]:
     """What a recipe cannot have: tokens to compress, or a teacher for another size of image."""
     if "model" in tree or tree.get("data", {}).get("name", "digits") != "digits":
-        return {"compressor": "none", "loss": "bce"}
+        return {"compressor": ["none"], "loss": ["cross_entropy", "bce"]}
     return {}
 
 

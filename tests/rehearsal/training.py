@@ -6,18 +6,15 @@ These functions run in the process that has the device: `pretend(waits_of_steps,
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
-import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from prunekit.recipe.load import recipe_from
-from prunekit.train.distributed import ProcessGroup
 from prunekit.train.launch import resume_run, run_recipe
 from prunekit.train.trainer import Trainer
 from tests.rehearsal.device import NAME, HostWaits, host_waits
@@ -37,32 +34,22 @@ class StepWaits:
     """In what comes after it: logging, evaluation, checkpoint."""
 
 
-@contextmanager
-def on(device: str) -> Iterator[None]:
-    """Runs within are on this device, with one kernel of attention: others round otherwise."""
-
-    @contextmanager
-    def joined(_device_name: str) -> Iterator[ProcessGroup]:
-        yield ProcessGroup(
-            0, 1, torch.device(device, 0) if device == NAME else torch.device(device)
-        )
-
-    with ExitStack() as both:
-        both.enter_context(sdpa_kernel(SDPBackend.MATH))
-        both.enter_context(patch("prunekit.train.launch.joined", joined))
-        yield
-
-
 def run_on(device: str, tree: dict[str, Any], out: Path) -> Path:
     """A recipe from begin to the finished report; its directory."""
-    with on(device):
-        return run_recipe(recipe_from(tree), out=out)
+    with one_attention():
+        return run_recipe(recipe_from(tree | {"device": device}), out=out)
 
 
 def resume_on(device: str, run_dir: Path) -> Path:
     """The rest of a run."""
-    with on(device):
-        return resume_run(run_dir)
+    with one_attention():
+        return resume_run(run_dir, device=device)
+
+
+def one_attention() -> AbstractContextManager[Any]:
+    """One kernel of attention on both devices: the CPU's others round otherwise."""
+    context: AbstractContextManager[Any] = sdpa_kernel(SDPBackend.MATH)
+    return context
 
 
 def waits_of_steps(tree: dict[str, Any]) -> list[StepWaits]:
