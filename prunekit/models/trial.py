@@ -48,6 +48,8 @@ def refusal(
     for device in ("meta", "cpu"):
         try:
             trial = _Trial(copy_on(model, device), input_shape, training, processes)
+        except torch.AcceleratorError:  # the device is gone, and nothing else is wrong
+            raise
         except Exception:  # not every module can be copied
             return None
         error = trial.error(size)

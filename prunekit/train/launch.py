@@ -105,7 +105,8 @@ def _run_here(recipe: Recipe, source_text: str, out: Path) -> Path:
         _check_writable(out)
         _check_same_code(recipe, group)
         anchor = AnchorFile()
-        run = build(recipe, group, anchor)
+        with _memory_told():
+            run = build(recipe, group, anchor)
         hash8 = recipe_hash(recipe)[:8]
         made = str(new_run_dir(out, recipe.name, hash8)) if group.is_main else ""
         run_dir = Path(group.share(made))
@@ -133,7 +134,8 @@ def _resume_here(run_dir: Path, device: str | None = None) -> Path:
         checkpoint, refused = newest_checkpoint(run_dir)
         pending = [checkpoint]  # handed over: it must not be held for the length of the run
         anchor = AnchorFile()
-        run = build(opened.recipe(), group, anchor, resuming=True)
+        with _memory_told():
+            run = build(opened.recipe(), group, anchor, resuming=True)
         _check_same_code(run.recipe, group)
         changed = changes_between(manifest["environment"], environment(group.device, group.world))
         if manifest["data"] != run.data.fingerprint():
@@ -168,7 +170,7 @@ def _train(trainer: Trainer, start: Any) -> None:
     status = _Status(trainer.run_dir, trainer)
     status.write("running", 0, "")
     try:
-        with trainer.stopping.requests, trainer.observer:
+        with _memory_told(), trainer.stopping.requests, trainer.observer:
             start()
             trainer.fit()
             conclude(trainer)
@@ -178,17 +180,27 @@ def _train(trainer: Trainer, start: Any) -> None:
     except KeyboardInterrupt:
         status.write("stopped", 130, "interrupted")
         raise
-    except torch.OutOfMemoryError as error:
-        message = "out of memory: set data.micro_batch, or lower data.batch_size"
-        status.write("failed", ResourceError.exit_code, message)
-        raise ResourceError(message) from error
-    except MemoryError as error:
-        status.write("failed", ResourceError.exit_code, "out of memory")
-        raise ResourceError("out of memory: lower data.batch_size or data.train_limit") from error
     except Exception as error:
         status.write("failed", 1, f"{type(error).__name__}: {error}")
         raise
     status.write("done", 0, "")
+
+
+@contextmanager
+def _memory_told() -> Iterator[None]:
+    """A lack of memory as an error of a run, wherever in it.
+
+    Raises:
+        ResourceError: there was none left.
+    """
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise ResourceError(
+            "out of memory: set data.micro_batch, or lower data.batch_size"
+        ) from error
+    except MemoryError as error:
+        raise ResourceError("out of memory: lower data.batch_size or data.train_limit") from error
 
 
 class _Status:
