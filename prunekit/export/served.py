@@ -21,6 +21,8 @@ from prunekit.export.programs import INPUT, OUTPUT
 from prunekit.export.subject import MODEL_FILE
 from prunekit.foundation.autocast import DTYPES, autocast
 from prunekit.foundation.devices import AUTO, device_of_run
+from prunekit.foundation.numerics import Numerics
+from prunekit.models.memory_format import laid_out, lies_channels_last
 from prunekit.models.saved import IMAGES, load_model, read_preprocessing
 from prunekit.recipe.schema import Recipe
 from prunekit.registry.own_code import current_code
@@ -55,19 +57,21 @@ class ServedModel:
     def with_module(self, module: nn.Module) -> ServedModel:
         """The same, with another model of torch."""
         module = module.to(self.device)
-        precision = self.recipe.precision if self.recipe else "fp32"
-        return replace(self, module=module, logits=_run_of(module, precision, self.device))
+        logits = _run_of(module, self.recipe, self.preprocessing, self.device)
+        return replace(self, module=module, logits=logits)
 
     @contextmanager
     def as_in_its_run(self) -> Iterator[None]:
-        """As many CPU threads as the run had: another number gives other last bits."""
-        before = torch.get_num_threads()
+        """As many CPU threads as the run had, rounded as it was: else last bits are others."""
+        threads, numerics = torch.get_num_threads(), Numerics.in_force()
         if self.recipe is not None:
             torch.set_num_threads(self.recipe.threads)
+            Numerics.of(self.recipe).set()
         try:
             yield
         finally:
-            torch.set_num_threads(before)
+            torch.set_num_threads(threads)
+            numerics.set()
 
 
 def open_served(source: str | Path, device: str | None = None) -> ServedModel:
@@ -114,13 +118,13 @@ def _run_around(file: Path) -> RunDir | None:
 
 
 def _of_weights(path: Path, file: Path, run: RunDir | None, wanted: str | None) -> ServedModel:
-    recipe = run.recipe() if run else None
+    recipe, prepared = run.recipe() if run else None, _preprocessing(file, run)
     device = device_of_run(recipe.device if recipe else AUTO, wanted)
     model = load_model(file).to(device)
     return ServedModel(
         path=path,
-        logits=_run_of(model, recipe.precision if recipe else "fp32", device),
-        preprocessing=_preprocessing(file, run),
+        logits=_run_of(model, recipe, prepared, device),
+        preprocessing=prepared,
         data=recipe.data.model_dump(mode="json") if recipe else None,
         device=device,
         module=model,
@@ -130,12 +134,16 @@ def _of_weights(path: Path, file: Path, run: RunDir | None, wanted: str | None) 
     )
 
 
-def _run_of(model: nn.Module, precision: str, device: torch.device) -> Callable[[Tensor], Tensor]:
-    """The forward pass in the precision of the run."""
+def _run_of(
+    model: nn.Module, recipe: Recipe | None, prepared: Preprocessing, device: torch.device
+) -> Callable[[Tensor], Tensor]:
+    """The forward pass in the precision of the run, of images that lie as they did in it."""
+    shape = (len(prepared.mean), *prepared.size)
+    last = recipe is not None and lies_channels_last(recipe, model, shape, device)
 
     def logits(images: Tensor) -> Tensor:
-        with autocast(DTYPES[precision], device):
-            found: Tensor = model(images)
+        with autocast(DTYPES[recipe.precision if recipe else "fp32"], device):
+            found: Tensor = model(laid_out(images) if last else images)
         return found
 
     return logits

@@ -18,6 +18,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.flop_counter import FlopCounterMode
@@ -91,6 +92,8 @@ def _forward(
         try:  # stock models drop patches too, each in its own way
             return on_a_copy(model, lambda own: counted(_training(own, nn.Module)))
         except RecipeError:
+            raise
+        except torch.AcceleratorError:  # the device is gone, and nothing else is wrong
             raise
         except Exception:  # what cannot train on one image of zeros
             return on_a_copy(model, lambda own: counted(_training(own, DataCompressor)))

@@ -34,7 +34,7 @@ def on_a_copy(model: nn.Module, look: Callable[[nn.Module], Found]) -> Found:
     """
     try:
         return look(copy_on(model, "meta"))
-    except RecipeError:
+    except (RecipeError, torch.AcceleratorError):
         raise
     except Exception:
         return look(copy_on(model, "cpu"))

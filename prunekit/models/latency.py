@@ -87,6 +87,8 @@ def dense_model(
     try:
         with torch.random.fork_rng(devices=[]):
             return blank.build(spec).to(first.device, first.dtype).eval()
+    except torch.AcceleratorError:  # the device is gone, and nothing else is wrong
+        raise
     except (PrunekitError, RuntimeError) as error:  # no room for two models on the device
         notes.append(f"the dense model is not timed: {str(error).splitlines()[0]}")
         return None
@@ -148,6 +150,8 @@ def time_passes(
         }
         try:
             found.append(_latency(batch, take_turns(timed, seconds / len(BATCHES))))
+        except torch.AcceleratorError:  # the device is gone, and nothing else is wrong
+            raise
         except Exception as error:  # whatever a runtime raises: a cost is no reason to fail
             reason = textwrap.shorten(f"{type(error).__name__}: {error}", 200)
             notes.append(f"batch {batch} could not be timed: {reason}")

@@ -31,7 +31,7 @@ def refusal(
     size: int,
     *,
     training: bool,
-    processes: int = 1,
+    wider: type[nn.Module] | None = None,
 ) -> Refusal | None:
     """Send a batch without values through a copy: the model and the random state stay as they are.
 
@@ -43,11 +43,13 @@ def refusal(
         input_shape: [C, H, W].
         size: samples of the batch.
         training: in training mode, else in evaluation.
-        processes: that share a step, over which a SyncBatchNorm normalises.
+        wider: a kind of norm that has more values than those of this batch: of other processes.
     """
     for device in ("meta", "cpu"):
         try:
-            trial = _Trial(copy_on(model, device), input_shape, training, processes)
+            trial = _Trial(copy_on(model, device), input_shape, training, wider)
+        except torch.AcceleratorError:  # the device is gone, and nothing else is wrong
+            raise
         except Exception:  # not every module can be copied
             return None
         error = trial.error(size)
@@ -69,12 +71,16 @@ class _Trial:
     """Passes through a copy of a model, on the device that it is on."""
 
     def __init__(
-        self, model: nn.Module, input_shape: Sequence[int], training: bool, processes: int
+        self,
+        model: nn.Module,
+        input_shape: Sequence[int],
+        training: bool,
+        wider: type[nn.Module] | None,
     ) -> None:
         self.model, self.input_shape, self.layer = model.train(training), input_shape, ""
         for path, module in model.named_modules():
-            if isinstance(module, nn.SyncBatchNorm) and processes > 1:
-                module.eval()  # it has a value of each process at least
+            if wider is not None and isinstance(module, wider):
+                module.eval()
             module.register_forward_pre_hook(self._noted(path))
 
     def _noted(self, path: str) -> Callable[[nn.Module, object], None]:

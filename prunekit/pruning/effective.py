@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from prunekit.foundation.computed import Computed, computed_weights, keeps_zeros
@@ -201,6 +202,8 @@ def told_effective(
         return None
     try:
         found = measure_effective(model, masks, *given)
+    except torch.AcceleratorError:  # the device is gone, and nothing else is wrong
+        raise
     except Exception as error:  # whatever a model does with an input of zeros
         reason = " ".join(f"{type(error).__name__}: {error}".split())
         LOG.info("the zeros that the model multiplies by are not measured: %s", reason)

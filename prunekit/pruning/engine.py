@@ -271,6 +271,8 @@ class Engine:
         for owner, own in zip(owners, states, strict=True):
             try:
                 owner.load_state_dict(own)
+            except torch.AcceleratorError:  # the device is gone, and nothing else is wrong
+                raise
             except Exception as error:  # whatever a component does with a state of another shape
                 for each, was in zip(owners, before, strict=True):
                     with suppress(Exception):

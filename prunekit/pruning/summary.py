@@ -6,6 +6,7 @@ import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import torch
 from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
@@ -135,6 +136,8 @@ def _macs(
         return None, "not known before a forward pass: give the Pruner an input_shape"
     try:
         return count_macs(model, input_shape, masks), ""
+    except torch.AcceleratorError:  # the device is gone, and nothing else is wrong
+        raise
     except Exception as error:  # whatever a model does with an input that is not its own
         what = " ".join(f"{type(error).__name__}: {error}".split())
         return None, f"not counted for an input of {tuple(input_shape)}: {what}"

@@ -39,6 +39,12 @@ def conflicts(recipe: BaseModel | Mapping[str, Any]) -> Iterator[Conflict]:
                     "'best' needs a validation split: write data.validation, such as 0.1 "
                     "(no model is chosen on the test set)",
                 )
+    if _get(recipe, "deterministic") is True and _get(recipe, "cudnn_benchmark") is True:
+        yield (
+            ("cudnn_benchmark",),
+            "takes whichever algorithm was fastest this time, so deterministic cannot hold: set "
+            "one of them to false",
+        )
     micro, batch = _get(data, "micro_batch"), _setting(data, "batch_size", DATASETS)
     if isinstance(micro, int) and isinstance(batch, int) and micro > batch:
         yield ("data", "micro_batch"), f"{micro} is more than batch_size, {batch}"

@@ -134,6 +134,15 @@ class LoggingConfig(Frozen):
     """Interval of histograms of weights and gradients; null = none."""
 
 
+def _default_mode(mode: Any) -> Any:
+    return True if mode == "default" else mode
+
+
+Compile = Annotated[
+    bool | Literal["default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"],
+    AfterValidator(_default_mode),
+]
+"""No, yes, or one of torch.compile's modes; `default` is yes."""
 AnyDataset = Annotated[SerializeAsAny[DatasetConfig], BeforeValidator(DATASETS.parse_in_recipe)]
 AnyModel = Annotated[SerializeAsAny[ModelConfig], BeforeValidator(MODELS.parse_in_recipe)]
 AnyCompressor = Annotated[
@@ -161,8 +170,20 @@ class Recipe(Frozen):
     """Every random draw is a function of it."""
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     """What forward and backward compute in; weights and optimizer state stay in fp32."""
-    compile: bool = False
-    """Whether the training step goes through `torch.compile`."""
+    tf32: Annotated[bool | Literal["convolutions"], NewKey(3, before=False)] = False
+    """Whether a GPU rounds float32 to TF32, 10 bits of mantissa instead of 23, before it
+    multiplies: `convolutions` for those alone, as torch does by default."""
+    deterministic: Annotated[bool, NewKey(3, before=False)] = False
+    """Whether only algorithms are taken that give the same bits each time, on a GPU too."""
+    cudnn_benchmark: Annotated[bool, NewKey(3, before=False)] = False
+    """Whether cuDNN times its algorithms for convolutions and keeps the fastest."""
+    channels_last: Annotated[bool | None, NewKey(3, before=None)] = None
+    """Whether images and what convolutions make of them lie in memory with their channels last;
+    null = on a GPU, where `precision` is not fp32 and the model is one of convolutions."""
+    sync_batchnorm: Annotated[bool, NewKey(3, before=False)] = False
+    """Whether BatchNorm normalises in training over the samples of all processes."""
+    compile: Compile = False
+    """Whether the training step goes through `torch.compile`, and in which of its modes."""
     threads: int = Field(default=1, ge=1)
     """CPU threads a process; another number gives other last bits."""
     device: Annotated[DeviceName, NewKey(3, before="auto")] = "auto"

@@ -21,6 +21,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+from torch.utils._pytree import tree_map
 
 from prunekit.errors import CheckpointError, WriteError
 from prunekit.foundation.files import check_digest, flush, sha256
@@ -44,13 +45,16 @@ def save_checkpoint(run_dir: Path, step: int, weights: Mapping[str, Tensor], sta
 
     Raises:
         WriteError: no space or no permission; earlier checkpoints stay as they are.
+        RuntimeError: of the device that the tensors are on, as it was raised.
     """
+    # a device tells of an earlier fault at the first read: not where it would pass for a full disk
+    weights, state = _on_host(dict(weights)), _on_host(state)
     final = run_dir / "checkpoints" / f"step-{step}"
     part = final.with_name(f".{final.name}.part")
     try:
         shutil.rmtree(part, ignore_errors=True)
         part.mkdir(parents=True)
-        save_file({n: t.detach().cpu().contiguous() for n, t in weights.items()}, part / WEIGHTS)
+        save_file({name: tensor.contiguous() for name, tensor in weights.items()}, part / WEIGHTS)
         torch.save(state, part / STATE)
         digests = {name: sha256(part / name) for name in (WEIGHTS, STATE)}
         (part / DIGESTS).write_text(json.dumps(digests))
@@ -70,6 +74,11 @@ def save_checkpoint(run_dir: Path, step: int, weights: Mapping[str, Tensor], sta
             f"`prunekit resume {run_dir}`"
         ) from error
     return final
+
+
+def _on_host(tree: Any) -> Any:
+    """A copy of dicts, lists and tuples whose tensors are on the CPU."""
+    return tree_map(lambda leaf: leaf.detach().cpu() if isinstance(leaf, Tensor) else leaf, tree)
 
 
 def load_checkpoint(path: Path) -> Checkpoint:

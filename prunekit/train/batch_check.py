@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
 from prunekit.data import DataSet
 from prunekit.data.sizes import BatchSizes
 from prunekit.errors import RecipeError
@@ -19,7 +22,9 @@ REACH = 64
 """How far from what is written a remedy is looked for."""
 
 
-def check_batches(data: DataSet, engine: Engine, sizes: BatchSizes) -> None:
+def check_batches(
+    data: DataSet, engine: Engine, sizes: BatchSizes, *, synced: bool = False
+) -> None:
     """Try the smallest batches: those of training, of calibration and of evaluation.
 
     All ranks try the same, so that all say the same. Calibration counts where BatchNorm normalises
@@ -29,6 +34,7 @@ def check_batches(data: DataSet, engine: Engine, sizes: BatchSizes) -> None:
         data: what is trained on.
         engine: the model, and the strategies.
         sizes: of the batches, with the number of processes.
+        synced: whether BatchNorm normalises over all of them in training.
 
     Raises:
         RecipeError: the model does not take one of them; the key to change, and to what.
@@ -37,7 +43,9 @@ def check_batches(data: DataSet, engine: Engine, sizes: BatchSizes) -> None:
     shape = (spec.channels, spec.height, spec.width)
 
     def refused(size: int, *, training: bool = True) -> Refusal | None:
-        return refusal(engine.model, shape, size, training=training, processes=sizes.world)
+        over_all = sizes.world > 1 and synced
+        norms = _BatchNorm if over_all else nn.SyncBatchNorm if sizes.world > 1 else None
+        return refusal(engine.model, shape, size, training=training, wider=norms)
 
     smallest = min(sizes.training())
     found = refused(min(smallest, ENOUGH))

@@ -8,14 +8,16 @@ import torch
 from torch import nn
 
 from prunekit.data import DataSet, open_dataset
-from prunekit.errors import CheckpointError
+from prunekit.errors import CheckpointError, RecipeError
 from prunekit.foundation.modules import move_to
+from prunekit.foundation.numerics import Numerics
 from prunekit.foundation.plain import flow
 from prunekit.foundation.seeding import seed_for
 from prunekit.foundation.timeline import Timeline
 from prunekit.foundation.values import about_key
 from prunekit.foundation.warn import LOG, warnings_kept
 from prunekit.models import attach, build_model
+from prunekit.models.memory_format import lies_channels_last
 from prunekit.models.saved import keys_of_sizes
 from prunekit.pruning.context import Anchor, Sources
 from prunekit.pruning.engine import Engine
@@ -48,6 +50,8 @@ class Run:
     loss: Loss
     """What is minimised, prepared."""
     plan: PhasePlan
+    channels_last: bool = False
+    """Whether its images lie so: see `lies_channels_last`."""
     notes: tuple[str, ...] = ()
     """What was warned of while the parts were made."""
 
@@ -78,7 +82,9 @@ def build(
 def _put_together(
     recipe: Recipe, group: ProcessGroup, anchor: Anchor | None, *, resuming: bool
 ) -> Run:
+    _check_processes(recipe, group)
     torch.set_num_threads(recipe.threads)
+    Numerics.of(recipe).set()
     if not resuming:
         check_loggers(recipe)
     data = open_dataset(
@@ -118,10 +124,19 @@ def _put_together(
     move_to(model, group.device)
     with about_key("loss", recipe.loss):
         loss.prepare(model, LossSetting(data.spec, data.preprocessing, group.device))
-    run = Run(recipe, group, data, model, engine, loss, plan)
+    layout = lies_channels_last(recipe, model, shape, group.device)
+    run = Run(recipe, group, data, model, engine, loss, plan, layout)
     if not resuming:
         _check(run)
     return run
+
+
+def _check_processes(recipe: Recipe, group: ProcessGroup) -> None:
+    if recipe.sync_batchnorm and recipe.compile and group.world > 1:
+        raise RecipeError(
+            "sync_batchnorm: a graph of torch.compile has no place for what the processes tell "
+            "each other in it: set compile to false, or sync_batchnorm"
+        )
 
 
 def _check(run: Run) -> None:
@@ -133,7 +148,7 @@ def _check(run: Run) -> None:
     recipe, data = run.recipe, run.data
     check_optimizer(recipe.optimizer, run.engine.mask_set.modes.values())
     check_learns(recipe.optimizer, run.engine)
-    check_batches(data, run.engine, data.sizes)
+    check_batches(data, run.engine, data.sizes, synced=recipe.sync_batchnorm)
     check_norms(run.model, recipe.batchnorm_samples, data.train_size)
     _tell_of_no_training(recipe, run.plan)
 

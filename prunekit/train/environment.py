@@ -13,8 +13,15 @@ from typing import Any
 import torch
 
 from prunekit.foundation.devices import device_name
+from prunekit.foundation.numerics import Numerics
 from prunekit.registry.installed import RECIPES, installed_components
 
+NUMERICS = "numerics"
+ROUNDED_OTHERWISE = (
+    "convolutions were rounded to TF32 on a GPU by the version that began the run, and are as its "
+    "recipe says now: the result may differ from that of an undisturbed run (tf32: convolutions is "
+    "the earlier way)"
+)
 PACKAGES = ("prunekit", "torch", "torchvision", "timm", "numpy")
 
 
@@ -36,6 +43,7 @@ def environment(device: torch.device, world_size: int = 1) -> dict[str, Any]:
         "world_size": world_size,
         "versions": {name: found for name in PACKAGES if (found := _version(name))},
         "plugins": _plugins(),
+        NUMERICS: Numerics.in_force().told(),
     }
 
 
@@ -81,9 +89,17 @@ def _git(command: list[str], settings: Mapping[str, str]) -> str:
 
 
 def changes_between(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """A sentence for each thing that changed between two environments."""
-    old, new = _flat(before), _flat(now)
-    return [
+    """A sentence for each thing that changed between two environments.
+
+    A run of an earlier version did not note how its device rounds: on a CPU as now, on a GPU by
+    the defaults of torch.
+    """
+    unknown = NUMERICS not in before
+    rest = {name: value for name, value in now.items() if not (unknown and name == NUMERICS)}
+    old, new = _flat(before), _flat(rest)
+    # no other device rounds its products by a setting
+    earlier = [ROUNDED_OTHERWISE] if unknown and before.get("device") == "cuda" else []
+    return earlier + [
         f"{name} was {old.get(name)} when the run began and is {new.get(name)} now: the result "
         "may differ from that of an undisturbed run"
         for name in sorted(old.keys() | new.keys())

@@ -13,7 +13,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from prunekit.errors import CheckpointError, PrunekitError, ResourceError, UsageError, WriteError
+from prunekit.errors import (
+    CheckpointError,
+    PrunekitError,
+    RecipeError,
+    ResourceError,
+    UsageError,
+    WriteError,
+)
 from prunekit.foundation.files import lock, write_json
 from prunekit.recipe.identity import as_before, recipe_hash
 from prunekit.recipe.load import recipe_from_text
@@ -105,7 +112,8 @@ def _run_here(recipe: Recipe, source_text: str, out: Path) -> Path:
         _check_writable(out)
         _check_same_code(recipe, group)
         anchor = AnchorFile()
-        run = build(recipe, group, anchor)
+        with _told_plainly():
+            run = build(recipe, group, anchor)
         hash8 = recipe_hash(recipe)[:8]
         made = str(new_run_dir(out, recipe.name, hash8)) if group.is_main else ""
         run_dir = Path(group.share(made))
@@ -133,7 +141,8 @@ def _resume_here(run_dir: Path, device: str | None = None) -> Path:
         checkpoint, refused = newest_checkpoint(run_dir)
         pending = [checkpoint]  # handed over: it must not be held for the length of the run
         anchor = AnchorFile()
-        run = build(opened.recipe(), group, anchor, resuming=True)
+        with _told_plainly():
+            run = build(opened.recipe(), group, anchor, resuming=True)
         _check_same_code(run.recipe, group)
         changed = changes_between(manifest["environment"], environment(group.device, group.world))
         if manifest["data"] != run.data.fingerprint():
@@ -168,7 +177,7 @@ def _train(trainer: Trainer, start: Any) -> None:
     status = _Status(trainer.run_dir, trainer)
     status.write("running", 0, "")
     try:
-        with trainer.stopping.requests, trainer.observer:
+        with _told_plainly(), trainer.stopping.requests, trainer.observer:
             start()
             trainer.fit()
             conclude(trainer)
@@ -178,17 +187,40 @@ def _train(trainer: Trainer, start: Any) -> None:
     except KeyboardInterrupt:
         status.write("stopped", 130, "interrupted")
         raise
-    except torch.OutOfMemoryError as error:
-        message = "out of memory: set data.micro_batch, or lower data.batch_size"
-        status.write("failed", ResourceError.exit_code, message)
-        raise ResourceError(message) from error
-    except MemoryError as error:
-        status.write("failed", ResourceError.exit_code, "out of memory")
-        raise ResourceError("out of memory: lower data.batch_size or data.train_limit") from error
     except Exception as error:
         status.write("failed", 1, f"{type(error).__name__}: {error}")
         raise
     status.write("done", 0, "")
+
+
+NOT_DETERMINISTIC = " does not have a deterministic implementation"
+"""What torch says after the name of an operation."""
+
+
+@contextmanager
+def _told_plainly() -> Iterator[None]:
+    """What torch raises anywhere in a run and a recipe can mend.
+
+    Raises:
+        ResourceError: there was no memory left.
+        RecipeError: an operation cannot be deterministic as the recipe wants it.
+    """
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise ResourceError(
+            "out of memory: set data.micro_batch, or lower data.batch_size"
+        ) from error
+    except MemoryError as error:
+        raise ResourceError("out of memory: lower data.batch_size or data.train_limit") from error
+    except RuntimeError as error:
+        operation, found, _ = str(error).partition(NOT_DETERMINISTIC)
+        if not found:
+            raise
+        raise RecipeError(
+            f"deterministic: {operation} has no algorithm that gives the same bits each time on "
+            "this device: set deterministic to false, or leave out what needs it"
+        ) from error
 
 
 class _Status:

@@ -12,6 +12,7 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from prunekit.errors import PrunekitError, RecipeError
@@ -103,6 +104,8 @@ class RunLog:
         try:
             log = make()
             log.open(run)
+        except torch.AcceleratorError:  # the device is gone, and nothing else is wrong
+            raise
         except Exception as error:
             self._give_up(label, error)
         else:
@@ -112,6 +115,8 @@ class RunLog:
         for label, log in tuple(self._logs.items()):
             try:
                 act(log)
+            except torch.AcceleratorError:  # the device is gone, and nothing else is wrong
+                raise
             except Exception as error:  # whatever a package of others raises
                 del self._logs[label]
                 with suppress(Exception):

@@ -4,20 +4,23 @@ from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from prunekit.data import EvalSplit
 from prunekit.foundation.devices import widest
 from prunekit.foundation.seeding import seed_for
 from prunekit.foundation.tally import Tally
+from prunekit.models.memory_format import laid_out
 from prunekit.train.build import Run
 from prunekit.train.losses.base import batch_of, checked_value, labels_of
 from prunekit.train.precision import Precision
+from prunekit.train.synced_norms import SyncedNorms
+from prunekit.train.wrapping import Compiled, shared_out
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,13 +41,19 @@ class Passes:
 
     def __init__(self, run: Run, precision: Precision) -> None:
         self.run, self.precision = run, precision
-        compiled = torch.compile(run.model) if run.recipe.compile else run.model
-        self.evaluated = cast(nn.Module, compiled)
+        sizes = run.data.sizes
+        self._compiled = Compiled(
+            run.model,
+            run.recipe.compile,
+            training=sizes.training()[0],
+            evaluation=sizes.evaluated,
+        )
+        self.evaluated = self._compiled.module
         """What is evaluated: of each rank for itself."""
         self.forward = self.evaluated
         """What is trained."""
         if run.group.world > 1:
-            self.forward = DistributedDataParallel(self.evaluated)
+            self.forward = shared_out(self.evaluated, run.model)
 
     def gradients(self, t: int) -> Tensor:
         """Add the gradients of the mean loss over the global batch of step `t`, in micro-batches.
@@ -59,15 +68,33 @@ class Passes:
         sums = torch.zeros(3, dtype=widest(device), device=device)
         for i, (x, y) in enumerate(data.micro_batches(t)):
             done += len(y)
+            last = done == samples
             # noise is a function of its place, so that a resumed run draws the same
             torch.manual_seed(seed_for(self.run.recipe.seed, "noise", t, rank, i))
-            with self._no_sync(last=done == samples):
+            with self._no_sync(last=last):
                 with self.precision.autocast():
-                    batch = batch_of(x, self.forward(x), y)
+                    batch = batch_of(x, self._trained(x), y)
                     loss = checked_value(self.run.loss, batch) * (len(y) / samples)
                 self.precision.backward(loss)
+            if i == 0 and not last:
+                self._compiled.own_gradients(self.run.model.parameters())
             sums += _tally(loss.detach(), batch.logits.detach(), labels_of(y))
         return sums
+
+    def _trained(self, images: Tensor) -> Any:
+        """What the model gives for images in training."""
+        images = self._laid_out(images)
+        with self._compiled.train_batch(images), self._norms():
+            return self.forward(images)
+
+    def _laid_out(self, images: Tensor) -> Tensor:
+        return laid_out(images) if self.run.channels_last else images
+
+    def _norms(self) -> AbstractContextManager[object]:
+        group = self.run.group
+        if self.run.recipe.sync_batchnorm and group.world > 1:
+            return SyncedNorms(group)
+        return nullcontext()
 
     def _no_sync(self, *, last: bool) -> AbstractContextManager[Any]:
         """Ranks exchange gradients once a step, with those of the last micro-batch."""
@@ -85,11 +112,17 @@ class Passes:
         sums = Tally(3, group.device)
         for x, y in self.run.data.eval_batches(split):
             with self.precision.autocast():
-                logits = self.evaluated(x)
+                logits = self._logits(self._laid_out(x))
             loss = F.cross_entropy(logits.float(), y, reduction="sum")
             sums.add(_tally(loss, logits, y))
         loss_sum, correct, count = sums.read(group.total).tolist()
         return Evaluation(top1=correct / count, loss=loss_sum / count)
+
+    def _logits(self, images: Tensor) -> Tensor:
+        if self.evaluated is self._compiled.module:
+            return self._compiled.logits(images)
+        logits: Tensor = self.evaluated(images)  # of what the end of the run left
+        return logits
 
 
 def _tally(loss: Tensor, logits: Tensor, labels: Tensor) -> Tensor:

@@ -131,25 +131,33 @@ class EMA:
         n, keep = self.updates, self.config.decay
         if self.config.warmup:
             keep = min(keep, (1 + n) / (10 + n))
-        for name, value in self._live().items():
-            self.average[name].lerp_(value, 1 - keep)
+        live = self._live()
+        # all of them in a few launches on a GPU, where one each would cost more than the sums
+        torch._foreach_lerp_([self.average[name] for name in live], [*live.values()], 1 - keep)
         self.updates += 1
 
     @contextmanager
     def applied(self) -> Iterator[None]:
-        """The model holds average * M and the average's buffers inside, and its own after."""
+        """The model holds average * M and the average's buffers inside, and its own after.
+
+        In the memory that it has: a CUDA graph reads its weights from where they were recorded.
+        """
         params, masks = self.around.params, self.around.mask_set.masks()
-        resting = {name: param.data for name, param in params.items()}
+        # through .data, so that it counts as no write of others
+        resting = {name: param.data.clone() for name, param in params.items()}
         own = {name: buffer.clone() for name, buffer in self._own_buffers().items()}
         try:
             for name, param in params.items():
                 average = self.average[name]
-                param.data = average * masks[name] if name in masks else average
+                if name in masks:
+                    torch.mul(average, masks[name], out=param.data)
+                else:
+                    param.data.copy_(average)
             self._put_buffers(self.average)
             yield
         finally:
             for name, param in params.items():
-                param.data = resting[name]
+                param.data.copy_(resting[name])
             self._put_buffers(own)
 
     def state_dict(self) -> dict[str, Tensor]:

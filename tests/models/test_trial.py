@@ -112,9 +112,12 @@ def test_a_refusal_names_the_layer():
 
 def test_a_norm_over_all_processes_has_the_values_of_all():
     model = behind(nn.SyncBatchNorm(4))
-    assert refusal(model, SHAPE, 1, training=True, processes=1) is not None
-    assert refusal(model, SHAPE, 1, training=True, processes=2) is None
-    assert refusal(behind(nn.BatchNorm2d(4)), SHAPE, 1, training=True, processes=2) is not None
+    assert refusal(model, SHAPE, 1, training=True) is not None
+    assert refusal(model, SHAPE, 1, training=True, wider=nn.SyncBatchNorm) is None
+    assert (
+        refusal(behind(nn.BatchNorm2d(4)), SHAPE, 1, training=True, wider=nn.SyncBatchNorm)
+        is not None
+    )
 
 
 def test_a_model_that_takes_no_batch_is_left_to_its_own_error():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+import torch
 from torch import Tensor, nn
 
 from prunekit.errors import ExportError, UsageError
@@ -103,6 +104,8 @@ class _Work:
         """Take out what can be: all at once, else layer by layer."""
         try:
             proof, same = self._try(cuts)
+        except torch.AcceleratorError:  # the device is gone, and nothing else is wrong
+            raise
         except Exception:  # a model whose own code has a size in it says so in its own way
             cuts = self._those_that_run(cuts)
             if not cuts:
@@ -140,6 +143,8 @@ class _Work:
         for cut in cuts:
             try:
                 self._try([*kept, cut])
+            except torch.AcceleratorError:  # the device is gone, and nothing else is wrong
+                raise
             except Exception:  # see `remove`
                 self.stayed += [
                     Stayed(r.layer, r.unit, r.before - r.after, FIXED) for r in cut.removed

@@ -48,6 +48,8 @@ class MaskedReference:
         self._drawn: dict[str, Tensor] = {}
         try:
             self.logits = logits_of(self.model, self.images)
+        except torch.AcceleratorError:  # the device is gone, and nothing else is wrong
+            raise
         except Exception as error:  # whatever a model says to what it cannot take
             raise ExportError(
                 "compact: the model does not run in float64 on images of "

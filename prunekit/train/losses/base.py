@@ -124,7 +124,7 @@ def checked_value(loss: Loss, batch: LossBatch) -> Tensor:
     """
     try:
         found = loss.value(batch)
-    except (PrunekitError, torch.OutOfMemoryError):
+    except (PrunekitError, torch.OutOfMemoryError, torch.AcceleratorError):
         raise
     except Exception as error:
         raise PluginError(f"{_origin(loss)}: value fails: {reason(error)}") from error
