@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,6 +13,21 @@ from torch import Tensor
 
 from prunekit.foundation.transfer import send
 from prunekit.pruning.scores import Key
+
+Values = np.ndarray[Any, np.dtype[Any]]
+"""A flat array."""
+
+
+FEW = 1 << 15
+"""Values that are put in order at once."""
+EVENLY = 0.02
+"""How far from its place, in parts of the bracket, a value that lies evenly is looked for."""
+
+
+@lru_cache(maxsize=4)
+def _places(size: int, count: int) -> Values:
+    places: Values = np.sort(np.random.default_rng(0).integers(0, size, count))
+    return places
 
 
 class ScorePool(abc.ABC):
@@ -39,14 +56,14 @@ class ScorePool(abc.ABC):
 
     def sample(self, count: int) -> Tensor:
         """`count` entries at fixed random places, ascending, where the pool is."""
-        places = np.sort(np.random.default_rng(0).integers(0, self.size, count))
+        places = _places(self.size, count)
         ends = np.cumsum([flat.numel() for flat in self.flat])
         in_each = np.split(places, places.searchsorted(ends[:-1]))
         drawn = []
         for flat, end, here in zip(self.flat, ends, in_each, strict=True):
             offsets = torch.from_numpy(here - (end - flat.numel()))
-            drawn.append(self.read(flat[send(offsets, flat.device)]))
-        return self.ascending(torch.cat(drawn))
+            drawn.append(flat[send(offsets, flat.device)].to(self.dtype))
+        return self.ascending(self.read(torch.cat(drawn)))
 
     @abc.abstractmethod
     def ascending(self, drawn: Tensor) -> Tensor:
@@ -66,15 +83,24 @@ class HostPool(ScorePool):
 
     block = 1 << 17  # 512 KiB of float32: stays in the cache over the passes
 
-    def parts(self, flat: Tensor) -> list[Tensor]:
-        """Views of `flat`, at most `block` long."""
-        return [flat[i : i + self.block] for i in range(0, flat.numel(), self.block)]
-
-    def blocks(self) -> Iterator[Tensor]:
-        """The entries of each tensor in turn, at most `block` at once."""
+    def blocks(self) -> Iterator[Values]:
+        """The entries of each tensor in turn, at most `block` at once; each is gone at the next."""
         for flat in self.flat:
-            for part in self.parts(flat):
-                yield self.read(part)
+            yield from self.blocks_of(flat)
+
+    def blocks_of(self, flat: Tensor, *, backward: bool = False) -> Iterator[Values]:
+        """Those of one tensor; |x| without fresh memory, which costs more than to compute it."""
+        starts = range(0, flat.numel(), self.block)
+        plain = self.key is torch.abs and flat.dtype == self.dtype
+        values = flat.numpy() if plain else None
+        memory = None if values is None else np.empty(min(self.block, len(flat)), values.dtype)
+        for i in reversed(starts) if backward else starts:
+            if values is None or memory is None:
+                block: Values = self.read(flat[i : i + self.block]).numpy()
+            else:
+                part = values[i : i + self.block]
+                block = np.abs(part, out=memory[: part.size])
+            yield block
 
     def ascending(self, drawn: Tensor) -> Tensor:
         """See `ScorePool`."""
@@ -86,12 +112,14 @@ class HostPool(ScorePool):
         None where more than `most` are in between.
         """
         above, inside = 0, [np.empty(0, dtype=np.float32)]
-        for part in self.blocks():
-            x = part.numpy()
-            under, over = x <= low, x >= high
-            above += int(np.count_nonzero(over))
-            np.logical_or(under, over, out=under)
-            inside.append(x.compress(np.logical_not(under, out=under)))
+        is_under = np.less_equal if low < high else np.less  # no entry is on both sides
+        under, over = np.empty((2, self.block), dtype=np.bool_)
+        for x in self.blocks():
+            below, beyond = under[: x.size], over[: x.size]
+            is_under(x, low, out=below)
+            np.greater_equal(x, high, out=beyond)
+            above += int(np.count_nonzero(beyond))
+            inside.append(x.compress(np.equal(below, beyond, out=below)))  # on neither
             most -= inside[-1].size
             if most < 0:
                 return None
@@ -100,33 +128,47 @@ class HostPool(ScorePool):
     def count(self, edge: float) -> tuple[int, int]:
         """How many entries are > edge, and == edge."""
         over = at = 0
-        for part in self.blocks():
-            x = part.numpy()
+        for x in self.blocks():
             over += int(np.count_nonzero(x > edge))
             at += int(np.count_nonzero(x == edge))
         return over, at
 
     def largest(self, values: Tensor, rank: int) -> float:
-        """The `rank`-th largest (1 .. numel) of values that `split` gave."""
-        place = values.numel() - rank
-        return float(np.partition(values.numpy(), place)[place])
+        """The `rank`-th largest (1 .. numel) of values that `split` gave.
+
+        In a narrow bracket they lie evenly: so few need to be put in order.
+        """
+        x = values.numpy()
+        low, high = float(x.min()), float(x.max())
+        if x.size > FEW and high - low < np.inf:
+            share = 1 - rank / x.size
+            first, last = (low + (high - low) * (share + side) for side in (-EVENLY, EVENLY))
+            above = int(np.count_nonzero(x >= last))
+            middle = x.compress((x >= first) & (x < last))
+            if above < rank <= above + middle.size:
+                x, rank = middle, rank - above
+        place = x.size - rank
+        return float(np.partition(x, place)[place])
 
     def at_least(self, edge: float) -> list[Tensor]:
         """See `ScorePool`."""
         masks = []
         for flat in self.flat:
-            mask = torch.empty(flat.numel(), dtype=torch.bool)
-            for part, out in zip(self.parts(flat), self.parts(mask), strict=True):
-                np.greater_equal(self.read(part).numpy(), edge, out=out.numpy())
-            masks.append(mask)
+            mask, done = np.empty(flat.numel(), np.bool_), 0
+            for x in self.blocks_of(flat):
+                np.greater_equal(x, edge, out=mask[done : done + x.size])
+                done += x.size
+            masks.append(torch.from_numpy(mask))
         return masks
 
     def drop_last_ties(self, masks: list[Tensor], edge: float, surplus: int) -> None:
         """See `ScorePool`."""
         for flat, mask in zip(reversed(self.flat), reversed(masks), strict=True):
-            for part, kept in zip(self.parts(flat)[::-1], self.parts(mask)[::-1], strict=True):
+            end = flat.numel()
+            for x in self.blocks_of(flat, backward=True):
                 if not surplus:
                     return
-                ties = (self.read(part) == edge).nonzero().flatten()[-surplus:]
-                kept[ties] = False
-                surplus -= ties.numel()
+                ties = np.flatnonzero(x == edge)[-surplus:]
+                mask.numpy()[end - x.size + ties] = False
+                surplus -= ties.size
+                end -= x.size

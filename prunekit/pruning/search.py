@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -107,7 +108,7 @@ def cut_all(asked: Sequence[Asked]) -> list[Found | None]:
 def _cut_on_host(pool: HostPool, keep: int, hint: float | None) -> Found | None:
     if 0 < keep < pool.size:
         return Found(_on_host(pool, keep, hint), None)
-    if any(bool(block.isnan().any()) for block in pool.blocks()):
+    if any(bool(np.isnan(block).any()) for block in pool.blocks()):
         raise ValueError(NAN)
     return None
 
