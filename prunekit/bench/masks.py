@@ -28,7 +28,8 @@ from prunekit.bench.cases import (
 )
 from prunekit.bench.measure import AGAIN, Section, Timed, Variant, in_turn, one_thread, timed
 from prunekit.bench.memory import memory
-from prunekit.pruning.selection import find_threshold, keep_count
+from prunekit.pruning.search import find_threshold
+from prunekit.pruning.selection import keep_count
 
 GOAL = 0.05
 EACH = {"cadence": {"every": "1st"}}

@@ -26,7 +26,8 @@ from prunekit.bench.cases import (
     scope_size,
 )
 from prunekit.bench.measure import Row, Section, in_bytes
-from prunekit.pruning.selection import find_threshold, keep_count
+from prunekit.pruning.search import find_threshold
+from prunekit.pruning.selection import keep_count
 
 
 def memory(size: Size) -> Section:

@@ -98,6 +98,7 @@ class Engine:
         """What the probes saw at the last step."""
         modes = {n: a.strategy.config.mode for a in self.assigned for n in a.cover}
         self.mask_set = MaskSet({name: self.params[name] for name in modes}, modes)
+        self.mask_set.fingerprints = sources.ranks.world > 1
         self.learning = Learning(self.params)
         self.around = Surroundings(model, self.params, self.mask_set, sources, self.learning)
         self.changes_gradients = any(map(_changes_gradients, strategies))
@@ -357,9 +358,7 @@ class Engine:
         with about_key(place, strategy.config):
             check_computed(self._computed, update)
         assigned.target, assigned.asked = strategy.target(ctx.clock), strategy.asked(ctx.clock)
-        new = {n: mask.to(self.params[n].device) for n, mask in update.masks.items()}
-        masks = {n: new[n] if n in new else self.mask_set.mask(n) for n in assigned.scope}
-        check_count(assigned, ctx.clock, self.model, masks)
+        check_count(assigned, ctx.clock, self.model, self.mask_set.counted(assigned.scope))
         ranks = self.around.sources.ranks
         if ranks.world > 1 and not ranks.all_equal(self.mask_set.digest()):
             raise PluginError(

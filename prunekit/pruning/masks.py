@@ -15,16 +15,18 @@ CPU. Bool masks are made when they are asked for.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from prunekit.errors import DivergedError, PluginError, UsageError
+from prunekit.foundation.transfer import read, send
 from prunekit.foundation.warn import LOG
 from prunekit.pruning.checks import masks_fault, refuse
-from prunekit.pruning.scores import count_true
+from prunekit.pruning.counts import Counted, MaskCount, count_masks
+from prunekit.pruning.scores import NOT_FINITE, count_each
 from prunekit.pruning.step_hooks import Gate, StepHooks, held_by, not_finite, refuse_foreign_state
 from prunekit.pruning.strategies.base import Masks, Update
 from prunekit.pruning.writes import Writes, written_by_others
@@ -48,6 +50,10 @@ class MaskSet:
         self._hooks: list[StepHooks] = []  # of each attached optimizer
         self._writes = Writes(self.params)
         self._told = set[str]()  # parameters whose writes were told
+        self._counts: dict[str, MaskCount] = {}  # of the masks in force, where they were counted
+        self._moved: list[tuple[str, str, Tensor]] = []  # what `prove_zeros` saw and none has read
+        self.fingerprints = False
+        """Whether masks are to be compared between ranks: they are counted with fingerprints."""
 
     # ---- what strategies, checkpoints and reports read
 
@@ -71,14 +77,20 @@ class MaskSet:
             return self._dense[name]
         return torch.where(self.mask(name), weight, self._dense[name])
 
-    def digest(self) -> bytes:
-        """SHA-256 of the packed masks: equal on two ranks exactly where the masks are."""
-        import numpy as np
+    def counted(self, names: Iterable[str] | None = None) -> Counted:
+        """The masks of some or all parameters with their counts, most of which are known."""
+        names = self.params.keys() if names is None else tuple(names)
+        if unknown := {name: self.mask(name) for name in names if name not in self._counts}:
+            self._counts |= count_masks(unknown, fingerprints=self.fingerprints)[0]
+        return Counted(names, self.mask, self._counts)
 
+    def digest(self) -> bytes:
+        """SHA-256 of what tells each mask from others: equal on two ranks where the masks are."""
+        if not self.fingerprints:
+            self.fingerprints, self._counts = True, {}
         sha = hashlib.sha256()
-        for name in self.params:
-            sha.update(name.encode())
-            sha.update(np.packbits(self.mask(name).cpu().numpy()).tobytes())
+        for name, count in self.counted().counts.items():
+            sha.update(name.encode() + count.fingerprint)
         return sha.digest()
 
     def follow(self) -> None:
@@ -100,17 +112,15 @@ class MaskSet:
     @torch.no_grad()
     def _take_over_writes(self) -> None:
         """What a loop has written into weights holds where they are kept, as in a plain model."""
-        for name in self._writes.new():
-            if name not in self._working:
-                continue
-            param, mask = self.params[name], self._working[name].bool()
+        written = [name for name in self._writes.new() if name in self._working]
+        for name in written:
             if self.modes[name] == "ste":
-                torch.where(mask, param.data, self._dense[name], out=self._dense[name])
-            if found := count_true(param.data.bool() & ~mask):
-                param.data.masked_fill_(~mask, 0)
-                if name not in self._told:
-                    LOG.warning(written_by_others(name, found))
-                self._told.add(name)
+                dense = self._dense[name]
+                torch.where(self.mask(name), self.params[name].data, dense, out=dense)
+        for name, found in self.zero_pruned(written).items():
+            if name not in self._told:
+                LOG.warning(written_by_others(name, found))
+            self._told.add(name)
         self._writes.note()
 
     def note_writes(self) -> None:
@@ -121,25 +131,35 @@ class MaskSet:
 
     @torch.no_grad()
     def apply(self, update: Update, cover: Iterable[str]) -> dict[str, int]:
-        """Put new masks in force; return the flips of each tensor that was given one."""
-        flips = {}
-        for name, new in update.masks.items():
-            old = self.mask(name)
-            new = new.to(old.device)
-            flips[name] = count_true(old ^ new)
+        """Put new masks in force; return the flips of each tensor that was given one.
+
+        Raises:
+            PluginError: what they were chosen by was not finite; they are not in force then.
+        """
+        new = {name: send(m, self.params[name].device) for name, m in update.masks.items()}
+        prints = self.fingerprints
+        flags = [*update.finite.values(), *(moved for _, _, moved in self._moved)]
+        counts, told = count_masks(new, self.mask, flags, fingerprints=prints)
+        self._refuse_moved(told[len(update.finite) :])
+        for name, finite in zip(update.finite, told, strict=False):
+            if not finite:
+                raise PluginError(f"{name}: {NOT_FINITE}")
+        self._counts |= counts
+        flips = {name: count.flips for name, count in counts.items()}
+        for name, mask in new.items():
             if flips[name] or name not in self._working:
-                self._replace(name, old, new, update.values.get(name))
+                self._replace(name, mask, update.values.get(name))
         if update.restart:
             self._forget_state(cover)
         for hooks in self._hooks:
             hooks.unproven = True
         return flips
 
-    def _replace(self, name: str, old: Tensor, new: Tensor, values: Tensor | None) -> None:
+    def _replace(self, name: str, new: Tensor, values: Tensor | None = None) -> None:
         param, mode = self.params[name], self.modes[name]
-        dense = param.data if mode == "hard" else self._kept_apart(name, old)
+        dense = param.data if mode == "hard" else self._kept_apart(name)
         if values is not None:
-            torch.where(new & ~old, values.to(dense), dense, out=dense)
+            torch.where(new & ~self.mask(name), values.to(dense), dense, out=dense)
         if name not in self._working:
             self._working[name] = torch.empty_like(param)
         working = self._working[name]
@@ -155,13 +175,13 @@ class MaskSet:
         for state in self._state_tensors(self.params[name]):
             state.mul_(working if state.is_floating_point() else working.bool())
 
-    def _kept_apart(self, name: str, old: Tensor) -> Tensor:
+    def _kept_apart(self, name: str) -> Tensor:
         """Dense W where it is kept in `ste` and `masked`, up to date."""
         weight = self.params[name].data
         if name not in self._dense:
             self._dense[name] = weight.clone()
         elif self.modes[name] == "masked":
-            torch.where(old, weight, self._dense[name], out=self._dense[name])
+            torch.where(self.mask(name), weight, self._dense[name], out=self._dense[name])
         return self._dense[name]
 
     @torch.no_grad()
@@ -212,6 +232,7 @@ class MaskSet:
 
     def detach(self) -> None:
         """Remove the hooks; the parameters hold W*M."""
+        self._refuse_moved(read([moved for _, _, moved in self._moved]))
         for hooks in self._hooks:
             hooks.remove()
         self._hooks = []
@@ -264,15 +285,25 @@ class MaskSet:
     def prove_zeros(self, optimizer: Optimizer) -> None:
         """Look once after each change: an optimizer that mixes entries would move pruned ones.
 
+        On a device the host waits for no answer: it is read when masks change next or are saved.
+
         Raises:
             PluginError: it did.
             DivergedError: a weight is not finite.
         """
-        for name, working in self._working.items():
-            param = self.params[name]
-            moved = param.bool() & ~working.bool()
-            if self.modes[name] != "ste" and bool(moved.any()):
-                who = type(optimizer).__name__
+        who = type(optimizer).__name__
+        for name in self._working:
+            if self.modes[name] != "ste":
+                self._moved.append((name, who, self._not_zero(name).any()))
+        if all(moved.device.type == "cpu" for _, _, moved in self._moved):
+            self._refuse_moved(read([moved for _, _, moved in self._moved]))
+
+    def _refuse_moved(self, told: Sequence[int]) -> None:
+        """See `prove_zeros`, whose answers were `told`."""
+        seen, self._moved = self._moved, []
+        for (name, who, _), moved in zip(seen, told, strict=True):
+            if moved:
+                param = self.params[name]
                 if not bool(param.isfinite().all()):
                     raise DivergedError(not_finite(name, param, f"after a step of {who}"))
                 raise PluginError(
@@ -281,16 +312,18 @@ class MaskSet:
                 )
 
     @torch.no_grad()
-    def zero_pruned(self) -> dict[str, int]:
+    def zero_pruned(self, names: Iterable[str] | None = None) -> dict[str, int]:
         """Write W*M once more; how many pruned weights of which parameters were not zero."""
-        moved = {}
-        for name, working in self._working.items():
-            param = self.params[name]
-            pruned = ~working.bool()
-            if found := count_true(param.data.bool() & pruned):
-                param.data.masked_fill_(pruned, 0)
-                moved[name] = found
+        names = self._working.keys() if names is None else tuple(names)
+        counts = count_each(self._not_zero(name) for name in names)
+        moved = {name: found for name, found in zip(names, counts, strict=True) if found}
+        for name in moved:
+            self.params[name].data.masked_fill_(~self.mask(name), 0)
         return moved
+
+    def _not_zero(self, name: str) -> Tensor:
+        """Which pruned weights of a parameter are not zero."""
+        return self.params[name].data.bool() & ~self._working[name].bool()
 
     def _state_tensors(self, param: nn.Parameter) -> Iterator[Tensor]:
         for optimizer in self.optimizers:
@@ -303,6 +336,7 @@ class MaskSet:
 
     def state_dict(self) -> dict[str, Masks]:
         """Masks in force; dense weights, those that a mask hides too, are saved by the caller."""
+        self._refuse_moved(read([moved for _, _, moved in self._moved]))
         return {"masks": {name: self.mask(name).cpu() for name in self._working}}
 
     @torch.no_grad()
@@ -318,4 +352,5 @@ class MaskSet:
             param.data.copy_(dense[name])
             self._working.pop(name, None)
             self._dense.pop(name, None)
-            self._replace(name, torch.ones_like(mask).to(param.device), mask.to(param.device), None)
+            self._counts.pop(name, None)
+            self._replace(name, mask.to(param.device))

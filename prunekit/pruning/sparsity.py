@@ -8,6 +8,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from prunekit.pruning.counts import Counted, MaskCount, counts_of
+
 
 @dataclass(frozen=True, slots=True)
 class TensorSparsity:
@@ -101,28 +103,28 @@ def measure_sparsity(model: nn.Module, masks: Mapping[str, Tensor]) -> Sparsity:
     Args:
         model: the plain module.
         masks: parameter name -> bool of its shape, True = kept; a tied parameter under one name.
+            What is counted of `Counted` masks is not counted again.
 
     Raises:
         ValueError: a mask of no parameter, of another shape, or of a parameter masked twice.
     """
     named = dict(model.named_parameters(remove_duplicate=False))
-    for name, mask in masks.items():
+    for name, mask in () if isinstance(masks, Counted) else masks.items():
         if name not in named or named[name].shape != mask.shape:
             raise ValueError(f"mask {name!r} of shape {tuple(mask.shape)} fits no parameter")
     if len({id(named[name]) for name in masks}) < len(masks):
         raise ValueError("a tied parameter is masked under two names")
     entries = sum(parameter.numel() for parameter in model.parameters())
+    counts = counts_of(masks)
     return Sparsity(
-        tensors=tuple(_count(name, masks[name]) for name in named if name in masks),
+        tensors=tuple(_row(name, counts[name]) for name in named if name in masks),
         parameters=entries,
         stored=entries,
     )
 
 
-def _count(name: str, mask: Tensor) -> TensorSparsity:
-    rows = len(mask) if mask.ndim > 1 else 0
-    empty = int((~mask.flatten(1).any(1)).sum()) if rows else 0
-    return TensorSparsity(name, mask.numel(), int(mask.sum()), rows, empty)
+def _row(name: str, of: MaskCount) -> TensorSparsity:
+    return TensorSparsity(name, of.entries, of.kept, of.rows, of.empty_rows)
 
 
 def masks_left(model: nn.Module, masks: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -155,7 +157,8 @@ def after_finish(
     for before in trained.tensors:
         found = now.get(before.name)
         if found is None and (heir := _heir(before, names, params)) is not None:
-            found = _count(before.name, (heir.detach() != 0).cpu())
+            kept = {before.name: (heir.detach() != 0).cpu()}
+            found = _row(before.name, counts_of(kept)[before.name])
         if found is None:
             tensors.append(before)
         else:

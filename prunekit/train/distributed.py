@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from prunekit.errors import PrunekitError, ResourceError, StopRequestedError
 from prunekit.foundation.devices import AUTO, choose_device
 from prunekit.foundation.files import write_json
+from prunekit.foundation.transfer import send
 from prunekit.registry.own_code import CodeFile, current_code, use_code
 
 TIMEOUT = timedelta(minutes=5)
@@ -56,16 +57,16 @@ class ProcessGroup:
         """Whether any rank says so."""
         if self.world == 1:
             return flag
-        return bool(self.total(torch.tensor(int(flag), device=self.device)))
+        return bool(self.total(send(torch.tensor(int(flag)), self.device)))
 
     def all_equal(self, digest: bytes) -> bool:
         """Whether every rank has this digest."""
         if self.world == 1:
             return True
-        mine = torch.frombuffer(bytearray(digest), dtype=torch.uint8).to(self.device)
+        mine = send(torch.frombuffer(bytearray(digest), dtype=torch.uint8), self.device)
         theirs = [torch.empty_like(mine) for _ in range(self.world)]
         dist.all_gather(theirs, mine)
-        return all(torch.equal(mine, other) for other in theirs)
+        return bool((torch.stack(theirs) == mine).all())
 
     def share(self, text: str) -> str:
         """The main rank's `text`, on every rank."""

@@ -110,7 +110,7 @@ class Observer:
         updated = engine.updated()
         if not updated or not self.run.group.is_main:
             return
-        sparsity = measure_sparsity(self.run.model, engine.masks())
+        sparsity = measure_sparsity(self.run.model, engine.mask_set.counted())
         values = {f"density/{tensor.name}": tensor.density for tensor in sparsity.tensors}
         values |= {f"flips/{a.label}": sum(a.flips.values()) for a in updated}
         values["sparsity/achieved"] = sparsity.scope

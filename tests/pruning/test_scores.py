@@ -8,18 +8,18 @@ from hypothesis import given, strategies as st
 from torch import nn
 
 from prunekit.errors import UsageError
+from prunekit.pruning.device_pool import DevicePool
+from prunekit.pruning.pools import HostPool, ScorePool
 from prunekit.pruning.pruner import Pruner
 from prunekit.pruning.scores import (
     Cut,
-    DevicePool,
-    HostPool,
-    ScorePool,
     Scores,
     all_finite,
     count_true,
     sizes_of,
 )
-from prunekit.pruning.selection import find_threshold, search, top_masks_global
+from prunekit.pruning.search import find_threshold, search
+from prunekit.pruning.selection import top_masks_global
 from prunekit.pruning.strategies import strategy
 from prunekit.pruning.strategies.magnitude import Magnitude
 from tests.support.scored import same, scores, slow_masks, total

@@ -8,14 +8,10 @@ import pytest
 import torch
 from hypothesis import given, strategies as st
 
-from prunekit.pruning.scores import DevicePool, HostPool, ScorePool
-from prunekit.pruning.selection import (
-    find_threshold,
-    keep_count,
-    search,
-    top_mask,
-    top_masks_global,
-)
+from prunekit.pruning.device_pool import DevicePool
+from prunekit.pruning.pools import HostPool, ScorePool
+from prunekit.pruning.search import find_threshold, search
+from prunekit.pruning.selection import keep_count, top_mask, top_masks, top_masks_global
 from tests.support.scored import (
     FINITE,
     kept_by_decimals,
@@ -309,6 +305,35 @@ def test_the_search_needs_less_than_half_a_byte_an_entry(keep, ties):
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert HostPool.block < peak < 0.5 * score.numel()
+
+
+@pytest.mark.parametrize("pool", [HostPool, DevicePool])
+@given(st.data(), scores())
+def test_tensors_ranked_together_keep_what_each_keeps_alone(pool, data, values):
+    keep = {name: data.draw(st.integers(0, value.numel())) for name, value in values.items()}
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("prunekit.pruning.selection.pool_of", pool)
+        together = top_masks((name, values[name], keep[name]) for name in values)
+    alone = {name: slow_masks({name: value}, keep[name])[name] for name, value in values.items()}
+    assert same(together, alone)
+
+
+@given(st.data(), scores())
+def test_the_pool_of_a_device_keeps_the_first_of_equal_entries(data, values):
+    keep = data.draw(st.integers(0, total(values)))
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("prunekit.pruning.selection.pool_of", DevicePool)
+        patched.setattr(DevicePool, "block", data.draw(st.integers(1, 40)))
+        assert same(top_masks_global(values, keep), slow_masks(values, keep))
+
+
+@pytest.mark.parametrize("keep", [0, 7, 400_000])
+def test_a_nan_on_a_device_is_refused_at_any_count(keep, monkeypatch):
+    monkeypatch.setattr("prunekit.pruning.selection.pool_of", DevicePool)
+    score = large("magnitudes").clone()
+    score[300_000] = float("nan")
+    with pytest.raises(ValueError, match="a score is NaN"):
+        top_mask(score, keep)
 
 
 def test_the_global_generator_is_not_consumed():

@@ -12,7 +12,7 @@ from torch import Tensor
 from prunekit.foundation.values import Frozen
 from prunekit.pruning.apportion import apportion
 from prunekit.pruning.scores import sizes_of
-from prunekit.pruning.selection import keep_count, top_mask, warn_held
+from prunekit.pruning.selection import keep_count, top_masks, warn_held
 
 Shapes = Mapping[str, tuple[int, ...]]
 """Name -> shape of the weight that the units are of; with structures, a score is one a unit."""
@@ -30,6 +30,8 @@ class Demand:
     """Units that each tensor keeps at least, or all if it has fewer."""
     shapes: Shapes | None = None
     """Name -> shape of the weight that the units are of; None: those of the scores."""
+    finite: bool = False
+    """Whether who asks has looked at the scores, or will: none of them is NaN."""
 
     @property
     def sizes(self) -> dict[str, int]:
@@ -72,7 +74,7 @@ class Distribution(Frozen, abc.ABC):
     def select(self, demand: Demand) -> dict[str, Tensor]:
         """Bool masks of the best `keep_counts` units of each tensor."""
         counts = self.keep_counts(demand)
-        return {name: top_mask(score, counts[name]) for name, score in demand.scores.items()}
+        return top_masks((name, score, counts[name]) for name, score in demand.scores.items())
 
     def check(self, sizes: Mapping[str, int], sparsity: float) -> None:
         """Make sure that the split at the final `sparsity` is the one that the settings name.

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from prunekit.pruning.distributions.base import Demand, Distribution
+from prunekit.pruning.scores import count_each
 from prunekit.pruning.selection import top_masks_global
 
 
@@ -22,7 +23,7 @@ class Global(Distribution):
     def keep_counts(self, demand: Demand) -> dict[str, int]:
         """See `Distribution`."""
         masks = self.select(demand)
-        return {name: int(mask.sum()) for name, mask in masks.items()}
+        return dict(zip(masks, count_each(masks.values()), strict=True))
 
     def select(self, demand: Demand) -> dict[str, Tensor]:
         """See `Distribution`; one search finds counts and masks."""

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from prunekit.foundation.parameters import ParamRule
 from prunekit.foundation.timeline import Clock
+from prunekit.pruning.counts import count_entries
 from prunekit.pruning.selection import keep_count
 from prunekit.registry.configs import Mode, StrategyConfig
 
@@ -30,6 +31,9 @@ class Update:
     """Forget the optimizer state of the cover (AC/DC)."""
     skip_step: bool = False
     """Take no optimizer step this time (RigL, inside the step); the clock still moves."""
+    finite: Mapping[str, Tensor] = field(default_factory=dict)
+    """Parameter name -> whether its scores are finite, a bool tensor of one entry on a device: it
+    is read with all else that an update needs of the device, and refused where it is False."""
 
 
 class Context(Protocol):
@@ -202,8 +206,7 @@ class PruningStrategy(abc.ABC):
 
     def count_units(self, model: nn.Module, masks: Masks) -> tuple[int, int]:
         """Units kept and units in all, in the masks of the scope. A unit is an entry here."""
-        kept = sum(int(mask.sum()) for mask in masks.values())
-        return kept, sum(mask.numel() for mask in masks.values())
+        return count_entries(masks)
 
     def unit_name(self) -> str:
         """What the units of `count_units` are called, in the plural; said beside their number."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import abc
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from fractions import Fraction
 from typing import Annotated
 
@@ -12,10 +12,11 @@ from pydantic import BeforeValidator, Field
 from torch import Tensor
 
 from prunekit.foundation.timeline import Clock, Duration, duration
+from prunekit.foundation.transfer import send
 from prunekit.foundation.values import OldDefault, name_only
 from prunekit.pruning.cadence import Cadence, Every
 from prunekit.pruning.distributions import ERK, Demand, ErdosRenyi, Match, PerPattern, Uniform
-from prunekit.pruning.selection import top_mask
+from prunekit.pruning.selection import top_masks
 from prunekit.pruning.strategies.base import Context, PruningStrategy, Update
 from prunekit.registry.configs import StrategyConfig
 
@@ -113,34 +114,40 @@ class DropAndGrow(PruningStrategy):
         demand = Demand(weights, config.sparsity, config.min_keep)
         keep = config.distribution.keep_counts(demand)
         if ctx.clock.active_step == 0:
-            return Update({name: top_mask(noise(name, ctx), keep[name]) for name in weights})
+            return Update(top_masks((n, noise(n, ctx), keep[n]) for n in weights))
         share, masks = Fraction(repr(self.drop_fraction(ctx.clock))), ctx.masks
+        moved = {name: int(share * keep[name]) for name in weights}
         return Update(
-            {
-                name: drop_and_grow(
-                    weight, masks[name], self.growth(name, ctx), keep[name], int(share * keep[name])
-                )
-                for name, weight in weights.items()
-            }
+            drop_and_grow(weights, masks, lambda name: self.growth(name, ctx), keep, moved)
         )
 
 
-def drop_and_grow(weight: Tensor, mask: Tensor, growth: Tensor, keep: int, moved: int) -> Tensor:
-    """The next mask of one tensor, with exactly `keep` True.
+def drop_and_grow(
+    weights: Mapping[str, Tensor],
+    masks: Mapping[str, Tensor],
+    growth: Callable[[str], Tensor],
+    keep: Mapping[str, int],
+    moved: Mapping[str, int],
+) -> dict[str, Tensor]:
+    """The next mask of each tensor, with exactly `keep` True.
 
     Args:
-        weight: any shape.
-        mask: bool, True = active now.
-        growth: score of each entry; the highest outside of what is retained come in.
+        weights: any shapes.
+        masks: bool, True = active now.
+        growth: name -> score of each entry; the highest outside of what is retained come in.
         keep: entries to keep.
         moved: how many of them are chosen by `growth`, in 0 .. keep.
     """
     never = float("-inf")
-    retained = top_mask(weight.abs().masked_fill(~mask, never), keep - moved)
-    return retained | top_mask(growth.masked_fill(retained, never), moved)
+    retained = top_masks(
+        (n, weight.abs().masked_fill(~masks[n], never), keep[n] - moved[n])
+        for n, weight in weights.items()
+    )
+    grown = top_masks((n, growth(n).masked_fill(retained[n], never), moved[n]) for n in weights)
+    return {name: mask.logical_or_(grown[name]) for name, mask in retained.items()}
 
 
 def noise(name: str, ctx: Context) -> Tensor:
     """Uniform in [0, 1), in the shape of a weight; the next draw of the generator."""
     weight = ctx.weights[name]
-    return torch.rand(weight.shape, generator=ctx.generator).to(weight.device)
+    return send(torch.rand(weight.shape, generator=ctx.generator), weight.device)

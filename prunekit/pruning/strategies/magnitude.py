@@ -42,4 +42,4 @@ class Magnitude(ScoredStrategy):
         """|w| of the scope, made from the weights as it is ranked."""
         if type(self).score is not Magnitude.score:  # a subclass that scores otherwise
             return super().scores(ctx)
-        return Scores({n: self.checked(n, w, ctx) for n, w in ctx.weights.items()}, key=torch.abs)
+        return Scores({n: self.of_kind(n, w, ctx) for n, w in ctx.weights.items()}, key=torch.abs)

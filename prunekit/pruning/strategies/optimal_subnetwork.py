@@ -10,6 +10,7 @@ from torch import nn
 from prunekit.errors import RecipeError
 from prunekit.foundation.modules import check_fit, copy_into
 from prunekit.foundation.timeline import Clock
+from prunekit.foundation.transfer import send
 from prunekit.foundation.values import RunPath
 from prunekit.pruning.strategies.base import Context, PruningStrategy, Update
 from prunekit.registry.configs import StrategyConfig
@@ -65,7 +66,7 @@ class OptimalSubnetwork(PruningStrategy):
     def update(self, ctx: Context) -> Update:
         """The source's final mask, of the tensors in this scope."""
         masks = open_run(self.config.source).masks()
-        return Update({name: masks[name].to(weight.device) for name, weight in ctx.weights.items()})
+        return Update({n: send(masks[n], weight.device) for n, weight in ctx.weights.items()})
 
     def _who(self) -> str:
         return f"strategy {self.config.name}: {self.config.source}"

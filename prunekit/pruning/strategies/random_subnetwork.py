@@ -7,6 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from prunekit.foundation.transfer import send
 from prunekit.pruning.cadence import Cadence
 from prunekit.pruning.distributions import AnyDistribution, Uniform
 from prunekit.pruning.schedules import AnySchedule, Constant
@@ -36,4 +37,4 @@ class RandomSubnetwork(ScoredStrategy):
     def score(self, name: str, ctx: Context) -> Tensor:
         """Uniform noise; the generator goes through the tensors in the order of the scope."""
         weight = ctx.weights[name]
-        return torch.rand(weight.shape, generator=ctx.generator).to(weight.device)
+        return send(torch.rand(weight.shape, generator=ctx.generator), weight.device)

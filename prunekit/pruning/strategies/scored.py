@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import abc
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Self
 
 import torch
@@ -16,7 +16,7 @@ from prunekit.pruning.cadence import Cadence
 from prunekit.pruning.distributions import AnyDistribution, Demand, Global
 from prunekit.pruning.multiples import Multiples
 from prunekit.pruning.schedules import AnySchedule, Polynomial, Ramp
-from prunekit.pruning.scores import Cut, Scores, all_finite
+from prunekit.pruning.scores import NOT_FINITE, Cut, Scores, all_finite, finite_flags
 from prunekit.pruning.selection import keep_count
 from prunekit.pruning.strategies.base import Context, Masks, PruningStrategy, Update
 from prunekit.pruning.structures import AnyStructure, Unstructured
@@ -126,18 +126,41 @@ class ScoredStrategy(PruningStrategy):
     def update(self, ctx: Context) -> Update:
         """Score, pool into units, split the total, select, expand."""
         config, scores = self.config, self.scores(ctx)
+        finite = finite_flags(scores.tensors)
         if not config.regrow:
             old, never = ctx.masks, float("-inf")
             scores = Scores({n: s.masked_fill(~old[n], never) for n, s in scores.items()})
         scores.cut = self._cut
-        demand = Demand(scores, self.target(ctx.clock), config.min_keep)
-        masks = config.structure.select(ctx.model, demand, config.distribution)
+        demand = Demand(scores, self.target(ctx.clock), config.min_keep, finite=True)
+        masks = self.select(ctx, demand, finite)
         self._cut = scores.cut
-        return Update(masks=masks)
+        return Update(masks=masks, finite=finite)
+
+    def select(
+        self, ctx: Context, demand: Demand, finite: Mapping[str, Tensor]
+    ) -> dict[str, Tensor]:
+        """The masks that structure and distribution give.
+
+        Args:
+            ctx: where the update stands.
+            demand: with scores of which `finite_flags` were taken.
+            finite: those flags.
+
+        Raises:
+            PluginError: a score is not finite.
+        """
+        try:
+            return self.config.structure.select(ctx.model, demand, self.config.distribution)
+        except ValueError:  # on a device the search is the first to meet one that is NaN
+            for name, flag in finite.items():
+                if not bool(flag):
+                    raise PluginError(f"{name}: {NOT_FINITE}") from None
+            raise
 
     def scores(self, ctx: Context) -> Scores:
-        """The scores of the scope, checked."""
-        return Scores({name: self.checked_score(name, ctx) for name in ctx.weights})
+        """The scores of the scope, of the right type and shape; `update` sees to it that they are
+        finite, as it may wait for the device with all else."""
+        return Scores({n: self.of_kind(n, self.score(n, ctx), ctx) for n in ctx.weights})
 
     def checked_score(self, name: str, ctx: Context) -> Tensor:
         """The score of one tensor.
@@ -153,12 +176,20 @@ class ScoredStrategy(PruningStrategy):
         Raises:
             PluginError: it has another type or shape, or is not finite.
         """
+        if not all_finite(self.of_kind(name, score, ctx)):
+            raise PluginError(f"{name}: {NOT_FINITE}")
+        return score
+
+    def of_kind(self, name: str, score: Tensor, ctx: Context) -> Tensor:
+        """`score`, if it has the type and shape of one of the tensor `name`.
+
+        Raises:
+            PluginError: it has not.
+        """
         shape = ctx.weights[name].shape
         if not isinstance(score, Tensor) or not score.is_floating_point():
             what = score.dtype if isinstance(score, Tensor) else type(score).__name__
             raise PluginError(f"{name}: the score is no floating-point tensor, but {what}")
         if score.shape != shape:
             raise PluginError(f"{name}: score has shape {tuple(score.shape)}, not {tuple(shape)}")
-        if not all_finite(score):
-            raise PluginError(f"{name}: the score is not finite")
         return score

@@ -15,6 +15,7 @@ from prunekit.errors import RecipeError
 from prunekit.foundation.devices import as_float64
 from prunekit.foundation.modules import computing_with
 from prunekit.pruning.distributions import Demand
+from prunekit.pruning.scores import finite_flags
 from prunekit.pruning.strategies.at_initialization import AtInitialization
 from prunekit.pruning.strategies.base import Context, Masks, Update
 
@@ -73,16 +74,17 @@ class SynFlow(AtInitialization):
         start = max(kept, 1) / total if masks else 1.0
         for k in range(1, rounds + 1):
             self.take_scores(ctx, self.passes(ctx, masks))
-            scores = {name: self.checked_score(name, ctx) for name in ctx.weights}
+            scores = {n: self.of_kind(n, self.score(n, ctx), ctx) for n in ctx.weights}
+            finite = finite_flags(scores)
             if k == 1 and start == 1.0:
                 _check_flow(scores, ctx.weights)
             if masks:
                 scores = {n: s.masked_fill(~masks[n], -torch.inf) for n, s in scores.items()}
             last = k == rounds
             sparsity = final if last else 1 - start * ((1 - final) / start) ** (k / rounds)
-            demand = Demand(scores, sparsity, config.min_keep)
-            masks = config.structure.select(ctx.model, demand, config.distribution)
-        return Update(masks)
+            demand = Demand(scores, sparsity, config.min_keep, finite=True)
+            masks = self.select(ctx, demand, finite)
+        return Update(masks, finite=finite)
 
     @torch.enable_grad()
     def passes(self, ctx: Context, masks: Masks | None = None) -> Mapping[str, Tensor]:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from prunekit.foundation.values import Frozen
 from prunekit.pruning.distributions import Demand, Distribution
 from prunekit.pruning.multiples import Multiples
+from prunekit.pruning.scores import count_each
 from prunekit.pruning.structures.units import Units
 
 
@@ -45,8 +46,7 @@ class Structure(Frozen, abc.ABC):
     def count(self, model: nn.Module, masks: Mapping[str, Tensor]) -> tuple[int, int]:
         """Units kept, and units in all, of the parameters in `masks`."""
         units = self.units(model, masks)
-        kept = sum(int(kept.sum()) for kept in units.collapse(masks).values())
-        return kept, sum(units.sizes.values())
+        return sum(count_each(units.collapse(masks).values())), sum(units.sizes.values())
 
     @abc.abstractmethod
     def select(

@@ -15,7 +15,7 @@ from prunekit.foundation.values import NewKey
 from prunekit.pruning.distributions import Demand, Distribution
 from prunekit.pruning.flow import Channels, channels
 from prunekit.pruning.multiples import Multiples
-from prunekit.pruning.selection import keep_count, top_mask, warn_held
+from prunekit.pruning.selection import keep_count, top_masks, warn_held
 from prunekit.pruning.structures.base import Grouped
 from prunekit.pruning.structures.units import Group, Part, Units, row_part
 
@@ -67,7 +67,7 @@ class Channel(Grouped):
         if self.round_to == 1:
             return distribution.select(demand)
         counts = _rounded(demand, distribution, self.round_to)
-        return {name: top_mask(score, counts[name]) for name, score in demand.scores.items()}
+        return top_masks((name, score, counts[name]) for name, score in demand.scores.items())
 
 
 def _rounded(demand: Demand, distribution: Distribution, step: int) -> dict[str, int]:

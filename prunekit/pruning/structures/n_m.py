@@ -11,10 +11,12 @@ from torch import Tensor, nn
 
 from prunekit.errors import RecipeError
 from prunekit.foundation.parameters import Holder, Holders
+from prunekit.foundation.transfer import read
+from prunekit.pruning.counts import count_entries
 from prunekit.pruning.distributions import Demand, Distribution
 from prunekit.pruning.structures.base import Structure
 from prunekit.pruning.structures.units import Units
-from prunekit.pruning.structures.unstructured import count_entries, entries
+from prunekit.pruning.structures.unstructured import entries
 
 
 class NM(Structure):
@@ -60,6 +62,8 @@ class NM(Structure):
         axes = self._axes(Holders(model), scores)
         if demand.sparsity <= 0:
             return {n: torch.ones_like(score, dtype=torch.bool) for n, score in scores.items()}
+        if not demand.finite and any(read([torch.isnan(s).any() for s in scores.values()])):
+            raise ValueError("a score is NaN")
         return {name: self._best(score, axes[name]) for name, score in scores.items()}
 
     def reach(self, sparsity: float) -> float:
@@ -79,8 +83,6 @@ class NM(Structure):
             )
 
     def _best(self, score: Tensor, axis: int) -> Tensor:
-        if torch.isnan(score).any():
-            raise ValueError("a score is NaN")
         last = score.movedim(axis, -1)
         columns = last.reshape(*last.shape[:-1], -1, self.m).unbind(-1)
         beaten = [torch.zeros_like(column, dtype=torch.int16) for column in columns]

@@ -8,8 +8,8 @@ from typing import Literal
 from torch import Tensor, nn
 
 from prunekit.foundation.parameters import Holders
+from prunekit.pruning.counts import count_entries
 from prunekit.pruning.distributions import Demand, Distribution
-from prunekit.pruning.scores import count_true
 from prunekit.pruning.structures.base import Structure
 from prunekit.pruning.structures.units import Group, Part, Units
 
@@ -53,9 +53,3 @@ def entries(holders: Holders, names: Iterable[str]) -> Units:
             for numel in (holders.first(name).parameter.numel(),)
         }
     )
-
-
-def count_entries(masks: Mapping[str, Tensor]) -> tuple[int, int]:
-    """Entries kept, and entries in all."""
-    kept = sum(count_true(mask) for mask in masks.values())
-    return kept, sum(mask.numel() for mask in masks.values())

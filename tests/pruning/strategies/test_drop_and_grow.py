@@ -79,7 +79,10 @@ def test_one_tensor_moves_as_in_a_loop_over_its_weights(weight: Tensor, data: An
     values = data.draw(st.lists(FINITE, min_size=n, max_size=n))
     growth = torch.tensor(values, dtype=torch.float64).abs().reshape(weight.shape)
     retained, grown = slow_drop_and_grow(weight, mask, growth, keep, moved)
-    after = drop_and_grow(weight, mask, growth, keep, moved)
+    together = drop_and_grow(
+        {"w": weight}, {"w": mask}, lambda name: growth, {"w": keep}, {"w": moved}
+    )
+    after = together["w"]
     assert as_set(after) == retained | grown
     assert len(as_set(after)) == keep
     assert retained <= as_set(mask)
