@@ -11,6 +11,7 @@ from torch.func import functional_call
 
 from prunekit_nnrelief.graph import Layer
 from prunekit_nnrelief.operations import refusal
+from prunekit_nnrelief.wide import wide
 
 
 class _Watched(fx.Interpreter):
@@ -29,7 +30,7 @@ class _Watched(fx.Interpreter):
     def run_node(self, n: fx.Node) -> Any:
         value = super().run_node(n)
         if n in self.places:
-            total = value.detach().double().abs().sum(0)
+            total = wide(value.detach()).abs().sum(0)
             self.sums[n] = self.sums[n] + total if n in self.sums else total
         return value
 

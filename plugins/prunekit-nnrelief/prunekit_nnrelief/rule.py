@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from prunekit_nnrelief.wide import wide
+
 
 def keep_strongest(mass: Tensor, alpha: float) -> Tensor:
     """Keep in each row the fewest entries whose sum is at least `alpha` of the row's.
@@ -20,7 +22,7 @@ def keep_strongest(mass: Tensor, alpha: float) -> Tensor:
     Returns:
         bool [units, connections], True = kept.
     """
-    mass = mass.double()
+    mass = wide(mass)
     weakest_first = mass.argsort(dim=1, descending=True, stable=True).flip(1)
     dropped = mass.gather(1, weakest_first).cumsum(1)
     kept = dropped > (1 - alpha) * dropped[:, -1:]

@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from prunekit_nnrelief.wide import wide
+
 Reduction = Literal["fro", "sum"]
 """How a map over output positions becomes a number: its Frobenius norm or its sum."""
 
@@ -29,14 +31,14 @@ def connection_mass(
     Returns:
         float64 [out, in / groups + 1].
     """
-    weight = layer.weight.detach().double().abs()
-    activity = activity.double()
+    weight = wide(layer.weight.detach()).abs()
+    activity = wide(activity)
     if isinstance(layer, nn.Conv2d):
         mass, bias_mass = _kernels(layer, weight, activity, reduction)
     else:
         mass, bias_mass = weight * activity, 1.0
     bias = torch.zeros_like(mass[:, 0]) if layer.bias is None else layer.bias.detach().abs()
-    return torch.cat([mass, bias_mass * bias.double()[:, None]], dim=1)
+    return torch.cat([mass, bias_mass * wide(bias)[:, None]], dim=1)
 
 
 def _kernels(

@@ -147,8 +147,9 @@ class NNrelief(PruningStrategy):
                 raise PluginError(f"{layer.weight}: the mass of its connections is not finite")
             linear = isinstance(layer.module, nn.Linear)
             alpha = self.config.alpha_fc if linear else self.config.alpha_conv
-            kept[layer.node] = keep_strongest(mass, alpha)
-            closed[layer.node] = self._closed(layer, activity)
+            device = layer.module.weight.device  # masses may be on the host: see `wide`
+            kept[layer.node] = keep_strongest(mass, alpha).to(device)
+            closed[layer.node] = self._closed(layer, activity).to(device)
 
     def _closed(self, layer: Layer, activity: Mapping[fx.Node, Tensor]) -> Tensor:
         """Units that hand on nothing, or too little of the residual sum that they end in."""
