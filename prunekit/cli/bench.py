@@ -51,7 +51,6 @@ PARTS = {
     "bench",
     cls=ExampleCommand,
     examples=EXAMPLES,
-    short_help="Measure what masks and probes cost here, and what a pruned model buys.",
 )
 @click.argument("subject", type=click.Choice(list(PARTS)))
 @click.option(

@@ -18,7 +18,6 @@ prunekit resume runs/quickstart/20260101T120000-1a2b3c4d
     "resume",
     cls=ExampleCommand,
     examples=EXAMPLES,
-    short_help="Go on with a run that stopped, from its newest checkpoint.",
 )
 @click.argument("run_dir", type=click.Path(path_type=Path))
 @code_option(again=True)
