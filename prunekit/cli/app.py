@@ -12,26 +12,27 @@ from prunekit.cli.common import Options, examples_section, quiet_stdout, traceba
 from prunekit.cli.failures import INTERRUPTED, report_failure
 from prunekit.foundation.suggestions import did_you_mean
 
-COMMANDS = (
-    "run",
-    "resume",
-    "sweep",
-    "report",
-    "compact",
-    "picture",
-    "export",
-    "evaluate",
-    "predict",
-    "sensitivity",
-    "check-nm",
-    "validate",
-    "list",
-    "show",
-    "init",
-    "schema",
-    "bench",
-    "doctor",
-)
+COMMANDS = {
+    "run": "Train, prune, compress and evaluate what a recipe says.",
+    "resume": "Go on with a run that stopped, from its newest checkpoint.",
+    "sweep": "Run a recipe over values, arms and seeds; each run once.",
+    "report": "Compare runs: tables, pictures, one page.",
+    "compact": "Write a finished run without its empty heads and channels.",
+    "picture": "Draw merged tokens, masks, densities or sensitivity of a run.",
+    "export": "Write a finished run as ONNX, PT2 or packed weights, checked.",
+    "evaluate": "Accuracy, loss and calibration of a run or an exported file.",
+    "predict": "Give the classes of image files, by a run or an exported file.",
+    "sensitivity": "Accuracy against sparsity, one layer of a run at a time.",
+    "check-nm": "Tell which tensors hold n of each m inputs, as in 2:4.",
+    "validate": "Find every mistake in a recipe or sweep itself, without data or model.",
+    "list": "List strategies, compressors, models, data, probes, losses and loggers.",
+    "show": "Show what a recipe can set for one component or value.",
+    "init": "Copy a recipe or sweep to edit, or begin a plugin; without a name, list them.",
+    "schema": "Print the JSON Schema of recipes, for editors.",
+    "bench": "Measure what masks and probes cost here, and what a pruned model buys.",
+    "doctor": "What this machine has, and whether pruning works on it.",
+}
+"""Each command with its line in the list of them: to show that list imports none."""
 
 EXAMPLES = """
 prunekit run quickstart                    prune a ViT on the spot, in a minute
@@ -59,7 +60,13 @@ class LazyGroup(click.Group):
         command: click.Command = importlib.import_module(
             f"prunekit.cli.{cmd_name.replace('-', '_')}"
         ).command
+        command.short_help = COMMANDS[cmd_name]
         return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """The list of them, from the table above."""
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
@@ -122,7 +129,7 @@ cli.params.append(traceback_option())
 
 def main(args: list[str] | None = None) -> NoReturn:
     """Run the command line and exit with the code that tells what happened."""
-    options = Options()
+    options = Options(alone=True)
     try:
         result = cli.main(args, prog_name="prunekit", standalone_mode=False, obj=options)
     except click.ClickException as error:

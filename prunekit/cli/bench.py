@@ -6,20 +6,18 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import click
 
+from prunekit.cli.bench_view import head_view, ratio_text, section_view
 from prunekit.cli.common import ExampleCommand, json_option, print_json
 from prunekit.errors import UsageError
 from prunekit.foundation.suggestions import did_you_mean
+from prunekit.registry.installed import import_object
 
 if TYPE_CHECKING:
-    from rich.console import RenderableType
-    from rich.table import Table
-
-    from prunekit.bench.measure import Row, Section
+    from prunekit.bench.measure import Section
 
     class Measurement(Protocol):
         """Yields a section after the other."""
@@ -33,27 +31,29 @@ prunekit bench masks                           all of it: several minutes
 prunekit bench masks --only threshold,update   two parts
 prunekit bench masks --quick                   does it run? no goal is judged
 prunekit bench masks --json                    for a program
-prunekit bench probes                          what the probe burden costs
-prunekit bench deploy                          what serving gains: minutes
+prunekit bench tokens                          what merging costs, what arrives
+prunekit bench all --check                     all, half an hour; 10 if a goal is missed
 """
 
 PARTS = {
     "masks": ("threshold", "update", "step", "memory", "eval"),
+    "tokens": ("merge", "rounds", "block", "step"),
+    "data": ("memory",),
+    "train": ("step",),
+    "startup": ("commands", "validate"),
     "probes": ("mlp", "vit"),
     "deploy": (
         *("exporting", "zeros", "heads", "channels"),
         *("tokens", "quantised", "sizes", "runtimes"),
     ),
 }
+ALL = "all"
+MISSED = 10
+"""The exit code of `--check` where a goal is not met."""
 
 
-@click.command(
-    "bench",
-    cls=ExampleCommand,
-    examples=EXAMPLES,
-    short_help="Measure what masks and probes cost here, and what a pruned model buys.",
-)
-@click.argument("subject", type=click.Choice(list(PARTS)))
+@click.command("bench", cls=ExampleCommand, examples=EXAMPLES)
+@click.argument("subject", type=click.Choice([*PARTS, ALL]))
 @click.option(
     "--only",
     metavar="PART,...",
@@ -62,31 +62,88 @@ PARTS = {
     + ".",
 )
 @click.option("--quick", is_flag=True, help="Sizes that take seconds and judge no goal.")
+@click.option("--check", is_flag=True, help=f"Say which goals are not met, and exit with {MISSED}.")
 @json_option
-def command(subject: str, only: str | None, quick: bool, as_json: bool) -> None:
-    """Measure masks (search, update, step, memory, evaluation), the probe burden, or deployment.
+@click.pass_context
+def command(
+    ctx: click.Context, subject: str, only: str | None, quick: bool, check: bool, as_json: bool
+) -> None:
+    """Measure what prunekit costs here, beside what others take for the same.
 
-    `deploy` serves dense, zeroed, smaller and quantised models in torch and onnxruntime (extra
-    `onnx`).
+    `masks`: search, update, step, memory, evaluation. `tokens`: merging, and the step that it
+    shortens. `data`: batches. `train`: the step of the trainer. `startup`: commands. `probes`: the
+    burden. `deploy`: dense, zeroed, smaller and quantised models in torch and onnxruntime (extra
+    `onnx`). `all`: these.
 
     Everything runs on one thread of the CPU and counts process time, so that other work on the
     machine matters little. What is compared takes turns within one run; the ratio of a thing to
     itself is printed beside, and no goal is judged that is finer than that.
     """
-    parts = chosen(subject, only)
-
     from prunekit.foundation.console import console
 
-    measure = measurement(subject)
-    machine = about()
+    if subject == ALL and only:
+        raise click.UsageError("--only takes parts of one subject", ctx)
+    parts = {name: PARTS[name] for name in PARTS} if subject == ALL else {}
+    parts = parts or {subject: chosen(subject, only)}
+    machine, screen = about(), console()
+    if not as_json:
+        screen.print(head_view(machine, quick=quick))
+    found: list[tuple[str, Section]] = []
+    for name, section in measured(parts, quick=quick, skip=subject == ALL):
+        found.append((name, section))
+        if not as_json:
+            screen.print(section_view(section))
     if as_json:
-        sections = [section.plain() for section in measure(parts, quick=quick)]
+        sections = [{"subject": name, **section.plain()} for name, section in found]
         print_json({"subject": subject, "quick": quick, **machine, "sections": sections})
-        return
-    screen = console()
-    screen.print(head_view(machine, quick=quick))
-    for section in measure(parts, quick=quick):
-        screen.print(section_view(section))
+    if check and not judge(found):
+        ctx.exit(MISSED)
+
+
+def measured(
+    parts: Mapping[str, Sequence[str]], *, quick: bool, skip: bool
+) -> Iterator[tuple[str, Section]]:
+    """Each section with its subject, one after the other.
+
+    Args:
+        parts: of each subject.
+        quick: judge nothing.
+        skip: pass over a subject whose packages are not installed, and say so.
+    """
+    for subject, some in parts.items():
+        try:
+            measure = measurement(subject)
+        except UsageError as error:
+            if not skip:
+                raise
+            click.echo(f"skipped: {error}", err=True)
+            continue
+        for section in measure(some, quick=quick):
+            yield subject, section
+
+
+def judge(found: Sequence[tuple[str, Section]]) -> bool:
+    """Say on stderr which goals are not met or could not be decided; whether none is missed."""
+    rows = [(f"{name}, {s.name}, {row.what}", row) for name, s in found for row in s.rows]
+    missed = [(what, row) for what, row in rows if row.verdict == "not met"]
+    unclear = [(what, row) for what, row in rows if row.verdict in ("undecided", "below the null")]
+    for what, row in [*missed, *unclear]:
+        click.echo(f"{row.verdict}: {what}: {ratio_text(row)}, goal {row.goal}", err=True)
+    met = sum(row.verdict == "met" for _, row in rows)
+    click.echo(f"goals: {met} met, {len(missed)} not met, {len(unclear)} undecided", err=True)
+    return not missed
+
+
+MEASURES = {
+    "masks": "prunekit.bench.masks:bench_masks",
+    "tokens": "prunekit.bench.tokens:bench_tokens",
+    "data": "prunekit.bench.data:bench_data",
+    "train": "prunekit.bench.train_step:bench_train",
+    "startup": "prunekit.bench.startup:bench_startup",
+    "probes": "prunekit.bench.probes:bench_probes",
+    "deploy": "prunekit.bench.deploy:bench_deploy",
+}
+"""Subject -> `module:function` of what measures it."""
 
 
 def measurement(subject: str) -> Measurement:
@@ -95,20 +152,12 @@ def measurement(subject: str) -> Measurement:
     Raises:
         UsageError: it needs packages that are not installed.
     """
-    if subject == "masks":
-        from prunekit.bench.masks import bench_masks
+    if subject == "deploy":
+        from prunekit.export.programs import require_onnx
 
-        return bench_masks
-    if subject == "probes":
-        from prunekit.bench.probes import bench_probes
-
-        return bench_probes
-    from prunekit.export.programs import require_onnx
-
-    require_onnx("bench deploy")
-    from prunekit.bench.deploy import bench_deploy
-
-    return bench_deploy
+        require_onnx("bench deploy")
+    measure: Measurement = import_object(MEASURES[subject])
+    return measure
 
 
 def chosen(subject: str, only: str | None) -> tuple[str, ...]:
@@ -128,6 +177,8 @@ def chosen(subject: str, only: str | None) -> tuple[str, ...]:
 
 def about() -> dict[str, object]:
     """What the numbers depend on besides the code."""
+    from importlib.metadata import PackageNotFoundError, version
+
     import torch
 
     from prunekit.train.environment import environment
@@ -145,87 +196,3 @@ def about() -> dict[str, object]:
         "cpus": os.cpu_count(),
         "load": os.getloadavg()[0],
     }
-
-
-STYLES = {"met": "green", "not met": "red"}
-
-
-def head_view(about: Mapping[str, Any], *, quick: bool) -> RenderableType:
-    """The machine, and what is counted."""
-    from rich.text import Text
-
-    found = about["environment"]
-    versions = ", ".join(f"{name} {number}" for name, number in about["versions"].items())
-    lines = [
-        f"{found['device_name']}, {about['cpus']} CPUs, load {about['load']:.1f}; {found['os']}",
-        f"Python {found['python']}, {versions}",
-        "process time on one thread; medians, and the 95 % interval of each ratio",
-    ]
-    if quick:
-        lines.append("quick: too small to judge any goal")
-    return Text("\n".join(lines))
-
-
-def section_view(section: Section) -> RenderableType:
-    """A title, the rows, and what to know about them."""
-    from rich.console import Group
-    from rich.text import Text
-
-    lines: list[RenderableType] = [
-        "",
-        Text(f"{section.name}: {section.title}", style="bold"),
-        Text(f"baseline: {section.baseline}"),
-        rows_view(section.rows),
-    ]
-    lines += [Text(f"- {note}", style="dim") for note in [*null_notes(section), *section.notes]]
-    return Group(*lines)
-
-
-def null_notes(section: Section) -> list[str]:
-    """How restless the machine was."""
-    if section.null is None:
-        return []
-    near = "within" if section.null <= 0.01 else "NOT within"
-    text = f"{section.rounds} rounds; the baseline is {near} 1 % of itself (+-{section.null:.1%})"
-    return [text]
-
-
-def rows_view(rows: list[Row]) -> Table:
-    """One line a row."""
-    from rich.box import SIMPLE_HEAD
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=(0, 1, 0, 0))
-    table.add_column("what", no_wrap=True)
-    units = ", ".join(dict.fromkeys(row.unit for row in rows))
-    counted = any(row.macs is not None for row in rows)
-    for name in (f"ours, {units}", "baseline", "ratio", *(["MACs"] if counted else ())):
-        table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("goal", no_wrap=True)
-    table.add_column("verdict", no_wrap=True)
-    for row in rows:
-        table.add_row(
-            Text(row.what),
-            number(row.ours),
-            number(row.baseline),
-            ratio_text(row),
-            *(["-" if row.macs is None else f"{row.macs:.3f}"] if counted else ()),
-            row.goal,
-            Text(row.verdict, style=STYLES.get(row.verdict, "")),
-        )
-    return table
-
-
-def number(value: float) -> str:
-    """Three digits, and no power of ten."""
-    return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
-
-
-def ratio_text(row: Row) -> str:
-    """`0.041 +-0.002`, as far as the interval goes."""
-    if row.ratio is None:
-        return "-"
-    if row.interval is None:
-        return f"{row.ratio:.3f}"
-    return f"{row.ratio:.3f} +-{max(abs(end - row.ratio) for end in row.interval):.3f}"

@@ -25,7 +25,6 @@ prunekit check-nm model.safetensors --n 1 --m 4
     "check-nm",
     cls=ExampleCommand,
     examples=EXAMPLES,
-    short_help="Tell which tensors hold n of each m inputs, as in 2:4.",
 )
 @click.argument("source", metavar="RUN_DIR|FILE", type=click.Path(path_type=Path))
 @click.option("--n", type=int, default=2, show_default=True, help="Entries that may be there.")

@@ -29,7 +29,6 @@ prunekit evaluate runs/mine/latest/compact/model.safetensors
     "compact",
     cls=ExampleCommand,
     examples=EXAMPLES,
-    short_help="Write a finished run without its empty heads and channels.",
 )
 @click.argument("run_dir", type=click.Path(path_type=Path))
 @click.option(

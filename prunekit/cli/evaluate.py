@@ -40,7 +40,6 @@ prunekit evaluate model.onnx data.root=photos --json
     "evaluate",
     cls=ExampleCommand,
     examples=EXAMPLES,
-    short_help="Accuracy, loss and calibration of a run or an exported file.",
 )
 @click.argument("source", metavar="RUN_DIR|FILE", type=click.Path(path_type=Path))
 @click.argument("overrides", nargs=-1, metavar="[data.KEY=VALUE]...")

@@ -30,7 +30,6 @@ prunekit export runs/mine/latest --compact --onnx   empty heads removed
     "export",
     cls=ExampleCommand,
     examples=EXAMPLES,
-    short_help="Write a finished run as ONNX, PT2 or packed weights, checked.",
 )
 @click.argument("run_dir", type=click.Path(path_type=Path))
 @click.option("--onnx", is_flag=True, help="model.onnx; needs pip install 'prunekit[onnx]'.")

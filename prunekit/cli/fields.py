@@ -11,6 +11,7 @@ import annotated_types
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
+from prunekit.foundation.field_texts import field_text
 from prunekit.foundation.timeline import Duration
 
 
@@ -23,20 +24,12 @@ def describe_fields(config: type[BaseModel]) -> list[dict[str, Any]]:
             "required": info.is_required(),
             "default": plain(default_of(info)),
             "bounds": bounds_text(info.metadata),
-            "description": meaning(config, name),
+            "description": " ".join(field_text(config, name).split()),
         }
         for name, info in config.model_fields.items()
         if name != "name"
     ]
     return sorted(fields, key=lambda field: not field["required"])
-
-
-def meaning(config: type[BaseModel], name: str) -> str:
-    """What a field is for; a subclass that gives it another default need not repeat that."""
-    classes = [cls for cls in config.__mro__ if issubclass(cls, BaseModel) and cls is not BaseModel]
-    fields = [cls.model_fields[name] for cls in classes if name in cls.model_fields]
-    found = next((info.description for info in fields if info.description), None)
-    return " ".join((found or "").split())
 
 
 def default_of(info: FieldInfo) -> Any:

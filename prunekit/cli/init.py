@@ -39,7 +39,6 @@ def complete_name(
     "init",
     cls=ExampleCommand,
     examples=EXAMPLES,
-    short_help="Copy a recipe or sweep to edit, or begin a plugin; without a name, list them.",
 )
 @click.argument("word", required=False, metavar="[NAME|DIR]", shell_complete=complete_name)
 @click.option("--list", "only_list", is_flag=True, help="List the recipes, as without NAME.")

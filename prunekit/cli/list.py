@@ -49,7 +49,6 @@ prunekit list strategies --json     for a program
     "list",
     cls=ExampleCommand,
     examples=EXAMPLES,
-    short_help="List strategies, compressors, models, data, probes, losses and loggers.",
 )
 @click.argument(
     "kind",

@@ -27,7 +27,6 @@ prunekit picture runs/mine/latest tokens --images 4 --out merged.png
     "picture",
     cls=ExampleCommand,
     examples=EXAMPLES,
-    short_help="Draw merged tokens, masks, densities or sensitivity of a run.",
 )
 @click.argument("run_dir", metavar="RUN_DIR", type=click.Path(path_type=Path))
 @click.argument("kind", metavar="tokens|masks|density|sensitivity", type=click.Choice(KINDS_DRAWN))

@@ -30,7 +30,6 @@ prunekit predict runs/vit_cifar_tome/latest photo.png --tokens merged
     "predict",
     cls=ExampleCommand,
     examples=EXAMPLES,
-    short_help="Give the classes of image files, by a run or an exported file.",
 )
 @click.argument("source", metavar="RUN_DIR|FILE", type=click.Path(path_type=Path))
 @click.argument(

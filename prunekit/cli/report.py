@@ -28,7 +28,6 @@ prunekit report --masks runs/a/latest runs/b/latest
     "report",
     cls=ExampleCommand,
     examples=EXAMPLES,
-    short_help="Compare runs: tables, pictures, one page.",
 )
 @click.argument("runs", nargs=-1, metavar="RUNS_OR_SWEEP...", type=click.Path(path_type=Path))
 @click.option(

@@ -19,7 +19,6 @@ prunekit resume runs/quickstart/latest --device cpu
     "resume",
     cls=ExampleCommand,
     examples=EXAMPLES,
-    short_help="Go on with a run that stopped, from its newest checkpoint.",
 )
 @click.argument("run_dir", type=click.Path(path_type=Path))
 @device_option("as its recipe says")

@@ -14,6 +14,7 @@ from prunekit.cli.common import (
     count_option,
     device_option,
     out_option,
+    starting,
 )
 from prunekit.errors import PrunekitError
 from prunekit.recipe.find import find_recipe
@@ -35,7 +36,6 @@ torchrun --nproc-per-node 8 -m prunekit run my.yaml
     "run",
     cls=ExampleCommand,
     examples=EXAMPLES,
-    short_help="Train, prune, compress and evaluate what a recipe says.",
 )
 @click.argument("recipe", shell_complete=complete_recipe)
 @click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
@@ -65,20 +65,21 @@ def command(
     if device is not None:  # the last word on it
         overrides += (f"device={device}",)
 
-    from prunekit.cli.dry_run_view import dry_run_view
-    from prunekit.foundation.console import console
-    from prunekit.recipe.load import (
-        document_from_text,
-        read_text,
-        recipe_from_document,
-        with_source_position,
-    )
+    with starting():
+        from prunekit.cli.dry_run_view import dry_run_view
+        from prunekit.foundation.console import console
+        from prunekit.recipe.load import (
+            document_from_text,
+            read_text,
+            recipe_from_document,
+            with_source_position,
+        )
 
-    text = read_text(path)
-    document = document_from_text(text, overrides, source=str(path))
-    loaded = recipe_from_document(document)
+        text = read_text(path)
+        document = document_from_text(text, overrides, source=str(path))
+        loaded = recipe_from_document(document)
 
-    from prunekit.train import dry_run as planning, launch
+        from prunekit.train import dry_run as planning, launch
 
     with with_source_position(document):
         if dry_run:

@@ -21,7 +21,6 @@ then make this the first line of a recipe (yaml-language-server reads it):
     "schema",
     cls=ExampleCommand,
     examples=EXAMPLES,
-    short_help="Print the JSON Schema of recipes, for editors.",
 )
 @click.option("--sweep", is_flag=True, help="Of sweep files instead.")
 @code_option()

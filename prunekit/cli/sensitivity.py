@@ -34,7 +34,6 @@ prunekit sensitivity runs/dense/latest --sparsities 0.5,0.9 --strategy lamp
     "sensitivity",
     cls=ExampleCommand,
     examples=EXAMPLES,
-    short_help="Accuracy against sparsity, one layer of a run at a time.",
 )
 @click.argument("source", metavar="RUN_DIR", type=click.Path(path_type=Path))
 @click.argument("overrides", nargs=-1, metavar="[data.KEY=VALUE]...")

@@ -40,7 +40,6 @@ prunekit show adamw                  also optimizers, schedules, augmentations
     "show",
     cls=ExampleCommand,
     examples=EXAMPLES,
-    short_help="Show what a recipe can set for one component or value.",
 )
 @click.argument(
     "words", nargs=-1, required=True, metavar="[KIND] NAME", shell_complete=complete_component

@@ -29,7 +29,6 @@ prunekit sweep my.yaml --slurm --pack 8 --slurm-set gpus=1
     "sweep",
     cls=ExampleCommand,
     examples=EXAMPLES,
-    short_help="Run a recipe over values, arms and seeds; each run once.",
 )
 @click.argument("target", metavar="SWEEP|RECIPE", shell_complete=complete_sweep)
 @click.argument("words", nargs=-1, metavar="[KEY=VALUE,...]...")

@@ -14,6 +14,7 @@ from prunekit.cli.common import (
     json_option,
     print_json,
     split_overrides,
+    starting,
 )
 from prunekit.errors import PrunekitError
 from prunekit.foundation.number_text import counted
@@ -33,7 +34,6 @@ prunekit validate --json my.yaml                       for a program
     "validate",
     cls=ExampleCommand,
     examples=EXAMPLES,
-    short_help="Find every mistake in a recipe or sweep itself, without data or model.",
 )
 @click.argument(
     "arguments",
@@ -55,7 +55,8 @@ def command(ctx: click.Context, arguments: tuple[str, ...], as_json: bool) -> No
     recipes, overrides = split_overrides(arguments)
     if not recipes:
         raise click.UsageError("no recipe given, only overrides", ctx)
-    verdicts = [judge(text, overrides) for text in recipes]
+    with starting():
+        verdicts = [judge(text, overrides) for text in recipes]
     for verdict in verdicts:
         tell(verdict, to_stderr=as_json)
     if as_json:

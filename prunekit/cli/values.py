@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, NamedTuple, get_args
+from typing import TYPE_CHECKING, Any, NamedTuple, get_args
 
-from pydantic import BaseModel
-
-from prunekit.cli.fields import describe_fields, is_named
 from prunekit.errors import UsageError
 from prunekit.foundation.suggestions import did_you_mean
 from prunekit.registry.installed import UnknownNameError, own_version
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel
 
 
 class ValueKind(NamedTuple):
@@ -67,6 +67,8 @@ def value_entry(kind: str, name: str) -> dict[str, Any]:
         raise UsageError(
             f"no {VALUES[kind].singular} is called {name!r}.{near} Known: {', '.join(names)}"
         )
+    from prunekit.cli.fields import describe_fields
+
     return _told(kind, name, form) | {"fields": describe_fields(form)}
 
 
@@ -77,6 +79,8 @@ def value_entries(kind: str) -> list[dict[str, Any]]:
 
 def forms(annotation: Any) -> Iterator[type[BaseModel]]:
     """The settings classes that a value of this type may become."""
+    from pydantic import BaseModel
+
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         yield annotation
     else:
@@ -102,6 +106,8 @@ def _forms(kind: str) -> list[tuple[str, type[BaseModel]]]:
         from prunekit.recipe.optimizers import OWN
 
         return list(OWN.items())
+    from prunekit.cli.fields import is_named
+
     found: dict[str, type[BaseModel]] = {}
     for form in filter(is_named, forms(_annotation(kind))):
         found |= dict.fromkeys(get_args(form.model_fields["name"].annotation), form)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from prunekit.compressors.base import RatioCompressor, RatioConfig, TokenBatch
@@ -55,10 +56,13 @@ class Tome(RatioCompressor):
 
     def forward(self, tokens: TokenBatch) -> TokenBatch:
         """[B, p + n, C] -> [B, p + output_tokens(n), C]; the same object where none is removed."""
+        merged, group = tokens, None
         for removed in self.rounds(tokens.x.shape[1] - tokens.protected):
-            matching = self._match(tokens, removed)
-            tokens = merge(tokens, matching, deterministic=self.config.deterministic)
-        return tokens
+            matching = self._match(merged, removed)
+            group = matching.group if group is None else matching.group.gather(1, group)
+            origin = tokens, Matching(group, matching.tokens)
+            merged = merge(merged, matching, deterministic=self.config.deterministic, origin=origin)
+        return merged
 
     @torch.no_grad()
     def groups(self, tokens: TokenBatch) -> Tensor:
@@ -133,12 +137,13 @@ def match(
 
 def ranking(score: Tensor) -> Tensor:
     """[B, A] -> int64 [B, A]: each entry's place from the highest down; of equal ones the first."""
+    place = torch.arange(score.shape[-1], device=score.device)
     if not torch.compiler.is_exporting():
         # the inverse permutation of a stable sort
-        return score.argsort(dim=-1, descending=True, stable=True).argsort(dim=-1)
+        order = score.argsort(dim=-1, descending=True, stable=True)
+        return torch.empty_like(order).scatter_(-1, order, place.expand_as(order))
     # ONNX has no stable sort: count those that go before, in A * A comparisons
     other, own = score.unsqueeze(-2), score.unsqueeze(-1)
-    place = torch.arange(score.shape[-1], device=score.device)
     before = (other > own) | ((other == own) & (place < place.unsqueeze(-1)))
     return before.sum(-1)
 
@@ -158,33 +163,108 @@ def _scores(a: Tensor, b: Tensor, similarity: Similarity) -> Tensor:
     return dot
 
 
-def merge(tokens: TokenBatch, matching: Matching, *, deterministic: bool = False) -> TokenBatch:
+def merge(
+    tokens: TokenBatch,
+    matching: Matching,
+    *,
+    deterministic: bool = False,
+    origin: tuple[TokenBatch, Matching] | None = None,
+) -> TokenBatch:
     """Replace each group by its size-weighted mean: y_g = sum_i (size_i / size'_g) x_i.
 
     A token alone in its group keeps its exact value, as its weight is 1. Sums are taken in float32
-    at least. Differentiable in x; sizes and groups carry no gradient.
+    at least, in the order of the tokens. Differentiable in x; sizes and groups carry no gradient.
 
     Args:
         tokens: [B, N, C] and their sizes.
         matching: what `match` gave for them.
         deterministic: sum by a dense product (`bmm`) instead of `index_add`, whose order of
             addition varies on CUDA.
+        origin: what earlier rounds made `tokens` of, and where this round puts those; gradients go
+            there in one step. None = `tokens` and `matching`.
     """
-    summed = _sum_dense if deterministic else _sum_rows
-    x, size, protected = tokens
-    wide = torch.promote_types(x.dtype, torch.float32)
-    new_size = summed(size.to(wide), matching)
-    weight = size.to(wide) / new_size.gather(1, matching.group.unsqueeze(-1))
-    merged = summed(x * weight, matching)
-    return TokenBatch(merged.to(x.dtype), new_size.to(size.dtype), protected)
+    dtype = torch.promote_types(tokens.x.dtype, torch.float32)
+    x, sizes = tokens.x.to(dtype), tokens.size.to(dtype)
+    new_size = (_sum_dense if deterministic else _sum_rows)(sizes, matching)
+    weight = sizes / new_size.gather(1, matching.group.unsqueeze(-1))
+    if torch.compiler.is_exporting():
+        merged = (_sum_dense if deterministic else _sum_rows)(x * weight, matching)
+    else:
+        first, came = origin or (tokens, matching)
+        share = first.size.to(dtype) / new_size.gather(1, came.group.unsqueeze(-1))
+        start = x if first is tokens else first.x.to(dtype)
+        means = _Merge.apply(start, share, came, x.detach(), weight, matching, deterministic)
+        merged = means.view(x.shape[0], matching.tokens, x.shape[2])
+    return TokenBatch(merged.to(tokens.x.dtype), new_size.to(tokens.size.dtype), tokens.protected)
+
+
+class _Merge(torch.autograd.Function):
+    """Sums of weighted tokens, whose gradients go back over all rounds in one read and one write.
+
+    dL/dx_i = (size_i / size'_g) dL/dy_g for what token i has become a part of.
+    """
+
+    @staticmethod
+    def forward(
+        first: Tensor,
+        share: Tensor,
+        came: Matching,
+        x: Tensor,
+        weight: Tensor,
+        matching: Matching,
+        deterministic: bool,
+    ) -> Tensor:
+        """What x makes, B * T rows of C; the gradient is that of `first`, by `share` and `came`."""
+        if deterministic:
+            return _sum_dense(x * weight, matching)
+        return _sum_weighted(x, weight, matching)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        """Keep where tokens went, and with which weight."""
+        _, share, came, *_ = inputs
+        ctx.save_for_backward(share, came.group)
+        ctx.tokens = came.tokens
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        """B * T rows of C -> [B, N, C]."""
+        share, group = ctx.saved_tensors
+        rows, grad = _rows(Matching(group, ctx.tokens)), grads[0].reshape(-1, grads[0].shape[-1])
+        if grad.device.type == "cpu":  # bags of one row: the product in one pass
+            weight = share.flatten().unsqueeze(-1)
+            back = F.embedding_bag(rows.unsqueeze(-1), grad, mode="sum", per_sample_weights=weight)
+        else:
+            back = grad.index_select(0, rows) * share.flatten(0, 1)
+        return back.view(*group.shape, -1), None, None, None, None, None, None
+
+
+def _rows(matching: Matching) -> Tensor:
+    """The slot of each token among those of all samples, int64 [B * N]."""
+    group = matching.group
+    begins = torch.arange(group.shape[0], device=group.device) * matching.tokens
+    return (group + begins.unsqueeze(-1)).flatten()
+
+
+def _sum_weighted(x: Tensor, weight: Tensor, matching: Matching) -> Tensor:
+    """Sums of x * weight in the order of the tokens, [B * T, C], without a product that is held."""
+    rows = _rows(matching)
+    counts = rows.new_zeros(x.shape[0] * matching.tokens).index_add_(0, rows, torch.ones_like(rows))
+    order = rows.argsort(stable=True)
+    return F.embedding_bag(
+        order,
+        x.flatten(0, 1),
+        counts.cumsum(0) - counts,
+        mode="sum",
+        per_sample_weights=weight.flatten().index_select(0, order),
+    )
 
 
 def _sum_rows(values: Tensor, matching: Matching) -> Tensor:
     samples, _, width = values.shape
-    begins = torch.arange(samples, device=values.device).unsqueeze(-1) * matching.tokens
-    rows = (matching.group + begins).flatten()
     zeros = values.new_zeros(samples * matching.tokens, width)
-    return zeros.index_add(0, rows, values.flatten(0, 1)).view(samples, matching.tokens, width)
+    summed = zeros.index_add(0, _rows(matching), values.flatten(0, 1))
+    return summed.view(samples, matching.tokens, width)
 
 
 def _sum_dense(values: Tensor, matching: Matching) -> Tensor:

@@ -11,9 +11,18 @@ from functools import cache
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    GetJsonSchemaHandler,
+    ValidationInfo,
+    model_validator,
+)
 
 from prunekit.errors import RecipeError
+from prunekit.foundation.field_texts import field_text
 
 RECIPE_FORMAT = 3
 """The format of the recipes that this version writes: raise it with a release that adds a key or
@@ -61,7 +70,6 @@ class Frozen(BaseModel):
         strict=True,
         allow_inf_nan=False,
         hide_input_in_errors=True,
-        use_attribute_docstrings=True,
     )
 
     @model_validator(mode="before")
@@ -72,6 +80,17 @@ class Frozen(BaseModel):
         if as_of is None or not isinstance(data, dict):
             return data
         return {**earlier_defaults(cls, as_of), **data}
+
+    @classmethod
+    def __get_pydantic_json_schema__(
+        cls, core_schema: Any, handler: GetJsonSchemaHandler
+    ) -> dict[str, Any]:
+        """The schema of pydantic, in which the string below a field is its description."""
+        schema = handler(core_schema)
+        for name, found in handler.resolve_ref_schema(schema).get("properties", {}).items():
+            if text := field_text(cls, name):
+                found.setdefault("description", text)
+        return schema
 
 
 class ComponentConfig(Frozen):

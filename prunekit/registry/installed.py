@@ -7,11 +7,13 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, reduce
 from importlib import import_module
-from importlib.metadata import Distribution, PackageNotFoundError, distributions, version
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from prunekit.errors import PluginError
 from prunekit.foundation.suggestions import did_you_mean
+
+if TYPE_CHECKING:
+    from importlib.metadata import Distribution
 
 KINDS = {
     "prunekit.strategies": "strategy",
@@ -60,6 +62,8 @@ class Component:
 @lru_cache(maxsize=1)
 def own_version() -> str:
     """The version of the installed prunekit; empty where it runs uninstalled."""
+    from importlib.metadata import PackageNotFoundError, version
+
     try:
         return version("prunekit")
     except PackageNotFoundError:
@@ -73,19 +77,24 @@ def installed_components(search_path: tuple[str, ...]) -> tuple[Component, ...]:
     Args:
         search_path: `sys.path`; the answer is kept until it changes.
     """
+    from importlib.metadata import distributions
+
     found: dict[str, list[Component]] = {}
     for distribution in distributions():
         try:
             components = list(_components_of(distribution))
-            key = re.sub(r"[-_.]+", "-", distribution.name).lower()
+            # a name is looked for in the whole of its metadata: only where it is needed
+            key = re.sub(r"[-_.]+", "-", distribution.name).lower() if components else ""
         except Exception:  # another package's broken metadata must not stop this one
             continue
-        if key and components:  # of two copies on the path Python imports the first
+        if key:  # of two copies on the path Python imports the first
             found.setdefault(key, components)
     return tuple(component for components in found.values() for component in components)
 
 
 def _components_of(distribution: Distribution) -> Iterator[Component]:
+    if "prunekit." not in (distribution.read_text("entry_points.txt") or ""):
+        return
     for point in distribution.entry_points:
         if point.group in KINDS:
             yield Component(

@@ -70,7 +70,10 @@ def _find_class(module: str, names: Sequence[str], reexports: int) -> ast.ClassD
     spec = find_spec(module)
     if spec is None or spec.origin is None or not spec.origin.endswith(".py"):
         return None
-    body = ast.parse(Path(spec.origin).read_bytes()).body
+    text = Path(spec.origin).read_bytes()
+    if len(names) == 1 and (alone := _head_alone(text, names[0])):
+        return alone
+    body = ast.parse(text).body
     for node in body:
         if isinstance(node, ast.ClassDef) and node.name == names[0]:
             return _nested(node, names[1:])
@@ -81,6 +84,33 @@ def _find_class(module: str, names: Sequence[str], reexports: int) -> ast.ClassD
                     source = _source_module(node, module, spec)
                     return _find_class(source, [alias.name, *names[1:]], reexports - 1)
     return None
+
+
+METHOD = (b"def ", b"async def ", b"@")
+
+
+def _head_alone(text: bytes, name: str) -> ast.ClassDef | None:
+    """A class up to its first method, parsed alone: most of a file is beside the point.
+
+    None where that does not do: then the whole file must be parsed.
+    """
+    _, found, rest = text.partition(b"\nclass " + name.encode())
+    if not found or not rest.startswith((b"(", b":")) or b"\nclass " + name.encode() in rest:
+        return None
+    head = [found[1:] + rest[: rest.find(b"\n")]]
+    for line in rest.split(b"\n")[1:]:
+        if not line[:1].isspace() and line[:1] not in b")]}#":  # the class has ended
+            break
+        if line.lstrip().startswith(METHOD):
+            break
+        head.append(line)
+    if rest.find(b"paper =", sum(map(len, head))) >= 0:
+        return None
+    try:
+        (node,) = ast.parse(b"\n".join(head)).body
+    except (SyntaxError, ValueError):  # cut inside a string, say
+        return None
+    return node if isinstance(node, ast.ClassDef) else None
 
 
 def _source_module(node: ast.ImportFrom, module: str, spec: ModuleSpec) -> str:
