@@ -65,6 +65,10 @@ class WriteError(ResourceError):
     """The disk is full or a folder may not be written: what else writes there fails too."""
 
 
+class LostPeerError(ResourceError):
+    """A process of the run is gone, or does not answer; the others go on from a checkpoint."""
+
+
 class ExportError(PrunekitError):
     """The model cannot be exported, or the export does not give what the model gives."""
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import sys
 import traceback as tracebacks
@@ -16,6 +15,7 @@ from prunekit.errors import (
     StopRequestedError,
     UsageError,
 )
+from prunekit.foundation.ranks import place
 from prunekit.foundation.text import printable
 
 INTERRUPTED = 130
@@ -26,16 +26,23 @@ SAME_ON_EVERY_RANK = (UsageError, RecipeError, DivergedError, StopRequestedError
 def report_failure(error: Exception, *, traceback: bool = False) -> int:
     """Tell what failed on stderr and return the exit code.
 
-    In a process that an outer torchrun started, rank 0 speaks for all where all fail alike; a
+    In a process that torchrun or srun started, rank 0 speaks for all where all fail alike; a
     failure that one rank may have alone is told by that rank, or nobody would.
     """
-    rank = os.environ.get("RANK", "0")
-    if rank == "0" or not isinstance(error, SAME_ON_EVERY_RANK):
-        speaker = "" if rank == "0" else f"[rank {rank}] "
+    rank = _rank()
+    if rank == 0 or not isinstance(error, SAME_ON_EVERY_RANK):
+        speaker = f"[rank {rank}] " if rank else ""
         if traceback:
             tracebacks.print_exception(error, file=sys.stderr)
         click.echo(speaker + printable(message(error)), err=True)
     return error.exit_code if isinstance(error, PrunekitError) else 1
+
+
+def _rank() -> int:
+    try:
+        return place().rank
+    except UsageError:  # it is what failed
+        return 0
 
 
 def message(error: Exception) -> str:

@@ -12,6 +12,7 @@ EXAMPLES = """
 prunekit resume runs/quickstart/latest
 prunekit resume runs/quickstart/20260101T120000-1a2b3c4d
 prunekit resume runs/quickstart/latest --device cpu
+prunekit resume runs/quickstart/latest --nproc 4
 """
 
 
@@ -21,15 +22,22 @@ prunekit resume runs/quickstart/latest --device cpu
     examples=EXAMPLES,
 )
 @click.argument("run_dir", type=click.Path(path_type=Path))
+@click.option(
+    "--nproc",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Processes on this machine; else as many as the run had.",
+)
 @device_option("as its recipe says")
 @code_option(again=True)
-def command(run_dir: Path, device: str | None) -> None:
+def command(run_dir: Path, nproc: int | None, device: str | None) -> None:
     """Go on with the run in RUN_DIR from its newest good checkpoint.
 
     On the CPU the result is the same, bit for bit, as if the run had never stopped; on another
-    device than before it differs by rounding, which is told. A run that is done stays as it is.
+    device or number of processes than before it differs by rounding, which is told. A run that is
+    done stays as it is.
     """
     from prunekit.cli.run import print_summary
     from prunekit.train import launch
 
-    print_summary(launch.resume_run(run_dir, device=device))
+    print_summary(launch.resume_run(run_dir, device=device, nproc=nproc))

@@ -28,6 +28,7 @@ prunekit run my.yaml --code my_net.py          with classes of your own
 prunekit run my.yaml --dry-run                 what it would prune and cost
 prunekit run my.yaml --nproc 2 --out results   two processes, another place
 prunekit run my.yaml --device cuda:1           on the second GPU
+prunekit run my.yaml --continue                go on with it, or begin it
 torchrun --nproc-per-node 8 -m prunekit run my.yaml
 """
 
@@ -42,6 +43,12 @@ torchrun --nproc-per-node 8 -m prunekit run my.yaml
 @out_option("runs", "run")
 @count_option("--nproc", "Processes on this machine; the batch is shared out among them.")
 @device_option("as the recipe says")
+@click.option(
+    "--continue",
+    "go_on",
+    is_flag=True,
+    help="Go on with the newest run of this recipe in DIR, if there is one.",
+)
 @click.option("--dry-run", is_flag=True, help="Show what would be pruned, and the cost; no run.")
 @code_option()
 def command(
@@ -50,6 +57,7 @@ def command(
     out: Path,
     nproc: int,
     device: str | None,
+    go_on: bool,
     dry_run: bool,
 ) -> None:
     """Train, prune, compress and evaluate what RECIPE says.
@@ -58,7 +66,8 @@ def command(
     overrides one of its keys; the value is YAML and is checked like the recipe itself.
 
     The run lands in DIR/<recipe>/<time>-<hash>, and DIR/<recipe>/latest points to the newest.
-    A run that stopped goes on with `prunekit resume`.
+    A run that stopped goes on with `prunekit resume`, or with the same command and --continue:
+    that begins the recipe where it was never begun, and leaves a run that is done as it is.
     """
     check_overrides(overrides)
     path = find_recipe(recipe)
@@ -86,7 +95,9 @@ def command(
             screen = console()
             screen.print(dry_run_view(planning.dry_run(loaded, nproc), screen.width))
         else:
-            print_summary(launch.run_recipe(loaded, source_text=text, out=out, nproc=nproc))
+            print_summary(
+                launch.run_recipe(loaded, source_text=text, out=out, nproc=nproc, go_on=go_on)
+            )
 
 
 def print_summary(run_dir: Path) -> None:

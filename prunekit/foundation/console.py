@@ -6,6 +6,8 @@ import os
 
 from rich.console import Console
 
+from prunekit.foundation.ranks import place
+
 WIDE = 10_000
 """Columns of a pipe, which breaks no line: it may be cut, searched or read by a program."""
 
@@ -19,8 +21,8 @@ class PipeConsole(Console):
 
 
 def is_main_rank() -> bool:
-    """Whether this process speaks for all that an outer torchrun started."""
-    return os.environ.get("RANK", "0") == "0"
+    """Whether this process speaks for all that torchrun or srun started."""
+    return place().is_main
 
 
 def console(*, prose: bool = False) -> Console:

@@ -189,8 +189,12 @@ def sorted_lines(path: Path) -> tuple[list[dict[str, Any]], int]:
 
 
 @contextmanager
-def lock(folder: Path) -> Iterator[None]:
+def lock(folder: Path, wait: float = 0.0) -> Iterator[None]:
     """Hold a folder for as long as the block runs; the system frees it after a kill.
+
+    Args:
+        folder: it must be there.
+        wait: seconds to wait for another that holds it.
 
     Raises:
         ResourceError: another process holds it; the message names it.
@@ -198,7 +202,7 @@ def lock(folder: Path) -> Iterator[None]:
     from filelock import FileLock, Timeout
 
     holder = folder / ".lock.json"
-    file = FileLock(folder / ".lock", timeout=0)
+    file = FileLock(folder / ".lock", timeout=wait)
     try:
         file.acquire()
     except Timeout as error:

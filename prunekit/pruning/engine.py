@@ -44,6 +44,7 @@ from prunekit.pruning.learning import Learning
 from prunekit.pruning.masks import MaskSet
 from prunekit.pruning.outlook import Outlook, outlook
 from prunekit.pruning.probes.base import Probe, labels, prepare_all
+from prunekit.pruning.sharded import refuse_sharded_model
 from prunekit.pruning.sparsity import UnitCount, weighed
 from prunekit.pruning.step_hooks import Gate, not_finite
 from prunekit.pruning.strategies.base import PruningStrategy, Update
@@ -63,6 +64,7 @@ class Engine:
 
     Raises:
         RecipeError: a scope matches nothing, two scopes overlap, or a mode does not fit.
+        UsageError: parameters of the model are sharded.
     """
 
     def __init__(
@@ -75,6 +77,7 @@ class Engine:
         sources: Sources | None = None,
         resuming: bool = False,
     ) -> None:
+        refuse_sharded_model(model)
         self.model, self.timeline, self.step = model, timeline, 0
         sources = sources or Sources()
         self._started, self._initialized = False, resuming

@@ -19,6 +19,7 @@ from prunekit.foundation.warn import LOG
 from prunekit.pruning.ending import guard, refuse_short, write_zeros
 from prunekit.pruning.engine import Engine
 from prunekit.pruning.masks import MaskSet
+from prunekit.pruning.sharded import refuse_sharded_model
 from prunekit.pruning.sparsity import UnitCount, masks_left
 from prunekit.pruning.step_hooks import SeenGradients, held_by, plain_optimizer
 from prunekit.pruning.summary import (
@@ -263,6 +264,7 @@ class Loop:
             except AttributeError:
                 now = None
             if now is not param:
+                refuse_sharded_model(self.engine.model)
                 raise UsageError(
                     f"{call}: {name} of the model is not the tensor that the Pruner masks any "
                     "more: replace or parametrize modules before it is made, and load weights "

@@ -27,6 +27,7 @@ from prunekit.foundation.warn import LOG
 from prunekit.pruning.checks import masks_fault, refuse
 from prunekit.pruning.counts import Counted, MaskCount, count_masks
 from prunekit.pruning.scores import NOT_FINITE, count_each
+from prunekit.pruning.sharded import refuse_sharded
 from prunekit.pruning.step_hooks import Gate, StepHooks, held_by, not_finite, refuse_foreign_state
 from prunekit.pruning.strategies.base import Masks, Update
 from prunekit.pruning.writes import Writes, written_by_others
@@ -42,7 +43,11 @@ class MaskSet:
         Args:
             params: canonical parameter name -> parameter, of the plain module.
             modes: the mode of each of them.
+
+        Raises:
+            UsageError: one of them is sharded.
         """
+        refuse_sharded(params)
         self.params = dict(sorted(params.items()))
         self.modes = dict(modes)
         self._working: dict[str, Tensor] = {}  # W's dtype, 1 = kept; absent = all kept

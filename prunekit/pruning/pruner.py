@@ -65,7 +65,8 @@ class Pruner:
 
     Raises:
         RecipeError: a scope matches nothing, two scopes overlap, or a mode does not fit.
-        UsageError: neither `total_steps` nor `timeline`, or both; an argument of another kind.
+        UsageError: neither `total_steps` nor `timeline`, or both; an argument of another kind;
+            parameters that are sharded over processes.
     """
 
     def __init__(  # noqa: PLR0913 - one call sets up all that a strategy may ask for

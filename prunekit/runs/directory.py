@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import shutil
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -17,10 +18,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from prunekit.errors import CheckpointError, RecipeError
+from prunekit.errors import CheckpointError, RecipeError, ResourceError
 from prunekit.foundation.files import (
     cannot_write,
     check_digest,
+    lock,
     read_json,
     read_lines,
 )
@@ -214,6 +216,51 @@ def refuse_links(run_dir: Path) -> None:
                     f"{path}: a link, through which a resumed run would write or delete: put "
                     f"what it points to in its place"
                 )
+
+
+def clear_parts(run_dir: Path) -> None:
+    """Delete what a kill left half-written; the run must be held, so that nobody writes it."""
+    for folder in (run_dir, run_dir / "checkpoints"):
+        for part in folder.glob(".*.part"):
+            if part.is_dir():
+                shutil.rmtree(part, ignore_errors=True)
+            else:
+                part.unlink(missing_ok=True)
+
+
+def newest_of(out: Path, recipe: Recipe, launch: str | None = None) -> Path | None:
+    """The newest run of a recipe's name and hash in `out`, whatever became of it.
+
+    Args:
+        out: the parent of all run directories.
+        recipe: what is looked for; keys that cannot change the result may differ.
+        launch: only runs of this launch by torchrun; None = of any. Where torchrun was not told to
+            name its launches, those that another process holds are left out as well.
+    """
+    from prunekit.recipe.identity import recipe_hash
+
+    whole = recipe_hash(recipe)
+    for path in sorted((out / recipe.name).glob(f"*-{whole[:8]}*"), key=_age, reverse=True):
+        with suppress(CheckpointError, ResourceError):  # no whole manifest, or held
+            manifest = RunDir(path).manifest()
+            if manifest.get("recipe_hash") != whole:
+                continue
+            if launch is not None and manifest.get("launch", "") != launch:
+                continue
+            if launch in UNNAMED:
+                with lock(path):
+                    pass
+            return path
+    return None
+
+
+UNNAMED = ("", "none")
+"""What torchrun calls a launch where nobody gave it a name: another one may be called so, too."""
+
+
+def _age(run_dir: Path) -> tuple[str, int]:
+    stamp, _, *number = run_dir.name.split("-")  # a second one of the same second has its number
+    return stamp, int(number[0]) if number and number[0].isdecimal() else 1
 
 
 def events_dir(run_dir: Path) -> Path:

@@ -1,31 +1,29 @@
-"""The processes of a run: one, or those that torchrun or `--nproc` started."""
+"""The processes of a run as one of them sees them: what they exchange, and that one is lost."""
 
 from __future__ import annotations
 
-import json
-import logging
 import os
-import sys
-import tempfile
-import time
-import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from pathlib import Path
+from typing import cast
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from prunekit.errors import PrunekitError, ResourceError, StopRequestedError
-from prunekit.foundation.devices import AUTO, choose_device
-from prunekit.foundation.files import write_json
+from prunekit.errors import LostPeerError, ResourceError
+from prunekit.foundation.devices import AUTO, accelerator_type, choose_device, device_count
+from prunekit.foundation.ranks import Place, meeting_point, place
 from prunekit.foundation.transfer import send
-from prunekit.registry.own_code import CodeFile, current_code, use_code
+from prunekit.train.meeting import common_store
 
 TIMEOUT = timedelta(minutes=5)
+"""How long a process may be behind the others in a step."""
+PATIENCE = timedelta(days=1)
+"""How long the others wait for what the main rank does alone, as writing and timing. One that is
+gone closes its connection, so this is not how long a lost one is waited for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +33,8 @@ class ProcessGroup:
     rank: int
     world: int
     device: torch.device
+    waiting: dist.ProcessGroup | None = None
+    """The same processes over Gloo, with `PATIENCE`; None = the only group there is."""
 
     @property
     def is_main(self) -> bool:
@@ -69,11 +69,11 @@ class ProcessGroup:
         return bool((torch.stack(theirs) == mine).all())
 
     def share(self, text: str) -> str:
-        """The main rank's `text`, on every rank."""
+        """The main rank's `text`, on every rank; waits for it as long as it takes."""
         if self.world == 1:
             return text
-        box = [text]
-        dist.broadcast_object_list(box, src=0, device=self.device)
+        box, device = [text], torch.device("cpu") if self.waiting else self.device
+        dist.broadcast_object_list(box, src=0, group=self.waiting, device=device)
         return box[0]
 
     def share_buffers(self, model: nn.Module) -> None:
@@ -92,19 +92,42 @@ class ProcessGroup:
             buffer.detach().copy_(part.view(buffer.dtype).view(buffer.shape))
 
     def barrier(self) -> None:
-        """Wait for all ranks."""
+        """Wait for all ranks, as long as it takes."""
         if self.world > 1:
-            dist.barrier()
+            dist.barrier(group=self.waiting)
 
     def leave(self) -> None:
         """Wait for all ranks and take the group down; without it, Gloo ranks may abort at exit."""
         if self.world > 1:
-            dist.barrier()
-            dist.destroy_process_group()
+            try:
+                self.barrier()
+            finally:
+                dist.destroy_process_group()
+
+
+def is_lost_peer(error: BaseException) -> bool:
+    """Whether an error says that another process is gone or does not answer.
+
+    NCCL has errors of its own. Gloo raises a RuntimeError, which names the place in its code: the
+    exchange of gradients does so from within the backward pass, whose other errors are ours.
+    """
+    return isinstance(error, dist.DistError) or (
+        isinstance(error, RuntimeError) and "gloo/" in str(error)
+    )
+
+
+@contextmanager
+def suppress_lost_peer() -> Iterator[None]:
+    """Let it pass that another process is gone."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not is_lost_peer(error):
+            raise
 
 
 def join(device_name: str = AUTO) -> ProcessGroup:
-    """Join the processes that the environment names (RANK, WORLD_SIZE, ...), or be the only one.
+    """Join the processes that torchrun or srun started with this one, or be the only one.
 
     Args:
         device_name: of the recipe: `auto`, or a device of torch.
@@ -112,100 +135,69 @@ def join(device_name: str = AUTO) -> ProcessGroup:
     Raises:
         RecipeError: no such device here.
         ResourceError: the processes did not find each other, or are more than the devices.
+        UsageError: the environment names a process by no number.
     """
-    world = int(os.environ.get("WORLD_SIZE", "1"))
-    rank = int(os.environ.get("RANK", "0"))
-    local = int(os.environ.get("LOCAL_RANK", "0"))
-    alone = int(os.environ.get("LOCAL_WORLD_SIZE", str(world))) == 1
-    device = choose_device(device_name, local, alone=alone)
-    if world > 1:
-        backend = "none for the device"
-        try:
-            backend = dist.get_default_backend_for_device(device)  # nccl, xccl, gloo
-            own = None if device.type == "cpu" else device  # else collectives guess it by the rank
-            dist.init_process_group(backend, timeout=TIMEOUT, device_id=own)
-        except (RuntimeError, ValueError) as error:
-            raise ResourceError(
-                f"the {world} processes could not join ({backend}): {error}"
-            ) from error
-    return ProcessGroup(rank, world, device)
+    here = place()
+    device = choose_device(device_name, _own_index(here), alone=_is_alone(here))
+    if here.world == 1:
+        return ProcessGroup(here.rank, here.world, device)
+    backend = "none for the device"
+    try:
+        backend = dist.get_default_backend_for_device(device)  # nccl, xccl, gloo
+        own = None if device.type == "cpu" else device  # else collectives guess it by the rank
+        dist.init_process_group(
+            backend,
+            store=common_store(meeting_point(), here.rank, here.world, TIMEOUT),
+            timeout=TIMEOUT,
+            rank=here.rank,
+            world_size=here.world,
+            device_id=own,
+        )
+        waiting = cast(dist.ProcessGroup, dist.new_group(backend="gloo", timeout=PATIENCE))
+    except (RuntimeError, ValueError) as error:
+        raise ResourceError(
+            f"the {here.world} processes could not join ({backend}): {error}"
+        ) from error
+    return ProcessGroup(here.rank, here.world, device, waiting)
+
+
+def _own_index(here: Place) -> int:
+    """Which of the accelerators that this process sees is its own.
+
+    Runs side by side share them, round and round. Slurm may show each task none but its own.
+    """
+    kind = accelerator_type()
+    count = device_count(kind) if kind else 0
+    shared = here.world == 1 or (here.started_by == "srun" and count == 1)
+    return here.local % count if count and shared else here.local
+
+
+def _is_alone(here: Place) -> bool:
+    """Whether no other process of the run is on this machine, as far as the launcher says."""
+    here_too = os.environ.get("LOCAL_WORLD_SIZE") if here.started_by == "torchrun" else None
+    return (here_too or str(here.world)) == "1"
 
 
 @contextmanager
 def joined(device_name: str = AUTO) -> Iterator[ProcessGroup]:
-    """`join` for the length of a `with`; after an error the group is taken down at once."""
+    """`join` for the length of a `with`; after an error the group is taken down at once.
+
+    Raises:
+        LostPeerError: another process was lost where nothing of the run is to be gone on with.
+    """
     group = join(device_name)
     with ExitStack() as after_an_error:
         if group.world > 1:  # no barrier: the other ranks may not come
             after_an_error.callback(dist.destroy_process_group)
-        yield group
-        after_an_error.pop_all()
-    group.leave()
-
-
-def start_processes(nproc: int, threads: int, work: Callable[..., str], *args: str) -> str:
-    """Run `work(*args)` in each of `nproc` processes, started as torchrun does.
-
-    torchrun itself would turn every exit code into 1. Each has the file of code that is in use.
-
-    Args:
-        nproc: processes on this machine.
-        threads: CPU threads of each, where the environment does not say.
-        work: a function of a module, which each process imports.
-        args: what it is given.
-
-    Returns:
-        What the first rank returned.
-
-    Raises:
-        PrunekitError: the first error of a rank, or that one ended without a word.
-    """
-    from torch.distributed.elastic.multiprocessing.api import SignalException
-    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
-    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
-
-    for logger in ("torch.distributed.elastic", "torch.multiprocessing.spawn"):
-        logging.getLogger(logger).setLevel(logging.CRITICAL)
-    os.environ.setdefault("OMP_NUM_THREADS", str(threads))
-    config = LaunchConfig(
-        min_nodes=1,
-        max_nodes=1,
-        nproc_per_node=nproc,
-        run_id=uuid.uuid4().hex,
-        rdzv_backend="c10d",
-        rdzv_endpoint="localhost:0",
-        max_restarts=0,
-        monitor_interval=0.1,
-    )
-    with tempfile.TemporaryDirectory(prefix="prunekit-") as folder:
         try:
-            results: dict[int, str] = elastic_launch(config, _worker)(
-                folder, current_code(), work, *args
-            )
-        except ChildFailedError as error:
-            raise _first_failure(Path(folder), error.get_first_failure()[1].exitcode) from error
-        except SignalException as error:  # passed on to the ranks, which ended as they were asked
-            raise _first_failure(Path(folder), StopRequestedError.exit_code) from error
-    return results[0]
-
-
-def _worker(folder: str, code: CodeFile | None, work: Callable[..., str], *args: str) -> str:
-    try:
-        with use_code(code):
-            return work(*args)
-    except PrunekitError as error:
-        failure = {"code": error.exit_code, "message": str(error), "time": time.time()}
-        write_json(Path(folder) / f"rank-{os.environ['RANK']}.json", failure)
-        sys.exit(error.exit_code)
-
-
-def _first_failure(folder: Path, exit_code: int) -> PrunekitError:
-    failures = [json.loads(path.read_text()) for path in folder.glob("rank-*.json")]
-    if not failures:
-        return ResourceError(
-            f"a process ended with exit code {exit_code} and no message: it may have been killed, "
-            "by a lack of memory for instance"
-        )
-    first = min(failures, key=lambda failure: failure["time"])
-    kinds = {kind.exit_code: kind for kind in PrunekitError.__subclasses__()}
-    return kinds.get(first["code"], PrunekitError)(first["message"])
+            yield group
+        except Exception as error:
+            if group.world > 1 and is_lost_peer(error):
+                raise LostPeerError(
+                    "a process was lost before the run began: look for what it told, and begin "
+                    "the run again"
+                ) from error
+            raise
+        after_an_error.pop_all()
+    with suppress_lost_peer():  # all that they were together for is done
+        group.leave()

@@ -3,39 +3,47 @@
 from __future__ import annotations
 
 import os
-import sys
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Any
 
-import torch
 from torch import Tensor
 
-from prunekit.errors import (
-    CheckpointError,
-    PrunekitError,
-    RecipeError,
-    ResourceError,
-    UsageError,
-    WriteError,
-)
+from prunekit.errors import CheckpointError, UsageError, WriteError
+from prunekit.foundation.console import console
 from prunekit.foundation.files import lock, write_json
-from prunekit.recipe.identity import as_before, recipe_hash
+from prunekit.foundation.ranks import place, was_restarted
+from prunekit.recipe.identity import recipe_hash
 from prunekit.recipe.load import recipe_from_text
 from prunekit.recipe.schema import Recipe
 from prunekit.recipe.yaml_text import dump_yaml
 from prunekit.registry.own_code import CodeFile, code_of, use_code
 from prunekit.runs.checkpoint import load_checkpoint, newest_checkpoint
-from prunekit.runs.directory import new_run_dir, open_run, point_latest, refuse_links
+from prunekit.runs.directory import (
+    clear_parts,
+    new_run_dir,
+    open_run,
+    point_latest,
+    refuse_links,
+)
 from prunekit.train.build import Run, build
-from prunekit.train.distributed import ProcessGroup, joined, start_processes
-from prunekit.train.environment import changes_between, environment, git_state
-from prunekit.train.finish import conclude
+from prunekit.train.distributed import ProcessGroup, joined
+from prunekit.train.environment import changes_between, environment
+from prunekit.train.going_on import as_begun, begun_run
+from prunekit.train.manifest import check_same_code, manifest_of, note_code
 from prunekit.train.observer import Observer
+from prunekit.train.plainly import told_plainly
+from prunekit.train.processes import Started, start_processes
 from prunekit.train.state import average_notes
+from prunekit.train.supervised import train
 from prunekit.train.trainer import Trainer
+
+GO_ON = "go on"
+"""What a started process is told where the newest run of the recipe is to be gone on with."""
+
+
+RESTART_WAITS = 60.0
+"""Seconds in which the processes of an earlier attempt, on another machine, may still end."""
 
 
 class AnchorFile:
@@ -57,6 +65,7 @@ def run_recipe(
     out: Path = Path("runs"),
     nproc: int = 1,
     code: str | Path | CodeFile | None = None,
+    go_on: bool = False,
 ) -> Path:
     """Run a recipe to the end.
 
@@ -64,8 +73,10 @@ def run_recipe(
         recipe: what to run.
         source_text: the recipe as the user wrote it, kept beside the result; else all its keys.
         out: the parent of the run directories.
-        nproc: processes to start on this machine; under torchrun its processes are used.
+        nproc: processes to start on this machine; under torchrun or srun its processes are used.
         code: the file of your own that the recipe was read with; None = it need not be said again.
+        go_on: go on with the newest run of this recipe in `out`, if there is one, and leave it as
+            it is where it is done. Processes that torchrun starts again do so by themselves.
 
     Returns:
         The run directory.
@@ -79,60 +90,108 @@ def run_recipe(
     with use_code(code or read_with) as given:
         if read_with and given and read_with.sha256 != given.sha256:
             raise UsageError(f"{given.path}: not the code that the recipe was read with")
-        if nproc > 1 and "RANK" not in os.environ:
-            return Path(start_processes(nproc, recipe.threads, _run, resolved, source, str(out)))
-        return _run_here(recipe, source, out)
+        wish = GO_ON if go_on else ""
+        if nproc > 1 and not place().started_by:
+            arguments = (resolved, source, str(out), wish)
+            return Path(start_processes(nproc, recipe.threads, _run, *arguments))
+        return _run_here(recipe, source, out, wish)
 
 
 def resume_run(
-    run_dir: Path, *, device: str | None = None, code: str | Path | CodeFile | None = None
+    run_dir: Path,
+    *,
+    device: str | None = None,
+    code: str | Path | CodeFile | None = None,
+    nproc: int | None = None,
 ) -> Path:
-    """Continue a stopped run from its newest whole checkpoint, in as many processes as it had.
+    """Continue a stopped run from its newest whole checkpoint.
 
     Args:
         run_dir: its directory.
         device: where it goes on, as a recipe's `device`; None = as its recipe says.
         code: the file of your own that the run was made with, where it was.
+        nproc: processes to start on this machine; None = as many as it had. Under torchrun or srun
+            its processes are used.
 
     Raises:
         CheckpointError: no such run, no whole checkpoint, or other code.
         PrunekitError: with the exit code of what went wrong.
     """
     run = open_run(run_dir)
-    world = run.processes()
+    world = nproc or run.processes()
     with use_code(code):
-        if world > 1 and "RANK" not in os.environ:
+        if world > 1 and not place().started_by:
             given = str(run.path), device or ""
             return Path(start_processes(world, run.recipe().threads, _resume, *given))
         return _resume_here(run.path, device)
 
 
-def _run_here(recipe: Recipe, source_text: str, out: Path) -> Path:
+def _run_here(
+    recipe: Recipe, source_text: str, out: Path, wish: str, started: Started | None = None
+) -> Path:
     with joined(recipe.device) as group:
         _check_writable(out)
-        _check_same_code(recipe, group)
-        anchor = AnchorFile()
-        with _told_plainly():
-            run = build(recipe, group, anchor)
-        hash8 = recipe_hash(recipe)[:8]
-        made = str(new_run_dir(out, recipe.name, hash8)) if group.is_main else ""
-        run_dir = Path(group.share(made))
-        with _held(run_dir, group):
-            if group.is_main:
-                (run_dir / "recipe.yaml").write_text(source_text, encoding="utf-8")
-                (run_dir / "resolved.yaml").write_text(dump_yaml(recipe), encoding="utf-8")
-                write_json(run_dir / "manifest.json", _manifest(run))
-                point_latest(run_dir)
-            trainer = _trainer(run, run_dir, anchor)
-            _train(trainer, trainer.begin)
+        check_same_code(recipe, group)
+        begun = begun_run(recipe, out, group, asked=wish == GO_ON)
+        if begun is None or begun.left == "all":
+            return _begin(recipe, source_text, group, begun.path if begun else out, started)
+        if begun.left == "nothing":
+            console().print(f"{begun.path}: is done already")
+            return begun.path
+        return _go_on(begun.path, group, started, now=recipe)
+
+
+def _begin(
+    recipe: Recipe, source_text: str, group: ProcessGroup, where: Path, started: Started | None
+) -> Path:
+    """Begin a run.
+
+    Args:
+        recipe: what to run.
+        source_text: as the user wrote it.
+        group: the processes.
+        where: the parent of run directories, or that of a run that was killed before it saved
+            anything, which begins again in it.
+        started: who started this process, if it was for this run.
+    """
+    anchor, again = AnchorFile(), (where / "manifest.json").is_file()
+    with told_plainly():
+        run = build(recipe, group, anchor)
+    made = ""
+    if group.is_main:
+        made = str(where if again else new_run_dir(where, recipe.name, recipe_hash(recipe)[:8]))
+    run_dir = Path(group.share(made))
+    with _held(run_dir, group, started):
+        if group.is_main:
+            (run_dir / "recipe.yaml").write_text(source_text, encoding="utf-8")
+            (run_dir / "resolved.yaml").write_text(dump_yaml(recipe), encoding="utf-8")
+            write_json(run_dir / "manifest.json", manifest_of(run))
+            point_latest(run_dir)
+        trainer = _trainer(run, run_dir, anchor, resume_step=0 if again else None)
+        train(trainer, trainer.begin)
     return run_dir
 
 
-def _resume_here(run_dir: Path, device: str | None = None) -> Path:
+def _resume_here(run_dir: Path, device: str | None = None, started: Started | None = None) -> Path:
+    with joined(device or open_run(run_dir).recipe().device) as group:
+        return _go_on(run_dir, group, started)
+
+
+def _go_on(
+    run_dir: Path, group: ProcessGroup, started: Started | None, now: Recipe | None = None
+) -> Path:
+    """Go on from the newest whole checkpoint.
+
+    Args:
+        run_dir: of the run.
+        group: the processes.
+        started: who started this one, if it was for this run.
+        now: the same recipe as it is given now; None = as it stands in the run.
+    """
     opened = open_run(run_dir)
     refuse_links(run_dir)
     manifest = opened.manifest()
-    with joined(device or opened.recipe().device) as group, _held(run_dir, group):
+    with _held(run_dir, group, started):
         if opened.status().get("status") == "done":
             raise CheckpointError(
                 f"{run_dir}: the run is complete: nothing to resume; to train on from its weights, "
@@ -141,9 +200,10 @@ def _resume_here(run_dir: Path, device: str | None = None) -> Path:
         checkpoint, refused = newest_checkpoint(run_dir)
         pending = [checkpoint]  # handed over: it must not be held for the length of the run
         anchor = AnchorFile()
-        with _told_plainly():
-            run = build(opened.recipe(), group, anchor, resuming=True)
-        _check_same_code(run.recipe, group)
+        recipe, kept = as_begun(opened.recipe(), now)
+        with told_plainly():
+            run = build(recipe, group, anchor, resuming=True)
+        check_same_code(run.recipe, group)
         changed = changes_between(manifest["environment"], environment(group.device, group.world))
         if manifest["data"] != run.data.fingerprint():
             raise CheckpointError(f"{run_dir}: the data changed since the run began: restore it")
@@ -151,13 +211,13 @@ def _resume_here(run_dir: Path, device: str | None = None) -> Path:
             raise CheckpointError(
                 f"{run_dir}: the teacher of the loss changed since the run began: restore it"
             )
-        changed += _note_code(run, run_dir, manifest)
+        changed += [*kept, *note_code(run, run_dir, manifest)]
         trainer = _trainer(run, run_dir, anchor, resume_step=checkpoint.step)
         del checkpoint
         trainer.refused |= refused.keys()
         for line in (*refused.values(), *changed):
             trainer.observer.warn(line)
-        _train(trainer, lambda: trainer.resume(pending.pop()))
+        train(trainer, lambda: trainer.resume(pending.pop()))
     return run_dir
 
 
@@ -172,112 +232,6 @@ def _trainer(
     return trainer
 
 
-def _train(trainer: Trainer, start: Any) -> None:
-    """Train and report; `status.json` tells how it ended, whatever happens."""
-    status = _Status(trainer.run_dir, trainer)
-    status.write("running", 0, "")
-    try:
-        with _told_plainly(), trainer.stopping.requests, trainer.observer:
-            start()
-            trainer.fit()
-            conclude(trainer)
-    except PrunekitError as error:
-        status.write(_outcome(error), error.exit_code, str(error))
-        raise
-    except KeyboardInterrupt:
-        status.write("stopped", 130, "interrupted")
-        raise
-    except Exception as error:
-        status.write("failed", 1, f"{type(error).__name__}: {error}")
-        raise
-    status.write("done", 0, "")
-
-
-NOT_DETERMINISTIC = " does not have a deterministic implementation"
-"""What torch says after the name of an operation."""
-
-
-@contextmanager
-def _told_plainly() -> Iterator[None]:
-    """What torch raises anywhere in a run and a recipe can mend.
-
-    Raises:
-        ResourceError: there was no memory left.
-        RecipeError: an operation cannot be deterministic as the recipe wants it.
-    """
-    try:
-        yield
-    except torch.OutOfMemoryError as error:
-        raise ResourceError(
-            "out of memory: set data.micro_batch, or lower data.batch_size"
-        ) from error
-    except MemoryError as error:
-        raise ResourceError("out of memory: lower data.batch_size or data.train_limit") from error
-    except RuntimeError as error:
-        operation, found, _ = str(error).partition(NOT_DETERMINISTIC)
-        if not found:
-            raise
-        raise RecipeError(
-            f"deterministic: {operation} has no algorithm that gives the same bits each time on "
-            "this device: set deterministic to false, or leave out what needs it"
-        ) from error
-
-
-class _Status:
-    def __init__(self, run_dir: Path, trainer: Trainer) -> None:
-        self.path, self.trainer = run_dir / "status.json", trainer
-
-    def write(self, status: str, code: int, message: str) -> None:
-        if self.trainer.group.is_main:
-            step = self.trainer.engine.step
-            document = {"status": status, "exit_code": code, "message": message, "step": step}
-            write_json(self.path, document)
-
-
-def _outcome(error: PrunekitError) -> str:
-    return {6: "diverged", 75: "stopped"}.get(error.exit_code, "failed")
-
-
-def _manifest(run: Run) -> dict[str, Any]:
-    """What the result depends on."""
-    later, code = as_before(run.recipe), code_of(run.recipe)
-    return {
-        **({"as_before": later} if later else {}),
-        **({"code": code.told()} if code else {}),
-        "recipe_hash": recipe_hash(run.recipe),
-        "seed": run.recipe.seed,
-        "data": run.data.fingerprint(),
-        **({"loss": known} if (known := run.loss.identity()) else {}),
-        "argv": sys.argv,
-        "git": git_state(),
-        "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        "environment": environment(run.group.device, run.group.world),
-    }
-
-
-def _check_same_code(recipe: Recipe, group: ProcessGroup) -> None:
-    """Under an outer torchrun each rank reads the file of code of its own machine."""
-    code = code_of(recipe)
-    if not group.all_equal(bytes.fromhex(code.sha256) if code else bytes(32)):
-        name = code.name if code else "the file of code"
-        raise UsageError(f"--code {name}: is not the same for all processes: copy one to all")
-
-
-def _note_code(run: Run, run_dir: Path, manifest: dict[str, Any]) -> list[str]:
-    """Where a run goes on with other code, later commands ask for that; a sentence for it."""
-    code, before = code_of(run.recipe), manifest.get("code")
-    if code is None or before is None or before["sha256"] == code.sha256:
-        return []
-    if run.group.is_main:
-        past = manifest.get("code_before")
-        past = [*(past if isinstance(past, list) else []), before]
-        write_json(run_dir / "manifest.json", manifest | {"code": code.told(), "code_before": past})
-    return [
-        f"{code.name} changed since the run began: what follows is of SHA-256 {code.sha256[:12]}, "
-        f"what came before of {before['sha256'][:12]}"
-    ]
-
-
 def _check_writable(out: Path) -> None:
     """Find out before the data is decoded, not after."""
     existing = next(
@@ -288,18 +242,24 @@ def _check_writable(out: Path) -> None:
 
 
 @contextmanager
-def _held(run_dir: Path, group: ProcessGroup) -> Iterator[None]:
-    """The main rank holds the lock of the run directory."""
-    with lock(run_dir) if group.is_main else nullcontext():
+def _held(run_dir: Path, group: ProcessGroup, started: Started | None) -> Iterator[None]:
+    """The main rank holds the lock of the run directory, and says where that is."""
+    if started and group.is_main:
+        started.runs_in(run_dir)
+    wait = RESTART_WAITS if was_restarted() else 0.0
+    with lock(run_dir, wait) if group.is_main else nullcontext():
+        if group.is_main:
+            clear_parts(run_dir)
         yield
 
 
 # ---- what a started process does
 
 
-def _run(text: str, source_text: str, out: str) -> str:
-    return str(_run_here(recipe_from_text(text), source_text, Path(out)))
+def _run(started: Started, text: str, source_text: str, out: str, wish: str) -> str:
+    recipe = recipe_from_text(text)
+    return str(_run_here(recipe, source_text, Path(out), wish, started))
 
 
-def _resume(run_dir: str, device: str) -> str:
-    return str(_resume_here(Path(run_dir), device or None))
+def _resume(started: Started, run_dir: str, device: str) -> str:
+    return str(_resume_here(Path(run_dir), device or None, started))

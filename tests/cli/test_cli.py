@@ -257,7 +257,7 @@ def test_run_hands_everything_to_the_trainer(call, launched, tmp_path):
     [((recipe,), options)] = launched
     assert recipe.seed == 7
     assert recipe.strategies[0].sparsity == 0.5
-    assert options == {"source_text": text, "out": Path("o"), "nproc": 2}
+    assert options == {"source_text": text, "out": Path("o"), "nproc": 2, "go_on": False}
 
 
 def test_run_takes_the_name_of_a_shipped_recipe(call, launched, tmp_path, monkeypatch):
@@ -291,7 +291,7 @@ def test_run_refuses_what_is_neither_recipe_nor_override(call, launched, tmp_pat
 
 def test_resume_hands_the_folder_over(call, launched):
     assert call("resume", "runs/x/latest")[0] == 0
-    assert launched == [((Path("runs/x/latest"),), {})]
+    assert launched == [((Path("runs/x/latest"),), {"device": None, "nproc": None})]
 
 
 def test_dry_run_shows_the_plan_and_runs_nothing(call, launched):

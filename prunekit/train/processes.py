@@ -1,0 +1,129 @@
+"""Processes that this one starts for a run, as torchrun starts them."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+import tempfile
+import time
+import traceback
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from prunekit.errors import LostPeerError, PrunekitError, ResourceError, StopRequestedError
+from prunekit.foundation.files import write_json
+from prunekit.foundation.ranks import place
+from prunekit.foundation.signals import how_ended
+from prunekit.registry.own_code import CodeFile, current_code, use_code
+from prunekit.train.lost import go_on_with
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """What a started process may tell the one that started it."""
+
+    folder: Path
+
+    def runs_in(self, run_dir: Path) -> None:
+        """The run has a directory: where to go on, should no process be left to say so."""
+        (self.folder / "run_dir").write_text(str(run_dir), encoding="utf-8")
+
+    def failed(self, error: Exception) -> int:
+        """This process ends with an error; its exit code."""
+        rank, known = place().rank, isinstance(error, PrunekitError)
+        code = error.exit_code if isinstance(error, PrunekitError) else PrunekitError.exit_code
+        told = str(error) if known else f"process {rank}: {type(error).__name__}: {error}"
+        lost = isinstance(error, LostPeerError)
+        failure = {"code": code, "message": told, "time": time.time(), "lost": lost}
+        write_json(self.folder / f"rank-{rank}.json", failure)
+        return code
+
+    def failures(self) -> list[dict[str, Any]]:
+        """Of all processes, the first one first; what follows from the loss of another is last."""
+        found = [json.loads(path.read_text()) for path in self.folder.glob("rank-*.json")]
+        return sorted(found, key=lambda failure: (failure["lost"], failure["time"]))
+
+    def run_dir(self) -> Path | None:
+        """Where the run is, if it got that far."""
+        path = self.folder / "run_dir"
+        return Path(path.read_text(encoding="utf-8")) if path.is_file() else None
+
+
+Work = Callable[..., str]
+"""A function of a module, of a `Started` and what `start_processes` is given."""
+
+
+def start_processes(nproc: int, threads: int, work: Work, *args: str) -> str:
+    """Run `work(started, *args)` in each of `nproc` processes, started as torchrun does.
+
+    torchrun itself would turn every exit code into 1. Each has the file of code that is in use.
+
+    Args:
+        nproc: processes on this machine.
+        threads: CPU threads of each, where the environment does not say.
+        work: a function of a module, which each process imports.
+        args: what it is given.
+
+    Returns:
+        What the first rank returned.
+
+    Raises:
+        PrunekitError: the first error of a rank, or that one ended without a word.
+    """
+    from torch.distributed.elastic.multiprocessing.api import DefaultLogsSpecs, SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+    for logger in ("torch.distributed.elastic", "torch.multiprocessing.spawn"):
+        logging.getLogger(logger).setLevel(logging.CRITICAL)
+    os.environ.setdefault("OMP_NUM_THREADS", str(threads))
+    with tempfile.TemporaryDirectory(prefix="prunekit-") as folder:
+        config = LaunchConfig(
+            min_nodes=1,
+            max_nodes=1,
+            nproc_per_node=nproc,
+            run_id=uuid.uuid4().hex,
+            rdzv_backend="c10d",
+            rdzv_endpoint="localhost:0",
+            max_restarts=0,
+            monitor_interval=0.1,
+            logs_specs=DefaultLogsSpecs(log_dir=f"{folder}/logs"),  # else one that stays for good
+        )
+        started = Started(Path(folder))
+        try:
+            results: dict[int, str] = elastic_launch(config, _worker)(
+                started, current_code(), work, *args
+            )
+        except ChildFailedError as error:
+            rank, failure = error.get_first_failure()
+            raise _first_failure(started, rank, failure.exitcode) from error
+        except SignalException as error:  # passed on to the ranks, which ended as they were asked
+            raise _first_failure(started, 0, StopRequestedError.exit_code) from error
+    return results[0]
+
+
+def _worker(started: Started, code: CodeFile | None, work: Work, *args: str) -> str:
+    try:
+        with use_code(code):
+            return work(started, *args)
+    except Exception as error:
+        if not isinstance(error, PrunekitError):  # a bug, whose place nobody else will know
+            traceback.print_exc()
+        sys.exit(started.failed(error))
+
+
+def _first_failure(started: Started, rank: int, exit_code: int) -> PrunekitError:
+    first = next(iter(started.failures()), None)
+    if first is None or first["lost"]:  # none of those that are left knows why
+        run_dir = started.run_dir()
+        how = f"process {rank} {how_ended(exit_code)}"
+        if run_dir is None:
+            return ResourceError(f"{how}, before the run began")
+        return LostPeerError(f"{how}: {go_on_with(run_dir)}")
+    kinds = {kind.exit_code: kind for kind in PrunekitError.__subclasses__()}
+    return kinds.get(first["code"], PrunekitError)(first["message"])

@@ -1,0 +1,203 @@
+"""A process of a run is killed: what the others say, and that the run goes on to the same bits."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+import threading
+import time
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+
+from prunekit.recipe.yaml_text import dump_yaml
+from prunekit.runs.directory import open_run
+from prunekit.train import meeting
+from prunekit.train.distributed import is_lost_peer, join
+from tests.support.ranks import TwoRanks
+from tests.support.training import curve, recipe, result, run, same
+
+pytestmark = pytest.mark.ddp
+
+CHANGES = {"phases": [{"name": "train", "length": "60st"}], "checkpoint": {"every": "20st"}}
+DIES = """
+import os, signal
+from pathlib import Path
+from prunekit.train.trainer import Trainer
+
+advance = Trainer.advance
+
+def dying(self):
+    mark, victim = Path(os.environ["MARK"]), os.environ["VICTIM"]
+    if self.engine.step == 42 and os.environ["RANK"] == victim and not mark.exists():
+        mark.touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    advance(self)
+
+Trainer.advance = dying
+"""
+"""The file of `--code`: one rank kills itself at step 42, once."""
+
+
+@pytest.fixture(scope="module")
+def undisturbed(two_ranks: TwoRanks, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return two_ranks(run, tmp_path_factory.mktemp("undisturbed"), **CHANGES)
+
+
+def started(
+    folder: Path, victim: int, *command: str, code: str = DIES
+) -> subprocess.CompletedProcess[str]:
+    (folder / "r.yaml").write_text(dump_yaml(recipe(**CHANGES)))
+    (folder / "dies.py").write_text(code)
+    (folder / "tmp").mkdir(exist_ok=True)
+    names = {"MARK": str(folder / "mark"), "VICTIM": str(victim), "TMPDIR": str(folder / "tmp")}
+    environment = os.environ | names | {"OMP_NUM_THREADS": "1"}
+    return subprocess.run(
+        [sys.executable, "-m", *command],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        env=environment,
+    )
+
+
+def only_run(folder: Path) -> Path:
+    (found,) = (folder / "runs/tiny").glob("2*")
+    return found
+
+
+@pytest.mark.slow
+def test_torchrun_starts_it_again_and_it_goes_on_in_the_same_directory(
+    undisturbed: Path, tmp_path: Path
+) -> None:
+    """The main rank is lost, whose part it is to write."""
+    torchrun = ["torch.distributed.run", "--standalone", "--nproc-per-node=2", "--max-restarts=1"]
+    command = [*torchrun, "-m", "prunekit", "run", "r.yaml", "--code", "dies.py"]
+    done = started(tmp_path, 0, *command)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "mark").exists()
+    left = only_run(tmp_path)
+    assert (
+        "[rank 1] Error: a process of the run was lost or did not answer at step 42: go on from "
+        f"step 40 with `prunekit resume runs/tiny/{left.name}`\n"
+    ) in done.stderr
+    assert open_run(left).status()["status"] == "done"
+    assert same(result(left), result(undisturbed))
+    assert curve(left) == curve(undisturbed)
+
+
+@pytest.mark.slow
+def test_a_pair_that_lost_one_says_where_to_go_on_and_leaves_nothing(
+    undisturbed: Path, tmp_path: Path
+) -> None:
+    command = ["prunekit", "run", "r.yaml", "--nproc", "2", "--code", "dies.py"]
+    ended = started(tmp_path, 1, *command)
+    left = only_run(tmp_path)
+    hint = f"go on from step 40 with `prunekit resume runs/tiny/{left.name}`"
+    assert ended.returncode == 8
+    assert [line for line in ended.stderr.splitlines() if line.startswith("Error")] == [
+        f"Error: process 1 was ended by SIGKILL: the memory may not have been enough: {hint}"
+    ]
+    status = json.loads((left / "status.json").read_text())
+    assert (status["status"], status["exit_code"], status["step"]) == ("failed", 8, 42)
+    assert hint in status["message"]
+    assert not list((tmp_path / "tmp").glob("torchelastic_*"))
+    assert not list((tmp_path / "tmp").glob("prunekit-*"))
+    assert not [*left.rglob("*.part"), *left.rglob(".lock.json")]
+
+    again = started(tmp_path, 1, *command, "--continue")
+    assert again.returncode == 0, again.stderr
+    assert only_run(tmp_path) == left
+    assert same(result(left), result(undisturbed))
+
+
+@pytest.mark.slow
+def test_a_bug_in_one_process_is_told_with_its_place_and_not_as_a_lost_process(
+    tmp_path: Path,
+) -> None:
+    bug = DIES.replace("os.kill(os.getpid(), signal.SIGKILL)", "raise ValueError('a bug at 42')")
+    command = ["prunekit", "run", "r.yaml", "--nproc", "2", "--code", "dies.py"]
+    ended = started(tmp_path, 1, *command, code=bug)
+    assert ended.returncode == 1
+    assert ended.stderr.splitlines()[-1] == "Error: process 1: ValueError: a bug at 42"
+    assert re.search(r'dies\.py", line 1\d, in dying', ended.stderr)
+
+
+def meets(rank: int, store: dist.Store, found: dict[int, str]) -> None:
+    asked = meeting._asked(store, rank) if rank else None
+    found[rank] = asked or meeting._named(store, 3, timedelta(seconds=60))
+
+
+def test_an_attempt_takes_nothing_from_the_store_of_an_earlier_one() -> None:
+    """The second time ranks 1 and 2 come late: what they left the first time is there before."""
+    store, attempts = dist.HashStore(), []
+    for _ in range(2):
+        found: dict[int, str] = {}
+        threads = [threading.Thread(target=meets, args=(rank, store, found)) for rank in range(3)]
+        for thread in threads:
+            thread.start()
+            time.sleep(0.1)
+        for thread in threads:
+            thread.join(60)
+        assert len(set(found.values())) == 1
+        attempts.append(found[0])
+    assert attempts[0] != attempts[1]
+
+
+def late_main(folder: Path) -> None:
+    """The main rank is busy alone for longer than a step may take."""
+    group = join()
+    dist.distributed_c10d._set_pg_timeout(timedelta(seconds=1))  # that of a step
+    if group.is_main:
+        time.sleep(2.5)
+    group.barrier()
+    word = group.share("written" if group.is_main else "")
+    if group.is_main:
+        time.sleep(2.5)
+    else:  # what must not wait does not
+        try:
+            group.total(torch.ones(1))
+        except RuntimeError as error:
+            word += f" {is_lost_peer(error)}"
+    (folder / f"{group.rank}.txt").write_text(word)
+    dist.destroy_process_group()
+
+
+def test_the_others_wait_for_what_the_main_rank_does_alone(
+    two_ranks: TwoRanks, tmp_path: Path
+) -> None:
+    two_ranks(late_main, tmp_path)
+    assert (tmp_path / "0.txt").read_text() == "written"
+    assert (tmp_path / "1.txt").read_text() == "written True"
+
+
+@pytest.mark.slow
+def test_the_tasks_of_an_srun_are_the_ranks_of_one_run(undisturbed: Path, tmp_path: Path) -> None:
+    (tmp_path / "r.yaml").write_text(dump_yaml(recipe(**CHANGES)))
+    step = {
+        "SLURM_JOB_ID": str(os.getpid()),
+        "SLURM_STEP_ID": "0",
+        "SLURM_STEP_NUM_TASKS": "2",
+        "SLURM_STEP_NODELIST": "localhost",
+        "OMP_NUM_THREADS": "1",
+    }
+    tasks = [
+        subprocess.Popen(
+            [sys.executable, "-m", "prunekit", "run", "r.yaml"],
+            cwd=tmp_path,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            env=os.environ | step | {"SLURM_PROCID": rank, "SLURM_LOCALID": rank},
+        )
+        for rank in "01"
+    ]
+    printed = [task.communicate()[0] for task in tasks]
+    assert [task.returncode for task in tasks] == [0, 0], printed
+    assert "test accuracy" in printed[0]
+    assert printed[1] == ""  # one speaks for all
+    assert same(result(only_run(tmp_path)), result(undisturbed))
