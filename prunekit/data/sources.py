@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Literal, Protocol
 
 from pydantic import Field
@@ -69,9 +70,22 @@ class ImageSource(Protocol):
 
         Raises:
             DataError: the image cannot be decoded or is not as the index says; begins with
-                `describe(index)`.
+                `describe(index)`. What `window` raises passes through.
         """
         ...
+
+
+@dataclass(frozen=True, slots=True)
+class StreamSettings:
+    """The keys of `StreamableConfig`."""
+
+    storage: Storage = "auto"
+    workers: int | None = None
+    broken: Literal["error", "skip"] = "error"
+    statistics_samples: int = 10_000
+
+
+STREAM_KEYS = tuple(StreamSettings.__dataclass_fields__)
 
 
 class StreamableConfig(DatasetConfig):
@@ -89,8 +103,13 @@ class StreamableConfig(DatasetConfig):
     statistics_samples: Annotated[int, NewKey(3, before=10_000)] = Field(default=10_000, ge=1)
     """Training images of which mean and standard deviation of a streamed set are measured."""
 
+    @property
+    def stream_settings(self) -> StreamSettings:
+        """How it is streamed."""
+        return StreamSettings(**{key: getattr(self, key) for key in STREAM_KEYS})
+
     @abc.abstractmethod
-    def source(self, split: Split) -> ImageSource:
+    def open_source(self, split: Split) -> ImageSource:
         """The images of a split, to be read one by one.
 
         Raises:
