@@ -12,7 +12,8 @@ from torch import Tensor
 from prunekit.data.batches import DataSet
 from prunekit.data.cache import require_memory
 from prunekit.data.chosen import check_batch, check_labels, held_out, within_limit
-from prunekit.data.pixels import Held, Part, Pixels
+from prunekit.data.pixels import Held, Pixels
+from prunekit.data.skipped import Part
 from prunekit.data.sources import StreamableConfig
 from prunekit.data.storage import Settled, settle_storage
 from prunekit.errors import DataError, PluginError, RecipeError, ResourceError

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Literal, Protocol
+from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from prunekit.data.cache import samples_digest
+from prunekit.data.skipped import Part, Skipped
 from prunekit.data.statistics import Statistics, pixel_statistics
 from prunekit.data.steps import Share, Steps
 from prunekit.foundation.transfer import send
 from prunekit.registry.configs import Samples
 
-Part = Literal["train", "validation", "test"]
 PARTS: tuple[Part, ...] = ("train", "validation", "test")
 
 
@@ -45,6 +45,21 @@ class Pixels(Protocol):
     @property
     def classes(self) -> tuple[str, ...]:
         """Their names, in the order of the labels."""
+        ...
+
+    @property
+    def told(self) -> Mapping[str, Any]:
+        """What a report says of how they are kept; empty where that goes without saying."""
+        ...
+
+    @property
+    def line(self) -> str:
+        """The same in a sentence."""
+        ...
+
+    @property
+    def skipped(self) -> Skipped:
+        """Which images could not be read and were passed over."""
         ...
 
     def labels(self, part: Part) -> Tensor:
@@ -104,6 +119,13 @@ class Held:
     """On the device."""
     kept_side: int | None = None
     cuts: bool = False
+    told: Mapping[str, Any] = field(default_factory=dict)
+    line: str = ""
+
+    @property
+    def skipped(self) -> Skipped:
+        """None: a set is in memory once all of it was read."""
+        return Skipped({})
 
     @property
     def device(self) -> torch.device:

@@ -61,6 +61,8 @@ def resize_pixels(
     Returns:
         uint8 [C, *size].
     """
+    if tuple(image.shape[1:]) == size:
+        return image
     from torchvision.transforms.v2 import functional  # which most runs do without
 
     resized: Tensor = functional.resize(

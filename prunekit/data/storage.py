@@ -8,7 +8,7 @@ import torch
 
 from prunekit.data.cache import available_memory
 from prunekit.data.sources import StreamableConfig
-from prunekit.errors import PrunekitError, RecipeError
+from prunekit.errors import PrunekitError
 from prunekit.registry.configs import DatasetConfig, Split
 
 Settled = Literal["memory", "stream"]
@@ -20,9 +20,6 @@ def settle_storage(config: DatasetConfig, device: torch.device) -> Settled:
     Args:
         config: the settings.
         device: where the set would be kept.
-
-    Raises:
-        RecipeError: what is to be streamed cannot be.
     """
     if not isinstance(config, StreamableConfig):
         return "memory"
@@ -48,10 +45,3 @@ def _fits(config: StreamableConfig, device: torch.device) -> bool:
         if limit is not None:
             need[split] = need[split] * limit // max(len(config.open_source(split).labels), limit)
     return sum(need.values()) <= left
-
-
-def settled(told: object) -> Settled:
-    """What the manifest of a run says; those of earlier versions say nothing."""
-    if told not in (None, "memory", "stream"):
-        raise RecipeError(f"storage {told!r}: must be memory or stream")
-    return "stream" if told == "stream" else "memory"

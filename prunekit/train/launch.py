@@ -6,7 +6,7 @@ import os
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import closing, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -133,7 +133,7 @@ def _resume_here(run_dir: Path, device: str | None = None) -> Path:
         checkpoint, refused = newest_checkpoint(run_dir)
         pending = [checkpoint]  # handed over: it must not be held for the length of the run
         anchor = AnchorFile()
-        run = build(opened.recipe(), group, anchor, resuming=True)
+        run = build(opened.recipe(), group, anchor, resuming=True, storage=opened.storage())
         _check_same_code(run.recipe, group)
         changed = changes_between(manifest["environment"], environment(group.device, group.world))
         if manifest["data"] != run.data.fingerprint():
@@ -168,7 +168,7 @@ def _train(trainer: Trainer, start: Any) -> None:
     status = _Status(trainer.run_dir, trainer)
     status.write("running", 0, "")
     try:
-        with trainer.stopping.requests, trainer.observer:
+        with trainer.stopping.requests, trainer.observer, closing(trainer.run):
             start()
             trainer.fit()
             conclude(trainer)
@@ -215,6 +215,7 @@ def _manifest(run: Run) -> dict[str, Any]:
         "recipe_hash": recipe_hash(run.recipe),
         "seed": run.recipe.seed,
         "data": run.data.fingerprint(),
+        **({"data_storage": kept} if (kept := run.data.pixels.told.get("storage")) else {}),
         **({"loss": known} if (known := run.loss.identity()) else {}),
         "argv": sys.argv,
         "git": git_state(),

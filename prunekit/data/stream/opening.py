@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from prunekit.data.chosen import check_batch, check_labels, held_out, within_limit
-from prunekit.data.pixels import Part
+from prunekit.data.skipped import Part
 from prunekit.data.sources import ImageSource, StreamableConfig, StreamSettings
 from prunekit.data.stream.reader import Cut, StreamedPart
 from prunekit.data.stream.streamed import Streamed

@@ -86,6 +86,13 @@ def context() -> BaseContext:
     return found
 
 
+def make_ready() -> None:
+    """Let the server import, while the caller has other things to do."""
+    if SERVED:
+        with _without_main():
+            _SERVER.ensure_running()
+
+
 def be_deaf(_: int = 0) -> None:
     """Ignore what asks for a stop.
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils.data import Dataset, get_worker_info
 
 from prunekit.data.augment.resized_crop import crop_rectangles
-from prunekit.data.pixels import Part
+from prunekit.data.skipped import Part
 from prunekit.data.sources import ImageSource, Window
 from prunekit.errors import DataError, PrunekitError
 from prunekit.registry.augmentations import RandomResizedCrop

@@ -6,19 +6,20 @@ import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import count
 from math import ceil, prod
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from prunekit.data.pixels import Part
+from prunekit.data.skipped import Part, Skipped
 from prunekit.data.sources import StreamSettings
 from prunekit.data.statistics import Statistics, statistics_of_batches
 from prunekit.data.steps import Share, Steps
 from prunekit.data.stream.kept_statistics import kept_statistics
 from prunekit.data.stream.pool import Pool
+from prunekit.data.stream.processes import make_ready
 from prunekit.data.stream.reader import Cut, Read, Reader, Request, StreamedPart
-from prunekit.data.stream.skipped import Skipped
+from prunekit.foundation.number_text import size_text
 from prunekit.foundation.transfer import PINS, READS_LATE, send
 
 PIECE = 2**22
@@ -66,19 +67,43 @@ class Streamed:
         self.classes = self._first.source.classes
         notes = (note for part in parts.values() for note in part.source.notes)
         self.notes = tuple(dict.fromkeys(notes))
-        self.skipped = Skipped(parts)
+        self.skipped = Skipped(parts if settings.broken == "skip" else {})
         self._labels = {name: send(part.labels, device) for name, part in parts.items()}
         image = prod(cut.size if cut else self._first.size) * self._first.channels
         self.piece = max(LEAST, min(MOST, PIECE // image))
         """Images that one worker reads at a time."""
         workers = settings.workers or 0
         ahead = ceil(min(2 * rank_batch, max(1, AHEAD // image)) / self.piece) + workers
+        if workers:
+            make_ready()
         reader = Reader(dict(parts), cut, skip=settings.broken == "skip")
         self._pool = Pool(reader, workers, ahead, pin=device.type in PINS)
         self._coming: Iterator[Read] | None = None
         self._next: _Wanted | None = None
         """What `_coming` begins with."""
         self._last: tuple[_Wanted, list[list[Tensor]]] | None = None
+
+    @property
+    def told(self) -> Mapping[str, Any]:
+        """How they are read."""
+        return {
+            "storage": "stream",
+            "images": {name: len(part) for name, part in self.parts.items()},
+            "workers": self.settings.workers,
+        }
+
+    @property
+    def line(self) -> str:
+        """The same in a sentence."""
+        images = sum(map(len, self.parts.values()))
+        size = sum(len(part) * part.channels * prod(part.size) for part in self.parts.values())
+        workers = self.settings.workers or 0
+        who = "the training process" if not workers else f"{workers} worker" + "s" * (workers > 1)
+        why = ", more than there is" if self.settings.storage == "auto" else ""
+        return (
+            f"data: {images:,} images are read from their files for each batch, by {who}: decoded "
+            f"they would take {size_text(size)}{why}"
+        )
 
     def labels(self, part: Part) -> Tensor:
         """int64 [N], on the device."""
@@ -190,7 +215,8 @@ class Streamed:
         return [next(reads) for _ in _evenly(size, self.piece)]
 
     def _seen(self, part: Part, read: Read) -> Read:
-        self.skipped.add(part, read.broken)
+        if read.broken:
+            self.skipped.add(part, read.broken)
         return read
 
     def _moved(self, pieces: Sequence[Tensor]) -> Tensor:
