@@ -7,11 +7,12 @@ is no such server, it is a fresh interpreter. The script of the user is not run 
 
 from __future__ import annotations
 
+import ctypes
 import multiprocessing
 import signal
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from multiprocessing.context import BaseContext, SpawnContext, SpawnProcess
 from types import ModuleType
 from typing import Any
@@ -19,6 +20,10 @@ from typing import Any
 from prunekit.foundation.signals import SIGNALS
 
 SERVED = "forkserver" in multiprocessing.get_all_start_methods()
+M_MMAP_THRESHOLD = -3
+"""Of malloc.h."""
+LARGE = 2**22
+"""Bytes."""
 PRELOADED = ["prunekit.data.stream.in_server"]
 
 
@@ -91,6 +96,16 @@ def make_ready() -> None:
     if SERVED:
         with _without_main():
             _SERVER.ensure_running()
+
+
+def give_back() -> None:
+    """Let glibc return large tensors to the system when they are freed, batch by batch.
+
+    It raises the size from which it does so, to 32 MB, whenever one is freed; what is below lies in
+    a heap, under whatever else is there, and over an epoch of batches that grows.
+    """
+    with suppress(OSError, AttributeError):  # another C library
+        ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, LARGE)
 
 
 def be_deaf(_: int = 0) -> None:

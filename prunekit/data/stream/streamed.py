@@ -17,7 +17,7 @@ from prunekit.data.statistics import Statistics, statistics_of_batches
 from prunekit.data.steps import Share, Steps
 from prunekit.data.stream.kept_statistics import kept_statistics
 from prunekit.data.stream.pool import Pool
-from prunekit.data.stream.processes import make_ready
+from prunekit.data.stream.processes import give_back, make_ready
 from prunekit.data.stream.reader import Cut, Read, Reader, Request, StreamedPart
 from prunekit.foundation.number_text import size_text
 from prunekit.foundation.transfer import PINS, READS_LATE, send
@@ -76,6 +76,8 @@ class Streamed:
         ahead = ceil(min(2 * rank_batch, max(1, AHEAD // image)) / self.piece) + workers
         if workers:
             make_ready()
+        if device.type == "cpu":  # elsewhere batches are not in the memory of the host
+            give_back()
         reader = Reader(dict(parts), cut, skip=settings.broken == "skip")
         self._pool = Pool(reader, workers, ahead, pin=device.type in PINS)
         self._coming: Iterator[Read] | None = None
@@ -97,12 +99,13 @@ class Streamed:
         """The same in a sentence."""
         images = sum(map(len, self.parts.values()))
         size = sum(len(part) * part.channels * prod(part.size) for part in self.parts.values())
+        told = f"{size / 1e9:.3g} GB" if size >= 1e9 else size_text(size)
         workers = self.settings.workers or 0
         who = "the training process" if not workers else f"{workers} worker" + "s" * (workers > 1)
         why = ", more than there is" if self.settings.storage == "auto" else ""
         return (
             f"data: {images:,} images are read from their files for each batch, by {who}: decoded "
-            f"they would take {size_text(size)}{why}"
+            f"they would take {told}{why}"
         )
 
     def labels(self, part: Part) -> Tensor:
