@@ -84,8 +84,6 @@ class FilesConfig(StreamableConfig):
         return Files(Path(self.root) / split, self.known_size)
 
 
-def files(
-    root: Path, seed: int = 0, rank: int = 0, world: int = 1, **settings: object
-) -> DataSet:
+def files(root: Path, seed: int = 0, rank: int = 0, world: int = 1, **settings: object) -> DataSet:
     config = FilesConfig.model_validate({"root": str(root), "batch_size": 8, **settings})
     return open_dataset(config, seed=seed, device=CPU, rank=rank, world=world)

@@ -124,7 +124,7 @@ class Streamed:
 
         def measure() -> Statistics:
             sizes = _evenly(len(chosen), MEASURED)
-            reads = self._pool.read(self._requests("train", chosen, sizes, fill=True))
+            reads = self._pool.read(_requests("train", chosen, sizes, self.piece, fill=True))
             images = (self._seen("train", read).images for read in reads)
             return statistics_of_batches(images, part.channels, torch.device("cpu"))
 
@@ -141,7 +141,7 @@ class Streamed:
         if ahead:
             reads, self._next = self._from(wanted, steps), None  # until it is read to the end
         else:
-            reads = self._pool.read(self._of_step(share, sizes))
+            reads = self._pool.read(_of_step(share, sizes, self.piece, cuts=self.cuts))
         self._last, kept = None, list[list[Tensor]]()
         for size in sizes:
             kept.append([self._seen("train", read).images for read in self._some(reads, size)])
@@ -153,7 +153,7 @@ class Streamed:
         self, part: Part, places: Tensor, sizes: Sequence[int], *, fill: bool
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """Some images and their labels, without those that cannot be read."""
-        reads = self._pool.read(self._requests(part, places, sizes, fill=fill))
+        reads = self._pool.read(_requests(part, places, sizes, self.piece, fill=fill))
         for chosen in torch.split(places, list(sizes)):
             found = [self._seen(part, read) for read in self._some(reads, len(chosen))]
             images, labels = self._moved([read.images for read in found]), self._labels[part]
@@ -181,35 +181,10 @@ class Streamed:
     def _from(self, wanted: _Wanted, steps: Steps) -> Iterator[Read]:
         """What comes from a step on, without an end: it goes on where it was left, else anew."""
         if self._coming is None or self._next != wanted:
-            requests = (
-                request
-                for step in count(wanted.step)
-                for request in self._of_step(steps.at(step), wanted.sizes)
-            )
             self._coming = None  # closed first: what was read ahead is dropped
+            requests = _of_all_steps(steps, wanted, self.piece, cuts=self.cuts)
             self._coming = self._pool.read(requests, background=True)
         return self._coming
-
-    def _of_step(self, share: Share, sizes: Sequence[int]) -> Iterator[Request]:
-        draws = share.draws.of.get("random_resized_crop") if self.cuts else None
-        return self._requests("train", share.places, sizes, draws, fill=True)
-
-    def _requests(
-        self,
-        part: Part,
-        places: Tensor,
-        sizes: Sequence[int],
-        draws: Tensor | None = None,
-        *,
-        fill: bool,
-    ) -> Iterator[Request]:
-        """Batches of these sizes, each in pieces of its own."""
-        begin = 0
-        for size in (piece for batch in sizes for piece in _evenly(batch, self.piece)):
-            chosen = slice(begin, begin + size)
-            rows = None if draws is None else draws[chosen].clone()  # not all of it is sent
-            yield Request(part, places[chosen].clone(), rows, fill)
-            begin += size
 
     # ---- what comes of it
 
@@ -231,6 +206,37 @@ class Streamed:
         for piece, place in zip(pieces, torch.split(images, [*map(len, pieces)]), strict=True):
             place.copy_(piece, non_blocking=self.device.type not in READS_LATE)
         return images
+
+
+# Functions, not methods: what is read ahead must not keep alive who reads it, or workers stay.
+
+
+def _of_all_steps(steps: Steps, first: _Wanted, piece: int, *, cuts: bool) -> Iterator[Request]:
+    for step in count(first.step):
+        yield from _of_step(steps.at(step), first.sizes, piece, cuts=cuts)
+
+
+def _of_step(share: Share, sizes: Sequence[int], piece: int, *, cuts: bool) -> Iterator[Request]:
+    draws = share.draws.of.get("random_resized_crop") if cuts else None
+    return _requests("train", share.places, sizes, piece, draws, fill=True)
+
+
+def _requests(
+    part: Part,
+    places: Tensor,
+    sizes: Sequence[int],
+    most: int,
+    draws: Tensor | None = None,
+    *,
+    fill: bool,
+) -> Iterator[Request]:
+    """Batches of these sizes, each in pieces of its own."""
+    begin = 0
+    for size in (piece for batch in sizes for piece in _evenly(batch, most)):
+        chosen = slice(begin, begin + size)
+        rows = None if draws is None else draws[chosen].clone()  # not all of it is sent
+        yield Request(part, places[chosen].clone(), rows, fill)
+        begin += size
 
 
 def _evenly(total: int, most: int) -> list[int]:
