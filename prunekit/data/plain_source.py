@@ -58,11 +58,15 @@ class PlainSource:
         self.labels, self.classes = labels, classes
         for number in (int(labels.argmin()), int(labels.argmax())):
             check_label(int(labels[number]), number, classes, what)
-        looked_at = [self._pixels(number) for number in _spread(len(labels), LOOKED_AT)]
-        sizes = {(pixels.shape[1], pixels.shape[2]) for pixels in looked_at}
+        found = ((number, self._whole(number)) for number in _spread(len(labels), LOOKED_AT))
+        looked_at = {number: pixels for number, pixels in found if pixels is not None}
+        if not looked_at:
+            self._pixels(0)  # tells why
+        sizes = {(pixels.shape[1], pixels.shape[2]) for pixels in looked_at.values()}
         self.size = sizes.pop() if len(sizes) == 1 else None
-        self.channels = len(looked_at[0])
-        same = torch.equal(looked_at[0], self._pixels(0, draws=1))
+        first, pixels = next(iter(looked_at.items()))
+        self.channels = len(pixels)
+        same = torch.equal(pixels, self._pixels(first, draws=1))
         self.notes: tuple[str, ...] = () if same else (RANDOM,)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -77,9 +81,9 @@ class PlainSource:
         found = hashlib.sha256(repr((len(self), self.classes)).encode())
         found.update(self.labels.numpy().data)
         for number in _spread(len(self), HASHED):
-            pixels = self._pixels(number).contiguous()
-            found.update(repr(tuple(pixels.shape)).encode())
-            found.update(pixels.numpy().data)
+            if (pixels := self._whole(number)) is not None:
+                found.update(repr((number, tuple(pixels.shape))).encode())
+                found.update(pixels.contiguous().numpy().data)
         return found.hexdigest()
 
     def describe(self, index: int) -> str:
@@ -103,6 +107,13 @@ class PlainSource:
         top, left, height, width = window(pixels.shape[1], pixels.shape[2])
         part = pixels[:, top : top + height, left : left + width]
         return resize_pixels(part, size, interpolation)
+
+    def _whole(self, number: int) -> Tensor | None:
+        """The image; None where it cannot be read, which is told when it is wanted."""
+        try:
+            return self._pixels(number)
+        except DataError:
+            return None
 
     def _pixels(self, number: int, draws: int = 0) -> Tensor:
         """The same each time, whatever the data set draws; `draws` gives others."""

@@ -4,6 +4,7 @@ import multiprocessing
 import os
 import random
 import signal
+from itertools import chain
 from pathlib import Path
 
 import numpy as np

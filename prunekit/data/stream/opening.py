@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 from dataclasses import replace
 from typing import NamedTuple
@@ -137,6 +138,8 @@ def _part(source: ImageSource, places: Tensor, channels: int, form: _Form) -> St
 
 def _with_workers(config: StreamableConfig, world: int) -> StreamSettings:
     settings = config.stream_settings
+    if multiprocessing.current_process().daemon:  # which may not start others
+        return replace(settings, workers=0)
     if settings.workers is not None:
         return settings
     local = int(os.environ.get("LOCAL_WORLD_SIZE", world))

@@ -128,8 +128,8 @@ class Pool:
             while found is None:  # it had come to the end of what was wanted then
                 self._coming = iter(self._started())
                 found = next(self._coming, None)
-        except RuntimeError as error:
-            if not str(error).startswith("DataLoader worker"):
+        except (RuntimeError, OSError, EOFError) as error:
+            if not (self.workers and _of_a_process(error)):
                 raise
             self.close()
             raise ResourceError(
@@ -170,6 +170,16 @@ def _close(pool: weakref.ref[Pool]) -> None:
     """Before the interpreter ends, which would wait for processes that are told nothing."""
     if (found := pool()) is not None:
         found.close()
+
+
+def _of_a_process(error: Exception) -> bool:
+    """Whether a process ended, or else something went wrong inside one.
+
+    One that is killed is seen by the loader, or first by a connection to it that breaks off.
+    """
+    if isinstance(error, RuntimeError):
+        return str(error).startswith("DataLoader worker")
+    return "in DataLoader worker process" not in str(error)
 
 
 def _in_a_line(error: Exception) -> str:
