@@ -2,23 +2,35 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 
 import torch
 from torch import Tensor
 
-from prunekit.data.batches import DataSet, Part
+from prunekit.data.batches import DataSet
 from prunekit.data.cache import require_memory
-from prunekit.data.split import stratified
-from prunekit.errors import DataError, PluginError, RecipeError
+from prunekit.data.chosen import check_batch, check_labels, held_out, within_limit
+from prunekit.data.pixels import Held, Pixels
+from prunekit.data.skipped import Part
+from prunekit.data.sources import StreamableConfig
+from prunekit.data.storage import Settled, settle_storage
+from prunekit.errors import DataError, PluginError, RecipeError, ResourceError
 from prunekit.registry.augmentations import MIXING, by_name
 from prunekit.registry.configs import DatasetConfig, Samples, Split
 
 
 def open_dataset(
-    config: DatasetConfig, *, seed: int, device: torch.device, rank: int = 0, world: int = 1
+    config: DatasetConfig,
+    *,
+    seed: int,
+    device: torch.device,
+    rank: int = 0,
+    world: int = 1,
+    storage: Settled | None = None,
 ) -> DataSet:
-    """Decode a set, take the parts that the settings ask for and put them on the device.
+    """Take the parts of a set that the settings ask for; those in memory are put on the device.
 
     `train_limit` is taken first and `validation` held out of what it leaves; neither depends on the
     seed.
@@ -26,9 +38,11 @@ def open_dataset(
     Args:
         config: the settings.
         seed: of the run: order, augmentation and calibration.
-        device: where the samples live and batches are made.
+        device: where batches are made; a set in memory lives there.
         rank: this process.
         world: processes that share a batch.
+        storage: of a run that began so, or that all its processes agree on; None = as the settings
+            say.
 
     Raises:
         DataError: files are missing or unreadable, a limit is larger than its split, or the splits
@@ -38,32 +52,35 @@ def open_dataset(
         PluginError: `config.load` does not return what `Samples` promises.
     """
     check_shares(config, world)
-    train, test = _load(config, "train"), _load(config, "test")
-    train, test = _matched(config, train, test)
-    train = _limited(train, config.train_limit, "train")
-    test = _limited(test, config.test_limit, "test")
-    train, validation = _held_out(train, config.validation)
-    if len(train.labels) < config.batch_size:
-        raise RecipeError(
-            f"data.batch_size: {config.batch_size} is more than the {len(train.labels)} training "
-            "samples: lower it, or raise data.train_limit"
-        )
-    parts: dict[Part, Samples] = {"train": train, "validation": validation, "test": test}
-    need = sum(part.images.nbytes for part in parts.values())
-    if device.type != "cpu":
-        require_memory(need, config.name, "lower data.image_size or data.train_limit", device)
-    placed = {name: _placed(part, device) for name, part in parts.items()}
-    return DataSet(config, placed, seed=seed, rank=rank, world=world)
+    if (storage or settle_storage(config, device)) == "stream":
+        from prunekit.data.stream.opening import open_streamed  # which most runs do without
+
+        pixels: Pixels = open_streamed(config, device, world)
+    else:
+        pixels = _held(config, device)
+    return DataSet(config, pixels, seed=seed, rank=rank, world=world)
 
 
-def open_test_split(config: DatasetConfig) -> Samples:
-    """Decode the test split alone, or the part of it that the settings ask for.
+def open_test_split(
+    config: DatasetConfig, device: torch.device, storage: Settled | None = None
+) -> Pixels:
+    """The part `test` alone, or what of it the settings ask for; in memory it is on the host.
+
+    Args:
+        config: the settings.
+        device: where batches of a streamed set are made.
+        storage: see `open_dataset`.
 
     Raises:
         DataError: files are missing or unreadable, or the limit is larger than the split.
         PluginError: `config.load` does not return what `Samples` promises.
     """
-    return _limited(_load(config, "test"), config.test_limit, "test")
+    if (storage or settle_storage(config, torch.device("cpu"))) == "stream":
+        from prunekit.data.stream.opening import open_streamed_test
+
+        return open_streamed_test(config, device)
+    test = _load(config, "test")
+    return Held({"test": _chosen(test, within_limit(test.labels, config.test_limit, "test"))})
 
 
 def check_shares(config: DatasetConfig, world: int) -> None:
@@ -86,18 +103,44 @@ def check_shares(config: DatasetConfig, world: int) -> None:
         )
 
 
+def _held(config: DatasetConfig, device: torch.device) -> Held:
+    train, test = _load(config, "train"), _load(config, "test")
+    train, test = _matched(config, train, test)
+    train = _chosen(train, within_limit(train.labels, config.train_limit, "train"))
+    test = _chosen(test, within_limit(test.labels, config.test_limit, "test"))
+    apart = held_out(train.labels, config.validation)
+    train, validation = _chosen(train, ~apart), _chosen(train, apart)
+    check_batch(config, len(train.labels))
+    parts: dict[Part, Samples] = {"train": train, "validation": validation, "test": test}
+    need = sum(part.images.nbytes for part in parts.values())
+    if device.type != "cpu":
+        remedy = "lower data.image_size or data.train_limit"
+        with _told_of_streams(config):
+            require_memory(need, config.name, remedy, device)
+    return Held({name: _placed(part, device) for name, part in parts.items()}, config.kept_side)
+
+
+@contextmanager
+def _told_of_streams(config: DatasetConfig) -> Iterator[None]:
+    """What does not fit in memory may not have to."""
+    try:
+        yield
+    except ResourceError as error:
+        if not isinstance(config, StreamableConfig):
+            raise
+        raise ResourceError(f"{error}; or set data.storage=stream") from error
+
+
 def _load(config: DatasetConfig, split: Split) -> Samples:
-    samples = config.load(split)
-    images, labels, classes = samples.images, samples.labels, samples.classes
+    with _told_of_streams(config):
+        samples = config.load(split)
+    images, what = samples.images, f"data set {config.name!r}: load({split!r}) gave"
     if images.dtype != torch.uint8 or images.ndim != 4 or not images.numel():
-        wrong = f"images {images.dtype} {list(images.shape)} instead of torch.uint8 [N, C, H, W]"
-    elif labels.dtype != torch.int64 or labels.shape != images.shape[:1]:
-        wrong = f"labels {labels.dtype} {list(labels.shape)} for {len(images)} images"
-    elif not 0 <= int(labels.min()) <= int(labels.max()) < len(classes):
-        wrong = f"labels {int(labels.min())} .. {int(labels.max())} of {len(classes)} classes"
-    else:
-        return samples
-    raise PluginError(f"data set {config.name!r}: load({split!r}) gave {wrong}")
+        raise PluginError(
+            f"{what} images {images.dtype} {list(images.shape)} instead of torch.uint8 [N, C, H, W]"
+        )
+    check_labels(samples.labels, len(images), samples.classes, what)
+    return samples
 
 
 def _matched(config: DatasetConfig, train: Samples, test: Samples) -> tuple[Samples, Samples]:
@@ -116,33 +159,6 @@ def _matched(config: DatasetConfig, train: Samples, test: Samples) -> tuple[Samp
 
 def _widened(part: Samples, channels: int) -> Samples:
     return replace(part, images=part.images.expand(-1, channels, -1, -1))
-
-
-def _limited(part: Samples, limit: int | None, split: Split) -> Samples:
-    if limit is None:
-        return part
-    if limit > len(part.labels):
-        raise DataError(
-            f"data.{split}_limit: {limit} is more than the {len(part.labels)} samples of the "
-            f"{split} split: lower it or set it to null"
-        )
-    return _chosen(part, stratified(part.labels, limit))
-
-
-def _held_out(part: Samples, share: float) -> tuple[Samples, Samples]:
-    """What is left to train on, and `share` of the samples, rounded to the nearest number."""
-    total = len(part.labels)
-    count = int(share * total + 0.5)
-    if share and not count:
-        raise RecipeError(
-            f"data.validation: {share} of {total} training samples holds none out: raise it, or "
-            "set it to 0"
-        )
-    try:
-        chosen = stratified(part.labels, count, spare=1)
-    except ValueError as error:
-        raise RecipeError(f"data.validation: {share}: {error}: lower it") from error
-    return _chosen(part, ~chosen), _chosen(part, chosen)
 
 
 def _chosen(part: Samples, chosen: Tensor) -> Samples:

@@ -1,27 +1,29 @@
-"""A plain function or map-style data set of a user's own as a data set: read once into bytes."""
+"""A plain function or map-style data set of a user's own as a data set."""
 
 from __future__ import annotations
 
 import inspect
-import random
-from collections.abc import Iterator
-from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any, Self
 
-import numpy as np
-import torch
 from torch import Tensor, nn
 
-from prunekit.data.plain_samples import PlainSplit, classes_seen, decode_plain
-from prunekit.errors import DataError, PluginError, PrunekitError
-from prunekit.registry.configs import DatasetConfig, Samples, Split
-from prunekit.registry.signature import (
-    SignatureConfig,
-    gives,
-    place_of,
-    settings_from,
-    told_with_line,
+from prunekit.data.plain_samples import (
+    PlainSplit,
+    classes_seen,
+    counted_classes,
+    decode_plain,
+    pixels_of,
+    sample_of,
 )
+from prunekit.data.plain_source import PlainSource, labels_of_all, told_of
+from prunekit.data.sources import STREAM_KEYS, StreamableConfig, StreamSettings
+from prunekit.errors import PluginError
+from prunekit.foundation.draws import fixed_draws
+from prunekit.recipe.load import dataset_from
+from prunekit.registry.configs import Samples, Split
+from prunekit.registry.own_code import CodeFile, code_of, use_code
+from prunekit.registry.signature import SignatureConfig, gives, place_of, settings_from
 
 SPLIT, TRAIN = "split", "train"
 """Parameters that tell which split is wanted: `train` or `test`; true or false."""
@@ -29,11 +31,12 @@ NO_SAMPLES = (nn.Module, Tensor, int, float, str, type(None))
 """A function that says it gives one of these is a helper."""
 _SEEN: dict[Any, tuple[str, ...]] = {}
 """The classes of a training split whose test split is to follow, where the data names none."""
-SHARED = ("root", "download", "image_size")
-"""Keys of all data sets that a parameter may ask for."""
+SHARED = ("root", "download", "image_size", *STREAM_KEYS)
+"""Keys of all data sets that a parameter may ask for: it is given the first ones; the last ones
+came later than parameters of such a name, which are the user's."""
 
 
-class OwnDatasetConfig(SignatureConfig, DatasetConfig):
+class OwnDatasetConfig(SignatureConfig, StreamableConfig):
     """The settings of a plain class or function that gives samples."""
 
     @classmethod
@@ -61,17 +64,47 @@ class OwnDatasetConfig(SignatureConfig, DatasetConfig):
             DataError: a file is missing, or an image or label is not what it must be.
             PluginError: the class or function fails, or gives something else.
         """
-        with _fixed_draws(), self._told():
-            wanted, key = self._split(split), (self.signature.made_by, self.model_dump_json())
-            what, classes = f"{self.name}, {split} split", wanted.classes
+        with fixed_draws(), told_of(self.name):
+            wanted, key = self.split_of(split), (self.signature.made_by, self.model_dump_json())
+            what, classes = self._what(split), wanted.classes
             if classes is None and split == "test":
-                classes = _SEEN.pop(key, None) or classes_seen(self._split("train"), what)
+                classes = _SEEN.pop(key, None) or classes_seen(self.split_of("train"), what)
             found = decode_plain(wanted, classes, what)
             if wanted.classes is None and split == "train":
                 _SEEN[key] = found.classes
             return found
 
-    def _split(self, split: Split) -> PlainSplit:
+    @property
+    def stream_settings(self) -> StreamSettings:
+        """How it is streamed; a parameter of that name is the user's own."""
+        own = self.signature.settings
+        return StreamSettings(**{k: getattr(self, k) for k in STREAM_KEYS if k not in own})
+
+    def open_source(self, split: Split) -> PlainSource:
+        """The samples of a split, to be read one by one; errors as of `load`."""
+        what = self._what(split)
+        with fixed_draws(), told_of(self.name):
+            found = self.split_of(split)
+            labels = labels_of_all(found, what)
+            classes = found.classes
+            if classes is None and split == "train":
+                classes = counted_classes(labels, what)
+            elif classes is None:
+                trained = labels_of_all(self.split_of("train"), self._what("train"))
+                classes = counted_classes(trained, self._what("train"))
+        opens = _Opens(self.model_dump(mode="json"), split, code_of(self))
+        return PlainSource(opens, found, labels, tuple(classes), what)
+
+    def decoded_bytes(self, split: Split) -> int:
+        """What the images of a split take, were all as the first."""
+        what = self._what(split)
+        with fixed_draws(), told_of(self.name):
+            found = self.split_of(split)
+            total = len(found.source)
+            return total * pixels_of(sample_of(found, 0, what)[0], 0, what).numel() if total else 0
+
+    def split_of(self, split: Split) -> PlainSplit:
+        """What the class or function gives, made anew."""
         asked = self.signature.parameters
         apart = SPLIT in asked or TRAIN in asked
         found = self.signature.call(self, {SPLIT: split, TRAIN: split == "train"})
@@ -90,29 +123,21 @@ class OwnDatasetConfig(SignatureConfig, DatasetConfig):
             "(train, test), or take a parameter `split` (train or test) or `train` (true or false)"
         )
 
-    @contextmanager
-    def _told(self) -> Iterator[None]:
-        """An error of the user's code in one line, with its place."""
-        try:
-            yield
-        except PrunekitError:
-            raise
-        except OSError as error:
-            raise DataError(f"{self.name}: {told_with_line(error)}") from error
-        except Exception as error:
-            raise PluginError(f"{self.name}: {told_with_line(error)}") from error
+    def _what(self, split: Split) -> str:
+        return f"{self.name}, {split} split"
 
 
-@contextmanager
-def _fixed_draws() -> Iterator[None]:
-    """Whatever is drawn inside is the same each time; the states outside do not move."""
-    states = random.getstate(), np.random.get_state()  # noqa: NPY002 - those that others draw from
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        random.seed(0)
-        np.random.seed(0)  # noqa: NPY002
-        try:
-            yield
-        finally:
-            random.setstate(states[0])
-            np.random.set_state(states[1])  # noqa: NPY002
+@dataclass(frozen=True)
+class _Opens:
+    """Makes a split anew in another process, which has run the file of code by then."""
+
+    settings: dict[str, Any]
+    split: Split
+    code: CodeFile | None
+
+    def __call__(self) -> PlainSplit:
+        with use_code(self.code), fixed_draws():
+            config = dataset_from(self.settings)
+            if not isinstance(config, OwnDatasetConfig):
+                raise PluginError(f"{config.name}: is no class or function of a file")
+            return config.split_of(self.split)

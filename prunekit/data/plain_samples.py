@@ -88,11 +88,16 @@ def classes_seen(train: PlainSplit, what: str) -> tuple[str, ...]:
         PluginError: no pairs.
     """
     numbers = range(len(train.source))
-    labels = [_label(_sample(train, number, what)[1], number, what) for number in numbers]
-    return _counted(torch.tensor(labels, dtype=torch.int64), what)
+    labels = [label_of(sample_of(train, number, what)[1], number, what) for number in numbers]
+    return counted_classes(torch.tensor(labels, dtype=torch.int64), what)
 
 
-def _counted(labels: Tensor, what: str) -> tuple[str, ...]:
+def counted_classes(labels: Tensor, what: str) -> tuple[str, ...]:
+    """`0`, `1`, ...: the classes that follow from labels, int64 [N].
+
+    Raises:
+        DataError: they do not count classes from 0.
+    """
     kinds, lowest, highest = len({*labels.tolist()}), int(labels.min()), int(labels.max())
     if lowest != 0 or highest != kinds - 1:
         raise DataError(
@@ -118,29 +123,39 @@ def decode_plain(split: PlainSplit, classes: Sequence[str] | None, what: str) ->
     total = len(split.source)
     if not total:
         raise DataError(f"{what}: has no images")
-    first = _pixels(_sample(split, 0, what)[0], 0, what)
+    first = pixels_of(sample_of(split, 0, what)[0], 0, what)
     require_memory(total * first.numel(), what, "give smaller or fewer images")
     images = torch.empty(total, *first.shape, dtype=torch.uint8)
     labels = torch.empty(total, dtype=torch.int64)
     for number in range(total):
-        image, label = _sample(split, number, what)
-        pixels = _pixels(image, number, what)
+        image, label = sample_of(split, number, what)
+        pixels = pixels_of(image, number, what)
         if pixels.shape != first.shape:
             raise DataError(
                 f"{what}: image {number} is {_size(pixels)}, image 0 is {_size(first)}: bring all "
                 "to one size and number of channels"
             )
         images[number] = pixels
-        labels[number] = value = _label(label, number, what)
-        if classes is not None and not 0 <= value < len(classes):
-            raise DataError(
-                f"{what}: label {number} is {value}, of {len(classes)} classes: labels are 0 .. "
-                f"{len(classes) - 1}"
-            )
-    classes = _counted(labels, what) if classes is None else classes
-    again = _pixels(_sample(split, 0, what)[0], 0, what)
+        labels[number] = value = label_of(label, number, what)
+        if classes is not None:
+            check_label(value, number, classes, what)
+    classes = counted_classes(labels, what) if classes is None else classes
+    again = pixels_of(sample_of(split, 0, what)[0], 0, what)
     notes = () if torch.equal(again, images[0]) else (RANDOM,)
     return Samples(images, labels, tuple(classes), notes)
+
+
+def check_label(value: int, number: int, classes: Sequence[str], what: str) -> None:
+    """A label is the number of a class.
+
+    Raises:
+        DataError: it is not.
+    """
+    if not 0 <= value < len(classes):
+        raise DataError(
+            f"{what}: label {number} is {value}, of {len(classes)} classes: labels are 0 .. "
+            f"{len(classes) - 1}"
+        )
 
 
 RANDOM = (
@@ -153,7 +168,12 @@ def _size(pixels: Tensor) -> str:
     return "x".join(map(str, pixels.shape))
 
 
-def _sample(split: PlainSplit, number: int, what: str) -> tuple[Any, Any]:
+def sample_of(split: PlainSplit, number: int, what: str) -> tuple[Any, Any]:
+    """The image and the label of a number.
+
+    Raises:
+        PluginError: it gives something else.
+    """
     found = split.source[number]
     if not isinstance(found, tuple | list) or len(found) != 2:
         length = f" of {len(found)}" if isinstance(found, tuple | list) else ""
@@ -163,7 +183,12 @@ def _sample(split: PlainSplit, number: int, what: str) -> tuple[Any, Any]:
     return found[0], found[1]
 
 
-def _label(value: Any, number: int, what: str) -> int:
+def label_of(value: Any, number: int, what: str) -> int:
+    """The label of a sample.
+
+    Raises:
+        DataError: it is no whole number.
+    """
     if isinstance(value, Tensor | np.ndarray) and value.ndim == 0:
         value = value.item()
     if isinstance(value, np.integer):
@@ -182,8 +207,12 @@ def _size_of(value: Any) -> str:
     return f"{value.dtype} {list(value.shape)}"
 
 
-def _pixels(image: Any, number: int, what: str) -> Tensor:
-    """uint8 [C, H, W]."""
+def pixels_of(image: Any, number: int, what: str) -> Tensor:
+    """The image of a sample, uint8 [C, H, W].
+
+    Raises:
+        DataError: it is none.
+    """
     if isinstance(image, Image.Image):
         image = np.asarray(image.convert("L" if image.mode in GRAY else "RGB"))
     if isinstance(image, np.ndarray):

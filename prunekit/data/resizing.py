@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -44,3 +46,26 @@ def resize_and_crop(images: Tensor, shorter: int, side: int) -> Tensor:
         images = F.interpolate(images, size, mode="bilinear", antialias=True, align_corners=False)
     top, left = (round((length - side) / 2) for length in images.shape[2:])
     return images[:, :, top : top + side, left : left + side].contiguous()
+
+
+def resize_pixels(
+    image: Tensor, size: tuple[int, int], interpolation: Literal["bilinear", "bicubic"]
+) -> Tensor:
+    """Resize decoded pixels as torchvision's `resize` does: antialiased when shrinking.
+
+    Args:
+        image: uint8 [C, H, W].
+        size: height and width; those of the image give the image itself.
+        interpolation: how.
+
+    Returns:
+        uint8 [C, *size].
+    """
+    if tuple(image.shape[1:]) == size:
+        return image
+    from torchvision.transforms.v2 import functional  # which most runs do without
+
+    resized: Tensor = functional.resize(
+        image, list(size), interpolation=interpolation, antialias=True
+    )
+    return resized

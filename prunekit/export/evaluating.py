@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from prunekit.data.load import check_shares, open_test_split
+from prunekit.data.pixels import Pixels
 from prunekit.data.preprocessing import Preprocessing, class_names
 from prunekit.data.sizes import BatchSizes
 from prunekit.errors import CheckpointError, DataError, UsageError
@@ -22,7 +24,7 @@ from prunekit.models.cost import count_macs
 from prunekit.models.saved import load_at_eval_ratio
 from prunekit.models.slots import token_counts
 from prunekit.recipe.load import dataset_from
-from prunekit.registry.configs import DatasetConfig, Samples
+from prunekit.registry.configs import DatasetConfig
 from prunekit.registry.own_code import CodeFile, use_code
 
 OF_BATCHES = ("image_size", "batch_size", "micro_batch", "eval_batch")
@@ -73,8 +75,20 @@ def _evaluated(
     _check_ratios(served, eval_ratios)
     config = _data_of(served, overrides)
     check_shares(config, served.world)
-    samples = open_test_split(config)
-    _check_fit(config, samples, served.preprocessing)
+    storage = None if overrides else served.storage
+    with closing(open_test_split(config, served.device, storage)) as samples:
+        _check_fit(config, samples, served.preprocessing)
+        return _measured(served, source, config, samples, overrides, eval_ratios)
+
+
+def _measured(
+    served: ServedModel,
+    source: str,
+    config: DatasetConfig,
+    samples: Pixels,
+    overrides: Sequence[str],
+    eval_ratios: Sequence[float],
+) -> ModelEvaluation:
     with served.as_in_its_run():
         found = _outcomes(served, config, samples)
         ratios = tuple(_at_ratio(served, config, samples, ratio) for ratio in eval_ratios)
@@ -118,7 +132,7 @@ def _data_of(served: ServedModel, overrides: Sequence[str]) -> DatasetConfig:
     return dataset_from(told, overrides)
 
 
-def _check_fit(config: DatasetConfig, samples: Samples, prepared: Preprocessing) -> None:
+def _check_fit(config: DatasetConfig, samples: Pixels, prepared: Preprocessing) -> None:
     names = class_names(samples.classes)
     if len(names) != len(prepared.classes):
         raise DataError(
@@ -131,7 +145,7 @@ def _check_fit(config: DatasetConfig, samples: Samples, prepared: Preprocessing)
                 f"{config.name}: class {number} is {there!r}, where that of the model is {own!r}: "
                 "give the same classes by the same names"
             )
-    channels, *size = samples.images.shape[1:]
+    channels, *size = samples.shape("test")
     if channels not in (1, len(prepared.mean)):
         raise DataError(
             f"{config.name}: has images of {channels} channels, where the model takes "
@@ -145,7 +159,7 @@ def _check_fit(config: DatasetConfig, samples: Samples, prepared: Preprocessing)
 
 
 @torch.no_grad()
-def _outcomes(served: ServedModel, config: DatasetConfig, samples: Samples) -> Outcomes:
+def _outcomes(served: ServedModel, config: DatasetConfig, samples: Pixels) -> Outcomes:
     found = Outcomes(served.preprocessing.classes)
     for rank in range(served.world):
         for images, labels in _batches(served, config, samples, rank):
@@ -157,19 +171,18 @@ def _outcomes(served: ServedModel, config: DatasetConfig, samples: Samples) -> O
 
 
 def _batches(
-    served: ServedModel, config: DatasetConfig, samples: Samples, rank: int
+    served: ServedModel, config: DatasetConfig, samples: Pixels, rank: int
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """The batches of a process of the run, as `DataSet.eval_batches` cuts them."""
-    total = len(samples.labels)
+    total = len(samples.labels("test"))
     sizes = BatchSizes(config.batch_size, config.micro_batch, served.world, config.eval_batch)
-    indices = torch.arange(total)[rank :: served.world]
-    for chosen in torch.split(indices, list(sizes.evaluation(total, rank))):
-        yield samples.images[chosen].to(served.device), samples.labels[chosen].to(served.device)
+    places = torch.arange(total)[rank :: served.world]
+    mine = sizes.evaluation(total, rank)
+    for images, labels in samples.plain("test", places, mine, fill=False):
+        yield images.to(served.device), labels.to(served.device)
 
 
-def _at_ratio(
-    served: ServedModel, config: DatasetConfig, samples: Samples, ratio: float
-) -> AtRatio:
+def _at_ratio(served: ServedModel, config: DatasetConfig, samples: Pixels, ratio: float) -> AtRatio:
     assert served.module is not None, "checked"
     file = served.path / MODEL_FILE if served.path.is_dir() else served.path
     other = served.with_module(load_at_eval_ratio(file, ratio))

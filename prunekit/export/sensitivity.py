@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -157,20 +158,23 @@ def sensitivity(  # noqa: PLR0913 - each is a choice of the caller's
     recipe, model = run.recipe(), load_model(run.path / MODEL_FILE)
     place = device_of_run(recipe.device, device)
     config = dataset_from(recipe.data.model_dump(mode="json"), overrides)
-    data = open_dataset(config, seed=recipe.seed, device=place)
-    model.to(place)
-    trial = _Trials(
-        model, data, split or ("validation" if data.validation_size else "train"), samples
+    data = open_dataset(
+        config, seed=recipe.seed, device=place, storage=None if overrides else run.storage()
     )
-    top1, loss = trial.measure()
-    layers, left_out = list[LayerSensitivity](), dict[str, str]()
-    for name in _layers(model, strategy, structure):
-        try:
-            tried = [trial.point(name, s, strategy, structure) for s in sparsities]
-        except RecipeError as error:
-            left_out[name] = str(error)
-        else:
-            layers.append(_layer(name, tried, top1 - tolerance))
+    model.to(place)
+    with closing(data):
+        trial = _Trials(
+            model, data, split or ("validation" if data.validation_size else "train"), samples
+        )
+        top1, loss = trial.measure()
+        layers, left_out = list[LayerSensitivity](), dict[str, str]()
+        for name in _layers(model, strategy, structure):
+            try:
+                tried = [trial.point(name, s, strategy, structure) for s in sparsities]
+            except RecipeError as error:
+                left_out[name] = str(error)
+            else:
+                layers.append(_layer(name, tried, top1 - tolerance))
     if not layers:
         raise UsageError(f"{strategy} prunes no layer of {source}: {next(iter(left_out.values()))}")
     return Sensitivity(
@@ -273,15 +277,15 @@ class _Trials:
     @torch.no_grad()
     def measure(self) -> tuple[float, float]:
         """Accuracy and loss."""
-        hits, loss = 0, 0.0
+        hits, loss, seen = 0, 0.0, 0
         self.model.eval()
         for images, labels in self._batches():
-            logits = self.model(images).float()
+            logits, seen = self.model(images).float(), seen + len(labels)
             hits += int((logits.argmax(-1) == labels).sum())
             loss += float(F.cross_entropy(logits, labels, reduction="sum"))
         if loss != loss:
             raise CheckpointError("the model gives a loss that is not finite")
-        return hits / self.count, loss / self.count
+        return hits / seen, loss / seen
 
     def _batches(self) -> Iterator[tuple[Tensor, Tensor]]:
         if self.split == "train":

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -51,6 +51,8 @@ class ServedModel:
     """Of the run that it belongs to."""
     world: int = 1
     """Processes among which the run shared its images out."""
+    storage: Literal["memory", "stream"] | None = None
+    """How that run kept its data; None = as the settings say."""
     report: Mapping[str, Any] = field(default_factory=dict)
     """Of the run whose finished model it is."""
 
@@ -130,6 +132,7 @@ def _of_weights(path: Path, file: Path, run: RunDir | None, wanted: str | None) 
         module=model,
         recipe=recipe,
         world=run.processes() if run else 1,
+        storage=run.storage() if run else None,
         report=run.report() if run is not None and path.is_dir() else {},
     )
 
@@ -155,7 +158,10 @@ def _preprocessing(file: Path, run: RunDir | None) -> Preprocessing:
     if IMAGES in metadata or run is None:
         return read_preprocessing(file, metadata)
     recipe = run.recipe()
-    data = open_dataset(recipe.data, seed=recipe.seed, device=torch.device("cpu"))
+    data = open_dataset(
+        recipe.data, seed=recipe.seed, device=torch.device("cpu"), storage=run.storage()
+    )
+    data.close()
     if run.manifest().get("data") != data.fingerprint():
         raise CheckpointError(
             f"{file}: does not tell how images become the input of its model, as files of earlier "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -68,7 +69,9 @@ def open_subject(run_dir: str | Path) -> Subject:
     weights, metadata = read_tensors(run.path / MODEL_FILE)
     model = load_model(run.path / MODEL_FILE)
     spec = DataSpec(**json.loads(metadata[CONFIG])["data"])
-    data = open_dataset(recipe.data, seed=recipe.seed, device=torch.device("cpu"))
+    data = open_dataset(
+        recipe.data, seed=recipe.seed, device=torch.device("cpu"), storage=run.storage()
+    )
     if run.manifest().get("data") != data.fingerprint():
         raise CheckpointError(
             f"{run_dir}: the data changed since the run began: restore it, as the export is "
@@ -78,6 +81,8 @@ def open_subject(run_dir: str | Path) -> Subject:
         raise CheckpointError(
             f"{run_dir}: the model has {spec.classes} classes, its data {len(data.classes)}"
         )
+    with closing(data):
+        images = _test_images(data)
     return Subject(
         run=run,
         recipe=recipe,
@@ -88,7 +93,7 @@ def open_subject(run_dir: str | Path) -> Subject:
         weights=weights,
         metadata=metadata | images_metadata(data.preprocessing),  # files of before had none
         masks=_masks(run, report, weights),
-        images=_test_images(data),
+        images=images,
         compact=_told_compact(run, report),
     )
 

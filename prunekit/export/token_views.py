@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 
 import torch
@@ -44,8 +45,10 @@ def token_views(
     file = open_run(run_dir).path / MODEL_FILE
     served = open_served(run_dir, device)
     watch = TokenWatch(served.module, served.path)  # refuses before the data is decoded
-    samples = open_test_split(dataset_from(dict(served.data or {}), ()))
-    pixels = samples.images[:images].to(served.device)
+    config = dataset_from(dict(served.data or {}), ())
+    with closing(open_test_split(config, served.device, served.storage)) as split:
+        first = torch.arange(len(split.labels("test")))[:images]
+        pixels = next(split.plain("test", first, (len(first),), fill=True))[0].to(served.device)
     found = {AS_TRAINED: _seen(served, watch, pixels)}
     for ratio in ratios:
         if not 0 <= ratio < 1:

@@ -16,7 +16,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from prunekit.errors import CheckpointError, RecipeError, ResourceError
 from prunekit.foundation.files import (
@@ -70,6 +70,10 @@ class RunDir:
     def manifest(self) -> dict[str, Any]:
         """Versions, seed, device, threads, world size: all that the result depends on."""
         return self._document("manifest.json")
+
+    def storage(self) -> Literal["memory", "stream"]:
+        """How its data was kept: images may have other last bits in the other way."""
+        return "stream" if self.manifest().get("data_storage") == "stream" else "memory"
 
     def code(self) -> Any:
         """Name and SHA-256 of the user's own file that the run was made with; None = none."""

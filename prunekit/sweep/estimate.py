@@ -6,6 +6,7 @@ import heapq
 import json
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -187,24 +188,25 @@ def time_recipe(text: str) -> Timing:
 
     recipe = recipe_from_text(text)
     group = join(recipe.device)
-    build(recipe, group)  # the first time decodes images, which are kept
+    build(recipe, group).close()  # the first time decodes images, which are kept
     with TemporaryDirectory(prefix="prunekit-") as folder:
         began = time.perf_counter()
         run = build(recipe, group)
-        trainer = Trainer(run, Path(folder), Observer(run, Path(folder)))
-        trainer.begin()
-        trainer.observer.begin(0)
-        start = time.perf_counter() - began
-        step = _time_steps(trainer)
-        save = call_seconds(trainer.save)
-        evaluate = _time_evaluation(trainer)
-        began = time.perf_counter()
-        shape = run.data.spec.input_shape
-        masks = {name: mask.cpu() for name, mask in run.engine.masks().items()}
-        for _ in range(3):  # as trained, in training, and finished
-            count_macs(run.model, shape, masks)
-        end = time.perf_counter() - began + evaluate + FEWEST_SECONDS
-        trainer.observer.log_to.close()
+        with closing(run):
+            trainer = Trainer(run, Path(folder), Observer(run, Path(folder)))
+            trainer.begin()
+            trainer.observer.begin(0)
+            start = time.perf_counter() - began
+            step = _time_steps(trainer)
+            save = call_seconds(trainer.save)
+            evaluate = _time_evaluation(trainer)
+            began = time.perf_counter()
+            shape = run.data.spec.input_shape
+            masks = {name: mask.cpu() for name, mask in run.engine.masks().items()}
+            for _ in range(3):  # as trained, in training, and finished
+                count_macs(run.model, shape, masks)
+            end = time.perf_counter() - began + evaluate + FEWEST_SECONDS
+            trainer.observer.log_to.close()
     return Timing(start, step, evaluate, save, end, run.timeline.steps_per_epoch)
 
 

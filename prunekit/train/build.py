@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from prunekit.data import DataSet, open_dataset
+from prunekit.data.storage import Settled, settle_storage
 from prunekit.errors import CheckpointError, RecipeError
 from prunekit.foundation.modules import move_to
 from prunekit.foundation.numerics import Numerics
@@ -55,6 +56,10 @@ class Run:
     notes: tuple[str, ...] = ()
     """What was warned of while the parts were made."""
 
+    def close(self) -> None:
+        """End what runs beside it: processes that read its data."""
+        self.data.close()
+
     @property
     def timeline(self) -> Timeline:
         """The phases in steps."""
@@ -62,25 +67,35 @@ class Run:
 
 
 def build(
-    recipe: Recipe, group: ProcessGroup, anchor: Anchor | None = None, *, resuming: bool = False
+    recipe: Recipe,
+    group: ProcessGroup,
+    anchor: Anchor | None = None,
+    *,
+    resuming: bool = False,
+    storage: Settled | None = None,
 ) -> Run:
     """Make the parts in the one order that works.
 
     Seed, data, model, its initial weights, compressors, what strategies replace, device. The
     optimizer, EMA, compile and DDP belong to the trainer: a phase begins with a new optimizer.
     A run that is resumed takes its weights from its checkpoint: other runs that the recipe names
-    are not read again.
+    are not read again, and its data is kept as it was (`storage`).
 
     Raises:
         PrunekitError: whatever of the recipe does not fit its data or model.
     """
     with warnings_kept() as notes:
-        run = _put_together(recipe, group, anchor, resuming=resuming)
+        run = _put_together(recipe, group, anchor, resuming=resuming, storage=storage)
     return replace(run, notes=tuple(dict.fromkeys(notes)))
 
 
 def _put_together(
-    recipe: Recipe, group: ProcessGroup, anchor: Anchor | None, *, resuming: bool
+    recipe: Recipe,
+    group: ProcessGroup,
+    anchor: Anchor | None,
+    *,
+    resuming: bool,
+    storage: Settled | None,
 ) -> Run:
     _check_processes(recipe, group)
     torch.set_num_threads(recipe.threads)
@@ -88,7 +103,12 @@ def _put_together(
     if not resuming:
         check_loggers(recipe)
     data = open_dataset(
-        recipe.data, seed=recipe.seed, device=group.device, rank=group.rank, world=group.world
+        recipe.data,
+        seed=recipe.seed,
+        device=group.device,
+        rank=group.rank,
+        world=group.world,
+        storage=storage or _settled(recipe, group),
     )
     torch.manual_seed(seed_for(recipe.seed, "model"))
     start = {"init": None} if resuming else {}
@@ -137,6 +157,12 @@ def _check_processes(recipe: Recipe, group: ProcessGroup) -> None:
             "sync_batchnorm: a graph of torch.compile has no place for what the processes tell "
             "each other in it: set compile to false, or sync_batchnorm"
         )
+
+
+def _settled(recipe: Recipe, group: ProcessGroup) -> Settled:
+    """One for all ranks: what is free differs from one to the other."""
+    found = settle_storage(recipe.data, group.device) if group.is_main else "memory"
+    return "stream" if group.share(found) == "stream" else "memory"
 
 
 def _check(run: Run) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import resource
 from collections.abc import Mapping
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -106,7 +107,8 @@ def dry_run(recipe: Recipe, nproc: int = 1) -> DryRun:
             check_shares(recipe.data, nproc)
             check_batches(run.data, run.engine, replace(run.data.sizes, world=nproc))
         start |= {name: param.detach().clone() for name, param in run.engine.params.items()}
-        return plan(run)
+        with closing(run):
+            return plan(run)
 
 
 def plan(run: Run) -> DryRun:
@@ -149,6 +151,7 @@ def plan(run: Run) -> DryRun:
         device=str(run.group.device),
         changes=tuple(outlook.line() for outlook in outlooks),
         notes=(
+            *filter(None, [run.data.pixels.line]),
             *run.data.notes,
             *run.notes,
             *engine.notes,

@@ -35,6 +35,8 @@ from prunekit.train.norm_statistics import renew_statistics
 from prunekit.train.passes import Evaluation
 from prunekit.train.trainer import Trainer
 
+NAMED = 20
+"""Images that could not be read are told by name, so many at most."""
 LOOKED_AT = 8
 """Images that go through the model to see what it multiplies by."""
 
@@ -70,6 +72,7 @@ def conclude(trainer: Trainer) -> None:
     trainer.use_model(model)
     _renew_statistics(trainer, model)
     found = _evaluate(trainer)
+    trainer.observer.share_skipped()
     if trainer.group.is_main:
         left = smaller.masks if smaller else masks_left(model, trained.masks)
         left = {name: mask.cpu() for name, mask in left.items()}
@@ -192,6 +195,7 @@ def _report(
         **measured_costs(trainer, model, macs),
         "layers": sparsity.layers(),
         "train": _training(trainer) | {"flops": trained.flops},
+        **_streamed(trainer),
         "environment": environment(trainer.device, trainer.group.world),
         "warnings": trainer.observer.warnings,
     }
@@ -223,6 +227,15 @@ def _training(trainer: Trainer) -> dict[str, Any]:
         "images_per_second": trainer.images / seconds if seconds else None,
         "wall_seconds": seconds,
     }
+
+
+def _streamed(trainer: Trainer) -> dict[str, Any]:
+    """How a set that is not in memory was read."""
+    pixels = trainer.data.pixels
+    if not pixels.told:
+        return {}
+    skipped = {"count": int(pixels.skipped.flags.sum()), "images": pixels.skipped.names(NAMED)}
+    return {"data": {**pixels.told, "skipped": skipped}}
 
 
 def _unit_row(one: UnitCount) -> dict[str, Any]:

@@ -202,7 +202,7 @@ def _go_on(
         anchor = AnchorFile()
         recipe, kept = as_begun(opened.recipe(), now)
         with told_plainly():
-            run = build(recipe, group, anchor, resuming=True)
+            run = build(recipe, group, anchor, resuming=True, storage=opened.storage())
         check_same_code(run.recipe, group)
         changed = changes_between(manifest["environment"], environment(group.device, group.world))
         if manifest["data"] != run.data.fingerprint():

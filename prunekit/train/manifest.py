@@ -27,6 +27,7 @@ def manifest_of(run: Run) -> dict[str, Any]:
         "recipe_hash": recipe_hash(run.recipe),
         "seed": run.recipe.seed,
         "data": run.data.fingerprint(),
+        **({"data_storage": kept} if (kept := run.data.pixels.told.get("storage")) else {}),
         **({"loss": known} if (known := run.loss.identity()) else {}),
         "argv": sys.argv,
         "git": git_state(),

@@ -46,6 +46,8 @@ class Observer:
         """Begin to show."""
         self.screen.__enter__()
         self._listener.listen()
+        if self.run.data.pixels.line:
+            self.screen.note(self.run.data.pixels.line)
         for note in (*self.run.data.notes, *self.run.notes, *self.run.engine.notes):
             self.warn(note)
         for outlook in self._outlooks:
@@ -84,10 +86,25 @@ class Observer:
 
     def state_dict(self) -> dict[str, Any]:
         """Sums since the last log, over all ranks: each rank must call it. And what was warned."""
-        return {"sums": self._sums.read(self.run.group.total), "warnings": [*self.warnings]}
+        self.share_skipped()
+        skipped = self.run.data.pixels.skipped.flags.nonzero().flatten()
+        return {
+            "sums": self._sums.read(self.run.group.total),
+            "warnings": [*self.warnings],
+            **({"skipped": skipped} if len(skipped) else {}),
+        }
+
+    def share_skipped(self) -> None:
+        """Every rank learns which images another one passed over: each must call it."""
+        skipped, group = self.run.data.pixels.skipped, self.run.group
+        if len(skipped.flags) and group.world > 1:
+            everywhere = group.total(skipped.flags.int().to(group.device))
+            skipped.also(everywhere.cpu().nonzero().flatten())
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on adding; the main rank holds what all had."""
+        if "skipped" in state:
+            self.run.data.pixels.skipped.also(state["skipped"])
         if self.run.group.is_main:
             self._sums.set(state["sums"])
             self.warnings = list(dict.fromkeys([*state["warnings"], *self.warnings]))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 from prunekit.errors import PrunekitError
@@ -20,7 +21,7 @@ def train(trainer: Trainer, start: Callable[[], None]) -> None:
     status.write("running", 0, "")
     with trainer.stopping.requests:  # also while it is told how the run ended
         try:
-            with told_plainly(), trainer.observer:
+            with told_plainly(), trainer.observer, closing(trainer.run):
                 start()
                 trainer.fit()
                 conclude(trainer)

@@ -50,6 +50,10 @@ class Draws:
         """Those of some of the samples."""
         return Draws({name: rows[chosen] for name, rows in self.of.items()})
 
+    def without(self, done: str) -> Draws:
+        """Those that are left when one augmentation is done."""
+        return Draws({name: rows for name, rows in self.of.items() if name != done})
+
 
 class Augmenter:
     """What is done to the images of a batch in training.
@@ -117,13 +121,14 @@ class Augmenter:
 
         Args:
             images: uint8 [B, C, H, W].
-            draws: of these samples.
+            draws: of these samples; without those of `random_resized_crop` where it is done.
 
         Returns:
             uint8 [B, C, h, w].
         """
         of, size = draws.of, (self.spec.height, self.spec.width)
-        if isinstance(cut := self.known.get("random_resized_crop"), RandomResizedCrop):
+        cut = self.known.get("random_resized_crop")
+        if isinstance(cut, RandomResizedCrop) and cut.name in of:
             images = crop_and_resize(images, of["random_resized_crop"], cut, size)
         if self._shifts:
             images = shift.cut(images, send(of["shift"].T, images.device), self.pads)
