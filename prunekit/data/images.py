@@ -67,7 +67,7 @@ def decode(paths: Sequence[Path], image_size: int | None) -> Tensor:
             `image_size`.
         ResourceError: the decoded set is larger than the memory.
     """
-    layout = _first_layout(paths[0], image_size)
+    layout = layout_of(paths[0], image_size)
     while True:  # at most twice more: to RGB, to squares
         try:
             return _decode_all(paths, layout, image_size)
@@ -100,7 +100,31 @@ def decode_like(path: Path, shape: tuple[int, int, int], image_size: int | None)
     return torch.from_numpy(pixels.copy()).permute(2, 0, 1).unsqueeze(0)
 
 
-def _first_layout(path: Path, image_size: int | None) -> Layout:
+def check_readable(width: int, height: int, mode: str) -> None:
+    """Refuse an image by its header, before its pixels are decoded.
+
+    Raises:
+        ValueError: too many pixels, or more than 8 bits a channel.
+    """
+    if width * height > MAX_PIXELS:
+        raise ValueError(f"{width}x{height} pixels, more than {MAX_PIXELS}")
+    if mode not in GRAY + COLOUR:
+        raise ValueError(f"mode {mode} has more than 8 bits a channel")
+
+
+def plain_mode(image: Image.Image, mode: str) -> Image.Image:
+    """An image that `check_readable` lets pass, as `L` or `RGB`."""
+    if image.mode in ("P", "PA"):
+        image = image.convert("RGBA")  # Pillow warns of a transparent palette turned to RGB
+    return image if image.mode == mode else image.convert(mode)
+
+
+def layout_of(path: Path, image_size: int | None) -> Layout:
+    """What the first image of a set would make of all of them.
+
+    Raises:
+        DataError: it cannot be decoded.
+    """
     pixels = _read(path, None, None)
     height, width, channels = pixels.shape
     if image_size is not None and min(height, width) > image_size:
@@ -134,10 +158,7 @@ def _read(path: Path, layout: Layout | None, image_size: int | None) -> np.ndarr
     try:
         with open(path, "rb") as file:
             image = Image.open(file, formats=FORMATS)
-            if image.width * image.height > MAX_PIXELS:
-                raise ValueError(f"{image.width}x{image.height} pixels, more than {MAX_PIXELS}")
-            if image.mode not in GRAY + COLOUR:
-                raise ValueError(f"mode {image.mode} has more than 8 bits a channel")
+            check_readable(image.width, image.height, image.mode)
             if layout is not None:
                 _check(image, path, layout, image_size)
             channels = layout.channels if layout else 1 if image.mode in GRAY else 3
@@ -164,11 +185,7 @@ def _check(image: Image.Image, path: Path, layout: Layout, image_size: int | Non
 
 
 def _pixels(image: Image.Image, channels: int, layout: Layout | None) -> np.ndarray:
-    if image.mode in ("P", "PA"):
-        image = image.convert("RGBA")  # Pillow warns of a transparent palette turned to RGB
-    mode = "L" if channels == 1 else "RGB"
-    if image.mode != mode:
-        image = image.convert(mode)
+    image = plain_mode(image, "L" if channels == 1 else "RGB")
     if layout is not None and layout.cropped:
         side = min(image.size)
         left, top = (image.width - side) // 2, (image.height - side) // 2
