@@ -29,6 +29,7 @@ COMMANDS = (
     "show",
     "init",
     "schema",
+    "data",
     "bench",
 )
 

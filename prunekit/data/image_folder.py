@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Literal
@@ -11,17 +9,17 @@ from typing import Annotated, Literal
 from pydantic import Field, ValidationInfo, field_validator
 
 from prunekit.data.cache import cached, is_cached
-from prunekit.data.file_index import FileIndex, FolderLayout, index_files
+from prunekit.data.file_index import FolderLayout, index_files
 from prunekit.data.folder_source import FolderSource
-from prunekit.data.images import decode, layout_of
+from prunekit.data.images import layout_of
 from prunekit.data.kept_index import kept_index
+from prunekit.data.pack_format import is_pack
+from prunekit.data.packed_source import PackedSource
 from prunekit.data.sources import ImageSource, StreamableConfig
+from prunekit.data.stored_images import FolderImages, PackedImages
 from prunekit.errors import DataError
 from prunekit.foundation.values import NewKey
 from prunekit.registry.configs import Samples, Split
-
-FORMAT = 1
-"""Part of the cache key: to be raised when the same files would decode to other pixels."""
 
 
 class ImageFolderConfig(StreamableConfig):
@@ -30,7 +28,8 @@ class ImageFolderConfig(StreamableConfig):
     Images may lie in folders inside that of their class. Classes are sorted by name and must be
     the same in both splits. Hidden entries are left out; so are links to folders or to nothing and
     files that are no images by their extension, and a run warns of those. Images of different
-    sizes need `image_size`.
+    sizes need `image_size`. `root` may be a set that `prunekit data pack` made; `test_folder` and
+    `test_labels` then say nothing.
     """
 
     name: Literal["image_folder"]
@@ -59,29 +58,41 @@ class ImageFolderConfig(StreamableConfig):
 
     def load(self, split: Split) -> Samples:
         """The images of a split, uint8 [N, 1 or 3, H, W]."""
-        index = index_files(self._places())[0][split]
-        side = self.keep_size or self.image_size
-
-        def decoded() -> Samples:
-            images = decode([index.path(i) for i in range(len(index))], side)
-            return Samples(images, index.labels, index.classes)
-
-        return replace(cached(_key(index, side), decoded), notes=index.notes)
+        images = self._images(split, kept=False)
+        decoded = cached(images.key(self._side), lambda: images.decoded(self._side))
+        return replace(decoded, notes=images.notes)
 
     def source(self, split: Split) -> ImageSource:
         """The images of a split, to be read one by one."""
-        return FolderSource(kept_index(self._places())[split])
+        images = self._images(split)
+        return images.source if isinstance(images, PackedImages) else FolderSource(images.index)
 
     def decoded_bytes(self, split: Split) -> int:
         """How much memory `load` would take for a split, by its first image."""
-        index = kept_index(self._places())[split]
-        shape = layout_of(index.path(0), self.keep_size or self.image_size)
-        return len(index) * shape.channels * shape.height * shape.width
+        images = self._images(split)
+        shape = layout_of(images[0], self._side)
+        return len(images) * shape.channels * shape.height * shape.width
 
     def kept_decoded(self, split: Split) -> bool:
         """Whether `load` would map a split from the disk, where it was decoded once."""
-        index = kept_index(self._places())[split]
-        return is_cached(_key(index, self.keep_size or self.image_size))
+        return is_cached(self._images(split).key(self._side))
+
+    @property
+    def _side(self) -> int | None:
+        return self.keep_size or self.image_size
+
+    def _images(self, split: Split, kept: bool = True) -> FolderImages | PackedImages:
+        """Those of a packed set where `root` is one, else of folders.
+
+        Args:
+            split: whose.
+            kept: whether a list of large folders that was kept may be taken.
+        """
+        places = self._places()
+        if is_pack(places.root):
+            return PackedImages(PackedSource(places.root, split))
+        indices = kept_index(places) if kept else index_files(places)[0]
+        return FolderImages(indices[split])
 
     def _places(self) -> FolderLayout:
         """Where the images lie."""
@@ -89,18 +100,3 @@ class ImageFolderConfig(StreamableConfig):
         if self.root is None:
             raise DataError(f"data.root: not set: {unset.told}")
         return replace(unset, root=Path(self.root).expanduser().resolve())
-
-
-def _key(index: FileIndex, side: int | None) -> str:
-    """That of the decoded images in the cache."""
-    files = list(
-        zip(
-            index.labels.tolist(),
-            (index.name(i) for i in range(len(index))),
-            index.sizes.tolist(),
-            index.times.tolist(),
-            strict=True,
-        )
-    )
-    content = json.dumps([FORMAT, str(index.folder), side, index.classes, files])
-    return hashlib.sha256(content.encode()).hexdigest()[:32]

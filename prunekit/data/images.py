@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import BinaryIO, Literal, Protocol
 
 import numpy as np
 import torch
@@ -49,14 +50,22 @@ class _MisfitError(Exception):
         self.layout = layout
 
 
-def decode(paths: Sequence[Path], image_size: int | None) -> Tensor:
+class ImageLike(Protocol):
+    """The path of an image, or what is opened like one and told by its text."""
+
+    def open(self, mode: Literal["rb"]) -> BinaryIO:
+        """Its bytes."""
+        ...
+
+
+def decode(paths: Sequence[ImageLike], image_size: int | None) -> Tensor:
     """Decode images: gray if all of them are, else RGB; alpha is dropped, EXIF rotation ignored.
 
     Images of one size stay as they are, unless they are larger than `image_size`. Others become the
     middle square, resized (bilinear, antialiased when shrinking).
 
     Args:
-        paths: at least one.
+        paths: at least one; told by the folder above that of the first, or by its text.
         image_size: side in pixels of the square, needed where sizes differ.
 
     Returns:
@@ -119,7 +128,7 @@ def plain_mode(image: Image.Image, mode: str) -> Image.Image:
     return image if image.mode == mode else image.convert(mode)
 
 
-def layout_of(path: Path, image_size: int | None) -> Layout:
+def layout_of(path: ImageLike, image_size: int | None) -> Layout:
     """What the first image of a set would make of all of them.
 
     Raises:
@@ -132,11 +141,15 @@ def layout_of(path: Path, image_size: int | None) -> Layout:
     return Layout(channels, height, width, cropped=False)
 
 
-def _decode_all(paths: Sequence[Path], layout: Layout, image_size: int | None) -> Tensor:
+def _where(first: ImageLike) -> str:
+    return str(first.parent.parent) if isinstance(first, Path) else str(first)
+
+
+def _decode_all(paths: Sequence[ImageLike], layout: Layout, image_size: int | None) -> Tensor:
     shape = (len(paths), layout.channels, layout.height, layout.width)
     require_memory(
         int(np.prod(shape, dtype=np.int64)),
-        f"{paths[0].parent.parent}: {len(paths)} images",
+        f"{_where(paths[0])}: {len(paths)} images",
         "set a smaller data.image_size, or keep fewer files",
     )
     images = torch.empty(shape, dtype=torch.uint8)
@@ -153,10 +166,10 @@ def _decode_all(paths: Sequence[Path], layout: Layout, image_size: int | None) -
     return images
 
 
-def _read(path: Path, layout: Layout | None, image_size: int | None) -> np.ndarray:
+def _read(path: ImageLike, layout: Layout | None, image_size: int | None) -> np.ndarray:
     """One image, uint8 [H, W, C]; as it is where there is no layout yet."""
     try:
-        with open(path, "rb") as file:
+        with path.open("rb") as file:
             image = Image.open(file, formats=FORMATS)
             check_readable(image.width, image.height, image.mode)
             if layout is not None:
@@ -171,7 +184,7 @@ def _read(path: Path, layout: Layout | None, image_size: int | None) -> np.ndarr
         ) from error
 
 
-def _check(image: Image.Image, path: Path, layout: Layout, image_size: int | None) -> None:
+def _check(image: Image.Image, path: ImageLike, layout: Layout, image_size: int | None) -> None:
     if layout.channels == 1 and image.mode not in GRAY:
         raise _MisfitError(replace(layout, channels=3))
     if layout.cropped or image.size == (layout.width, layout.height):

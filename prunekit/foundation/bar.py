@@ -40,7 +40,7 @@ class Bar:
         self.done, self._what, self._total, self._unit, self._now = 0, what, total, unit, now
         self._screen = console(prose=True, stderr=True) if screen is None else screen
         self._began = self._drawn = now()
-        self._first = 0
+        self._first: tuple[int, float] | None = None
         self._bar = Progress(
             TextColumn("{task.description}"),
             BarColumn(bar_width=30),
@@ -61,12 +61,14 @@ class Bar:
 
     def begin_at(self, done: int) -> None:
         """Say that so many were done before."""
-        self.done = self._first = done
+        self.done, self._first = done, None
 
     def add(self, number: int = 1) -> None:
         """Say that so many more are done."""
         self.done += number
         now = self._now()
+        if self._first is None:  # what comes before it, as processes that start, is no measure
+            self._first = self.done, now
         every = SAY_SECONDS if self._bar.disable else REDRAW_SECONDS
         if now - self._drawn < every or now - self._began < LATENT_SECONDS:
             return
@@ -84,8 +86,8 @@ class Bar:
         return f"{count(self.done)} of {count(self._total)} {self._unit}"
 
     def _left(self, now: float) -> str:
-        fresh = self.done - self._first
-        if self._total is None or not fresh:
+        first, then = self._first or (self.done, now)
+        if self._total is None or self.done == first:
             return ""
-        seconds = (now - self._began) / fresh * (self._total - self.done)
+        seconds = (now - then) / (self.done - first) * (self._total - self.done)
         return f", {seconds_text(seconds)} left"
