@@ -12,7 +12,6 @@ import io
 from collections.abc import Sequence
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -23,7 +22,7 @@ from torch import Tensor
 from prunekit.data.images import FORMATS, GRAY, check_readable, plain_mode
 from prunekit.data.resizing import resize_pixels
 from prunekit.data.sources import Interpolation, Window
-from prunekit.errors import DataError
+from prunekit.errors import DataError, PrunekitError
 
 Decoder = Literal["torchcodec", "pillow"]
 Box = tuple[int, int, int, int]
@@ -33,6 +32,10 @@ REDUCTIONS = (8, 4, 2)
 LEFT_TO_RESIZE = 2
 """By so much at least is resized after that: the result is near that of the whole image."""
 RESAMPLING = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
+
+
+class ColourError(Exception):
+    """An image in colour, where the first ones of its set are gray."""
 
 
 class Frame(NamedTuple):
@@ -92,16 +95,18 @@ def _torchcodec() -> Any:
     return importlib.import_module("torchcodec.decoders").decode_jpeg
 
 
-def decode_named(what: str | Path, data: bytes, take: Take, decoder: Decoder) -> Tensor:
+def decode_named(what: object, data: bytes, take: Take, decoder: Decoder) -> Tensor:
     """As `decode_window`.
 
     Raises:
-        DataError: whatever is wrong with the image; begins with `what`.
+        DataError: whatever is wrong with the image; begins with the text of `what`.
     """
     try:
         return decode_window(data, take, decoder)
-    except DataError as error:
+    except ColourError as error:
         raise DataError(f"{what}: {error}") from error
+    except PrunekitError:  # of the window, which knows what it is about
+        raise
     except Exception as error:  # decoders raise whatever a broken file leads them to
         reason = why_broken(error)
         raise DataError(f"{what}: cannot be decoded: {reason}: replace or remove it") from error
@@ -129,7 +134,7 @@ def decode_window(data: bytes, take: Take, decoder: Decoder) -> Tensor:
         uint8 [take.channels, *take.size].
 
     Raises:
-        DataError: an image in colour where gray ones are wanted.
+        ColourError: an image in colour where gray ones are wanted.
         Exception: whatever a decoder raises at a broken file.
     """
     frame = jpeg_frame(data)
@@ -198,7 +203,7 @@ def _without(data: bytes, parts: Sequence[tuple[int, int]]) -> bytes:
 
 def _check_colour(gray: bool, channels: int) -> None:
     if channels == 1 and not gray:
-        raise DataError(
+        raise ColourError(
             "an image in colour among gray ones: convert it, or pack the set (`prunekit data "
             "pack`), which looks at each image first"
         )

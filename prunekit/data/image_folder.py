@@ -62,7 +62,7 @@ class ImageFolderConfig(StreamableConfig):
         decoded = cached(images.key(self._side), lambda: images.decoded(self._side))
         return replace(decoded, notes=images.notes)
 
-    def source(self, split: Split) -> ImageSource:
+    def open_source(self, split: Split) -> ImageSource:
         """The images of a split, to be read one by one."""
         images = self._images(split)
         return images.source if isinstance(images, PackedImages) else FolderSource(images.index)

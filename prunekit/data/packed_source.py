@@ -126,11 +126,7 @@ class PackedSource:
     ) -> Tensor:
         """Decode a window of an image; arguments, result and errors as of `ImageSource.read`."""
         take = Take(self.channels, window, size, interpolation)
-        data = self.encoded(index)
-        try:
-            return decode_named("", data, take, self.decoder)
-        except DataError as error:
-            raise DataError(f"{self.describe(index)}{error}") from error
+        return decode_named(PackedImage(self, index), self.encoded(index), take, self.decoder)
 
 
 class PackedImage:

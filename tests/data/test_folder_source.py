@@ -51,7 +51,7 @@ def whole(height, width):
 
 @pytest.mark.parametrize("split", ["train", "test"])
 def test_a_stream_has_the_images_of_the_set_in_memory(root, split):
-    source, samples = config(root).source(split), config(root).load(split)
+    source, samples = config(root).open_source(split), config(root).load(split)
     assert torch.equal(source.labels, samples.labels)
     assert (source.classes, source.notes) == (samples.classes, samples.notes)
     assert (len(source), source.channels, source.size) == (len(samples.labels), 3, None)
@@ -60,13 +60,13 @@ def test_a_stream_has_the_images_of_the_set_in_memory(root, split):
 
 
 def test_an_image_is_described_by_its_path(root):
-    source = config(root).source("train")
+    source = config(root).open_source("train")
     assert source.describe(0) == str(root / "train/ant/b.png")
     assert source.describe(5) == str(root / "train/\udcff\udcfe/deep/a.png")
 
 
 def test_another_process_reads_the_same(root):
-    source = config(root).source("train")
+    source = config(root).open_source("train")
     again = pickle.loads(ForkingPickler.dumps(source))  # noqa: S301 - our own
     assert torch.equal(again.read(3, whole, (7, 9)), source.read(3, whole, (7, 9)))
     assert again.fingerprint() == source.fingerprint()
@@ -77,10 +77,10 @@ def test_a_set_of_gray_images_has_one_channel(tmp_path):
     for split in ("train", "test"):
         for i in range(3):
             save(tmp_path / split / "a" / f"{i}.jpg", i, mode="L")
-    assert config(tmp_path).source("train").channels == 1
+    assert config(tmp_path).open_source("train").channels == 1
     save(tmp_path / "train" / "a" / "1.jpg", 0)
-    assert config(tmp_path).source("train").channels == 3
-    assert config(tmp_path).source("train").read(0, whole, (7, 9)).shape == (3, 7, 9)
+    assert config(tmp_path).open_source("train").channels == 3
+    assert config(tmp_path).open_source("train").read(0, whole, (7, 9)).shape == (3, 7, 9)
 
 
 def changes(root):
@@ -98,16 +98,16 @@ def changes(root):
 
 @pytest.mark.parametrize("change", changes(Path()))
 def test_the_fingerprint_tells_whatever_changed(root, change):
-    before = config(root).source("train").fingerprint()
-    assert config(root).source("train").fingerprint() == before
+    before = config(root).open_source("train").fingerprint()
+    assert config(root).open_source("train").fingerprint() == before
     assert len(before) == 64
     changes(root)[change]()
-    assert config(root).source("train").fingerprint() != before
+    assert config(root).open_source("train").fingerprint() != before
 
 
 def test_the_fingerprint_of_content_knows_no_times(root):
     def content():
-        return config(root).source("train").index.content_digest()
+        return config(root).open_source("train").index.content_digest()
 
     before = content()
     os.utime(root / "train/bee/b.png", ns=(1, 1))
@@ -124,14 +124,14 @@ def test_the_fingerprint_of_content_knows_no_times(root):
 def test_a_broken_image_is_told_with_its_path(root):
     path = root / "train/bee/b.png"
     path.write_bytes(path.read_bytes()[:60])
-    source = config(root).source("train")
+    source = config(root).open_source("train")
     with pytest.raises(DataError, match=rf"^{path}: cannot be decoded: .*: replace or remove it$"):
         source.read(2, whole, (7, 9))
     source.read(3, whole, (7, 9))  # the others are
 
 
 def test_an_image_that_changes_or_goes_while_it_is_used_is_told(root):
-    source = config(root).source("train")
+    source = config(root).open_source("train")
     save(root / "train/ant/b.png", 77)
     (root / "train/bee/b.png").unlink()
     with pytest.raises(
@@ -168,7 +168,7 @@ def listed(monkeypatch) -> list[FolderLayout]:
 
 def test_a_large_folder_is_listed_once(large, monkeypatch):
     calls = listed(monkeypatch)
-    first, again = (config(large).source("train") for _ in range(2))
+    first, again = (config(large).open_source("train") for _ in range(2))
     assert len(calls) == 1
     assert first.fingerprint() == again.fingerprint()
     assert (again.classes, again.notes) == (first.classes, first.notes)
@@ -178,7 +178,7 @@ def test_a_large_folder_is_listed_once(large, monkeypatch):
 
 @pytest.mark.parametrize("change", [*changes(Path()), "test", "damage"])
 def test_a_change_lists_it_again(large, monkeypatch, cache, change):
-    before = config(large).source("train").fingerprint()
+    before = config(large).open_source("train").fingerprint()
     [kept] = cache.glob("*.index.safetensors")
     calls = listed(monkeypatch)
     if change == "damage":
@@ -189,7 +189,9 @@ def test_a_change_lists_it_again(large, monkeypatch, cache, change):
         save(large / "test/ant/new.png")
     else:
         changes(large)[change]()
-    assert (config(large).source("train").fingerprint() == before) is (change in ("damage", "test"))
+    assert (config(large).open_source("train").fingerprint() == before) is (
+        change in ("damage", "test")
+    )
     assert len(calls) == 1
 
 
@@ -202,34 +204,34 @@ def test_a_list_of_labels_that_changes_lists_it_again(large, monkeypatch):
     os.utime(labels, (1, 1))
     for folder, _, _ in os.walk(large):
         os.utime(folder, (time.time() - 86400,) * 2)
-    assert config(large, **settings).source("test").labels.tolist() == [0, 1, 1]
+    assert config(large, **settings).open_source("test").labels.tolist() == [0, 1, 1]
     calls = listed(monkeypatch)
-    config(large, **settings).source("test")
+    config(large, **settings).open_source("test")
     assert calls == []
     labels.write_text("x0.png ant\nx1.png ant\nx2.png bee\n")
-    assert config(large, **settings).source("test").labels.tolist() == [0, 0, 1]
+    assert config(large, **settings).open_source("test").labels.tolist() == [0, 0, 1]
 
 
 def test_a_folder_that_changed_just_now_is_not_kept(large, cache):
     save(large / "train/ant/new.png")
-    config(large).source("train")
+    config(large).open_source("train")
     assert not list(cache.glob("*.index.safetensors"))
 
 
 def test_a_file_written_over_in_its_place_is_found_when_it_is_read(large, monkeypatch, cache):
     """Where it is not among those that are looked at; the next start then lists all again."""
-    config(large).source("train")
+    config(large).open_source("train")
     save(large / "train/bee/b.png", 5)
     monkeypatch.setattr(keeping, "LOOKED_AT", 1)
-    source = config(large).source("train")
+    source = config(large).open_source("train")
     with pytest.raises(DataError, match=r"bee/b\.png: was changed after its folder was listed"):
         source.read(2, whole, (7, 9))
     assert not list(cache.glob("*.index.safetensors"))
-    config(large).source("train").read(2, whole, (7, 9))
+    config(large).open_source("train").read(2, whole, (7, 9))
 
 
 def test_memory_and_its_key_see_the_disk_and_no_kept_index(large):
-    config(large).source("train")
+    config(large).open_source("train")
     before = config(large).load("train").images
     save(large / "train/bee/b.png", 5)
     os.utime(large / "train/bee", (time.time() - 86400,) * 2)
@@ -239,7 +241,7 @@ def test_memory_and_its_key_see_the_disk_and_no_kept_index(large):
 def test_a_cache_that_cannot_be_written_is_told(large, monkeypatch, tmp_path, caplog):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("PRUNEKIT_CACHE", str(tmp_path / "file"))
-    source = config(large).source("train")
+    source = config(large).open_source("train")
     assert len(source) == 6
     assert "the list of images is not kept for the next run" in caplog.text
 

@@ -237,7 +237,7 @@ def test_imagenets_flat_validation_is_read_with_a_list(imagenet: Path, kind: str
     config = ImageFolderConfig(
         name="image_folder", root=str(imagenet), test_folder="val", test_labels=name
     )
-    source = config.source("test")
+    source = config.open_source("test")
     assert source.classes == CLASSES
     assert source.labels.tolist() == sorted(ORDER)
     paths = [Path(source.describe(i)).stem[-1] for i in range(4)]

@@ -87,7 +87,7 @@ def test_a_pack_has_the_images_of_its_folder(root):
     _, out = packed(root)
     for split in SPLITS:
         source = PackedSource(out, split)
-        folder = ImageFolderConfig(name="image_folder", root=str(root)).source(split)
+        folder = ImageFolderConfig(name="image_folder", root=str(root)).open_source(split)
         assert torch.equal(source.labels, folder.labels)
         assert (source.classes, source.notes) == (folder.classes, ())
         for i in range(len(folder)):
@@ -151,7 +151,7 @@ def test_the_recipe_takes_a_pack_as_its_root(root):
     config = ImageFolderConfig(
         name="image_folder", root=str(out), image_size=20, test_folder="val", test_labels="none"
     )
-    samples, source = config.load("test"), config.source("test")
+    samples, source = config.load("test"), config.open_source("test")
     assert samples.images.shape == (6, 3, 20, 20)
     assert config.decoded_bytes("test") == samples.images.numel()
     assert config.kept_decoded("test")
