@@ -29,6 +29,7 @@ COMMANDS = {
     "show": "Show what a recipe can set for one component or value.",
     "init": "Copy a recipe or sweep to edit, or begin a plugin; without a name, list them.",
     "schema": "Print the JSON Schema of recipes, for editors.",
+    "data": "Pack images for training, check them, say what a folder or pack holds.",
     "bench": "Measure what masks and probes cost here, and what a pruned model buys.",
     "doctor": "What this machine has, and whether pruning works on it.",
 }

@@ -52,6 +52,14 @@ def cached(key: str, decode: Callable[[], Samples]) -> Samples:
     return samples
 
 
+def is_cached(key: str) -> bool:
+    """Whether there is a file of samples under a key; it may be damaged."""
+    try:
+        return (cache_folder() / f"{key}.safetensors").is_file()
+    except (RuntimeError, OSError):  # no home
+        return False
+
+
 @contextmanager
 def _one_at_a_time(path: Path) -> Iterator[bool]:
     """Hold the lock of a cache file; yields whether the folder can be written."""

@@ -2,44 +2,34 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-import os
-from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Literal, NamedTuple
+from typing import Annotated, Literal
 
-import torch
 from pydantic import Field, ValidationInfo, field_validator
 
-from prunekit.data.cache import cached
-from prunekit.data.images import EXTENSIONS, decode
+from prunekit.data.cache import cached, is_cached
+from prunekit.data.file_index import FolderLayout, index_files
+from prunekit.data.folder_source import FolderSource
+from prunekit.data.images import layout_of
+from prunekit.data.kept_index import kept_index
+from prunekit.data.pack_format import is_pack
+from prunekit.data.packed_source import PackedSource
+from prunekit.data.sources import ImageSource, StreamableConfig
+from prunekit.data.stored_images import FolderImages, PackedImages
 from prunekit.errors import DataError
 from prunekit.foundation.values import NewKey
-from prunekit.registry.configs import DatasetConfig, Samples, Split
-
-FORMAT = 1
-"""Part of the cache key: to be raised when the same files would decode to other pixels."""
-NAMED = 3
-"""So many classes are named in an error."""
+from prunekit.registry.configs import Samples, Split
 
 
-class _Labelled(NamedTuple):
-    label: int
-    path: str
-    size: int
-    mtime: int
-
-
-class ImageFolderConfig(DatasetConfig):
+class ImageFolderConfig(StreamableConfig):
     """Images as `<root>/train/<class>/*` and `<root>/test/<class>/*`, decoded once and kept.
 
     Images may lie in folders inside that of their class. Classes are sorted by name and must be
     the same in both splits. Hidden entries are left out; so are links to folders or to nothing and
     files that are no images by their extension, and a run warns of those. Images of different
-    sizes need `image_size`.
+    sizes need `image_size`. `root` may be a set that `prunekit data pack` made; `test_folder` and
+    `test_labels` then say nothing.
     """
 
     name: Literal["image_folder"]
@@ -68,180 +58,45 @@ class ImageFolderConfig(DatasetConfig):
 
     def load(self, split: Split) -> Samples:
         """The images of a split, uint8 [N, 1 or 3, H, W]."""
-        if self.root is None:
-            raise DataError(f"data.root: not set: {self._layout}")
-        root = Path(self.root).expanduser().resolve()
-        folder = root / self._folder(split)
-        try:
-            classes = self._classes(root)
-            left_out = LeftOut()
-            found = self._images(root, split, left_out)
-            files = [
-                _Labelled(label, *file)
-                for label, name in enumerate(classes)
-                for file in sorted(found[name])
-            ]
-        except OSError as error:
-            raise DataError(
-                f"{error.filename}: cannot be read: {error.strerror}: {self._layout}"
-            ) from error
+        images = self._images(split, kept=False)
+        decoded = cached(images.key(self._side), lambda: images.decoded(self._side))
+        return replace(decoded, notes=images.notes)
 
-        side = self.keep_size or self.image_size
+    def open_source(self, split: Split) -> ImageSource:
+        """The images of a split, to be read one by one."""
+        images = self._images(split)
+        return images.source if isinstance(images, PackedImages) else FolderSource(images.index)
 
-        def load() -> Samples:
-            images = decode([folder / file.path for file in files], side)
-            return Samples(images, torch.tensor([file.label for file in files]), classes)
+    def decoded_bytes(self, split: Split) -> int:
+        """How much memory `load` would take for a split, by its first image."""
+        images = self._images(split)
+        shape = layout_of(images[0], self._side)
+        return len(images) * shape.channels * shape.height * shape.width
 
-        content = json.dumps([FORMAT, str(folder), side, classes, files])
-        samples = cached(hashlib.sha256(content.encode()).hexdigest()[:32], load)
-        return replace(samples, notes=left_out.notes(folder))
+    def kept_decoded(self, split: Split) -> bool:
+        """Whether `load` would map a split from the disk, where it was decoded once."""
+        return is_cached(self._images(split).key(self._side))
 
     @property
-    def _layout(self) -> str:
-        test = f"{self.test_folder}/CLASS/*"
-        if self.test_labels is not None:
-            test = f"{self.test_folder}/* with {self.test_labels}"
-        return f"data.root must hold train/CLASS/* and {test}"
+    def _side(self) -> int | None:
+        return self.keep_size or self.image_size
 
-    def _folder(self, split: Split) -> str:
-        return "train" if split == "train" else self.test_folder
+    def _images(self, split: Split, kept: bool = True) -> FolderImages | PackedImages:
+        """Those of a packed set where `root` is one, else of folders.
 
-    def _images(
-        self, root: Path, split: Split, left_out: LeftOut
-    ) -> Mapping[str, Iterable[ImageFile]]:
-        """Class -> its images, to be read once."""
-        if split == "test" and self.test_labels is not None:
-            return by_list(root / self.test_folder, root / self.test_labels, left_out)
-        return by_folder(root / self._folder(split), left_out)
+        Args:
+            split: whose.
+            kept: whether a list of large folders that was kept may be taken.
+        """
+        places = self._places()
+        if is_pack(places.root):
+            return PackedImages(PackedSource(places.root, split))
+        indices = kept_index(places) if kept else index_files(places)[0]
+        return FolderImages(indices[split])
 
-    def _classes(self, root: Path) -> tuple[str, ...]:
-        """The names of the classes, sorted; each has images in both splits."""
-        filled: dict[Split, set[str]] = {"train": set(), "test": set()}
-        names: set[str] = set()
-        for split, have in filled.items():
-            found = self._images(root, split, LeftOut())
-            have |= {name for name, images in found.items() if any(True for _ in images)}
-            names |= found.keys()
-        for split, have in filled.items():
-            if empty := sorted(names - have):
-                more = f" and {len(empty) - NAMED} more" if len(empty) > NAMED else ""
-                raise DataError(
-                    f"{root / self._folder(split)}: no images of class "
-                    f"{', '.join(empty[:NAMED])}{more}: {self._layout}, and every class some in "
-                    "both; data.test_folder names another folder, data.test_labels a file of labels"
-                )
-        if not names:
-            raise DataError(f"{root / 'train'}: no folder of a class in it: {self._layout}")
-        return tuple(sorted(names))
-
-
-class ImageFile(NamedTuple):
-    """An image that has not been read."""
-
-    path: str
-    """Relative to the folder of its split."""
-    size: int
-    """Bytes."""
-    mtime: int
-    """Nanoseconds."""
-
-
-class LeftOut:
-    """What lies among images and is not read as one: counted, with an example of each kind."""
-
-    def __init__(self) -> None:
-        self.paths: defaultdict[str, list[str]] = defaultdict(list)
-        """Kind -> what is of it."""
-
-    def add(self, kind: str, path: str) -> None:
-        """Count one."""
-        self.paths[kind].append(path)
-
-    def notes(self, folder: Path) -> tuple[str, ...]:
-        """One sentence about all of it, where there is any."""
-        told = [
-            f"{kind}: {len(paths)}, such as {min(paths)}"
-            for kind, paths in sorted(self.paths.items())
-        ]
-        return (f"{folder}: left out: {'; '.join(told)}",) if told else ()
-
-
-def by_folder(folder: Path, left_out: LeftOut) -> Mapping[str, Iterable[ImageFile]]:
-    """Each folder in `folder` is a class: its name -> the images anywhere below, as they are found.
-
-    Raises:
-        OSError: a folder cannot be read; also while the images are gone through.
-    """
-    with os.scandir(folder) as entries:
-        visible = [entry for entry in entries if not entry.name.startswith(".")]
-    names = [entry.name for entry in visible if entry.is_dir()]
-    for entry in visible:
-        if entry.name not in names and entry.name.lower().endswith(EXTENSIONS):
-            left_out.add("images in no folder of a class", entry.name)
-    return {name: _images(folder, f"{name}/", left_out) for name in names}
-
-
-def by_list(folder: Path, labels: Path, left_out: LeftOut) -> Mapping[str, Iterable[ImageFile]]:
-    """The images anywhere below `folder`, by the class that the file `labels` gives each.
-
-    A line is a file and its class, between tabs, or between blanks where it has no tab; what
-    follows is left out. A file is a path in `folder`, or a name that is there once.
-
-    Raises:
-        DataError: a line that is none, a file that is missing or not one, an image without a line.
-        OSError: something cannot be read.
-    """
-    by_name: defaultdict[str, list[ImageFile]] = defaultdict(list)
-    unlisted = {}
-    for image in _images(folder, "", left_out):
-        by_name[image.path.rpartition("/")[2]].append(image)
-        unlisted[image.path] = image
-    known = by_name | {path: [image] for path, image in unlisted.items()}
-    classes: defaultdict[str, list[ImageFile]] = defaultdict(list)
-    for number, file, name in _lines(labels):
-        found = known.get(file, [])
-        if len(found) != 1:
-            what = "no such image" if not found else f"{len(found)} images of that name"
-            raise DataError(f"{labels}:{number}: {file}: {what} in {folder}: correct the line")
-        if unlisted.pop(found[0].path, None) is None:
-            raise DataError(f"{labels}:{number}: {file}: listed twice: remove a line")
-        classes[name].append(found[0])
-    if unlisted:
-        raise DataError(
-            f"{labels}: no class for {len(unlisted)} images in {folder}, such as "
-            f"{min(unlisted)}: add their lines or remove them"
-        )
-    return classes
-
-
-def _lines(labels: Path) -> Iterator[tuple[int, str, str]]:
-    """Number, file and class of each line that is not blank."""
-    try:
-        lines = labels.read_text("utf-8-sig").splitlines()
-    except UnicodeDecodeError as error:
-        raise DataError(f"{labels}: is not UTF-8 text: give the file of labels") from error
-    for number, line in enumerate(lines, start=1):
-        columns = [c.strip() for c in (line.split("\t") if "\t" in line else line.split())]
-        if len(columns) > 1 and all(columns[:2]):
-            yield number, columns[0], columns[1]
-        elif line.strip():
-            raise DataError(f"{labels}:{number}: is not FILE CLASS: correct the line")
-
-
-def _images(folder: Path, below: str, left_out: LeftOut) -> Iterator[ImageFile]:
-    """The images in `folder / below` and in its folders; `below` is empty or ends in a slash."""
-    with os.scandir(folder / below) as entries:
-        visible = [entry for entry in entries if not entry.name.startswith(".")]
-    for entry in visible:
-        if entry.is_dir(follow_symlinks=False):  # a link may lead back up
-            yield from _images(folder, f"{below}{entry.name}/", left_out)
-        elif entry.is_dir():
-            left_out.add("links to folders", below + entry.name)
-        elif not entry.name.lower().endswith(EXTENSIONS):
-            ending = Path(entry.name).suffix.lower() or "other"
-            left_out.add(f"{ending} files, read as no image", below + entry.name)
-        elif not entry.is_file():
-            left_out.add("links that lead to no file", below + entry.name)
-        else:
-            found = entry.stat()
-            yield ImageFile(below + entry.name, found.st_size, found.st_mtime_ns)
+    def _places(self) -> FolderLayout:
+        """Where the images lie."""
+        unset = FolderLayout(Path(), self.test_folder, self.test_labels)
+        if self.root is None:
+            raise DataError(f"data.root: not set: {unset.told}")
+        return replace(unset, root=Path(self.root).expanduser().resolve())

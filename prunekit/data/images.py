@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import BinaryIO, Literal, Protocol
 
 import numpy as np
 import torch
@@ -49,14 +50,22 @@ class _MisfitError(Exception):
         self.layout = layout
 
 
-def decode(paths: Sequence[Path], image_size: int | None) -> Tensor:
+class ImageLike(Protocol):
+    """The path of an image, or what is opened like one and told by its text."""
+
+    def open(self, mode: Literal["rb"]) -> BinaryIO:
+        """Its bytes."""
+        ...
+
+
+def decode(paths: Sequence[ImageLike], image_size: int | None) -> Tensor:
     """Decode images: gray if all of them are, else RGB; alpha is dropped, EXIF rotation ignored.
 
     Images of one size stay as they are, unless they are larger than `image_size`. Others become the
     middle square, resized (bilinear, antialiased when shrinking).
 
     Args:
-        paths: at least one.
+        paths: at least one; told by the folder above that of the first, or by its text.
         image_size: side in pixels of the square, needed where sizes differ.
 
     Returns:
@@ -67,7 +76,7 @@ def decode(paths: Sequence[Path], image_size: int | None) -> Tensor:
             `image_size`.
         ResourceError: the decoded set is larger than the memory.
     """
-    layout = _first_layout(paths[0], image_size)
+    layout = layout_of(paths[0], image_size)
     while True:  # at most twice more: to RGB, to squares
         try:
             return _decode_all(paths, layout, image_size)
@@ -100,7 +109,31 @@ def decode_like(path: Path, shape: tuple[int, int, int], image_size: int | None)
     return torch.from_numpy(pixels.copy()).permute(2, 0, 1).unsqueeze(0)
 
 
-def _first_layout(path: Path, image_size: int | None) -> Layout:
+def check_readable(width: int, height: int, mode: str) -> None:
+    """Refuse an image by its header, before its pixels are decoded.
+
+    Raises:
+        ValueError: too many pixels, or more than 8 bits a channel.
+    """
+    if width * height > MAX_PIXELS:
+        raise ValueError(f"{width}x{height} pixels, more than {MAX_PIXELS}")
+    if mode not in GRAY + COLOUR:
+        raise ValueError(f"mode {mode} has more than 8 bits a channel")
+
+
+def plain_mode(image: Image.Image, mode: str) -> Image.Image:
+    """An image that `check_readable` lets pass, as `L` or `RGB`."""
+    if image.mode in ("P", "PA"):
+        image = image.convert("RGBA")  # Pillow warns of a transparent palette turned to RGB
+    return image if image.mode == mode else image.convert(mode)
+
+
+def layout_of(path: ImageLike, image_size: int | None) -> Layout:
+    """What the first image of a set would make of all of them.
+
+    Raises:
+        DataError: it cannot be decoded.
+    """
     pixels = _read(path, None, None)
     height, width, channels = pixels.shape
     if image_size is not None and min(height, width) > image_size:
@@ -108,11 +141,15 @@ def _first_layout(path: Path, image_size: int | None) -> Layout:
     return Layout(channels, height, width, cropped=False)
 
 
-def _decode_all(paths: Sequence[Path], layout: Layout, image_size: int | None) -> Tensor:
+def _where(first: ImageLike) -> str:
+    return str(first.parent.parent) if isinstance(first, Path) else str(first)
+
+
+def _decode_all(paths: Sequence[ImageLike], layout: Layout, image_size: int | None) -> Tensor:
     shape = (len(paths), layout.channels, layout.height, layout.width)
     require_memory(
         int(np.prod(shape, dtype=np.int64)),
-        f"{paths[0].parent.parent}: {len(paths)} images",
+        f"{_where(paths[0])}: {len(paths)} images",
         "set a smaller data.image_size, or keep fewer files",
     )
     images = torch.empty(shape, dtype=torch.uint8)
@@ -129,15 +166,12 @@ def _decode_all(paths: Sequence[Path], layout: Layout, image_size: int | None) -
     return images
 
 
-def _read(path: Path, layout: Layout | None, image_size: int | None) -> np.ndarray:
+def _read(path: ImageLike, layout: Layout | None, image_size: int | None) -> np.ndarray:
     """One image, uint8 [H, W, C]; as it is where there is no layout yet."""
     try:
-        with open(path, "rb") as file:
+        with path.open("rb") as file:
             image = Image.open(file, formats=FORMATS)
-            if image.width * image.height > MAX_PIXELS:
-                raise ValueError(f"{image.width}x{image.height} pixels, more than {MAX_PIXELS}")
-            if image.mode not in GRAY + COLOUR:
-                raise ValueError(f"mode {image.mode} has more than 8 bits a channel")
+            check_readable(image.width, image.height, image.mode)
             if layout is not None:
                 _check(image, path, layout, image_size)
             channels = layout.channels if layout else 1 if image.mode in GRAY else 3
@@ -150,7 +184,7 @@ def _read(path: Path, layout: Layout | None, image_size: int | None) -> np.ndarr
         ) from error
 
 
-def _check(image: Image.Image, path: Path, layout: Layout, image_size: int | None) -> None:
+def _check(image: Image.Image, path: ImageLike, layout: Layout, image_size: int | None) -> None:
     if layout.channels == 1 and image.mode not in GRAY:
         raise _MisfitError(replace(layout, channels=3))
     if layout.cropped or image.size == (layout.width, layout.height):
@@ -164,11 +198,7 @@ def _check(image: Image.Image, path: Path, layout: Layout, image_size: int | Non
 
 
 def _pixels(image: Image.Image, channels: int, layout: Layout | None) -> np.ndarray:
-    if image.mode in ("P", "PA"):
-        image = image.convert("RGBA")  # Pillow warns of a transparent palette turned to RGB
-    mode = "L" if channels == 1 else "RGB"
-    if image.mode != mode:
-        image = image.convert(mode)
+    image = plain_mode(image, "L" if channels == 1 else "RGB")
     if layout is not None and layout.cropped:
         side = min(image.size)
         left, top = (image.width - side) // 2, (image.height - side) // 2

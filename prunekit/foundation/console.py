@@ -25,14 +25,15 @@ def is_main_rank() -> bool:
     return place().is_main
 
 
-def console(*, prose: bool = False) -> Console:
+def console(*, prose: bool = False, stderr: bool = False) -> Console:
     """A console without markup, emoji or guesses; without any escape where none is wanted.
 
     Under NO_COLOR rich itself would still write bold and dim. Silent on all ranks but the first.
     A pipe gets each row and sentence in one line, unless COLUMNS says how wide it is, or what is
-    printed is `prose`, for people alone.
+    printed is `prose`, for people alone. It writes to stdout, or to `stderr`.
     """
     made = PipeConsole(
+        stderr=stderr,
         color_system=None if os.environ.get("NO_COLOR") else "auto",
         markup=False,
         emoji=False,

@@ -58,7 +58,9 @@ def tokens_text(before: object, after: object) -> str:
 
 
 def size_text(size: float) -> str:
-    """`1234567` bytes -> `1.23 MB`; `12345` -> `12.3 kB`."""
+    """`44100000000` bytes -> `44.1 GB`; `1234567` -> `1.23 MB`; `12345` -> `12.3 kB`."""
+    if size >= 10**10:
+        return f"{size / 1e9:.1f} GB"
     return f"{size / 1e6:.2f} MB" if size >= 999_950 else f"{size / 1e3:.1f} kB"
 
 
@@ -73,5 +75,6 @@ def seconds_text(seconds: float) -> str:
 
 
 def counted(number: int, thing: str) -> str:
-    """`1 run`, `2 runs`."""
-    return f"{number} {thing}{'' if number == 1 else 's'}"
+    """`1 run`, `2 runs`, `2 classes`."""
+    several = "es" if thing.endswith("s") else "s"
+    return f"{number} {thing}{'' if number == 1 else several}"

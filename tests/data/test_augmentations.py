@@ -16,7 +16,12 @@ from prunekit.data.augment.mixing import CUT, MIXED, PLAIN, draw_mixing, mix
 from prunekit.data.augment.operations import OPERATIONS
 from prunekit.data.augment.pipeline import places_in_epoch
 from prunekit.data.augment.policies import draw_operations, operate
-from prunekit.data.augment.resized_crop import crop_and_resize, crop_rectangles, draw_resized_crop
+from prunekit.data.augment.resized_crop import (
+    crop_and_resize,
+    crop_rectangle,
+    crop_rectangles,
+    draw_resized_crop,
+)
 from prunekit.data.contact_sheet import contact_sheet
 from prunekit.data.split import generator
 from prunekit.errors import RecipeError
@@ -468,3 +473,27 @@ def test_a_contact_sheet_has_the_images_of_the_batch_in_rows():
     assert sheet[8:10].min() == sheet[10:, 20:].min() == 255
     gray = contact_sheet(noise(channels=1), images=2)
     assert np.array(gray).shape == (8, 78, 3)
+
+
+@given(
+    seed=st.integers(0, 2**32),
+    size=st.tuples(st.integers(1, 600), st.integers(1, 600)),
+    scale=st.sampled_from([(0.08, 1.0), (0.5, 0.6), (1.0, 1.0)]),
+    ratio=st.sampled_from([(3 / 4, 4 / 3), (1.0, 1.0), (0.1, 9.0)]),
+)
+def test_the_rectangle_of_one_image_is_that_of_a_batch(seed, size, scale, ratio):
+    config = RandomResizedCrop(scale=scale, ratio=ratio)
+    draws = torch.rand(5, 22, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+    want = crop_rectangles(draws, config, size).tolist()
+    assert [list(crop_rectangle(row, config, size)) for row in draws] == want
+
+
+@pytest.mark.parametrize("width", [8, 16, 12])
+def test_a_flip_is_the_same_eight_bytes_at_a_time(width):
+    images = torch.arange(6 * 3 * 5 * width).to(torch.uint8).view(6, 3, 5, width)
+    flips = torch.tensor([[1, 0, 1, 1, 0, 0], [0] * 6, [0] * 6])
+    want = [image.flip(-1) if flip else image for image, flip in zip(images, flips[0], strict=True)]
+    assert torch.equal(shift.cut(images, flips, (0, 0)), torch.stack(want))
+    narrow = images.transpose(2, 3)
+    want = [image.flip(-1) if flip else image for image, flip in zip(narrow, flips[0], strict=True)]
+    assert torch.equal(shift.cut(narrow, flips, (0, 0)), torch.stack(want))

@@ -14,7 +14,7 @@ from hypothesis import given, strategies as st
 from PIL import Image
 from pydantic import ValidationError
 
-from prunekit.data import image_folder, images as decoding, open_dataset
+from prunekit.data import images as decoding, open_dataset, stored_images
 from prunekit.data.cache import cache_folder, samples_digest
 from prunekit.data.image_folder import ImageFolderConfig
 from prunekit.data.images import decode
@@ -285,7 +285,7 @@ def decoded(monkeypatch):
         calls.append(size)
         return decode(paths, size)
 
-    monkeypatch.setattr(image_folder, "decode", count)
+    monkeypatch.setattr(stored_images, "decode", count)
     return calls
 
 

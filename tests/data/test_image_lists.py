@@ -10,7 +10,8 @@ from hypothesis import given, strategies as st
 from PIL import Image
 
 from prunekit.data import open_dataset
-from prunekit.data.image_folder import ImageFile, ImageFolderConfig, LeftOut, by_folder, by_list
+from prunekit.data.image_folder import ImageFolderConfig
+from prunekit.data.listing import ImageFile, LeftOut, by_folder, by_list
 from prunekit.errors import DataError
 from prunekit.registry.configs import Samples, Split
 
@@ -193,3 +194,91 @@ def test_hidden_folders_and_links_to_folders_are_left_out(tmp_path: Path) -> Non
     (found,) = by_folder(tmp_path, LeftOut())["cat"]
     stat = (tmp_path / "cat/deep/x.png").stat()
     assert found == ImageFile("cat/deep/x.png", stat.st_size, stat.st_mtime_ns)
+
+
+# ---- ImageNet
+
+
+@pytest.fixture
+def imagenet(tmp_path: Path) -> Path:
+    """Training folders by WordNet id, validation images flat, as the archives unpack."""
+    for k, name in enumerate(CLASSES):
+        for i in range(2):
+            save(tmp_path / f"train/{name}/{name}_{i}.JPEG", (6, 6), seed=10 * k + i)
+    for i in range(1, 5):
+        save(tmp_path / f"val/ILSVRC2012_val_{i:08d}.JPEG", (6, 6), seed=100 + i)
+    return tmp_path
+
+
+ORDER = (2, 0, 1, 0)
+"""The class of each validation image."""
+
+
+def label_file(kind: str) -> tuple[str, str]:
+    """Name and content of a list of the validation images."""
+    files = [f"ILSVRC2012_val_{i:08d}" for i in range(1, 5)]
+    rows = list(zip(files, ORDER, strict=True))
+    return {
+        "names": ("val.txt", "".join(f"{file}.JPEG {CLASSES[k]}\n" for file, k in rows)),
+        "numbers": ("val_map.txt", "".join(f"{file}.JPEG {k}\n" for file, k in rows)),
+        "kaggle": (
+            "LOC_val_solution.csv",
+            "ImageId,PredictionString\n"
+            + "".join(f"{file},{CLASSES[k]} 1 2 3 4 {CLASSES[k]} 5 6 7 8 \n" for file, k in rows),
+        ),
+        "csv": ("val.csv", "".join(f'"{file}.JPEG",{CLASSES[k]}\n' for file, k in rows)),
+    }[kind]
+
+
+@pytest.mark.parametrize("kind", ["names", "numbers", "kaggle", "csv"])
+def test_imagenets_flat_validation_is_read_with_a_list(imagenet: Path, kind: str) -> None:
+    name, text = label_file(kind)
+    (imagenet / name).write_text(text)
+    config = ImageFolderConfig(
+        name="image_folder", root=str(imagenet), test_folder="val", test_labels=name
+    )
+    source = config.open_source("test")
+    assert source.classes == CLASSES
+    assert source.labels.tolist() == sorted(ORDER)
+    paths = [Path(source.describe(i)).stem[-1] for i in range(4)]
+    assert paths == ["2", "4", "3", "1"]
+    told = [note for note in source.notes if "taken for the training folders in order" in note]
+    assert len(told) == (kind == "numbers")
+
+
+def test_imagenets_validation_in_folders_is_read(imagenet: Path) -> None:
+    for i, k in enumerate(ORDER, start=1):
+        file = imagenet / f"val/ILSVRC2012_val_{i:08d}.JPEG"
+        (imagenet / "val" / CLASSES[k]).mkdir(exist_ok=True)
+        file.rename(imagenet / "val" / CLASSES[k] / file.name)
+    samples = load(imagenet, "test", test_folder="val")
+    assert (samples.labels.tolist(), samples.classes) == (sorted(ORDER), CLASSES)
+
+
+def test_numbers_of_another_order_are_refused(imagenet: Path) -> None:
+    """ILSVRC's own ids count from 1, in an order that is not that of the folders."""
+    text = "".join(f"ILSVRC2012_val_{i:08d}.JPEG {k + 1}\n" for i, k in enumerate(ORDER, start=1))
+    (imagenet / "ids.txt").write_text(text)
+    with pytest.raises(DataError, match=r"ids\.txt: classes are numbers of 1 \.\. 3, and the 3 "):
+        load(imagenet, "test", test_folder="val", test_labels="ids.txt")
+
+
+def test_the_ground_truth_alone_is_refused_with_the_remedy(imagenet: Path) -> None:
+    (imagenet / "truth.txt").write_text("490\n361\n171\n822\n")
+    with pytest.raises(DataError, match=r"numbers without files.*meta\.mat.*LOC_val_solution\.csv"):
+        load(imagenet, "test", test_folder="val", test_labels="truth.txt")
+
+
+def test_archives_of_classes_are_refused_with_the_remedy(imagenet: Path) -> None:
+    (imagenet / "train" / f"{CLASSES[0]}.tar").write_bytes(b"kept after it was unpacked")
+    assert len(load(imagenet, "train", test_folder="train").labels) == 6
+    shutil.rmtree(imagenet / "train" / CLASSES[0])
+    (imagenet / "train" / f"{CLASSES[1]}.zip").write_bytes(b"")
+    with pytest.raises(DataError, match=rf"train: {CLASSES[0]}\.tar: archives of classes: unpack "):
+        load(imagenet, "train", test_folder="train")
+
+
+def test_the_archive_of_all_is_to_be_unpacked(tmp_path: Path) -> None:
+    (tmp_path / "ILSVRC2012_img_train.tar").write_bytes(b"")
+    with pytest.raises(DataError, match=r"train: cannot be read.*ILSVRC2012_img_train\.tar is to"):
+        load(tmp_path)

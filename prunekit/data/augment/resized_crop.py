@@ -49,6 +49,31 @@ def crop_rectangles(draws: Tensor, config: RandomResizedCrop, size: tuple[int, i
     return placed.where(fits.any(1, keepdim=True), _middle(config.ratio, size))
 
 
+def crop_rectangle(
+    draws: Tensor, config: RandomResizedCrop, size: tuple[int, int]
+) -> tuple[int, int, int, int]:
+    """`crop_rectangles` of one image, in a tenth of the time: streamed ones differ in size.
+
+    Args:
+        draws: float64 [22].
+        config: ranges of area and shape.
+        size: height and width of the image.
+    """
+    height, width = size
+    low, high = config.scale
+    narrow, wide = (math.log(one) for one in config.ratio)
+    ratios = (narrow + (wide - narrow) * draws[TRIES : 2 * TRIES]).exp().tolist()
+    numbers = draws.tolist()
+    for drawn, ratio in zip(numbers[:TRIES], ratios, strict=True):
+        area = height * width * (low + (high - low) * drawn)
+        across, down = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
+        if 0 < across <= width and 0 < down <= height:
+            top, left = numbers[-2] * (height - down + 1), numbers[-1] * (width - across + 1)
+            return math.floor(top), math.floor(left), down, across
+    top, left, down, across = _middle(config.ratio, size).tolist()
+    return top, left, down, across
+
+
 def _middle(ratio: tuple[float, float], size: tuple[int, int]) -> Tensor:
     """The largest rectangle in the middle whose shape is allowed."""
     height, width = size

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, get_worker_info
 
-from prunekit.data.augment.resized_crop import crop_rectangles
+from prunekit.data.augment.resized_crop import crop_rectangle
 from prunekit.data.skipped import Part
 from prunekit.data.sources import ImageSource, Window
 from prunekit.errors import DataError, PrunekitError
@@ -81,9 +81,7 @@ class Cut:
         """Of one image, by its row of `draw_resized_crop`."""
 
         def window(height: int, width: int) -> tuple[int, int, int, int]:
-            found = crop_rectangles(draws.unsqueeze(0), self.crop, (height, width))
-            top, left, tall, wide = found[0].tolist()
-            return top, left, tall, wide
+            return crop_rectangle(draws, self.crop, (height, width))
 
         return window
 

@@ -1,0 +1,240 @@
+"""Batches of photographs that are read from their files, over torchvision's way to them."""
+
+from __future__ import annotations
+
+import multiprocessing
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from prunekit.bench.measure import AGAIN, Row, Section, Timed, Variant, in_turn, one_thread
+from prunekit.data.batches import DataSet
+from prunekit.data.decoding import Decoder, best_decoder, decoder_version
+from prunekit.data.file_index import FolderLayout, index_files
+from prunekit.data.folder_source import FolderSource
+from prunekit.data.image_folder import ImageFolderConfig
+from prunekit.data.load import open_dataset
+from prunekit.data.packed_source import PackedSource
+from prunekit.data.packing import PackSettings, pack_images
+from prunekit.data.sources import ImageSource
+from prunekit.registry.augmentations import RandomResizedCrop
+from prunekit.registry.configs import Split
+
+HEIGHT, WIDTH, QUALITY = 375, 500, 84
+"""Of an image; its file has about 80 kB, as ImageNet's have."""
+SIDE, BATCH, CLASSES = 224, 64, 10
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+WORKERS = 1 if sys.platform == "linux" else 0
+"""Processes that read; elsewhere their time cannot be told."""
+BASELINE = "torchvision"
+GOALS = {"torchcodec": 1.3, "Pillow": 1.0, "packed, torchcodec": 2.4}
+"""Images a second of processor time, over those of the baseline."""
+
+
+def bench_streamed(*, quick: bool = False) -> Section:
+    """Measure on one thread of each process, the reading ones counted.
+
+    Args:
+        quick: whether a few images do, and no goal is judged.
+    """
+    images, (least, most) = (2 * BATCH, (2, 2)) if quick else (8 * BATCH, (7, 15))
+    torchcodec = best_decoder()[0] == "torchcodec"
+    with one_thread(), ExitStack() as stack:
+        root = Path(stack.enter_context(TemporaryDirectory(prefix="prunekit-")))
+        size = _write(root / "set", images)
+        packed = _pack(root / "set", root / "packed")
+        opened: dict[str, Callable[[], Variant]] = {
+            BASELINE: lambda: _by_torchvision(root / "set", images, _pillow_steps()),
+            AGAIN: lambda: _by_torchvision(root / "set", images, _pillow_steps()),
+            "torchvision, v2 on tensors": lambda: _by_torchvision(
+                root / "set", images, _tensor_steps()
+            ),
+            "Pillow": lambda: _by_prunekit(root / "set", images, "pillow", stack),
+            "packed, Pillow": lambda: _by_prunekit(packed, images, "pillow", stack),
+        }
+        if torchcodec:
+            opened |= {
+                "torchcodec": lambda: _by_prunekit(root / "set", images, "torchcodec", stack),
+                "packed, torchcodec": lambda: _by_prunekit(packed, images, "torchcodec", stack),
+            }
+        measured = in_turn({name: make() for name, make in opened.items()}, least, most)
+    rows = Timed(measured, not quick).rows({name: 1 / goal for name, goal in GOALS.items()})
+    return Section(
+        name="streamed",
+        title=f"{images} JPEGs of {WIDTH}x{HEIGHT}, {size / images / 1e3:.0f} kB each: random "
+        f"resized crop to {SIDE}, flip, float, batches of {BATCH}",
+        baseline=f"torchvision's ImageFolder and transforms of Pillow images, in a DataLoader with "
+        f"{WORKERS} worker",
+        rows=[_judged(row, not quick) for row in rows],
+        rounds=measured.rounds,
+        null=measured.null.error,
+        notes=[
+            "time of all processes, the reading ones counted; the goals are 1.3, 1 and 2.4 times "
+            "the images a second of processor time",
+            f"decoders: {decoder_version('pillow')}"
+            + (
+                f", {decoder_version('torchcodec')}"
+                if torchcodec
+                else "; torchcodec is not installed"
+            ),
+            "packed: shorter side 256, JPEG quality 90; every image is compared with its checksum",
+        ],
+    )
+
+
+def _judged(row: Row, judged: bool) -> Row:
+    """A goal of 1 is met where the whole interval is below; the null is no finer than nothing."""
+    if row.what != "Pillow" or not judged or row.interval is None:
+        return row
+    low, high = row.interval
+    return replace(row, verdict="met" if high <= 1 else "undecided" if low <= 1 else "not met")
+
+
+def _write(folder: Path, images: int) -> int:
+    """Smooth colours with noise, in both splits; returns the bytes of the training images."""
+    generator = np.random.default_rng(0)
+    size = 0
+    for split, count in {"train": images, "test": CLASSES}.items():
+        for i in range(count):
+            place = folder / split / f"class_{i % CLASSES}"
+            place.mkdir(parents=True, exist_ok=True)
+            _photograph(generator).save(place / f"{i}.jpg", quality=QUALITY)
+            size += (place / f"{i}.jpg").stat().st_size * (split == "train")
+    return size
+
+
+def _photograph(generator: np.random.Generator) -> Image.Image:
+    coarse = Image.fromarray(generator.integers(0, 256, (12, 16, 3), dtype=np.uint8))
+    smooth = np.asarray(coarse.resize((WIDTH, HEIGHT), Image.Resampling.BICUBIC))
+    gray = generator.normal(0, 18, (HEIGHT, WIDTH, 1))
+    colour = generator.normal(0, 8, (HEIGHT, WIDTH, 3))
+    return Image.fromarray(np.clip(smooth + gray + colour, 0, 255).astype(np.uint8))
+
+
+def _pack(root: Path, out: Path) -> Path:
+    indices = index_files(FolderLayout(root))[0]
+    pack_images(indices, out, PackSettings(), root=root, needed=0)
+    return out
+
+
+def _pillow_steps() -> list[Any]:
+    """As PyTorch's ImageNet example has them."""
+    from torchvision import transforms
+
+    return [
+        *(transforms.RandomResizedCrop(SIDE), transforms.RandomHorizontalFlip()),
+        *(transforms.ToTensor(), transforms.Normalize(MEAN, STD)),
+    ]
+
+
+def _tensor_steps() -> list[Any]:
+    from torchvision.transforms import v2
+
+    return [
+        *(v2.ToImage(), v2.RandomResizedCrop(SIDE, antialias=True), v2.RandomHorizontalFlip()),
+        *(v2.ToDtype(torch.float32, scale=True), v2.Normalize(MEAN, STD)),
+    ]
+
+
+def _by_torchvision(root: Path, images: int, steps: list[Any]) -> Variant:
+    from torch.utils.data import DataLoader
+    from torchvision.datasets import ImageFolder
+    from torchvision.transforms import Compose
+
+    loader: Any = DataLoader(
+        ImageFolder(str(root / "train"), Compose(steps)),
+        BATCH,
+        shuffle=True,
+        drop_last=True,
+        num_workers=WORKERS,
+        persistent_workers=WORKERS > 0,
+    )
+
+    def epoch() -> None:
+        for _ in loader:
+            pass
+
+    return _counted(epoch)
+
+
+class _ByOneDecoder(ImageFolderConfig):
+    """Streams by the decoder that is asked for."""
+
+    decoder: Decoder
+
+    def open_source(self, split: Split) -> ImageSource:
+        source = super().open_source(split)
+        assert isinstance(source, FolderSource | PackedSource)
+        source.decoder = self.decoder
+        return source
+
+
+def _by_prunekit(root: Path, images: int, decoder: Decoder, stack: ExitStack) -> Variant:
+    config = _ByOneDecoder(
+        name="image_folder",
+        root=str(root),
+        image_size=SIDE,
+        batch_size=BATCH,
+        augment=(RandomResizedCrop(), "flip"),
+        mean=MEAN,
+        std=STD,
+        storage="stream",
+        workers=WORKERS,
+        decoder=decoder,
+    )
+    data = open_dataset(config, seed=0, device=torch.device("cpu"))
+    stack.callback(data.close)
+    return _counted(_Steps(data, images // BATCH))
+
+
+class _Steps:
+    """Some steps more each time, as a run takes them."""
+
+    def __init__(self, data: DataSet, count: int) -> None:
+        self._data, self._count, self._next = data, count, 0
+
+    def __call__(self) -> None:
+        for step in range(self._next, self._next + self._count):
+            for _ in self._data.micro_batches(step):
+                pass
+        self._next += self._count
+
+
+def _counted(work: Callable[[], None]) -> Variant:
+    """Its processor time and that of the processes that it starts.
+
+    They read ahead between two rounds as well: theirs counts from the end of one to the next.
+    """
+    own: list[int] = []
+    last = 0.0
+
+    def seconds() -> float:
+        nonlocal last
+        before, began = set(_children()), time.process_time()
+        work()
+        taken = time.process_time() - began
+        if not own:
+            own.extend({*_children()} - before)
+        now = sum(map(_processor_seconds, own))
+        taken, last = taken + now - last, now
+        return taken
+
+    return seconds
+
+
+def _children() -> Iterator[int]:
+    return (child.pid for child in multiprocessing.active_children() if child.pid is not None)
+
+
+def _processor_seconds(process: int) -> float:
+    """Of another process (clock_getcpuclockid of POSIX, as Linux numbers it)."""
+    return time.clock_gettime((~process << 3) | 2)

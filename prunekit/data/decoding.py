@@ -1,0 +1,246 @@
+"""A window of an encoded image, at the size that is wanted: what is done to each image of a stream.
+
+JPEGs are decoded by torchcodec where it is installed, which takes less time than Pillow; both build
+on libjpeg-turbo, and a test finds their pixels equal. All other formats, CMYK and JPEGs that are
+much larger than what is wanted are decoded by Pillow, whichever of the two is there.
+"""
+
+from __future__ import annotations
+
+import importlib
+import io
+from collections.abc import Sequence
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image, UnidentifiedImageError
+from torch import Tensor
+
+from prunekit.data.images import FORMATS, GRAY, check_readable, plain_mode
+from prunekit.data.resizing import resize_pixels
+from prunekit.data.sources import Interpolation, Window
+from prunekit.errors import DataError, PrunekitError
+
+Decoder = Literal["torchcodec", "pillow"]
+Box = tuple[int, int, int, int]
+"""Top, left, height and width, in pixels."""
+REDUCTIONS = (8, 4, 2)
+"""What libjpeg can divide a side by while it decodes."""
+LEFT_TO_RESIZE = 2
+"""By so much at least is resized after that: the result is near that of the whole image."""
+RESAMPLING = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
+
+
+class ColourError(Exception):
+    """An image in colour, where the first ones of its set are gray."""
+
+
+class Frame(NamedTuple):
+    """What the header of a JPEG says."""
+
+    height: int
+    width: int
+    components: int
+    """1 = gray, 3 = colour, 4 = CMYK."""
+    exif: tuple[tuple[int, int], ...] = ()
+    """Begin and end of each part that may ask for a rotation."""
+
+
+FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
+START_OF_SCAN, APP1 = 0xDA, 0xE1
+"""Markers of the parts of a JPEG (ITU T.81, table B.1)."""
+
+
+class Take(NamedTuple):
+    """What is wanted of an image."""
+
+    channels: int
+    """1 = gray, 3 = RGB."""
+    window: Window
+    size: tuple[int, int]
+    """Height and width of what comes out."""
+    interpolation: Interpolation = "bilinear"
+
+
+@cache
+def best_decoder() -> tuple[Decoder, str]:
+    """What decodes JPEGs here, and why it is not torchcodec where that is installed but fails."""
+    try:
+        version("torchcodec")
+    except PackageNotFoundError:
+        return "pillow", ""
+    try:
+        _torchcodec()
+    except (ImportError, OSError, RuntimeError) as error:  # built for another torch
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        return "pillow", f"torchcodec {version('torchcodec')} cannot be used: {reason}"
+    return "torchcodec", ""
+
+
+def decoder_version(decoder: Decoder) -> str:
+    """Its name and version, such as `torchcodec 0.17.0`; of Pillow with that of libjpeg-turbo."""
+    if decoder == "torchcodec":
+        return f"torchcodec {version('torchcodec')}"
+    from PIL import features
+
+    turbo = features.version("libjpeg_turbo") if features.check("libjpeg_turbo") else None
+    return f"Pillow {version('pillow')}" + (f" with libjpeg-turbo {turbo}" if turbo else "")
+
+
+@cache
+def _torchcodec() -> Any:
+    return importlib.import_module("torchcodec.decoders").decode_jpeg
+
+
+def decode_named(what: object, data: bytes, take: Take, decoder: Decoder) -> Tensor:
+    """As `decode_window`.
+
+    Raises:
+        DataError: whatever is wrong with the image; begins with the text of `what`.
+    """
+    try:
+        return decode_window(data, take, decoder)
+    except ColourError as error:
+        raise DataError(f"{what}: {error}") from error
+    except PrunekitError:  # of the window, which knows what it is about
+        raise
+    except Exception as error:  # decoders raise whatever a broken file leads them to
+        reason = why_broken(error)
+        raise DataError(f"{what}: cannot be decoded: {reason}: replace or remove it") from error
+
+
+def why_broken(error: Exception) -> str:
+    """What a decoder says, without the place in its own code."""
+    if isinstance(error, UnidentifiedImageError):
+        return "it is no image of a format that is read"
+    text = " ".join(str(error).split())
+    return text.partition(".cpp:")[2].partition(", ")[2] or text or type(error).__name__
+
+
+def decode_window(data: bytes, take: Take, decoder: Decoder) -> Tensor:
+    """Decode a part of an image and resize it.
+
+    Alpha is dropped and EXIF rotation ignored, as where a set is decoded into memory.
+
+    Args:
+        data: a file of one of `FORMATS`.
+        take: what is wanted of it.
+        decoder: of JPEGs.
+
+    Returns:
+        uint8 [take.channels, *take.size].
+
+    Raises:
+        ColourError: an image in colour where gray ones are wanted.
+        Exception: whatever a decoder raises at a broken file.
+    """
+    frame = jpeg_frame(data)
+    if frame is None or frame.components == 4:
+        return _by_pillow(data, take)
+    check_readable(frame.width, frame.height, "L" if frame.components == 1 else "RGB")
+    _check_colour(frame.components == 1, take.channels)
+    box = take.window(frame.height, frame.width)
+    if reduction(box, take.size) > 1:
+        return _by_pillow(data, take._replace(window=lambda *_: box))
+    if decoder == "pillow":
+        whole = _whole_by_pillow(data, take.channels)
+    else:
+        if frame.exif:  # torchcodec would obey it
+            data = _without(data, frame.exif)
+        whole = _torchcodec()(data, mode="GRAY" if take.channels == 1 else "RGB")
+    return _resized(whole, box, take)
+
+
+def is_gray(head: bytes) -> bool | None:
+    """Whether an image is gray, by its first bytes; None where they do not tell."""
+    frame = jpeg_frame(head)
+    if frame is not None:
+        return frame.components == 1
+    try:
+        with Image.open(io.BytesIO(head), formats=FORMATS) as image:
+            return image.mode in GRAY
+    except Exception:  # broken, or its header is longer
+        return None
+
+
+def reduction(box: Box, size: tuple[int, int]) -> int:
+    """What libjpeg divides the sides by while it decodes, where `box` is resized to `size`."""
+    by = min(box[2] / size[0], box[3] / size[1]) / LEFT_TO_RESIZE
+    return next((one for one in REDUCTIONS if one <= by), 1)
+
+
+def jpeg_frame(data: bytes) -> Frame | None:
+    """What the header of a JPEG says; None for all else, and for what Pillow is to judge."""
+    if data[:2] != b"\xff\xd8":
+        return None
+    at, frame, exif = 2, None, []
+    while at + 9 < len(data) and data[at] == 0xFF:
+        marker, end = data[at + 1], at + 2 + int.from_bytes(data[at + 2 : at + 4])
+        if marker == START_OF_SCAN:
+            return frame and frame._replace(exif=tuple(exif))
+        if marker == 0xFF:  # fill
+            end = at + 1
+        elif marker in FRAMES:
+            height, width = (int.from_bytes(data[at + i : at + i + 2]) for i in (5, 7))
+            components = data[at + 9]
+            if data[at + 4] != 8 or components not in (1, 3, 4) or not height * width:
+                return None
+            frame = Frame(height, width, components)
+        elif marker == APP1 and data[at + 4 : at + 8] == b"Exif":
+            exif.append((at, end))
+        at = max(end, at + 1)
+    return None
+
+
+def _without(data: bytes, parts: Sequence[tuple[int, int]]) -> bytes:
+    """Without what lies in `parts`, from begin to end, in rising order."""
+    begins, ends = [0, *(end for _, end in parts)], [*(begin for begin, _ in parts), len(data)]
+    return b"".join(data[a:b] for a, b in zip(begins, ends, strict=True))
+
+
+def _check_colour(gray: bool, channels: int) -> None:
+    if channels == 1 and not gray:
+        raise ColourError(
+            "an image in colour among gray ones: convert it, or pack the set (`prunekit data "
+            "pack`), which looks at each image first"
+        )
+
+
+def _whole_by_pillow(data: bytes, channels: int) -> Tensor:
+    with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+        return _tensor(image.convert("L" if channels == 1 else "RGB"))
+
+
+def _by_pillow(data: bytes, take: Take) -> Tensor:
+    """Any format; a JPEG that is much larger than what is wanted is made smaller as it is read."""
+    with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+        check_readable(image.width, image.height, image.mode)
+        _check_colour(image.mode in GRAY, take.channels)
+        height, width = image.height, image.width
+        box = take.window(height, width)
+        mode = "L" if take.channels == 1 else "RGB"
+        plain = image.format == "JPEG" and image.mode in ("L", "RGB")
+        by = reduction(box, take.size) if plain else 1
+        if by == 1:
+            return _resized(_tensor(plain_mode(image, mode)), box, take)
+        image.draft(image.mode, (width // by, height // by))
+        down, across = image.height / height, image.width / width
+        top, left, tall, wide = box
+        corners = (left * across, top * down, (left + wide) * across, (top + tall) * down)
+        resampling = RESAMPLING[take.interpolation]
+        return _tensor(image.convert(mode).resize(take.size[::-1], resampling, box=corners))
+
+
+def _tensor(image: Image.Image) -> Tensor:
+    pixels = torch.from_numpy(np.array(image))
+    return pixels.permute(2, 0, 1) if pixels.ndim == 3 else pixels.unsqueeze(0)
+
+
+def _resized(whole: Tensor, box: Box, take: Take) -> Tensor:
+    """The box of an image, by the kernel that resizes sets in memory."""
+    top, left, tall, wide = box
+    part = whole[:, top : top + tall, left : left + wide]
+    return resize_pixels(part, take.size, take.interpolation).contiguous()
