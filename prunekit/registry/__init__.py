@@ -43,6 +43,10 @@ STRATEGIES = Registry(
         "movement_soft": "prunekit.pruning.strategies.movement_soft:MovementSoft",
         "sr_ste": "prunekit.pruning.strategies.sr_ste:SrSte",
         "filter_magnitude": "prunekit.pruning.strategies.filter_magnitude:FilterMagnitude",
+        "fpgm": "prunekit.pruning.strategies.fpgm:FPGM",
+        "taylor": "prunekit.pruning.strategies.taylor:Taylor",
+        "wanda": "prunekit.pruning.strategies.wanda:Wanda",
+        "granet": "prunekit.pruning.strategies.granet:GraNet",
     },
     among=REGISTRIES,
 )

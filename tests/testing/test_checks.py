@@ -49,6 +49,13 @@ STRATEGY_SETTINGS = {
     "movement_soft": [{}],
     "sr_ste": [{}],
     "filter_magnitude": [{"sparsity": 0.5}],
+    "fpgm": [{"sparsity": 0.5}, {"sparsity": 0.5, "mode": "ste", "cadence": OFTEN}],
+    "taylor": [
+        {"sparsity": 0.5, "samples": 16},
+        {"sparsity": 0.5, "samples": 16, "structure": "channel", "cadence": OFTEN},
+    ],
+    "wanda": [{"sparsity": 0.5, "samples": 16}, {"sparsity": 0.5, "compare": "tensor"}],
+    "granet": [{"sparsity": 0.8, "cadence": OFTEN}, {"sparsity": 0.5, "start_sparsity": 0.0}],
 }
 LONG = {name: [{"sparsity": 0.5}] for name in ("snip", "grasp", "synflow")}
 """As many samples or iterations as by default."""

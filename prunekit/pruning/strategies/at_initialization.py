@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import abc
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
@@ -12,35 +11,12 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from prunekit.errors import RecipeError
 from prunekit.foundation.modules import buffers_kept, evaluating
-from prunekit.pruning.cadence import Cadence
-from prunekit.pruning.schedules import AnySchedule, Constant
-from prunekit.pruning.strategies.base import Context, Update
-from prunekit.pruning.strategies.scored import ScoredStrategy
+from prunekit.pruning.strategies.base import Context
+from prunekit.pruning.strategies.calibrated import Calibrated
 
 
-class AtInitialization(ScoredStrategy):
-    """Prune once, before the first step of the window, and keep that mask.
-
-    Passes through the model give the scores of all tensors together.
-    """
-
-    class Config(ScoredStrategy.Config):
-        """Settings of a pruning at initialization."""
-
-        schedule: AnySchedule = Constant(name="constant")
-        """All at once by default; `one_shot` with a `start` prunes later."""
-        cadence: Cadence = Cadence(every="once")
-        """At the first step and never again."""
-
-    modes = ("hard", "masked")
-
-    def __init__(self, config: AtInitialization.Config) -> None:
-        super().__init__(config)
-        self._scores: dict[str, Tensor] = {}
-
-    @abc.abstractmethod
-    def passes(self, ctx: Context) -> Mapping[str, Tensor]:
-        """The scores of the whole scope, each of its weight's shape; higher is kept."""
+class AtInitialization(Calibrated):
+    """Prune once, before the first step of the window, and keep that mask."""
 
     def check_scope(self, model: nn.Module, names: Sequence[str]) -> None:
         """As any score; and a parameter that does not learn has no gradient to be scored by."""
@@ -53,31 +29,19 @@ class AtInitialization(ScoredStrategy):
                 "so it has no gradient: leave it out with scope.exclude"
             )
 
-    def update(self, ctx: Context) -> Update:
-        """Pass through the model, then select as every scored strategy does.
+    def take_scores(self, ctx: Context, scores: Mapping[str, Tensor]) -> None:
+        """Keep scores that tell one weight from another.
 
         Raises:
-            RecipeError: no score tells one weight from another.
+            RecipeError: none does.
         """
-        self.take_scores(ctx, self.passes(ctx))
+        super().take_scores(ctx, scores)
         if not any(score.any() for score in self._scores.values()):
             raise RecipeError(
                 f"strategy {self.config.name}: every score is 0, as no weight in scope changes the "
                 "loss where the classifier starts at zero (torchvision's vision transformers): "
                 "start from other weights (model.init), or use magnitude"
             )
-        return super().update(ctx)
-
-    def take_scores(self, ctx: Context, scores: Mapping[str, Tensor]) -> None:
-        """Keep scores for `score`, the same bits on all ranks.
-
-        All ranks score the same samples, but some GPU kernels add in no fixed order.
-        """
-        self._scores = {name: ctx.mean_over_ranks(score) for name, score in scores.items()}
-
-    def score(self, name: str, ctx: Context) -> Tensor:
-        """What the last passes gave; handed over, as it is as large as the weights."""
-        return self._scores.pop(name)
 
 
 def scoped(ctx: Context) -> list[nn.Parameter]:
