@@ -105,7 +105,7 @@ def bench_channels(size: Served, folder: Path) -> Iterator[Section]:
     yield from _family(size, folder, Family("channels", title, size.resnet18, arms))
 
 
-def bench_tokens(size: Served, folder: Path) -> Iterator[Section]:
+def bench_merging(size: Served, folder: Path) -> Iterator[Section]:
     """Tokens merged before the encoder."""
     arms = {
         f"{share_text(ratio)} of tokens merged": Variety(partial(size.merging, ratio))
@@ -227,7 +227,7 @@ SECTIONS = {
     "zeros": bench_zeros,
     "heads": bench_heads,
     "channels": bench_channels,
-    "tokens": bench_tokens,
+    "tokens": bench_merging,
     "quantised": bench_quantised,
     "sizes": bench_sizes,
     "runtimes": bench_runtimes,

@@ -163,7 +163,7 @@ def _by_block(block: EncoderBlock) -> Callable[[Tensor, Tensor], Tensor]:
     return lambda x, size: block(TokenBatch(x, size, 1), False).x
 
 
-def step(quick: bool) -> Iterator[Section]:
+def merged_step(quick: bool) -> Iterator[Section]:
     """A training step with merged tokens over one whose tokens are cut off, which costs nothing."""
     side, width, depth, batch = (32, 32, 1, 2) if quick else (224, 384, 4, 4)
     shape = Shape(batch, (side // 16) ** 2 + 1, width, *((2, 2, False) if quick else (15, 60)))
@@ -227,7 +227,7 @@ def _section(
     )
 
 
-SECTIONS = {"merge": merging, "rounds": rounds, "block": block, "step": step}
+SECTIONS = {"merge": merging, "rounds": rounds, "block": block, "step": merged_step}
 
 
 def bench_tokens(only: Sequence[str] = (), *, quick: bool = False) -> Iterator[Section]:

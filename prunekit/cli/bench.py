@@ -96,7 +96,7 @@ def command(
     if as_json:
         sections = [{"subject": name, **section.plain()} for name, section in found]
         print_json({"subject": subject, "quick": quick, **machine, "sections": sections})
-    if check and not judge(found):
+    if check and not goals_met(found):
         ctx.exit(MISSED)
 
 
@@ -122,7 +122,7 @@ def measured(
             yield subject, section
 
 
-def judge(found: Sequence[tuple[str, Section]]) -> bool:
+def goals_met(found: Sequence[tuple[str, Section]]) -> bool:
     """Say on stderr which goals are not met or could not be decided; whether none is missed."""
     rows = [(f"{name}, {s.name}, {row.what}", row) for name, s in found for row in s.rows]
     missed = [(what, row) for what, row in rows if row.verdict == "not met"]

@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 
 from prunekit.data.augment import Augmenter
+from prunekit.data.pixel_statistics import statistics_of
 from prunekit.data.pixels import PARTS, Pixels
 from prunekit.data.preprocessing import Preprocessing, class_names, normalisation, prepare
 from prunekit.data.sizes import BatchSizes
 from prunekit.data.split import evenly, generator
-from prunekit.data.statistics import statistics_of
 from prunekit.data.steps import Steps
 from prunekit.errors import RecipeError
 from prunekit.foundation.transfer import send

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from prunekit.data.cache import samples_digest
+from prunekit.data.pixel_statistics import Statistics, pixel_statistics
 from prunekit.data.skipped import Part, Skipped
-from prunekit.data.statistics import Statistics, pixel_statistics
 from prunekit.data.steps import Share, Steps
 from prunekit.foundation.transfer import send
 from prunekit.registry.configs import Samples

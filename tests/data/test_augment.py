@@ -7,8 +7,8 @@ from hypothesis import given, strategies as st
 from PIL import Image
 
 from prunekit.data.augment.shift import cut, draw, padding
+from prunekit.data.pixel_statistics import pixel_statistics
 from prunekit.data.resizing import resize
-from prunekit.data.statistics import pixel_statistics
 
 
 def slow_cut(images, choices, pads):

@@ -12,7 +12,7 @@ import torch
 from filelock import FileLock
 
 from prunekit.data.cache import cache_folder
-from prunekit.data.statistics import Statistics
+from prunekit.data.pixel_statistics import Statistics
 from prunekit.errors import WriteError
 from prunekit.foundation.files import write_json
 

@@ -13,9 +13,10 @@ from torch import Tensor
 from prunekit.data.chosen import check_batch, check_labels, held_out, within_limit
 from prunekit.data.skipped import Part
 from prunekit.data.sources import ImageSource, StreamableConfig, StreamSettings
-from prunekit.data.stream.reader import Cut, StreamedPart
+from prunekit.data.stream.reader import Crops, StreamedPart
 from prunekit.data.stream.streamed import Streamed
 from prunekit.errors import DataError, RecipeError
+from prunekit.foundation.processor import available_cores
 from prunekit.registry.augmentations import RandomResizedCrop, by_name
 from prunekit.registry.configs import DatasetConfig, Split
 
@@ -60,7 +61,7 @@ def open_streamed(config: DatasetConfig, device: torch.device, world: int) -> St
     side, crop = config.image_size, by_name(config.augment).get("random_resized_crop")
     cut = None
     if isinstance(crop, RandomResizedCrop):
-        cut = Cut(crop, (side, side) if side else as_it_comes.size)
+        cut = Crops(crop, (side, side) if side else as_it_comes.size)
     return Streamed(
         parts,
         cut,
@@ -145,10 +146,3 @@ def _with_workers(config: StreamableConfig, world: int) -> StreamSettings:
     local = int(os.environ.get("LOCAL_WORLD_SIZE", world))
     each = available_cores() // max(1, local) - 1  # one trains
     return replace(settings, workers=max(1, min(MOST_WORKERS, each)))
-
-
-def available_cores() -> int:
-    """CPU cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1

@@ -71,7 +71,7 @@ def middle_square(height: int, width: int) -> tuple[int, int, int, int]:
 
 
 @dataclass(frozen=True)
-class Cut:
+class Crops:
     """A random rectangle of each image, resized to what the model takes."""
 
     crop: RandomResizedCrop
@@ -120,7 +120,9 @@ class Reader(Dataset[Read]):
         skip: whether broken images are passed over.
     """
 
-    def __init__(self, parts: Mapping[Part, StreamedPart], cut: Cut | None, *, skip: bool) -> None:
+    def __init__(
+        self, parts: Mapping[Part, StreamedPart], cut: Crops | None, *, skip: bool
+    ) -> None:
         self.parts, self.cut, self.skip = parts, cut, skip
 
     def __getitems__(self, request: Request) -> Read:

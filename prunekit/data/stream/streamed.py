@@ -11,14 +11,14 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from prunekit.data.pixel_statistics import Statistics, statistics_of_batches
 from prunekit.data.skipped import Part, Skipped
 from prunekit.data.sources import StreamSettings
-from prunekit.data.statistics import Statistics, statistics_of_batches
 from prunekit.data.steps import Share, Steps
 from prunekit.data.stream.kept_statistics import kept_statistics
 from prunekit.data.stream.pool import Pool
 from prunekit.data.stream.processes import give_back, make_ready
-from prunekit.data.stream.reader import Cut, Read, Reader, Request, StreamedPart
+from prunekit.data.stream.reader import Crops, Read, Reader, Request, StreamedPart
 from prunekit.foundation.number_text import size_text
 from prunekit.foundation.transfer import PINS, READS_LATE, send
 
@@ -56,7 +56,7 @@ class Streamed:
     def __init__(
         self,
         parts: Mapping[Part, StreamedPart],
-        cut: Cut | None,
+        cut: Crops | None,
         settings: StreamSettings,
         *,
         rank_batch: int,

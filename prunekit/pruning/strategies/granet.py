@@ -15,7 +15,8 @@ from prunekit.foundation.values import name_only
 from prunekit.pruning.cadence import Cadence
 from prunekit.pruning.distributions import ERK, Demand
 from prunekit.pruning.schedules import AnySchedule, Polynomial
-from prunekit.pruning.selection import top_mask
+from prunekit.pruning.scores import count_each
+from prunekit.pruning.selection import top_masks
 from prunekit.pruning.strategies.base import Context, Update
 from prunekit.pruning.strategies.drop_and_grow import drop_and_grow, noise
 from prunekit.pruning.strategies.scored import ScoredStrategy
@@ -93,11 +94,10 @@ class GraNet(ScoredStrategy):
         if ctx.clock.active_step == 0:
             demand = Demand(weights, self.target(ctx.clock), self.config.min_keep)
             keep = ERK(name="erk").keep_counts(demand)
-            return Update({name: top_mask(noise(name, ctx), keep[name]) for name in weights})
+            return Update(top_masks((n, noise(n, ctx), keep[n]) for n in weights))
         masks, share = super().update(ctx).masks, Fraction(repr(self.swapped(ctx.clock)))
-        grown = {}
-        for name, weight in weights.items():
-            keep_now = int(masks[name].sum())
-            growth, moved = ctx.grads[name].abs(), int(share * keep_now)
-            grown[name] = drop_and_grow(weight, masks[name], growth, keep_now, moved)
-        return Update(grown)
+        left = dict(zip(weights, count_each([masks[name] for name in weights]), strict=True))
+        moved = {name: int(share * count) for name, count in left.items()}
+        return Update(
+            drop_and_grow(weights, masks, lambda name: ctx.grads[name].abs(), left, moved)
+        )
