@@ -124,7 +124,6 @@ def begun(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     ("mode", "asked", "graphs"),
     [
         (True, None, False),
-        ("default", None, False),
         ("max-autotune-no-cudagraphs", "max-autotune-no-cudagraphs", False),
         ("reduce-overhead", "reduce-overhead", True),
         ("max-autotune", "max-autotune", True),
@@ -133,7 +132,7 @@ def begun(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 def test_each_pass_is_a_step_of_the_graphs_where_there_are_such(
     tmp_path: Path, compiler: Compiler, begun: list[int], mode: Any, asked: Any, graphs: bool
 ) -> None:
-    run(tmp_path, compile=mode, data=UNEVEN, model=RESNET, **SHORT)
+    run(tmp_path, compile=mode, data=UNEVEN, **SHORT)
     assert compiler.modes == [asked]
     # after steps 3 and 6, in batches of 30 of 51 held out; the finished model is not compiled
     evaluations = 2 * 2
@@ -217,7 +216,7 @@ def test_each_rank_compiles_two_graphs_and_trains_as_without(
     two_ranks: TwoRanks, tmp_path: Path
 ) -> None:
     """32 samples a process in 24 and 8; ends of 26 and 25 held out, and of 50."""
-    changes = SHORT | {"data": UNEVEN, "model": RESNET}
+    changes = SHORT | {"data": UNEVEN}
     done = two_ranks(compiled_in_a_rank, tmp_path, **changes)
     for rank in (0, 1):
         assert json.loads((tmp_path / f"{rank}.json").read_text()) == [24, 30]
