@@ -120,9 +120,10 @@ def _run_around(file: Path) -> RunDir | None:
 
 
 def _of_weights(path: Path, file: Path, run: RunDir | None, wanted: str | None) -> ServedModel:
-    recipe, prepared = run.recipe() if run else None, _preprocessing(file, run)
+    recipe = run.recipe() if run else None
     device = device_of_run(recipe.device if recipe else AUTO, wanted)
     model = load_model(file).to(device)
+    prepared = _preprocessing(file, run)
     return ServedModel(
         path=path,
         logits=_run_of(model, recipe, prepared, device),

@@ -32,7 +32,6 @@ from prunekit.train.environment import changes_between, environment
 from prunekit.train.going_on import as_begun, begun_run
 from prunekit.train.manifest import check_same_code, manifest_of, note_code
 from prunekit.train.observer import Observer
-from prunekit.train.plainly import told_plainly
 from prunekit.train.processes import Started, start_processes
 from prunekit.train.state import average_notes
 from prunekit.train.supervised import train
@@ -155,8 +154,7 @@ def _begin(
         started: who started this process, if it was for this run.
     """
     anchor, again = AnchorFile(), (where / "manifest.json").is_file()
-    with told_plainly():
-        run = build(recipe, group, anchor)
+    run = build(recipe, group, anchor)
     made = ""
     if group.is_main:
         made = str(where if again else new_run_dir(where, recipe.name, recipe_hash(recipe)[:8]))
@@ -201,8 +199,7 @@ def _go_on(
         pending = [checkpoint]  # handed over: it must not be held for the length of the run
         anchor = AnchorFile()
         recipe, kept = as_begun(opened.recipe(), now)
-        with told_plainly():
-            run = build(recipe, group, anchor, resuming=True, storage=opened.storage())
+        run = build(recipe, group, anchor, resuming=True, storage=opened.storage())
         check_same_code(run.recipe, group)
         changed = changes_between(manifest["environment"], environment(group.device, group.world))
         if manifest["data"] != run.data.fingerprint():

@@ -11,7 +11,7 @@ from prunekit.foundation.files import write_json
 from prunekit.train.distributed import is_lost_peer, suppress_lost_peer
 from prunekit.train.finish import conclude
 from prunekit.train.lost import GRACE, lost_peer
-from prunekit.train.plainly import told_plainly
+from prunekit.train.torch_errors import told_plainly
 from prunekit.train.trainer import Trainer
 
 

@@ -1,4 +1,4 @@
-"""What torch raises in a run and a recipe can mend, in one line with the remedy."""
+"""What torch raises anywhere in a run and a recipe can mend, in the words of a recipe."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ NOT_DETERMINISTIC = " does not have a deterministic implementation"
 
 @contextmanager
 def told_plainly() -> Iterator[None]:
-    """Give what is raised inside its own name and a remedy; all else passes.
+    """What torch raises anywhere in a run and a recipe can mend.
 
     Raises:
         ResourceError: there was no memory left.
