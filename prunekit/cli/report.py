@@ -18,6 +18,7 @@ EXAMPLES = """
 prunekit report runs                               every run below a folder
 prunekit report runs/a/latest runs/b/latest        two of them
 prunekit report sweeps/mine --out report           and report/index.html
+prunekit report a/mine b/mine                      one sweep, of two machines
 prunekit report sweeps/mine --baseline ratio=0     other baselines
 prunekit report runs --curve train/loss --out report
 prunekit report --masks runs/a/latest runs/b/latest
@@ -79,7 +80,10 @@ def command(
     masks: tuple[Path, Path] | None,
     as_json: bool,
 ) -> None:
-    """Compare runs, folders of runs, or a sweep; runs that differ in the seed alone are one."""
+    """Compare runs, folders of runs, or a sweep; runs that differ in the seed alone are one.
+
+    Several directories of one sweep, as its shards on other machines made them, are one sweep.
+    """
     from prunekit.report.document import Report, compare, report_of, with_pictures
     from prunekit.report.figures.all import WantedPictures, pictures, plan_drawings, undrawn
 

@@ -21,6 +21,8 @@ prunekit sweep my.yaml --jobs 2                the same command goes on later
 prunekit sweep quickstart strategies.0.sparsity=0.7,0.8,0.9 seed=0..4
 prunekit sweep quickstart seed=0..2 --baselines
 prunekit sweep burden_mnist seed=0 data.root=mnist   fewer values
+prunekit sweep my.yaml --jobs 8                one run on each of eight GPUs
+prunekit sweep my.yaml --shard 2/4             the second of four parts
 prunekit sweep my.yaml --slurm --pack 8 --slurm-set gpus=1
 """
 
@@ -38,6 +40,9 @@ prunekit sweep my.yaml --slurm --pack 8 --slurm-set gpus=1
     "--jobs", "Runs at a time on this machine, each with the threads of its recipe.", most=256
 )
 @device_option("as the recipes say")
+@click.option(
+    "--shard", metavar="I/N", help="Run the Ith of N parts, as the Ith task of a job array."
+)
 @click.option("--dry-run", "--plan", is_flag=True, help="Show the runs and their time; run none.")
 @click.option("--baselines", is_flag=True, help="Add dense, random, match and one-shot runs.")
 @click.option("--retry-failed", is_flag=True, help="Try runs again that failed before.")
@@ -59,6 +64,7 @@ def command(
     out: Path,
     jobs: int,
     device: str | None,
+    shard: str | None,
     dry_run: bool,
     baselines: bool,
     retry_failed: bool,
@@ -73,17 +79,21 @@ def command(
     when the sweep has grown. A run that fails does not stop the others; the exit code is then that
     of the first that failed.
     """
+    from prunekit.foundation.ranks import leave_world
     from prunekit.report import picture
     from prunekit.sweep.command_line import read_command_line
     from prunekit.sweep.directory import begun_with
     from prunekit.sweep.session import Session
+    from prunekit.sweep.shards import read_shard
 
     if device is not None:
         words += (f"device={device}",)
+    part = read_shard(shard) if shard else None
+    here = leave_world()  # each run is one process, also where srun started this one several times
     request = read_command_line(
         target, words, with_baselines=baselines, format_of=lambda name: begun_with(out / name)
     )
-    session = Session(request, out, retry_failed=retry_failed, draw=picture)
+    session = Session(request, out, retry_failed=retry_failed, draw=picture, shard=part)
     if slurm:
         ctx.exit(session.on_slurm(pack, slurm_settings, dry_run=dry_run))
-    ctx.exit(session.on_this_machine(jobs, dry_run=dry_run))
+    ctx.exit(session.on_this_machine(jobs, dry_run=dry_run, local=here.local))

@@ -28,7 +28,7 @@ from prunekit.report.settings import (
     value_at,
     value_text,
 )
-from prunekit.sweep.directory import Sweep, SweepCell, open_sweep
+from prunekit.sweep.directory import Sweep, SweepCell, open_sweeps
 
 AxisLabels = Mapping[str, str]
 """Axis -> label, the seed left out."""
@@ -82,15 +82,15 @@ class Study:
 
 
 def open_study(paths: Sequence[Path]) -> Study:
-    """Read a sweep, or any runs.
+    """Read a sweep, several directories of one sweep as one, or any runs.
 
     Raises:
-        CheckpointError: a path holds no run, or nothing can be read.
+        CheckpointError: a path holds no run, nothing can be read, or sweeps are not the same one.
     """
     from prunekit.sweep.directory import is_sweep
 
-    if len(paths) == 1 and is_sweep(paths[0]):
-        return sweep_study(paths[0])
+    if paths and all(map(is_sweep, paths)):
+        return sweep_study(*paths)
     return study_of(find_runs(paths), name=paths[0].resolve().name)
 
 
@@ -207,13 +207,13 @@ def rank(cell: Cell, arms: Sequence[str], axes: Mapping[str, Sequence[str]]) -> 
     return [arms.index(cell.arm), *places]
 
 
-def sweep_study(path: Path) -> Study:
-    """Read a sweep, finished or not.
+def sweep_study(*paths: Path) -> Study:
+    """Read the directories of a sweep, finished or not.
 
     Raises:
-        CheckpointError: its plan is corrupt.
+        CheckpointError: a plan is corrupt, or they are not of one sweep.
     """
-    sweep = open_sweep(path)
+    sweep = open_sweeps(paths)
     records, missing = _read(sweep)
     seed_axis = _seed_axis(sweep, records)
     cells: dict[tuple[str, tuple[tuple[str, str], ...]], dict[int, RunRecord]] = {}
@@ -245,7 +245,8 @@ def sweep_study(path: Path) -> Study:
 def _out_of_the_plan(sweep: Sweep) -> list[str]:
     """One line for the runs of a sweep that no cell has."""
     ours = {cell.run.path.resolve() for cell in sweep.cells if cell.run is not None}
-    marks = (sweep.path / "runs").glob(f"*/*/{MARK}")
+    folders = [path / "runs" for path in (sweep.path, *sweep.others)]
+    marks = [mark for folder in folders for mark in folder.glob(f"*/*/{MARK}")]
     others = sorted({mark.parent.resolve() for mark in marks} - ours)
     if not others:
         return []

@@ -6,8 +6,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -67,6 +67,8 @@ class Sweep:
     arms: tuple[str, ...]
     cells: tuple[SweepCell, ...]
     """In the order of the plan: what a cell needs stands before it."""
+    others: tuple[Path, ...] = ()
+    """Further directories of the same sweep, as shards on other machines made them."""
 
 
 def open_sweep(path: str | Path) -> Sweep:
@@ -93,6 +95,33 @@ def open_sweep(path: str | Path) -> Sweep:
         )
     except (KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{plan_file}: corrupt: {type(error).__name__} {error}") from error
+
+
+def open_sweeps(paths: Sequence[str | Path]) -> Sweep:
+    """Open directories of one sweep as one: of each cell the run that is done, wherever it is.
+
+    Raises:
+        CheckpointError: one cannot be opened, or they have not the same cells.
+    """
+    first, *others = (open_sweep(path) for path in dict.fromkeys(map(Path, paths)))
+    for other in others:
+        if _design(other) != _design(first):
+            raise CheckpointError(
+                f"{other.path}: another sweep than {first.path}, so they are not one: give the "
+                "`runs` in them to compare all their runs, or make a report of each"
+            )
+    beside = zip(*(sweep.cells for sweep in (first, *others)), strict=True)
+    cells = tuple(max(same, key=lambda cell: RANKED.index(cell.status)) for same in beside)
+    return replace(first, cells=cells, others=tuple(other.path for other in others))
+
+
+RANKED: tuple[Status, ...] = ("pending", "failed", "done")
+"""What is told of a cell: the last of these that one of the directories says."""
+
+
+def _design(sweep: Sweep) -> object:
+    cells = [(c.id, c.arm, c.key, dict(c.axes), c.also, dict(c.needs)) for c in sweep.cells]
+    return dict(sweep.axes), sweep.arms, cells
 
 
 def _read_plan(path: Path) -> dict[str, Any]:

@@ -7,12 +7,13 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from prunekit.errors import UsageError
-from prunekit.foundation.files import cannot_write, lock, write_json
+from prunekit.foundation.files import cannot_write, write_json
 from prunekit.foundation.plain import flow
 from prunekit.recipe.load import read_text, read_text_document
 from prunekit.recipe.yaml_text import dump_yaml
 from prunekit.sweep.command_line import SweepRequest
 from prunekit.sweep.directory import CellState, read_state, resolved_path, state_path
+from prunekit.sweep.holding import held
 from prunekit.sweep.plan import Plan, PlannedCell
 
 
@@ -61,46 +62,66 @@ def check_data(plan: Plan, folder: Path, states: Mapping[str, CellState]) -> Non
         )
 
 
-def check_free(folder: Path) -> None:
+def check_free(folder: Path, plan: Plan, shard: str = "") -> None:
     """Find out before steps are timed, not after.
 
     Raises:
-        ResourceError: another sweep holds the directory, or it cannot be written.
+        ResourceError, UsageError: as `held`.
     """
     if folder.is_dir():
-        with lock(folder):
+        with held(folder, plan, shard):
             return
 
 
 @contextmanager
 def prepared(
-    plan: Plan, folder: Path, request: SweepRequest, *, retry_failed: bool
+    plan: Plan,
+    folder: Path,
+    request: SweepRequest,
+    *,
+    retry_failed: bool,
+    part: Plan | None = None,
+    shard: str = "",
 ) -> Iterator[None]:
     """Hold a sweep directory with its plan written for as long as the block runs.
 
+    Args:
+        plan: of the whole sweep.
+        folder: its directory.
+        request: where the plan comes from.
+        retry_failed: whether cells that failed are forgotten, to be tried again.
+        part: the plan of the cells that are run; None = all of them.
+        shard: which part that is, as in `held`.
+
     Raises:
-        ResourceError: another sweep holds it, or it cannot be written.
+        ResourceError, UsageError: as `held`.
     """
     try:
         for name in ("cells", "resolved", "logs", "runs"):
             (folder / name).mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise cannot_write(folder, error) from error
-    with lock(folder):
+
+    def write() -> None:
         _write(folder / "sweep.yaml", request.text)
         for key, cell in unique_cells(plan).items():
             _write(resolved_path(folder, key), dump_yaml(cell.recipe))
         write_json(folder / "plan.json", {**plan.as_json(), "words": list(request.words)})
-        if retry_failed:
-            for key, state in states_of(plan, folder).items():
-                if state.status == "failed":
-                    state_path(folder, key).unlink(missing_ok=True)
+
+    with held(folder, plan, shard, write):
+        for key, state in states_of(part or plan, folder).items() if retry_failed else ():
+            if state.status == "failed":
+                state_path(folder, key).unlink(missing_ok=True)
         yield
 
 
 def _write(path: Path, text: str) -> None:
-    """Write what the next call writes again, should this one be killed."""
+    """Write what the next call writes again, should this one be killed.
+
+    What is there already stays as it is, as another shard may be reading it.
+    """
     try:
-        path.write_text(text, encoding="utf-8")
+        if not path.is_file() or path.read_text(encoding="utf-8") != text:
+            path.write_text(text, encoding="utf-8")
     except OSError as error:
         raise cannot_write(path, error) from error

@@ -22,6 +22,7 @@ from prunekit.sweep.prepare import (
     unique_cells,
 )
 from prunekit.sweep.runner import run_plan
+from prunekit.sweep.shards import Shard, part_of
 from prunekit.sweep.slurm import Jobs, slurm_executor
 from prunekit.sweep.view import SweepProgress, outcome_view, plan_view
 from prunekit.sweep.workers import Executor, Workers
@@ -39,6 +40,7 @@ class Session:
         *,
         retry_failed: bool = False,
         draw: Draw | None = None,
+        shard: Shard | None = None,
     ) -> None:
         """Read what there is of it.
 
@@ -47,28 +49,37 @@ class Session:
             out: the parent of the directories of sweeps.
             retry_failed: also what failed before.
             draw: makes the picture of each run that ends, in the process that made the run.
+            shard: the part of the sweep that is run; None = all of it.
         """
         self.request, self.retry_failed, self.draw = request, retry_failed, draw
         self.folder = (out / request.design.name).resolve()
-        self.plan = make_plan(request.design, begun_with(self.folder))
-        if self.plan.code is not None:
+        self.whole = make_plan(request.design, begun_with(self.folder))
+        if self.whole.code is not None:
             require_code(begun_with_code(self.folder), self.folder)
+        check_data(self.whole, self.folder, states_of(self.whole, self.folder))
+        self.plan = part_of(self.whole, shard) if shard else self.whole
+        self.shard = str(shard or "")
         self.states = states_of(self.plan, self.folder)
-        check_data(self.plan, self.folder, self.states)
         if retry_failed:
             self.states = {k: state for k, state in self.states.items() if state.status == "done"}
         self.left = [c for key, c in unique_cells(self.plan).items() if key not in self.states]
         self.screen = console()
 
-    def on_this_machine(self, jobs: int, *, dry_run: bool = False) -> int:
+    def on_this_machine(self, jobs: int, *, dry_run: bool = False, local: int = 0) -> int:
         """Show the plan with its time and run it, `jobs` runs at once; the exit code.
+
+        Args:
+            jobs: runs at once.
+            dry_run: show the plan, and run none.
+            local: the number of this call among those that srun started on this machine: each has
+                devices of its own, as far as there are enough.
 
         Raises:
             PrunekitError: no run can begin, or a signal asked for a stop.
         """
         if not dry_run:
-            check_free(self.folder)
-        with Workers(jobs) as workers:
+            check_free(self.folder, self.whole, self.shard)
+        with Workers(jobs, first=local * jobs) as workers:
             times = estimate(self.left, workers) if self.left else None
             self.show(times, jobs)
             return 0 if dry_run else self.run(workers, times, jobs)
@@ -86,7 +97,10 @@ class Session:
     def show(self, times: Estimate | None, jobs: int, *notes: str) -> None:
         """Print the plan."""
         notes = (*self.request.notes, *notes)
-        if count := left_out(self.plan, self.folder):
+        if self.shard:
+            count, all_of_it = len(unique_cells(self.plan)), len(unique_cells(self.whole))
+            notes = (*notes, f"shard {self.shard}: {count} of the {all_of_it} runs of the sweep")
+        if count := left_out(self.whole, self.folder):
             notes = (*notes, f"{count} runs of an earlier plan are not in this one: they are kept")
         if self.plan.recipe_format < RECIPE_FORMAT:
             notes = (*notes, "begun by an earlier version: it keeps the defaults of that one")
@@ -95,7 +109,15 @@ class Session:
     def run(self, executor: Executor, times: Estimate | None, jobs: int) -> int:
         """Run what is left and tell; the exit code."""
         progress = SweepProgress(self.screen, self.folder, len(self.left), times, jobs)
-        with prepared(self.plan, self.folder, self.request, retry_failed=self.retry_failed):
+        held = prepared(
+            self.whole,
+            self.folder,
+            self.request,
+            retry_failed=self.retry_failed,
+            part=self.plan,
+            shard=self.shard,
+        )
+        with held:
             outcome = run_plan(self.plan, self.folder, executor, progress.tell, self.draw)
         self.screen.print(outcome_view(self.folder, outcome, times, jobs))
         return outcome.exit_code

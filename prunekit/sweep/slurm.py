@@ -27,7 +27,8 @@ def slurm_executor(folder: Path, settings: Sequence[str]) -> submitit.Executor:
             minutes, `mem`, ...) or any other option of sbatch (`gpus`, `account`, ...).
 
     Raises:
-        UsageError: submitit is not installed, there is no Slurm here, or a setting has no `=`.
+        UsageError: submitit is not installed, there is no Slurm here, a setting has no `=`, or one
+            asks for several processes a run.
     """
     try:
         from submitit import SlurmExecutor
@@ -59,8 +60,17 @@ def _split(settings: Sequence[str], known: set[str]) -> tuple[dict[str, Any], di
         if not equals or not key:
             raise UsageError(f"--slurm-set {text!r}: write key=value, such as partition=gpu")
         name = key.replace("-", "_")
+        if name in SEVERAL and value != "1":
+            raise UsageError(
+                f"--slurm-set {text}: a run of a sweep is one process: --pack takes several runs a "
+                "job, and srun starts several processes for one recipe"
+            )
         (own if name in known else others)[name if name in known else key] = scalar(value)
     return own, others
+
+
+SEVERAL = ("nodes", "ntasks", "tasks_per_node", "ntasks_per_node", "ntasks_per_gpu")
+"""Options that would start a pack once more for each task."""
 
 
 class Jobs:

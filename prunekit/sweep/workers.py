@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import multiprocessing
 import os
 import signal
@@ -16,12 +17,15 @@ from types import FrameType
 from typing import Any, Protocol
 
 from prunekit.errors import PrunekitError, StopRequestedError
+from prunekit.foundation.ranks import leave_world
+from prunekit.foundation.signals import how_ended
 from prunekit.registry.own_code import CodeFile, current_code, use_code
 
 
 @dataclass(slots=True)
 class _Worker:
     process: SpawnProcess
+    local: int
     connection: Connection
     task: Task | None = None
 
@@ -32,10 +36,14 @@ class Workers:
     A process imports torch once, and runs the file of code that is in use here. One that dies
     (killed for its memory, a segmentation fault) takes its own task with it, and another takes its
     place. If this process is killed, they end as well.
+
+    Each has a number of its own from `first` on, by which it takes its device: as many devices as
+    there are, and then round again. Those are the ones that this process sees, so what
+    CUDA_VISIBLE_DEVICES leaves out stays out.
     """
 
-    def __init__(self, count: int) -> None:
-        self.count = count
+    def __init__(self, count: int, first: int = 0) -> None:
+        self.count, self.first = count, first
         self._workers: list[_Worker] = []
 
     def __enter__(self) -> Workers:
@@ -84,10 +92,13 @@ class Workers:
     def _start(self) -> _Worker:
         context = multiprocessing.get_context("spawn")
         ours, theirs = context.Pipe()
-        process = context.Process(target=_serve, args=(theirs, current_code()), daemon=False)
+        taken = {worker.local for worker in self._workers}
+        local = next(n for n in itertools.count(self.first) if n not in taken)
+        arguments = (theirs, local, current_code())
+        process = context.Process(target=_serve, args=arguments, daemon=False)
         process.start()
         theirs.close()
-        self._workers.append(_Worker(process, ours))
+        self._workers.append(_Worker(process, local, ours))
         return self._workers[-1]
 
     def _take(self, worker: _Worker) -> TaskOutcome:
@@ -99,23 +110,16 @@ class Workers:
             worker.process.join()
             self._workers.remove(worker)
             worker.connection.close()
-            return TaskOutcome(task, died=_how(worker.process.exitcode))
+            return TaskOutcome(task, died=f"its process {how_ended(worker.process.exitcode)}")
         return TaskOutcome(task, value, error)
-
-
-def _how(exit_code: int | None) -> str:
-    if exit_code is not None and exit_code < 0:
-        name = signal.Signals(-exit_code).name
-        reason = ": the memory may not have been enough" if name == "SIGKILL" else ""
-        return f"its process was ended by {name}{reason}"
-    return f"its process ended with exit code {exit_code}"
 
 
 # ---- in the worker
 
 
-def _serve(connection: Connection, code: CodeFile | None = None) -> None:
+def _serve(connection: Connection, local: int, code: CodeFile | None = None) -> None:
     """Do tasks until the other end closes."""
+    leave_world(local)
     os.setsid()  # Ctrl-C is for the parent, which asks once
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # the recipe sets its own
     threading.Thread(target=_end_with_parent, daemon=True).start()
