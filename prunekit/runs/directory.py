@@ -234,7 +234,8 @@ def newest_of(out: Path, recipe: Recipe, launch: str | None = None) -> Path | No
     Args:
         out: the parent of all run directories.
         recipe: what is looked for; keys that cannot change the result may differ.
-        launch: only runs of this launch by torchrun, and that nobody holds; None = of any.
+        launch: only runs of this launch by torchrun; None = of any. Where torchrun was not told to
+            name its launches, those that another process holds are left out as well.
     """
     from prunekit.recipe.identity import recipe_hash
 
@@ -244,13 +245,17 @@ def newest_of(out: Path, recipe: Recipe, launch: str | None = None) -> Path | No
             manifest = RunDir(path).manifest()
             if manifest.get("recipe_hash") != whole:
                 continue
-            if launch is not None:
-                if manifest.get("launch") != launch:
-                    continue
+            if launch is not None and manifest.get("launch", "") != launch:
+                continue
+            if launch in UNNAMED:
                 with lock(path):
                     pass
             return path
     return None
+
+
+UNNAMED = ("", "none")
+"""What torchrun calls a launch where nobody gave it a name: another one may be called so, too."""
 
 
 def _age(run_dir: Path) -> tuple[str, int]:

@@ -98,8 +98,10 @@ class ProcessGroup:
     def leave(self) -> None:
         """Wait for all ranks and take the group down; without it, Gloo ranks may abort at exit."""
         if self.world > 1:
-            self.barrier()
-            dist.destroy_process_group()
+            try:
+                self.barrier()
+            finally:
+                dist.destroy_process_group()
 
 
 def is_lost_peer(error: BaseException) -> bool:
@@ -111,6 +113,16 @@ def is_lost_peer(error: BaseException) -> bool:
     return isinstance(error, dist.DistError) or (
         isinstance(error, RuntimeError) and "gloo/" in str(error)
     )
+
+
+@contextmanager
+def suppress_lost_peer() -> Iterator[None]:
+    """Let it pass that another process is gone."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not is_lost_peer(error):
+            raise
 
 
 def join(device_name: str = AUTO) -> ProcessGroup:
@@ -186,4 +198,5 @@ def joined(device_name: str = AUTO) -> Iterator[ProcessGroup]:
                 ) from error
             raise
         after_an_error.pop_all()
-    group.leave()
+    with suppress_lost_peer():  # all that they were together for is done
+        group.leave()

@@ -36,7 +36,8 @@ def begun_run(recipe: Recipe, out: Path, group: ProcessGroup, *, asked: bool) ->
     Raises:
         DivergedError: it diverged.
     """
-    if not asked and not was_restarted():
+    # each machine counts its own restarts: that of the process that failed has counted this one
+    if not asked and not group.any(was_restarted()):
         return None
     told = ""
     if group.is_main and (path := newest_of(out, recipe, None if asked else launch_id())):

@@ -12,7 +12,7 @@ from torch import Tensor
 from prunekit.errors import CheckpointError, UsageError, WriteError
 from prunekit.foundation.console import console
 from prunekit.foundation.files import lock, write_json
-from prunekit.foundation.ranks import place
+from prunekit.foundation.ranks import place, was_restarted
 from prunekit.recipe.identity import recipe_hash
 from prunekit.recipe.load import recipe_from_text
 from prunekit.recipe.schema import Recipe
@@ -39,6 +39,10 @@ from prunekit.train.trainer import Trainer
 
 GO_ON = "go on"
 """What a started process is told where the newest run of the recipe is to be gone on with."""
+
+
+RESTART_WAITS = 60.0
+"""Seconds in which the processes of an earlier attempt, on another machine, may still end."""
 
 
 class AnchorFile:
@@ -239,7 +243,8 @@ def _held(run_dir: Path, group: ProcessGroup, started: Started | None) -> Iterat
     """The main rank holds the lock of the run directory, and says where that is."""
     if started and group.is_main:
         started.runs_in(run_dir)
-    with lock(run_dir) if group.is_main else nullcontext():
+    wait = RESTART_WAITS if was_restarted() else 0.0
+    with lock(run_dir, wait) if group.is_main else nullcontext():
         if group.is_main:
             clear_parts(run_dir)
         yield

@@ -8,6 +8,7 @@ import os
 import sys
 import tempfile
 import time
+import traceback
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -32,11 +33,15 @@ class Started:
         """The run has a directory: where to go on, should no process be left to say so."""
         (self.folder / "run_dir").write_text(str(run_dir), encoding="utf-8")
 
-    def failed(self, error: PrunekitError) -> None:
-        """This process ends with an error."""
-        failure = {"code": error.exit_code, "message": str(error), "time": time.time()}
+    def failed(self, error: Exception) -> int:
+        """This process ends with an error; its exit code."""
+        rank, known = place().rank, isinstance(error, PrunekitError)
+        code = error.exit_code if isinstance(error, PrunekitError) else PrunekitError.exit_code
+        told = str(error) if known else f"process {rank}: {type(error).__name__}: {error}"
         lost = isinstance(error, LostPeerError)
-        write_json(self.folder / f"rank-{place().rank}.json", failure | {"lost": lost})
+        failure = {"code": code, "message": told, "time": time.time(), "lost": lost}
+        write_json(self.folder / f"rank-{rank}.json", failure)
+        return code
 
     def failures(self) -> list[dict[str, Any]]:
         """Of all processes, the first one first; what follows from the loss of another is last."""
@@ -106,9 +111,10 @@ def _worker(started: Started, code: CodeFile | None, work: Work, *args: str) -> 
     try:
         with use_code(code):
             return work(started, *args)
-    except PrunekitError as error:
-        started.failed(error)
-        sys.exit(error.exit_code)
+    except Exception as error:
+        if not isinstance(error, PrunekitError):  # a bug, whose place nobody else will know
+            traceback.print_exc()
+        sys.exit(started.failed(error))
 
 
 def _first_failure(started: Started, rank: int, exit_code: int) -> PrunekitError:

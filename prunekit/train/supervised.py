@@ -9,7 +9,7 @@ import torch
 
 from prunekit.errors import PrunekitError, ResourceError
 from prunekit.foundation.files import write_json
-from prunekit.train.distributed import ProcessGroup, is_lost_peer
+from prunekit.train.distributed import is_lost_peer, suppress_lost_peer
 from prunekit.train.finish import conclude
 from prunekit.train.lost import GRACE, lost_peer
 from prunekit.train.trainer import Trainer
@@ -49,16 +49,8 @@ def train(trainer: Trainer, start: Callable[[], None]) -> None:
             raise
         status.write("done", 0, "")
     if trainer.group.is_main:
-        _part(trainer.group)
-
-
-def _part(group: ProcessGroup) -> None:
-    """The others may go; one that was lost since is no loss to a run that is done."""
-    try:
-        group.barrier()
-    except RuntimeError as error:
-        if not is_lost_peer(error):
-            raise
+        with suppress_lost_peer():  # no loss to a run that is done
+            trainer.group.barrier()
 
 
 class _Status:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -15,7 +16,7 @@ import torch.distributed as dist
 
 from prunekit.recipe.yaml_text import dump_yaml
 from prunekit.runs.directory import open_run
-from prunekit.train import distributed, meeting
+from prunekit.train import meeting
 from prunekit.train.distributed import is_lost_peer, join
 from tests.support.ranks import TwoRanks
 from tests.support.training import curve, recipe, result, run, same
@@ -47,9 +48,11 @@ def undisturbed(two_ranks: TwoRanks, tmp_path_factory: pytest.TempPathFactory) -
     return two_ranks(run, tmp_path_factory.mktemp("undisturbed"), **CHANGES)
 
 
-def started(folder: Path, victim: int, *command: str) -> subprocess.CompletedProcess[str]:
+def started(
+    folder: Path, victim: int, *command: str, code: str = DIES
+) -> subprocess.CompletedProcess[str]:
     (folder / "r.yaml").write_text(dump_yaml(recipe(**CHANGES)))
-    (folder / "dies.py").write_text(DIES)
+    (folder / "dies.py").write_text(code)
     (folder / "tmp").mkdir(exist_ok=True)
     names = {"MARK": str(folder / "mark"), "VICTIM": str(victim), "TMPDIR": str(folder / "tmp")}
     environment = os.environ | names | {"OMP_NUM_THREADS": "1"}
@@ -59,7 +62,6 @@ def started(folder: Path, victim: int, *command: str) -> subprocess.CompletedPro
         capture_output=True,
         text=True,
         env=environment,
-        timeout=200,
     )
 
 
@@ -113,6 +115,18 @@ def test_a_pair_that_lost_one_says_where_to_go_on_and_leaves_nothing(
     assert same(result(left), result(undisturbed))
 
 
+@pytest.mark.slow
+def test_a_bug_in_one_process_is_told_with_its_place_and_not_as_a_lost_process(
+    tmp_path: Path,
+) -> None:
+    bug = DIES.replace("os.kill(os.getpid(), signal.SIGKILL)", "raise ValueError('a bug at 42')")
+    command = ["prunekit", "run", "r.yaml", "--nproc", "2", "--code", "dies.py"]
+    ended = started(tmp_path, 1, *command, code=bug)
+    assert ended.returncode == 1
+    assert ended.stderr.splitlines()[-1] == "Error: process 1: ValueError: a bug at 42"
+    assert re.search(r'dies\.py", line 1\d, in dying', ended.stderr)
+
+
 def meets(rank: int, store: dist.Store, found: dict[int, str]) -> None:
     asked = meeting._asked(store, rank) if rank else None
     found[rank] = asked or meeting._named(store, 3, timedelta(seconds=60))
@@ -136,14 +150,14 @@ def test_an_attempt_takes_nothing_from_the_store_of_an_earlier_one() -> None:
 
 def late_main(folder: Path) -> None:
     """The main rank is busy alone for longer than a step may take."""
-    distributed.TIMEOUT = timedelta(seconds=2)
     group = join()
+    dist.distributed_c10d._set_pg_timeout(timedelta(seconds=1))  # that of a step
     if group.is_main:
-        time.sleep(4)
+        time.sleep(2.5)
     group.barrier()
     word = group.share("written" if group.is_main else "")
     if group.is_main:
-        time.sleep(4)
+        time.sleep(2.5)
     else:  # what must not wait does not
         try:
             group.total(torch.ones(1))
@@ -182,7 +196,7 @@ def test_the_tasks_of_an_srun_are_the_ranks_of_one_run(undisturbed: Path, tmp_pa
         )
         for rank in "01"
     ]
-    printed = [task.communicate(timeout=200)[0] for task in tasks]
+    printed = [task.communicate()[0] for task in tasks]
     assert [task.returncode for task in tasks] == [0, 0], printed
     assert "test accuracy" in printed[0]
     assert printed[1] == ""  # one speaks for all
