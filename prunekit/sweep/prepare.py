@@ -75,7 +75,13 @@ def check_free(folder: Path, plan: Plan, shard: str = "") -> None:
 
 @contextmanager
 def prepared(
-    plan: Plan, folder: Path, request: SweepRequest, *, retry: Plan | None = None, shard: str = ""
+    plan: Plan,
+    folder: Path,
+    request: SweepRequest,
+    *,
+    retry_failed: bool,
+    part: Plan | None = None,
+    shard: str = "",
 ) -> Iterator[None]:
     """Hold a sweep directory with its plan written for as long as the block runs.
 
@@ -83,8 +89,9 @@ def prepared(
         plan: of the whole sweep.
         folder: its directory.
         request: where the plan comes from.
-        retry: the cells that are tried again where they failed.
-        shard: the part that is held, as in `held`.
+        retry_failed: whether cells that failed are forgotten, to be tried again.
+        part: the plan of the cells that are run; None = all of them.
+        shard: which part that is, as in `held`.
 
     Raises:
         ResourceError, UsageError: as `held`.
@@ -102,7 +109,7 @@ def prepared(
         write_json(folder / "plan.json", {**plan.as_json(), "words": list(request.words)})
 
     with held(folder, plan, shard, write):
-        for key, state in states_of(retry, folder).items() if retry else ():
+        for key, state in states_of(part or plan, folder).items() if retry_failed else ():
             if state.status == "failed":
                 state_path(folder, key).unlink(missing_ok=True)
         yield

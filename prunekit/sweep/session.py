@@ -109,8 +109,15 @@ class Session:
     def run(self, executor: Executor, times: Estimate | None, jobs: int) -> int:
         """Run what is left and tell; the exit code."""
         progress = SweepProgress(self.screen, self.folder, len(self.left), times, jobs)
-        retry = self.plan if self.retry_failed else None
-        with prepared(self.whole, self.folder, self.request, retry=retry, shard=self.shard):
+        held = prepared(
+            self.whole,
+            self.folder,
+            self.request,
+            retry_failed=self.retry_failed,
+            part=self.plan,
+            shard=self.shard,
+        )
+        with held:
             outcome = run_plan(self.plan, self.folder, executor, progress.tell, self.draw)
         self.screen.print(outcome_view(self.folder, outcome, times, jobs))
         return outcome.exit_code

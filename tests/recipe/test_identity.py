@@ -250,7 +250,7 @@ def begun(folder, name, cls, *words):
     file.write_text(f"name: {name}\nrecipe: recipe.yaml\naxes: {{seed: [0, 1]}}\n")
     with STRATEGIES.temporarily("mine", cls):
         call = Session(read_command_line(str(file), words), folder / "out")
-        with prepared(call.plan, call.folder, call.request):
+        with prepared(call.plan, call.folder, call.request, retry_failed=False):
             return call
 
 

@@ -137,7 +137,7 @@ def test_directories_of_one_sweep_are_reported_as_one(whole, apart):
 def test_the_command_takes_several_directories(apart, call):
     code, out, _ = call("report", *(sweep.path for sweep in apart), "--json")
     assert code == 0
-    assert len({row["run"] for row in json.loads(out)["runs"]}) == 5
+    assert len({row["path"] for row in json.loads(out)["runs"]}) == 5
     assert json.loads(out)["missing"] == []
 
 

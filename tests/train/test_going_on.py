@@ -11,6 +11,7 @@ from prunekit.foundation.files import lock
 from prunekit.recipe.yaml_text import dump_yaml
 from prunekit.runs.directory import newest_of, open_run
 from prunekit.train.launch import resume_run, run_recipe
+from prunekit.train.lost import lost_peer
 from tests.support.training import curve, recipe, result, rewound, run, same
 
 
@@ -126,6 +127,29 @@ def test_after_a_restart_by_torchrun_only_the_same_launch_goes_on(
     assert run_recipe(recipe(), out=tmp_path) == other.resolve()  # done, and of this launch
     monkeypatch.delenv("TORCHELASTIC_RESTART_COUNT")
     assert run_recipe(recipe(), out=tmp_path).name not in (other.name, left.name)
+
+
+def test_a_launch_without_a_name_takes_no_run_that_another_is_at_work_on(whole, tmp_path) -> None:
+    left = killed(whole, tmp_path)
+    manifest = json.loads((left / "manifest.json").read_text())
+    (left / "manifest.json").write_text(json.dumps(manifest | {"launch": "none"}))
+    assert newest_of(tmp_path, recipe(), "none") == left
+    with lock(left):
+        assert newest_of(tmp_path, recipe(), "none") is None
+
+
+@pytest.mark.parametrize(("status", "becomes"), [("running", "failed"), ("done", "done")])
+def test_whoever_is_left_writes_that_a_process_was_lost(whole, tmp_path, status, becomes) -> None:
+    left = killed(whole, tmp_path)
+    (left / "status.json").write_text(json.dumps({"status": status, "step": 20}))
+    error = lost_peer(left, 22)
+    assert error.exit_code == 8
+    assert str(error).endswith(f"at step 22: go on from step 20 with `prunekit resume {left}`")
+    found = open_run(left).status()
+    assert found["status"] == becomes
+    assert found.get("message", str(error)) == str(error)
+    shutil.rmtree(left / "checkpoints")
+    assert "has no checkpoint yet: begin the run again" in str(lost_peer(left, 2))
 
 
 def test_the_command_line_passes_it_on(whole, tmp_path, call, monkeypatch) -> None:
