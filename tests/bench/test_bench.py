@@ -274,3 +274,17 @@ def test_live_bytes_counts_shared_storage_once_and_gradients_too():
     weight.sum().backward()
     assert live_bytes() - before == 8000
     del views
+
+
+@pytest.mark.parametrize(
+    ("words", "what"),
+    [(["data"], "bench data"), (["masks", "--only", "memory"], "bench masks --only memory")],
+)
+def test_what_is_measured_on_the_cpu_alone_takes_no_device(words, what, monkeypatch):
+    monkeypatch.setattr(
+        "prunekit.foundation.devices.choose_device", lambda name: torch.device(name)
+    )
+    done = CliRunner().invoke(cli, ["bench", *words, "--device", "cuda"])
+    assert (
+        str(done.exception) == f"--device: {what} is measured on the CPU alone: leave --device out"
+    )
