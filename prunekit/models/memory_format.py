@@ -20,6 +20,10 @@ from prunekit.foundation.modules import copy_on
 from prunekit.foundation.warn import LOG
 from prunekit.models.dry_pass import blank, unseen
 
+EITHER_ORDER = ("cpu", "mps")
+"""Devices that run as before unless a recipe says otherwise: on a CPU, runs that were begun go on
+bit for bit; Apple's kernels have an order of their own."""
+
 
 class LayoutSettings(Protocol):
     """What a recipe says of it."""
@@ -47,8 +51,8 @@ def lies_channels_last(
 ) -> bool:
     """Whether a model is to be given its images so.
 
-    Unless the recipe says, on any device but a CPU, in bf16 or fp16, where a model has more than
-    one convolution (a vision transformer has the one that cuts patches) and takes them.
+    Unless the recipe says, on a GPU, in bf16 or fp16, where a model has more than one convolution
+    (a vision transformer has the one that cuts patches) and takes them.
 
     Args:
         settings: the recipe.
@@ -61,7 +65,7 @@ def lies_channels_last(
     """
     wanted = settings.channels_last
     if wanted is None:
-        of_use = device.type != "cpu" and settings.precision != "fp32"
+        of_use = device.type not in EITHER_ORDER and settings.precision != "fp32"
         if not of_use or sum(isinstance(one, nn.Conv2d) for one in model.modules()) < 2:
             return False
     elif not wanted:

@@ -233,12 +233,13 @@ def _time_evaluation(trainer: Trainer) -> float:
 
     from prunekit.foundation.devices import wait_for
 
-    model, seen = trainer.passes.evaluated.eval(), 0
+    trainer.passes.evaluated.eval()
+    seen = 0
     began = time.perf_counter()
     with torch.no_grad():
         for images, labels in trainer.data.eval_batches("test"):
             with trainer.precision.autocast():
-                model(images)
+                trainer.passes.logits(images)
             wait_for(trainer.device)
             seen += len(labels)
             if time.perf_counter() - began > ENOUGH_SECONDS:

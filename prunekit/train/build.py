@@ -35,6 +35,7 @@ from prunekit.train.norm_statistics import check_norms
 from prunekit.train.optim import check_learns, check_rules, freeze
 from prunekit.train.optimizer_trial import check_optimizer
 from prunekit.train.phases import PhasePlan, lay_out
+from prunekit.train.torch_errors import told_plainly
 
 
 @dataclass
@@ -74,7 +75,7 @@ def build(
     Raises:
         PrunekitError: whatever of the recipe does not fit its data or model.
     """
-    with warnings_kept() as notes:
+    with told_plainly(), warnings_kept() as notes:
         run = _put_together(recipe, group, anchor, resuming=resuming)
     return replace(run, notes=tuple(dict.fromkeys(notes)))
 

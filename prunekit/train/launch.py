@@ -10,17 +10,9 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from prunekit.errors import (
-    CheckpointError,
-    PrunekitError,
-    RecipeError,
-    ResourceError,
-    UsageError,
-    WriteError,
-)
+from prunekit.errors import CheckpointError, PrunekitError, UsageError, WriteError
 from prunekit.foundation.files import lock, write_json
 from prunekit.recipe.identity import as_before, recipe_hash
 from prunekit.recipe.load import recipe_from_text
@@ -35,6 +27,7 @@ from prunekit.train.environment import changes_between, environment, git_state
 from prunekit.train.finish import conclude
 from prunekit.train.observer import Observer
 from prunekit.train.state import average_notes
+from prunekit.train.torch_errors import told_plainly
 from prunekit.train.trainer import Trainer
 
 
@@ -112,8 +105,7 @@ def _run_here(recipe: Recipe, source_text: str, out: Path) -> Path:
         _check_writable(out)
         _check_same_code(recipe, group)
         anchor = AnchorFile()
-        with _told_plainly():
-            run = build(recipe, group, anchor)
+        run = build(recipe, group, anchor)
         hash8 = recipe_hash(recipe)[:8]
         made = str(new_run_dir(out, recipe.name, hash8)) if group.is_main else ""
         run_dir = Path(group.share(made))
@@ -141,8 +133,7 @@ def _resume_here(run_dir: Path, device: str | None = None) -> Path:
         checkpoint, refused = newest_checkpoint(run_dir)
         pending = [checkpoint]  # handed over: it must not be held for the length of the run
         anchor = AnchorFile()
-        with _told_plainly():
-            run = build(opened.recipe(), group, anchor, resuming=True)
+        run = build(opened.recipe(), group, anchor, resuming=True)
         _check_same_code(run.recipe, group)
         changed = changes_between(manifest["environment"], environment(group.device, group.world))
         if manifest["data"] != run.data.fingerprint():
@@ -177,7 +168,7 @@ def _train(trainer: Trainer, start: Any) -> None:
     status = _Status(trainer.run_dir, trainer)
     status.write("running", 0, "")
     try:
-        with _told_plainly(), trainer.stopping.requests, trainer.observer:
+        with told_plainly(), trainer.stopping.requests, trainer.observer:
             start()
             trainer.fit()
             conclude(trainer)
@@ -191,36 +182,6 @@ def _train(trainer: Trainer, start: Any) -> None:
         status.write("failed", 1, f"{type(error).__name__}: {error}")
         raise
     status.write("done", 0, "")
-
-
-NOT_DETERMINISTIC = " does not have a deterministic implementation"
-"""What torch says after the name of an operation."""
-
-
-@contextmanager
-def _told_plainly() -> Iterator[None]:
-    """What torch raises anywhere in a run and a recipe can mend.
-
-    Raises:
-        ResourceError: there was no memory left.
-        RecipeError: an operation cannot be deterministic as the recipe wants it.
-    """
-    try:
-        yield
-    except torch.OutOfMemoryError as error:
-        raise ResourceError(
-            "out of memory: set data.micro_batch, or lower data.batch_size"
-        ) from error
-    except MemoryError as error:
-        raise ResourceError("out of memory: lower data.batch_size or data.train_limit") from error
-    except RuntimeError as error:
-        operation, found, _ = str(error).partition(NOT_DETERMINISTIC)
-        if not found:
-            raise
-        raise RecipeError(
-            f"deterministic: {operation} has no algorithm that gives the same bits each time on "
-            "this device: set deterministic to false, or leave out what needs it"
-        ) from error
 
 
 class _Status:

@@ -112,13 +112,15 @@ class Passes:
         sums = Tally(3, group.device)
         for x, y in self.run.data.eval_batches(split):
             with self.precision.autocast():
-                logits = self._logits(self._laid_out(x))
+                logits = self.logits(x)
             loss = F.cross_entropy(logits.float(), y, reduction="sum")
             sums.add(_tally(loss, logits, y))
         loss_sum, correct, count = sums.read(group.total).tolist()
         return Evaluation(top1=correct / count, loss=loss_sum / count)
 
-    def _logits(self, images: Tensor) -> Tensor:
+    def logits(self, images: Tensor) -> Tensor:
+        """Of a batch of evaluation, by the model in the mode and the precision that it is in."""
+        images = self._laid_out(images)
         if self.evaluated is self._compiled.module:
             return self._compiled.logits(images)
         logits: Tensor = self.evaluated(images)  # of what the end of the run left

@@ -1,8 +1,11 @@
 """What stands around the model in a run: how often it is compiled, and what a CUDA graph needs."""
 
+import json
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -12,6 +15,7 @@ from torch.fx import GraphModule
 from prunekit.runs.directory import open_run
 from prunekit.train import wrapping
 from prunekit.train.wrapping import Compiled, shared_out
+from tests.support.ranks import TwoRanks
 from tests.support.training import MAGNITUDE, result, run, same
 
 RESNET = {"name": "resnet", "depth": 8, "stages": [4, 4, 4]}
@@ -196,6 +200,28 @@ def test_gradients_leave_the_memory_of_a_graph(compiler: Compiler, mode: Any) ->
 
 
 # ---- several ranks
+
+
+def compiled_in_a_rank(out: Path, **changes: Any) -> Path:
+    """A run, beside which each rank writes the sizes of the batches that were compiled."""
+    made, compiled = Compiler(), torch.compile
+    torch._dynamo.reset()
+    with patch.object(wrapping.torch, "compile", lambda one, **_: compiled(one, backend=made)):
+        done = run(out, compile=True, **changes)
+    (out / f"{os.environ['RANK']}.json").write_text(json.dumps(made.batches))
+    return done
+
+
+@pytest.mark.ddp
+def test_each_rank_compiles_two_graphs_and_trains_as_without(
+    two_ranks: TwoRanks, tmp_path: Path
+) -> None:
+    """32 samples a process in 24 and 8; ends of 26 and 25 held out, and of 50."""
+    changes = SHORT | {"data": UNEVEN, "model": RESNET}
+    done = two_ranks(compiled_in_a_rank, tmp_path, **changes)
+    for rank in (0, 1):
+        assert json.loads((tmp_path / f"{rank}.json").read_text()) == [24, 30]
+    assert same(result(done), result(two_ranks(run, tmp_path / "eager", **changes)))
 
 
 class Turning(nn.BatchNorm2d):

@@ -55,6 +55,8 @@ def first_pass(
         watching = watch()
         try:
             _run(model, inputs, watching)
+        except torch.AcceleratorError:  # the device is gone, and nothing else is wrong
+            raise
         except Exception as error:  # whatever a model says to an input that it was not made for
             reason = _first_line(error) if at == 0 else reason
         else:
@@ -66,6 +68,8 @@ def second_pass(model: nn.Module, inputs: Sequence[Tensor], watch: FlowWatch) ->
     """The same once more, with pruned weights; why it did not run, or nothing."""
     try:
         _run(model, inputs, watch)
+    except torch.AcceleratorError:  # the device is gone, and nothing else is wrong
+        raise
     except Exception as error:  # a model that looks at values may end anywhere
         return f"a pass goes another way where weights are pruned ({_first_line(error)})"
     assert watch.given is not None
