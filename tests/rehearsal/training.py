@@ -6,15 +6,18 @@ These functions run in the process that has the device: `pretend(waits_of_steps,
 from __future__ import annotations
 
 import tempfile
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
+from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from prunekit.recipe.load import recipe_from
+from prunekit.train.finish import conclude
 from prunekit.train.launch import resume_run, run_recipe
 from prunekit.train.trainer import Trainer
 from tests.rehearsal.device import NAME, HostWaits, host_waits
@@ -34,6 +37,10 @@ class StepWaits:
     """In what comes after it: logging, evaluation, checkpoint."""
 
 
+Tensors = dict[str, Tensor]
+"""Dense weights, buffers and masks at the end of training, by name, on the CPU."""
+
+
 def run_on(device: str, tree: dict[str, Any], out: Path) -> Path:
     """A recipe from begin to the finished report; its directory."""
     with one_attention():
@@ -44,6 +51,23 @@ def resume_on(device: str, run_dir: Path) -> Path:
     """The rest of a run."""
     with one_attention():
         return resume_run(run_dir, device=device)
+
+
+@contextmanager
+def fitted(*, finish: bool) -> Iterator[Tensors]:
+    """What runs within end their training with; without `finish` they are neither evaluated nor
+    written then, which takes longer than a short training."""
+    found: Tensors = {}
+
+    def look(trainer: Trainer) -> None:
+        masks = {f"mask {name}": mask for name, mask in trainer.engine.masks().items()}
+        tensors = trainer.state.weights() | masks
+        found.update({name: one.detach().cpu().clone() for name, one in tensors.items()})
+        if finish:
+            conclude(trainer)
+
+    with patch("prunekit.train.launch.conclude", look):
+        yield found
 
 
 def one_attention() -> AbstractContextManager[Any]:
