@@ -172,11 +172,7 @@ def _ran(recipe: Recipe, settings: Settings) -> dict[str, Any]:
 
 def benches(notes: Notes, settings: Settings) -> None:
     """Of `prunekit bench all` what is measured on a device, a subject after the other; the rest needs none."""
-    subjects = (
-        {subject: parts[:1] for subject, parts in ON_DEVICES.items()}
-        if settings.rehearse
-        else ON_DEVICES
-    )
+    subjects = {"train": ON_DEVICES["train"]} if settings.rehearse else ON_DEVICES
     notes.put(on=settings.device, subjects=list(subjects))
     for subject, parts in subjects.items():
         words = ["bench", subject, "--device", settings.device, "--json"]
