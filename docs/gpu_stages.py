@@ -18,6 +18,7 @@ import torch
 from gpu_check import Notes, Settings
 from gpu_waits import Steps, allowed, watched
 
+from prunekit.cli.bench import ON_DEVICES
 from prunekit.foundation.devices import choose_device
 from prunekit.foundation.timing import call_seconds
 from prunekit.recipe.load import load_recipe, recipe_from
@@ -170,20 +171,21 @@ def _ran(recipe: Recipe, settings: Settings) -> dict[str, Any]:
 
 
 def benches(notes: Notes, settings: Settings) -> None:
-    """`prunekit bench`, all of it on the device, as far as this version measures there."""
-    help_text = _prunekit(["bench", "--help"], 60).stdout
-    subjects = ["all"] if "|all" in help_text or "[all" in help_text else ["masks", "probes"]
-    where = ["--device", settings.device] if "--device" in help_text else []
-    notes.put(subjects=subjects, on=settings.device if where else "cpu")
-    if settings.rehearse:
-        subjects, where = ["masks"], [*where, "--quick", "--only", "threshold"]
-    for subject in subjects:
-        done = _prunekit(["bench", subject, *where, "--json"], max(1.0, settings.left))
-        found = (
-            json.loads(done.stdout)
-            if done.stdout.strip().startswith("{")
-            else {"error": done.stderr[-500:]}
-        )
+    """Of `prunekit bench all` what is measured on a device, a subject after the other; the rest needs none."""
+    subjects = {"train": ON_DEVICES["train"]} if settings.rehearse else ON_DEVICES
+    notes.put(on=settings.device, subjects=list(subjects))
+    for subject, parts in subjects.items():
+        words = ["bench", subject, "--device", settings.device, "--json"]
+        words += ["--quick", "--only", parts[0]] if settings.rehearse else []
+        try:
+            done = _prunekit(words, max(1.0, settings.left))
+        except subprocess.TimeoutExpired:
+            notes.put(cut_off_in=subject)
+            return
+        if done.returncode:
+            notes.put(**{subject: {"error": done.stderr[-500:]}})
+            continue
+        found = json.loads(done.stdout)
         verdicts = list(_verdicts(found))
         notes.put(
             **{

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils import prune
 
+from prunekit.bench.measure import placed
 from prunekit.foundation.parameters import Scope
 from prunekit.foundation.timeline import Timeline
 from prunekit.models.vit import ViTConfig
@@ -45,19 +46,20 @@ class Size:
         config = ViTConfig(
             name="vit", patch_size=4, embed_dim=self.width, depth=self.depth, heads=heads
         )
-        return config.build(DataSpec(channels=3, height=32, width=32, classes=CLASSES))
+        return placed(config.build(DataSpec(channels=3, height=32, width=32, classes=CLASSES)))
 
     def images(self, batch: int) -> tuple[Tensor, Tensor]:
         """Noise and labels."""
         generator = torch.Generator().manual_seed(1)
         x = torch.randn(batch, 3, 32, 32, generator=generator)
-        return x, torch.randint(CLASSES, (batch,), generator=generator)
+        return placed(x), placed(torch.randint(CLASSES, (batch,), generator=generator))
 
     def weights(self) -> list[Tensor]:
         """Normal weights in the shapes of transformer blocks, without a model around them."""
         generator, w = torch.Generator().manual_seed(2), self.width
         shapes = [(3 * w, w), (w, w), (4 * w, w), (w, 4 * w)] * self.layers
-        return [torch.empty(shape).normal_(0, 0.02, generator=generator) for shape in shapes]
+        made = (torch.empty(shape).normal_(0, 0.02, generator=generator) for shape in shapes)
+        return [placed(weight) for weight in made]
 
 
 FULL = Size(width=384, depth=4, batch=8, layers=16, least=15, most=60, judged=True)

@@ -26,7 +26,16 @@ from prunekit.bench.cases import (
     prune_by_peer,
     scope_size,
 )
-from prunekit.bench.measure import AGAIN, Section, Timed, Variant, in_turn, one_thread, timed
+from prunekit.bench.measure import (
+    AGAIN,
+    Section,
+    Timed,
+    Variant,
+    in_turn,
+    one_thread,
+    placed,
+    timed,
+)
 from prunekit.bench.memory import memory
 from prunekit.pruning.search import find_threshold
 from prunekit.pruning.selection import keep_count
@@ -103,7 +112,8 @@ def _by_engine(training: TrainingCase, slope: int = 1) -> Variant:
     engine = training.engine
     assert engine is not None
     generator = torch.Generator().manual_seed(3)
-    grads = {n: torch.randn(p.shape, generator=generator) for n, p in engine.params.items()}
+    drawn = {n: torch.randn(p.shape, generator=generator) for n, p in engine.params.items()}
+    grads = {name: placed(grad) for name, grad in drawn.items()}
 
     def variant() -> float:
         for name, param in engine.params.items():

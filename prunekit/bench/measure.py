@@ -7,12 +7,21 @@ import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import torch
+from torch import Tensor, nn
 
-from prunekit.foundation.timing import Ratio, call_seconds, no_collection, paired_ratio
+from prunekit.foundation.devices import HOST
+from prunekit.foundation.timing import (
+    Ratio,
+    call_seconds,
+    no_collection,
+    paired_ratio,
+    pass_seconds,
+)
 
 Variant = Callable[[], float]
 """Does its work once, and returns the seconds of it that count."""
@@ -71,13 +80,46 @@ def in_turn(variants: Mapping[str, Variant], least: int, most: int) -> Measured:
 
 
 def timed(work: Callable[[], Any], times: int = 1) -> Variant:
-    """A variant all of whose work counts: process time, which waiting does not add to."""
+    """A variant all of whose work counts.
+
+    On the CPU process time, which waiting does not add to; on another device the time between two
+    events there.
+    """
+    device = _DEVICE.get()
 
     def repeat() -> None:
         for _ in range(times):
             work()
 
+    if device != HOST:
+        return lambda: pass_seconds(repeat, device) / times
     return lambda: call_seconds(repeat, clock=time.process_time) / times
+
+
+_DEVICE: ContextVar[torch.device] = ContextVar("device", default=HOST)
+
+
+@contextmanager
+def measured_on(device: torch.device) -> Iterator[None]:
+    """Models and tensors within are there: see `placed`."""
+    before = _DEVICE.set(device)
+    try:
+        yield
+    finally:
+        _DEVICE.reset(before)
+
+
+def device_measured() -> torch.device:
+    """Where models and tensors are to be."""
+    return _DEVICE.get()
+
+
+Placed = TypeVar("Placed", Tensor, nn.Module)
+
+
+def placed(one: Placed) -> Placed:
+    """A tensor or a model where it is measured; it was made on the CPU, the same for all."""
+    return one.to(_DEVICE.get())
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from prunekit.bench.cases import CLASSES, FULL, QUICK, Size
-from prunekit.bench.measure import AGAIN, Section, Timed, in_turn, one_thread, timed
+from prunekit.bench.measure import AGAIN, Section, Timed, in_turn, one_thread, placed, timed
 from prunekit.foundation.timeline import Timeline
 from prunekit.loggers.base import LoggedRun
 from prunekit.models.mlp import MLPConfig
@@ -57,13 +57,13 @@ class Workload:
     def build(self) -> nn.Module:
         """The model, the same each time."""
         torch.manual_seed(0)
-        return self.model.build(DataSpec(1, self.side, self.side, CLASSES))
+        return placed(self.model.build(DataSpec(1, self.side, self.side, CLASSES)))
 
     def images(self) -> tuple[Tensor, Tensor]:
         """Noise and labels."""
         generator = torch.Generator().manual_seed(1)
         x = torch.randn(self.batch, 1, self.side, self.side, generator=generator)
-        return x, torch.randint(CLASSES, (self.batch,), generator=generator)
+        return placed(x), placed(torch.randint(CLASSES, (self.batch,), generator=generator))
 
 
 WORKLOADS = {

@@ -10,7 +10,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from prunekit.bench.measure import AGAIN, Section, Timed, Variant, in_turn, one_thread, timed
+from prunekit.bench.measure import (
+    AGAIN,
+    Section,
+    Timed,
+    Variant,
+    in_turn,
+    one_thread,
+    placed,
+    timed,
+)
 from prunekit.bench.plain_tokens import Slice, plain_merge, same_tokens
 from prunekit.compressors.base import DataCompressor, TokenBatch
 from prunekit.compressors.tome import Tome
@@ -36,7 +45,7 @@ class Shape:
         """Noise [B, N, C] that wants a gradient, and sizes of 1."""
         generator = torch.Generator().manual_seed(0)
         x = torch.randn(self.batch, self.tokens, self.width, generator=generator)
-        return x.requires_grad_(), torch.ones(self.batch, self.tokens, 1)
+        return placed(x).requires_grad_(), placed(torch.ones(self.batch, self.tokens, 1))
 
     def __str__(self) -> str:
         return f"{self.batch} x {self.tokens} tokens of width {self.width}"
@@ -63,7 +72,7 @@ def _both_ways(shape: Shape, merged: Callable[[Tensor, Tensor], Tensor]) -> Vari
     """Forward, and backward from noise."""
     x, size = shape.draw()
     like = merged(x, size)
-    grad = torch.randn(like.shape, generator=torch.Generator().manual_seed(1))
+    grad = placed(torch.randn(like.shape, generator=torch.Generator().manual_seed(1)))
 
     def work() -> None:
         x.grad = None
@@ -105,7 +114,7 @@ def _limit(shape: Shape, removed: int) -> Variant:
     """What no way of merging saves: scores, and a read and a write of what comes in and out."""
     x = shape.draw()[0].detach()
     a, b = x[:, 1::2], x[:, 2::2]
-    out = torch.empty(shape.batch, shape.tokens - removed, shape.width)
+    out = x.new_empty(shape.batch, shape.tokens - removed, shape.width)
     back = torch.empty_like(x)
 
     def work() -> None:
@@ -143,6 +152,7 @@ def block(quick: bool) -> Iterator[Section]:
         torch.manual_seed(0)
         heads = max(1, shape.width // 64)
         one = EncoderBlock(shape.width, heads, 4 * shape.width, shape.width // heads, True, 0.0)
+        placed(one)  # a module moves itself
         whole = _by_block(one)
         variants = {
             "block": _both_ways(shape, whole),
@@ -168,8 +178,8 @@ def merged_step(quick: bool) -> Iterator[Section]:
     side, width, depth, batch = (32, 32, 1, 2) if quick else (224, 384, 4, 4)
     shape = Shape(batch, (side // 16) ** 2 + 1, width, *((2, 2, False) if quick else (15, 60)))
     generator = torch.Generator().manual_seed(1)
-    x = torch.randn(batch, 3, side, side, generator=generator)
-    y = torch.randint(10, (batch,), generator=generator)
+    x = placed(torch.randn(batch, 3, side, side, generator=generator))
+    y = placed(torch.randint(10, (batch,), generator=generator))
     for ratio, speed in STEP_GOALS.items():
         merged = _tome(ratio)
         cut = Slice(merged.output_tokens(shape.tokens - 1))
@@ -196,6 +206,7 @@ def _training(
     model = config.build(DataSpec(channels=3, height=side, width=side, classes=10))
     if compress is not None:
         attach(model, "tokens", compress, (3, side, side))
+    model = placed(model)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
 
     def work() -> None:

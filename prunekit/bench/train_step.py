@@ -13,7 +13,16 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from prunekit.bench.measure import AGAIN, Section, Timed, Variant, in_turn, one_thread, timed
+from prunekit.bench.measure import (
+    AGAIN,
+    Section,
+    Timed,
+    Variant,
+    device_measured,
+    in_turn,
+    one_thread,
+    timed,
+)
 from prunekit.recipe.load import recipe_from
 from prunekit.train.build import Run, build
 from prunekit.train.distributed import join
@@ -73,7 +82,7 @@ def _run(quick: bool, pruned: bool = False) -> Run:
         "phases": [{"name": "train", "length": f"{STEPS}st", "lr_schedule": "cosine"}],
         "loggers": [],
     }
-    return build(recipe_from(tree), join())
+    return build(recipe_from(tree), join(str(device_measured())))
 
 
 def _by_hand(run: Run) -> Variant:

@@ -30,8 +30,8 @@ COMMANDS = {
     "init": "Copy a recipe or sweep to edit, or begin a plugin; without a name, list them.",
     "schema": "Print the JSON Schema of recipes, for editors.",
     "data": "Pack images for training, check them, say what a folder or pack holds.",
-    "bench": "Measure what masks and probes cost here, and what a pruned model buys.",
     "doctor": "What this machine has, and whether pruning works on it.",
+    "bench": "Measure what prunekit costs here, and what a pruned model buys.",
 }
 """Each command with its line in the list of them: to show that list imports none."""
 
@@ -94,7 +94,8 @@ class LazyGroup(click.Group):
         formatter.write_paragraph()
         formatter.write_text(
             "Exit codes: 0 done, 1 bug, 2 usage, 3 recipe, 4 data, 5 checkpoint, 6 diverged, "
-            "7 plugin, 8 disk or memory, 9 export, 75 stopped and resumable, 130 interrupted."
+            "7 plugin, 8 disk or memory, 9 export, 10 goal missed, 75 stopped and resumable, "
+            "130 interrupted."
         )
 
 

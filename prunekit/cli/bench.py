@@ -11,12 +11,14 @@ from typing import TYPE_CHECKING, Protocol
 import click
 
 from prunekit.cli.bench_view import head_view, ratio_text, section_view
-from prunekit.cli.common import ExampleCommand, json_option, print_json
+from prunekit.cli.common import ExampleCommand, device_option, json_option, print_json
 from prunekit.errors import UsageError
 from prunekit.foundation.suggestions import did_you_mean
 from prunekit.registry.installed import import_object
 
 if TYPE_CHECKING:
+    import torch
+
     from prunekit.bench.measure import Section
 
     class Measurement(Protocol):
@@ -32,6 +34,7 @@ prunekit bench masks --only threshold,update   two parts
 prunekit bench masks --quick                   does it run? no goal is judged
 prunekit bench masks --json                    for a program
 prunekit bench tokens                          what merging costs, what arrives
+prunekit bench masks --device cuda             on a GPU
 prunekit bench all --check                     all, half an hour; 10 if a goal is missed
 """
 
@@ -47,6 +50,13 @@ PARTS = {
         *("tokens", "quantised", "sizes", "runtimes"),
     ),
 }
+ON_DEVICES = {
+    "masks": ("threshold", "update", "step", "eval"),
+    "tokens": PARTS["tokens"],
+    "train": PARTS["train"],
+    "probes": PARTS["probes"],
+}
+"""What can be measured on another device than the CPU: subject -> its parts."""
 ALL = "all"
 MISSED = 10
 """The exit code of `--check` where a goal is not met."""
@@ -63,10 +73,17 @@ MISSED = 10
 )
 @click.option("--quick", is_flag=True, help="Sizes that take seconds and judge no goal.")
 @click.option("--check", is_flag=True, help=f"Say which goals are not met, and exit with {MISSED}.")
+@device_option("cpu")
 @json_option
 @click.pass_context
 def command(
-    ctx: click.Context, subject: str, only: str | None, quick: bool, check: bool, as_json: bool
+    ctx: click.Context,
+    subject: str,
+    only: str | None,
+    quick: bool,
+    check: bool,
+    device: str | None,
+    as_json: bool,
 ) -> None:
     """Measure what prunekit costs here, beside what others take for the same.
 
@@ -76,8 +93,10 @@ def command(
     `onnx`). `all`: these.
 
     Everything runs on one thread of the CPU and counts process time, so that other work on the
-    machine matters little. What is compared takes turns within one run; the ratio of a thing to
-    itself is printed beside, and no goal is judged that is finer than that.
+    machine matters little. On another device the time between two events there counts; what can be
+    measured on the CPU alone (data, startup, deploy, memory) stays there. What is compared takes
+    turns within one run; the ratio of a thing to itself is printed beside, and no goal is judged
+    that is finer than that.
     """
     from prunekit.foundation.console import console
 
@@ -85,11 +104,16 @@ def command(
         raise click.UsageError("--only takes parts of one subject", ctx)
     parts = {name: PARTS[name] for name in PARTS} if subject == ALL else {}
     parts = parts or {subject: chosen(subject, only)}
-    machine, screen = about(), console()
+    from prunekit.foundation.devices import HOST, choose_device
+
+    place = HOST if device is None else choose_device(device)
+    if place != HOST and subject != ALL:
+        _check_parts(subject, parts[subject], only)
+    machine, screen = about(place), console()
     if not as_json:
         screen.print(head_view(machine, quick=quick))
     found: list[tuple[str, Section]] = []
-    for name, section in measured(parts, quick=quick, skip=subject == ALL):
+    for name, section in measured(parts, place, quick=quick, skip=subject == ALL):
         found.append((name, section))
         if not as_json:
             screen.print(section_view(section))
@@ -100,16 +124,33 @@ def command(
         ctx.exit(MISSED)
 
 
+def _check_parts(subject: str, parts: Sequence[str], only: str | None) -> None:
+    """Refuse what is measured on the CPU alone.
+
+    Raises:
+        UsageError: names it.
+    """
+    known = ON_DEVICES.get(subject, ())
+    for part in parts if only else parts[:1]:
+        if part not in known:
+            what = f"bench {subject} --only {part}" if known else f"bench {subject}"
+            raise UsageError(f"--device: {what} is measured on the CPU alone: leave --device out")
+
+
 def measured(
-    parts: Mapping[str, Sequence[str]], *, quick: bool, skip: bool
+    parts: Mapping[str, Sequence[str]], device: torch.device, *, quick: bool, skip: bool
 ) -> Iterator[tuple[str, Section]]:
     """Each section with its subject, one after the other.
 
     Args:
         parts: of each subject.
+        device: where what is in `ON_DEVICES` is measured.
         quick: judge nothing.
         skip: pass over a subject whose packages are not installed, and say so.
     """
+    from prunekit.bench.measure import measured_on
+    from prunekit.foundation.devices import HOST
+
     for subject, some in parts.items():
         try:
             measure = measurement(subject)
@@ -118,8 +159,13 @@ def measured(
                 raise
             click.echo(f"skipped: {error}", err=True)
             continue
-        for section in measure(some, quick=quick):
-            yield subject, section
+        if device == HOST or subject not in ON_DEVICES:
+            where, here = HOST, some
+        else:
+            where, here = device, [part for part in some if part in ON_DEVICES[subject]]
+        with measured_on(where):
+            for section in measure(here, quick=quick):
+                yield subject, section
 
 
 def goals_met(found: Sequence[tuple[str, Section]]) -> bool:
@@ -175,15 +221,13 @@ def chosen(subject: str, only: str | None) -> tuple[str, ...]:
     return parts
 
 
-def about() -> dict[str, object]:
+def about(device: torch.device) -> dict[str, object]:
     """What the numbers depend on besides the code."""
     from importlib.metadata import PackageNotFoundError, version
 
-    import torch
-
     from prunekit.train.environment import environment
 
-    found = environment(torch.device("cpu"))
+    found = environment(device)
     found["threads"] = 1
     versions = dict(found["versions"])
     for name in ("onnx", "onnxscript", "onnxruntime"):

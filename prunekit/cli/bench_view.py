@@ -20,10 +20,12 @@ def head_view(about: Mapping[str, Any], *, quick: bool) -> RenderableType:
 
     found = about["environment"]
     versions = ", ".join(f"{name} {number}" for name, number in about["versions"].items())
+    on_host = found["device"] == "cpu"
+    clock = "process time on one thread" if on_host else f"time on {found['device']}"
     lines = [
         f"{found['device_name']}, {about['cpus']} CPUs, load {about['load']:.1f}; {found['os']}",
         f"Python {found['python']}, {versions}",
-        "process time on one thread; medians, and the 95 % interval of each ratio",
+        f"{clock}; medians, and the 95 % interval of each ratio",
     ]
     if quick:
         lines.append("quick: too small to judge any goal")

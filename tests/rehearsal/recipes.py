@@ -9,7 +9,7 @@ thresholds are searched from a sample.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import cycle
 from typing import Any
@@ -204,6 +204,9 @@ class Case:
     exact: bool
     """Whether its masks must be those of the CPU: in fp32, but after `ROUNDED`."""
 
+    def __str__(self) -> str:
+        return self.name
+
 
 def cases() -> list[Case]:
     """All of them, the same each time."""
@@ -225,6 +228,15 @@ def cases() -> list[Case]:
         exact = row["precision"] == "fp32" and row["augment"] != ROUNDED
         made.append(Case(f"{i:02d}-{label}", _tree(tree, row, i, optimizers), exact))
     return made
+
+
+def one_each(of: Iterable[Case]) -> list[Case]:
+    """Of each strategy the first case whose masks are compared."""
+    first: dict[str, Case] = {}
+    for case in of:
+        if case.exact:
+            first.setdefault(case.tree["strategies"][0]["name"], case)
+    return list(first.values())
 
 
 def _at(number: int, all_of: list[tuple[str, Tree]]) -> tuple[str, Tree]:

@@ -1,13 +1,16 @@
 """Devices as `device:` names them: one without float64, and one that a run moves to."""
 
+import json
 import tempfile
 from pathlib import Path
 
 import pytest
 import torch
+from click.testing import CliRunner
 from torch import nn
 
 import prunekit
+from prunekit.cli.app import cli
 from prunekit.errors import RecipeError
 from prunekit.foundation.devices import choose_device, has_float64
 from prunekit.foundation.modules import move_to
@@ -124,6 +127,18 @@ def test_the_doctor_passes_a_device_that_works(pretend, pretend_float32, has_flo
     assert found["self_test"].passed, found["self_test"]
     assert found["accelerators"][0]["float64"] is has_float64
     assert (found["dtypes"]["float64"] == "works") is has_float64
+
+
+def benched(*words):
+    done = CliRunner().invoke(cli, ["bench", *words, "--quick", "--json", "--device", "pretend"])
+    return json.loads(done.stdout), str(done.exception)
+
+
+@pytest.mark.parametrize(("subject", "part"), [("masks", "update"), ("tokens", "merge")])
+def test_benchmarks_are_measured_on_the_device(pretend, subject, part):
+    found, _ = pretend(benched, subject, "--only", part)
+    assert found["environment"]["device"] == "pretend"
+    assert all(row["ours"] > 0 for section in found["sections"] for row in section["rows"])
 
 
 def doctored():

@@ -15,15 +15,30 @@ from prunekit.train.launch import run_recipe
 from tests.rehearsal.coverage import NOT_REHEARSED, choices, names_used
 from tests.rehearsal.faults import FAULTS, found, waits_with
 from tests.rehearsal.pairs import all_pairs, pairs_of, pairwise
-from tests.rehearsal.recipes import BASE, OPTIONS, STRATEGY, VIT, Case, cases, modes_of
+from tests.rehearsal.recipes import (
+    BASE,
+    OPTIONS,
+    STRATEGY,
+    VIT,
+    Case,
+    cases,
+    modes_of,
+    one_each,
+)
 from tests.rehearsal.rehearsing import rehearse
 
 CASES = cases()
+REMEDY = "give it a recipe in tests/rehearsal/recipes.py, or a reason in coverage.py"
 
 
-@pytest.mark.parametrize("case", CASES, ids=[case.name for case in CASES])
+@pytest.mark.parametrize("case", CASES, ids=str)
 def test_a_run_on_the_device_ends_as_it_must(case, pretend):
     assert pretend(rehearse, case) == []
+
+
+@pytest.mark.parametrize("case", one_each(CASES), ids=str)
+def test_no_strategy_needs_float64(case, pretend_float32):
+    assert pretend_float32(rehearse, case) == []
 
 
 # ---- nothing that is registered is left out
@@ -33,13 +48,13 @@ def test_a_run_on_the_device_ends_as_it_must(case, pretend):
 def test_every_registered_name_is_in_a_recipe(kind):
     names = set(REGISTRIES[kind].names())
     builtin = {name for name in names if REGISTRIES[kind].component(name).builtin}
-    assert builtin - names_used(CASES)[kind] == set(NOT_REHEARSED.get(kind, {}))
+    assert builtin - names_used(CASES)[kind] == set(NOT_REHEARSED.get(kind, {})), REMEDY
 
 
 @pytest.mark.parametrize("kind", VALUES)
 def test_every_value_that_is_no_component_is_in_a_recipe(kind):
     names = OPTIMIZERS.names() if kind == "optimizers" else value_names(kind)
-    assert set(names) - names_used(CASES)[kind] == set(NOT_REHEARSED.get(kind, {}))
+    assert set(names) - names_used(CASES)[kind] == set(NOT_REHEARSED.get(kind, {})), REMEDY
 
 
 @pytest.mark.parametrize("name", NOT_REHEARSED["optimizers"])
