@@ -11,12 +11,17 @@ from prunekit.bench import measure as rounds
 from prunekit.bench.deploy import SECTIONS as DEPLOY
 from prunekit.bench.deploy_cases import QUICK, smallest
 from prunekit.bench.masks import SECTIONS
-from prunekit.bench.measure import AGAIN, Measured, Timed, in_bytes, in_turn
+from prunekit.bench.measure import AGAIN, Measured, Row, Section, Timed, in_bytes, in_turn
 from prunekit.bench.memory import live_bytes
+from prunekit.bench.plain_tokens import plain_merge
 from prunekit.bench.probes import WORKLOADS
+from prunekit.bench.startup import bench_startup
+from prunekit.bench.tokens import LIMIT, SECTIONS as TOKENS
 from prunekit.cli.app import cli
-from prunekit.cli.bench import PARTS
+from prunekit.cli.bench import MEASURES, PARTS
 from prunekit.cli.common import Options
+from prunekit.errors import UsageError
+from prunekit.registry.installed import import_object
 
 GOALS = {
     "threshold": {"cold, from a sample": "<= 0.1 x", "warm, from the last": "<= 0.06 x"},
@@ -274,3 +279,121 @@ def test_live_bytes_counts_shared_storage_once_and_gradients_too():
     weight.sum().backward()
     assert live_bytes() - before == 8000
     del views
+
+
+SUBJECTS = {
+    "tokens": {
+        "merge, N=17": {"tome": "<= 0.35 x", "tome, the same tokens": "", LIMIT: ""},
+        "rounds, N=17": {
+            "ratio 0.6: 2 rounds": "<= 1.3 x",
+            "ratio 0.8: 3 rounds": "<= 1.3 x",
+        },
+        "block, N=17": {"tome": ""},
+        "step, ratio 0.2": {"merged": "<= 1.01 x", "dense": ""},
+        "step, ratio 0.4": {"merged": "<= 1.01 x", "dense": ""},
+        "step, ratio 0.6": {"merged": "<= 1.02 x", "dense": ""},
+        "step, ratio 0.8": {"merged": "<= 1.031 x", "dense": ""},
+    },
+    "train": {"step": {"trainer": "<= 1.01 x", "trainer, pruning": ""}},
+    "data": {
+        "memory": {
+            "without workers": "",
+            "prunekit": "<= 0.02 x",
+            "prunekit, opened anew": "",
+        }
+    },
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("subject", SUBJECTS)
+def test_a_subject_has_its_rows_with_null_and_goal(subject):
+    done = CliRunner().invoke(cli, ["bench", subject, "--quick", "--json"], obj=Options())
+    assert done.exit_code == 0, done.output
+    sections = {section["name"]: section for section in json.loads(done.stdout)["sections"]}
+    assert list(sections) == list(SUBJECTS[subject])
+    for name, section in sections.items():
+        goals = {row["what"]: row["goal"] for row in section["rows"]}
+        assert goals.pop(AGAIN) == ""
+        assert goals == SUBJECTS[subject][name]
+        assert section["subject"] == subject
+        assert section["null"] is not None
+
+
+@pytest.mark.slow
+def test_start_up_is_that_of_fresh_interpreters():
+    (section,) = bench_startup(("commands",), quick=True)
+    rows = {row.what: row for row in section.rows}
+    assert rows["python alone"].ours < rows["the limit of list"].ours < rows["list"].ours
+    assert (rows["--help"].goal, rows["list"].goal) == ("<= 1.8 x", "<= 3 x")
+
+
+def test_every_subject_has_what_measures_it_and_its_parts():
+    assert list(MEASURES) == list(PARTS)
+    assert tuple(TOKENS) == PARTS["tokens"]
+    for value in MEASURES.values():
+        assert callable(import_object(value))
+
+
+def test_all_takes_every_subject_and_passes_over_what_is_not_installed(monkeypatch):
+    asked = {}
+
+    def measurement(subject):
+        if subject == "deploy":
+            raise UsageError("bench deploy needs onnx: install it")
+        return lambda only, *, quick: asked.setdefault(subject, (only, quick)) and iter(())
+
+    monkeypatch.setattr("prunekit.cli.bench.measurement", measurement)
+    done = CliRunner().invoke(cli, ["bench", "all", "--quick"], obj=Options())
+    assert done.exit_code == 0
+    assert asked == {name: (parts, True) for name, parts in PARTS.items() if name != "deploy"}
+    assert "skipped: bench deploy needs onnx" in done.stderr
+    refused = CliRunner().invoke(cli, ["bench", "all", "--only", "step"], obj=Options())
+    assert refused.exit_code == 2
+
+
+def row_with(verdict):
+    return Row("ours", 2.0, 1.0, "ms", 2.0, (1.9, 2.1), "<= 1.5 x", verdict)
+
+
+@pytest.mark.parametrize(
+    ("verdicts", "code"),
+    [(["met", "not met"], 10), (["met", "undecided", "below the null"], 0), (["not judged"], 0)],
+)
+def test_check_fails_on_a_missed_goal_alone_and_names_it(verdicts, code, monkeypatch):
+    section = Section("step", "a step", "dense", [row_with(verdict) for verdict in verdicts])
+    monkeypatch.setattr(
+        "prunekit.cli.bench.measurement", lambda subject: lambda only, *, quick: iter([section])
+    )
+    for words in (["--check"], ["--check", "--json"]):
+        done = CliRunner().invoke(cli, ["bench", "train", *words], obj=Options())
+        assert done.exit_code == code
+        told = [line for line in done.stderr.splitlines() if ": train, step, ours: 2.000" in line]
+        assert [line.partition(":")[0] for line in told] == [
+            v for v in verdicts if v not in ("met", "not judged")
+        ]
+        assert f"{verdicts.count('met')} met, {verdicts.count('not met')} not met" in done.stderr
+    assert CliRunner().invoke(cli, ["bench", "train"], obj=Options()).exit_code == 0
+
+
+@given(st.integers(2, 12), st.integers(0, 2**16), st.data())
+def test_the_plain_way_is_that_of_the_paper(tokens, seed, data):
+    """Against a merge of one token after the other, by the definition."""
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(1, tokens, 4, generator=generator, dtype=torch.float64)
+    size = torch.randint(1, 4, (1, tokens, 1), generator=generator).double()
+    sources, targets = list(range(0, tokens, 2)), list(range(1, tokens, 2))
+    removed = data.draw(st.integers(0, len(sources) - 1))
+    cosine = torch.nn.functional.cosine_similarity(x[0].unsqueeze(1), x[0].unsqueeze(0), dim=-1)
+    pairs = [max((float(cosine[i, j]), i, j) for j in targets) for i in sources[1:]]
+    goes = {i: j for _, i, j in sorted(pairs, reverse=True)[:removed]}
+    groups = [[i] for i in sources if i not in goes]
+    groups += [[j, *(i for i in goes if goes[i] == j)] for j in targets]
+    means = [
+        sum(size[0, i] * x[0, i] for i in group) / sum(size[0, i] for i in group)
+        for group in groups
+    ]
+    found, expected = (
+        sorted(r.tolist() for r in t) for t in (plain_merge(x, size, removed)[0], means)
+    )
+    torch.testing.assert_close(torch.tensor(found), torch.tensor(expected))
