@@ -230,7 +230,7 @@ def _section(
 SECTIONS = {"merge": merging, "rounds": rounds, "block": block, "step": merged_step}
 
 
-def bench_merging(only: Sequence[str] = (), *, quick: bool = False) -> Iterator[Section]:
+def bench_tokens(only: Sequence[str] = (), *, quick: bool = False) -> Iterator[Section]:
     """Measure one section after the other, on one thread of the CPU; arguments as for masks."""
     with one_thread():
         for name in only or SECTIONS:
