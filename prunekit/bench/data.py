@@ -16,6 +16,7 @@ import torch
 from PIL import Image
 
 from prunekit.bench.measure import AGAIN, Section, Timed, Variant, in_turn, one_thread
+from prunekit.bench.streamed import bench_streamed
 from prunekit.data.load import open_dataset
 from prunekit.recipe.load import dataset_from
 
@@ -26,7 +27,12 @@ MEAN, STD = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)
 
 def bench_data(only: Sequence[str] = (), *, quick: bool = False) -> Iterator[Section]:
     """Measure on one thread of each process, those of workers counted; arguments as for masks."""
-    assert set(only) <= {"memory"}
+    for name in only or SECTIONS:
+        yield SECTIONS[name](quick=quick)
+
+
+def bench_resident(*, quick: bool = False) -> Section:
+    """Images that are kept in memory."""
     images, (least, most) = (256, (2, 2)) if quick else (6000, (7, 20))
     with one_thread(), TemporaryDirectory(prefix="prunekit-") as folder:
         root = Path(folder)
@@ -41,7 +47,7 @@ def bench_data(only: Sequence[str] = (), *, quick: bool = False) -> Iterator[Sec
                 "prunekit, opened anew": _by_prunekit(root, images, anew=True),
             }
             measured = in_turn(variants, least, most)
-    yield Section(
+    return Section(
         name="memory",
         title=f"an epoch of {images:,} JPEGs of {SIDE} px: crop, flip, float, batches of {BATCH}",
         baseline="torchvision's ImageFolder and v2 in a DataLoader with 2 workers",
@@ -129,3 +135,6 @@ def _seconds() -> float:
     """Of processor time, of this process and of those that it started and that have ended."""
     ended = resource.getrusage(resource.RUSAGE_CHILDREN)
     return time.process_time() + ended.ru_utime + ended.ru_stime
+
+
+SECTIONS = {"memory": bench_resident, "streamed": bench_streamed}
