@@ -26,7 +26,7 @@ from prunekit.foundation.transfer import read, send
 from prunekit.foundation.warn import LOG
 from prunekit.pruning.checks import masks_fault, refuse
 from prunekit.pruning.counts import Counted, MaskCount, count_masks
-from prunekit.pruning.rewrite import Kept, rewrite
+from prunekit.pruning.rewrite import AtRest, rewrite
 from prunekit.pruning.scores import NOT_FINITE, count_each
 from prunekit.pruning.sharded import refuse_sharded
 from prunekit.pruning.step_hooks import Gate, StepHooks, held_by, not_finite, refuse_foreign_state
@@ -170,13 +170,13 @@ class MaskSet:
             hooks.unproven = True
         return flips
 
-    def _in_blocks(self, names: Iterable[str]) -> dict[str, Kept]:
+    def _in_blocks(self, names: Iterable[str]) -> dict[str, AtRest]:
         """What can be written in blocks."""
         found = {}
         for name in self._working.keys() & names:
             own, mode = self._dense.get(name), self.modes[name]
             dense, shelf = (own, None) if mode == "ste" else (None, own)
-            found[name] = Kept(self.params[name].data, self._working[name], dense, shelf)
+            found[name] = AtRest(self.params[name].data, self._working[name], dense, shelf)
         return {name: kept for name, kept in found.items() if kept.fits}
 
     def _replace(self, name: str, new: Tensor, values: Tensor | None = None) -> None:

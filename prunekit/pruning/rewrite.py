@@ -18,7 +18,7 @@ Values = np.ndarray[Any, np.dtype[Any]]
 
 
 @dataclass(frozen=True, slots=True)
-class Kept:
+class AtRest:
     """What is kept of one weight."""
 
     weight: Tensor
@@ -42,7 +42,7 @@ class Kept:
         )
 
 
-def rewrite(kept: Kept, mask: Tensor) -> int:
+def rewrite(kept: AtRest, mask: Tensor) -> int:
     """Put `mask` in force: working, weight and shelf are as if all of them were computed anew.
 
     Args:

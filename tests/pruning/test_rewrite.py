@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, strategies as st
 
 from prunekit.pruning import rewrite as module
-from prunekit.pruning.rewrite import Kept, rewrite
+from prunekit.pruning.rewrite import AtRest, rewrite
 
 
 def at_rest(mode, shape, share, generator):
@@ -17,8 +17,8 @@ def at_rest(mode, shape, share, generator):
     working = old.float()
     weight = dense * working
     if mode == "masked":  # what lies on the shelf for kept entries is out of date
-        return old, Kept(weight, working, None, torch.where(old, 7.0, dense))
-    return old, Kept(weight, working, dense if mode == "ste" else None)
+        return old, AtRest(weight, working, None, torch.where(old, 7.0, dense))
+    return old, AtRest(weight, working, dense if mode == "ste" else None)
 
 
 @pytest.mark.parametrize("mode", ["ste", "hard", "masked"])
@@ -52,7 +52,7 @@ def test_blocks_leave_what_the_whole_does(mode, shape, share, moved, block, seed
 
 def test_what_numpy_cannot_write_does_not_fit():
     ones = torch.ones(4, 4)
-    assert Kept(ones, ones).fits
-    assert not Kept(ones.T[1:], ones).fits
-    assert not Kept(ones.bfloat16(), ones.bfloat16()).fits
-    assert not Kept(ones.to("meta"), ones).fits
+    assert AtRest(ones, ones).fits
+    assert not AtRest(ones.T[1:], ones).fits
+    assert not AtRest(ones.bfloat16(), ones.bfloat16()).fits
+    assert not AtRest(ones.to("meta"), ones).fits
