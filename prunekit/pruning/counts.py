@@ -74,7 +74,7 @@ def count_entries(masks: Mapping[str, Tensor]) -> tuple[int, int]:
 
 def count_masks(
     masks: Mapping[str, Tensor],
-    old: Callable[[str], Tensor] | None = None,
+    old: Callable[[str], Tensor | None] | None = None,
     flags: Sequence[Tensor] = (),
     *,
     fingerprints: bool = False,

@@ -26,6 +26,7 @@ from prunekit.foundation.transfer import read, send
 from prunekit.foundation.warn import LOG
 from prunekit.pruning.checks import masks_fault, refuse
 from prunekit.pruning.counts import Counted, MaskCount, count_masks
+from prunekit.pruning.rewrite import AtRest, rewrite
 from prunekit.pruning.scores import NOT_FINITE, count_each
 from prunekit.pruning.sharded import refuse_sharded
 from prunekit.pruning.step_hooks import Gate, StepHooks, held_by, not_finite, refuse_foreign_state
@@ -144,7 +145,12 @@ class MaskSet:
         new = {name: send(m, self.params[name].device) for name, m in update.masks.items()}
         prints = self.fingerprints
         flags = [*update.finite.values(), *(moved for _, _, moved in self._moved)]
-        counts, told = count_masks(new, self.mask, flags, fingerprints=prints)
+        in_blocks = self._in_blocks(new.keys() - update.values.keys())
+
+        def old(name: str) -> Tensor | None:  # of the others, flips are found as they are written
+            return None if name in in_blocks else self.mask(name)
+
+        counts, told = count_masks(new, old, flags, fingerprints=prints)
         self._refuse_moved(told[len(update.finite) :])
         for name, finite in zip(update.finite, told, strict=False):
             if not finite:
@@ -152,13 +158,26 @@ class MaskSet:
         self._counts |= counts
         flips = {name: count.flips for name, count in counts.items()}
         for name, mask in new.items():
-            if flips[name] or name not in self._working:
+            if name in in_blocks:
+                flips[name] = rewrite(in_blocks[name], mask)
+                if flips[name] and self.modes[name] != "ste":
+                    self._mask_state(name)
+            elif flips[name] or name not in self._working:
                 self._replace(name, mask, update.values.get(name))
         if update.restart:
             self._forget_state(cover)
         for hooks in self._hooks:
             hooks.unproven = True
         return flips
+
+    def _in_blocks(self, names: Iterable[str]) -> dict[str, AtRest]:
+        """What can be written in blocks."""
+        found = {}
+        for name in self._working.keys() & names:
+            own, mode = self._dense.get(name), self.modes[name]
+            dense, shelf = (own, None) if mode == "ste" else (None, own)
+            found[name] = AtRest(self.params[name].data, self._working[name], dense, shelf)
+        return {name: kept for name, kept in found.items() if kept.fits}
 
     def _replace(self, name: str, new: Tensor, values: Tensor | None = None) -> None:
         param, mode = self.params[name], self.modes[name]

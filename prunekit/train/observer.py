@@ -23,7 +23,10 @@ from prunekit.train.progress import Display
 
 
 class Observer:
-    """Counts on the device, and waits for it only when something is due to be logged."""
+    """Counts on the device, and waits for it only when something is due to be logged.
+
+    What is told of new masks was counted as they were decided: it is not waited for again.
+    """
 
     def __init__(self, run: Run, run_dir: Path, resume_step: int | None = None) -> None:
         self.run, self.timeline, self.warnings = run, run.timeline, list[str]()

@@ -1,0 +1,115 @@
+"""How often a host would wait for its GPU, by kind of step: counted, with the lines that did.
+
+Two depths of one model tell a count that grows with the tensors from one that does not.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from tests.rehearsal.device import HostWaits
+from tests.rehearsal.training import waits_of_steps
+
+SHALLOW, DEEPER, DEEP = 2, 3, 11
+"""Blocks: 10, 14 and 46 tensors in scope."""
+STEPS, EVERY = 8, 3
+
+
+def recipe(depth: int, *strategies: dict[str, Any], **others: Any) -> dict[str, Any]:
+    """A run of some steps on the digits, which evaluates, saves and logs at its end only."""
+    data = {"name": "digits", "batch_size": 16, "augment": ["flip", "crop"], "image_size": 8}
+    whole = {"every": f"{STEPS}st"}
+    tree: dict[str, Any] = {
+        "name": "waits",
+        "data": {**data, "train_limit": 64, "test_limit": 16},
+        "model": {
+            **{"name": "vit", "patch_size": 4, "depth": depth, "embed_dim": 64, "heads": 2},
+            "mlp_ratio": 2,
+        },
+        "optimizer": {"name": "adamw", "lr": 1e-3, "clip_norm": 1.0},
+        "phases": [{"name": "train", "length": f"{STEPS}st"}],
+        "evaluate": whole,
+        "checkpoint": whole,
+        "logging": whole,
+        "strategies": list(strategies),
+    }
+    return tree | {
+        k: tree[k] | v if isinstance(v, dict) and k in tree else v for k, v in others.items()
+    }
+
+
+def chosen(name: str, **settings: Any) -> dict[str, Any]:
+    return {"name": name, **settings}
+
+
+MAGNITUDE = chosen("magnitude", sparsity=0.8, cadence={"every": f"{EVERY}st"})
+
+
+def steps_of(pretend: Any, tree: dict[str, Any], *, updates: bool) -> list[Any]:
+    """The steps of a kind, but the first and the last: these begin and end a run."""
+    seen = pretend(waits_of_steps, tree)[1:-1]
+    found = [one for one in seen if one.updates == updates]
+    assert found
+    return found
+
+
+def most(waits: list[HostWaits], allowed: int) -> None:
+    """No more than `allowed` in any of them."""
+    worst = max(waits, key=len)
+    assert len(worst) <= allowed, str(worst)
+
+
+PLAIN: dict[str, tuple[int, list[dict[str, Any]], dict[str, Any]]] = {
+    "dense": (0, [], {}),
+    "ste": (0, [MAGNITUDE], {}),
+    "hard": (0, [MAGNITUDE | {"mode": "hard"}], {}),
+    "masked": (0, [MAGNITUDE | {"mode": "masked"}], {}),
+    "micro-batches": (0, [MAGNITUDE], {"data": {"micro_batch": 6}}),
+    "bf16": (0, [MAGNITUDE], {"precision": "bf16"}),
+    "fp16": (1, [MAGNITUDE], {"precision": "fp16"}),
+    "merged": (0, [], {"compressors": [chosen("tome", ratio=0.4)]}),
+    "mixed": (0, [], {"data": {"augment": ["mixup", "cutmix", "random_erasing"]}}),
+    "gradient norm": (1, [], {"probes": [chosen("gradient_norm", cadence={"every": "1st"})]}),
+    "burden": (1, [], {"probes": [chosen("burden", every="1st")]}),
+}
+
+
+@pytest.mark.parametrize("kind", PLAIN)
+def test_a_step_that_decides_no_masks_does_not_wait(pretend, kind):
+    allowed, strategies, others = PLAIN[kind]
+    steps = steps_of(pretend, recipe(SHALLOW, *strategies, **others), updates=False)
+    most([one.step for one in steps], allowed)
+    most([one.after for one in steps], 0)
+
+
+UPDATES: dict[str, tuple[int, dict[str, Any]]] = {
+    "global": (5, MAGNITUDE),
+    "global, hard": (5, MAGNITUDE | {"mode": "hard"}),
+    "with a floor": (8, MAGNITUDE | {"min_keep": 3}),
+    "uniform": (4, MAGNITUDE | {"distribution": "uniform"}),
+    "lamp": (5, chosen("lamp", sparsity=0.8, cadence={"every": f"{EVERY}st"})),
+    "sr_ste": (2, chosen("sr_ste", scope={"exclude": ["patch_embed.proj.weight"]})),
+    "movement": (4, chosen("movement", sparsity=0.8)),
+    "movement_soft": (4, chosen("movement_soft")),
+    "rigl": (5, chosen("rigl", sparsity=0.8, cadence={"every": f"{EVERY}st"})),
+    "set": (5, chosen("set", sparsity=0.8, cadence={"every": f"{EVERY}st"})),
+}
+
+
+@pytest.mark.parametrize("kind", UPDATES)
+def test_an_update_waits_a_few_times_however_many_tensors_there_are(pretend, kind):
+    allowed, strategy = UPDATES[kind]
+    highest = []
+    for depth in (SHALLOW, DEEP if kind == "global" else DEEPER):
+        steps = steps_of(pretend, recipe(depth, strategy), updates=True)
+        most([one.step for one in steps], allowed)
+        most([one.after for one in steps], 0)  # what is logged of masks is known
+        highest.append(max(len(one.step) for one in steps))
+    assert highest[0] == highest[1]
+
+
+def test_what_is_logged_is_read_at_once(pretend):
+    tree = recipe(SHALLOW, MAGNITUDE, logging={"every": "1st"})
+    most([one.after for one in steps_of(pretend, tree, updates=False)], 2)
