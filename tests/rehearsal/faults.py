@@ -10,6 +10,7 @@ from unittest.mock import patch
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_map
 
 from prunekit.pruning.scores import ScorePool
 from prunekit.pruning.strategies import drop_and_grow as growing
@@ -92,9 +93,9 @@ def _masks_of_the_host() -> Iterator[Places]:
     """A strategy gives masks on the CPU, which `MaskSet.apply` moves: no fault."""
     real, seen = growing.drop_and_grow, Places()
 
-    def drop_and_grow(*args: Any) -> Tensor:
+    def drop_and_grow(*args: Any) -> Any:
         seen.append("mask")
-        return real(*args).cpu()
+        return tree_map(Tensor.cpu, real(*args))
 
     with patch.object(growing, "drop_and_grow", drop_and_grow):
         yield seen
