@@ -174,6 +174,7 @@ NATIVE: Tree = {"data": {"image_size": 64}}
 ONCE: tuple[Tree, ...] = (
     {"loggers": [{"name": "csv"}, {"name": "tensorboard"}]},
     {"data": FILES},
+    {"data": FILES | {"storage": "stream"}},
     MODELS["mlp"],
     {"phases": [{"name": "a", "length": "4st", "keep": "best"}, {"name": "b", "length": "4st"}]},
     MODELS["vgg"],
