@@ -28,7 +28,7 @@ BASE: Tree = {
     "name": "rehearsal",
     "data": DIGITS | {"image_size": 16, "validation": 0.1},
     "model": VIT,
-    "phases": [{"name": "train", "length": "8st", "lr_schedule": "cosine"}],
+    "phases": [{"name": "train", "length": "8st"}],
     "evaluate": {"every": "3st"},
     "checkpoint": {"every": "4st"},
     "logging": {"every": "2st", "histograms": "4st"},
