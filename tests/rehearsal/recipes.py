@@ -28,7 +28,7 @@ BASE: Tree = {
     "name": "rehearsal",
     "data": DIGITS | {"image_size": 16, "validation": 0.1},
     "model": VIT,
-    "phases": [{"name": "train", "length": "8st", "lr_schedule": "cosine"}],
+    "phases": [{"name": "train", "length": "8st"}],
     "evaluate": {"every": "3st"},
     "checkpoint": {"every": "4st"},
     "logging": {"every": "2st", "histograms": "4st"},
@@ -39,34 +39,30 @@ OFTEN = {"every": "2st"}
 
 # ---- strategies: what each needs beside its name and its mode
 
-SPARSITY: Tree = {"sparsity": 0.8}
 NOT_PATCHES: Tree = {"scope": {"exclude": ["patch_embed.proj.weight"]}}  # of one channel
+GENERAL: Tree = {"sparsity": 0.8, "samples": 32}
+"""What a strategy is given of the settings that it has, unless it is told otherwise here:"""
 STRATEGY: dict[str, Tree] = {
-    "magnitude": SPARSITY | {"cadence": OFTEN},
-    "random_subnetwork": SPARSITY,
+    "magnitude": {"cadence": OFTEN},
     "optimal_subnetwork": {"source": SOURCE},
-    "set": SPARSITY | {"cadence": OFTEN},
-    "rigl": SPARSITY | {"cadence": OFTEN},
-    "ac_dc": SPARSITY | {"switches": ["25%", "50%", "75%"]},
-    "lottery_ticket": SPARSITY | {"schedule": {"name": "geometric", "rounds": 2}},
-    "snip": SPARSITY | {"samples": 32},
-    "grasp": SPARSITY | {"samples": 32},
-    "synflow": SPARSITY | {"iterations": 3},
-    "lamp": SPARSITY | {"cadence": OFTEN},
-    "movement": SPARSITY,
-    "movement_soft": {},
-    "sr_ste": NOT_PATCHES,
-    "filter_magnitude": {"sparsity": 0.5, "scope": {"exclude": ["fc.weight"]}},
+    "set": {"cadence": OFTEN},
+    "rigl": {"cadence": OFTEN},
+    "ac_dc": {"switches": ["25%", "50%", "75%"]},
+    "lottery_ticket": {"schedule": {"name": "geometric", "rounds": 2}},
+    "synflow": {"iterations": 3},
+    "lamp": {"cadence": OFTEN},
+    "sr_ste": {"sparsity": 0.5, **NOT_PATCHES},
 }
+FILTERS: Tree = {
+    "model": {"name": "resnet", "depth": 8, "stages": [16, 16, 32]},
+    "finish": "compact",
+    "batchnorm_samples": 16,
+}
+"""Around a strategy whose own structure is `channel`."""
 AROUND: dict[str, Tree] = {
     "lottery_ticket": {
         "anchor": "1st",
         "phases": [{"name": "round", "length": "4st", "start": "anchor", "repeat": 2}],
-    },
-    "filter_magnitude": {
-        "model": {"name": "resnet", "depth": 8, "stages": [16, 16, 32]},
-        "finish": "compact",
-        "batchnorm_samples": 16,
     },
     "snip": {"model": {"name": "lenet_300_100"}},
     "synflow": {"model": {"name": "lenet5"}, "data": {"image_size": 28}},
@@ -178,6 +174,7 @@ NATIVE: Tree = {"data": {"image_size": 64}}
 ONCE: tuple[Tree, ...] = (
     {"loggers": [{"name": "csv"}, {"name": "tensorboard"}]},
     {"data": FILES},
+    {"data": FILES | {"storage": "stream"}},
     MODELS["mlp"],
     {"phases": [{"name": "a", "length": "4st", "keep": "best"}, {"name": "b", "length": "4st"}]},
     MODELS["vgg"],
@@ -210,7 +207,7 @@ class Case:
 
 def cases() -> list[Case]:
     """All of them, the same each time."""
-    of_modes = [(name, mode) for name in STRATEGY for mode in modes_of(name)]
+    of_modes = [(name, mode) for name in strategies() for mode in modes_of(name)]
     first = [(f"{name}-{mode}", strategy_tree(name, mode)) for name, mode in of_modes]
     first += value_trees()
     once = [(str(next(iter(one))), _merged(strategy_tree("magnitude", "ste"), one)) for one in ONCE]
@@ -249,9 +246,21 @@ def modes_of(name: str) -> tuple[str, ...]:
     return modes
 
 
+def strategies() -> list[str]:
+    """The names of those that are built in."""
+    return [name for name in STRATEGIES.names() if STRATEGIES.component(name).builtin]
+
+
 def strategy_tree(name: str, mode: str) -> Tree:
     """A recipe with one strategy."""
-    return {"strategies": [{"name": name, "mode": mode, **STRATEGY[name]}]} | AROUND.get(name, {})
+    fields = STRATEGIES.config_class(name).model_fields
+    settings = {key: value for key, value in GENERAL.items() if key in fields}
+    around = AROUND.get(name, {})
+    if "structure" in fields and fields["structure"].default.name == "channel":
+        settings |= {"sparsity": 0.5, "scope": {"exclude": ["fc.weight"]}}
+        around = FILTERS | around
+    one = {"name": name, "mode": mode, **settings, **STRATEGY.get(name, {})}
+    return {"strategies": [one], **around}
 
 
 def value_trees() -> Iterator[tuple[str, Tree]]:
@@ -260,7 +269,7 @@ def value_trees() -> Iterator[tuple[str, Tree]]:
         distribution = [*DISTRIBUTIONS, "global", "uniform"][i]
         structure = list(STRUCTURES)[i % len(STRUCTURES)]
         strategy = {"name": ("magnitude", "lamp")[i % 2], "mode": ("ste", "masked", "hard")[i % 3]}
-        strategy |= STRATEGY["magnitude"] | {"schedule": drawn}
+        strategy |= {"sparsity": 0.8, "cadence": OFTEN, "schedule": drawn}
         strategy |= DISTRIBUTIONS[distribution] | STRUCTURES[structure]
         yield f"{schedule}-{distribution}-{structure}", {"strategies": [strategy]}
 
