@@ -16,6 +16,7 @@ import torch
 from PIL import Image
 
 from prunekit.bench.measure import AGAIN, Section, Timed, Variant, in_turn, one_thread
+from prunekit.bench.streamed import bench_streamed
 from prunekit.data.load import open_dataset
 from prunekit.recipe.load import dataset_from
 
@@ -26,7 +27,11 @@ MEAN, STD = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)
 
 def bench_data(only: Sequence[str] = (), *, quick: bool = False) -> Iterator[Section]:
     """Measure on one thread of each process, those of workers counted; arguments as for masks."""
-    assert set(only) <= {"memory"}
+    for part in only or ("memory", "streamed"):
+        yield _in_memory(quick) if part == "memory" else bench_streamed(quick=quick)
+
+
+def _in_memory(quick: bool) -> Section:
     images, (least, most) = (256, (2, 2)) if quick else (6000, (7, 20))
     with one_thread(), TemporaryDirectory(prefix="prunekit-") as folder:
         root = Path(folder)
@@ -41,7 +46,7 @@ def bench_data(only: Sequence[str] = (), *, quick: bool = False) -> Iterator[Sec
                 "prunekit, opened anew": _by_prunekit(root, images, anew=True),
             }
             measured = in_turn(variants, least, most)
-    yield Section(
+    return Section(
         name="memory",
         title=f"an epoch of {images:,} JPEGs of {SIDE} px: crop, flip, float, batches of {BATCH}",
         baseline="torchvision's ImageFolder and v2 in a DataLoader with 2 workers",

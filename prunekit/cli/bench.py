@@ -41,7 +41,7 @@ prunekit bench all --check                     all, half an hour; 10 if a goal i
 PARTS = {
     "masks": ("threshold", "update", "step", "memory", "eval"),
     "tokens": ("merge", "rounds", "block", "step"),
-    "data": ("memory",),
+    "data": ("memory", "streamed"),
     "train": ("step",),
     "startup": ("commands", "validate"),
     "probes": ("mlp", "vit"),
