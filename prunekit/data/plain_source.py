@@ -46,6 +46,9 @@ class PlainSource:
         DataError: an image or label that is not what it must be.
     """
 
+    decodes = ""
+    """Whatever the data set itself uses."""
+
     def __init__(
         self,
         opens: Callable[[], PlainSplit],

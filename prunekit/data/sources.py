@@ -40,6 +40,11 @@ class ImageSource(Protocol):
     notes: tuple[str, ...]
     """What a run warns of."""
 
+    @property
+    def decodes(self) -> str:
+        """What decodes, with its version: pixels may depend on it; empty = nothing is decoded."""
+        ...
+
     def __len__(self) -> int: ...
 
     def fingerprint(self) -> str:

@@ -21,13 +21,14 @@ from prunekit.train.environment import environment, git_state
 def manifest_of(run: Run) -> dict[str, Any]:
     """What the result depends on."""
     later, code = as_before(run.recipe), code_of(run.recipe)
+    told = run.data.pixels.told
     return {
         **({"as_before": later} if later else {}),
         **({"code": code.told()} if code else {}),
         "recipe_hash": recipe_hash(run.recipe),
         "seed": run.recipe.seed,
         "data": run.data.fingerprint(),
-        **({"data_storage": kept} if (kept := run.data.pixels.told.get("storage")) else {}),
+        **{f"data_{key}": told[key] for key in ("storage", "decoder") if key in told},
         **({"loss": known} if (known := run.loss.identity()) else {}),
         "argv": sys.argv,
         "git": git_state(),

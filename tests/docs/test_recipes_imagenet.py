@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 from prunekit.cli import main
+from prunekit.data.decoding import decoder_version
 from prunekit.recipe.find import shipped_recipes
 from prunekit.recipe.load import load_recipe
 from prunekit.recipe.yaml_text import dump_yaml
@@ -79,5 +80,7 @@ def test_a_recipe_for_imagenet_trains(imagenet, name, pack):
     recipe = load_recipe(
         shipped_recipes()[name], [*overrides, *SMALLER[name], *short, often, "evaluate.every=4st"]
     )
-    report = open_run(run_recipe(recipe, source_text=dump_yaml(recipe), out=Path("runs"))).report()
+    done = open_run(run_recipe(recipe, source_text=dump_yaml(recipe), out=Path("runs")))
+    report, decoder = done.report(), decoder_version("torchcodec")
+    assert done.manifest()["data_decoder"] == report["data"]["decoder"] == decoder
     assert report["sparsity"]["scope"] == pytest.approx(0.8, abs=1e-3)

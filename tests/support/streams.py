@@ -28,6 +28,8 @@ def pixels_of(path: Path, channels: int = 3) -> Tensor:
 class Files:
     """The files `CLASS/*` of a folder."""
 
+    decodes = ""
+
     def __init__(self, folder: Path, size: tuple[int, int] | None = None) -> None:
         self.folder, self.size, self.channels = folder, size, 3
         self.classes = tuple(sorted(path.name for path in folder.iterdir()))

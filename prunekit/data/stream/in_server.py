@@ -2,10 +2,10 @@
 
 from torchvision.transforms.v2 import functional
 
-from prunekit.data import images, own
+from prunekit.data import folder_source, images, own, packed_source
 from prunekit.data.stream.processes import be_deaf
 from prunekit.data.stream.reader import Reader
 
-__all__ = ["Reader", "functional", "images", "own"]
+__all__ = ["Reader", "folder_source", "functional", "images", "own", "packed_source"]
 
 be_deaf()

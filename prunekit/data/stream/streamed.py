@@ -92,6 +92,7 @@ class Streamed:
             "storage": "stream",
             "images": {name: len(part) for name, part in self.parts.items()},
             "workers": self.settings.workers,
+            **({"decoder": decoder} if (decoder := self._first.source.decodes) else {}),
         }
 
     @property
@@ -103,8 +104,10 @@ class Streamed:
         workers = self.settings.workers or 0
         who = "the training process" if not workers else f"{workers} worker" + "s" * (workers > 1)
         why = ", more than there is" if self.settings.storage == "auto" else ""
+        decoder = self._first.source.decodes
+        by = f"{who}, decoded by {decoder}" if decoder else who
         return (
-            f"data: {images:,} images are read from their files for each batch, by {who}: decoded "
+            f"data: {images:,} images are read from their files for each batch, by {by}: decoded "
             f"they would take {told}{why}"
         )
 
