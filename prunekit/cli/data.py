@@ -10,17 +10,20 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from prunekit.cli.common import ExampleCommand, json_option, print_json
+from prunekit.cli.data_view import (
+    checked_text,
+    estimate_plain,
+    estimate_text,
+    info_plain,
+    info_text,
+)
 from prunekit.errors import DataError
-from prunekit.foundation.number_text import count, counted, seconds_text, size_text
+from prunekit.foundation.number_text import count, counted, size_text
 
 if TYPE_CHECKING:
     from prunekit.data.file_index import FileIndex
-    from prunekit.data.pack_check import Checked
-    from prunekit.data.packing import PackEstimate, PackSettings
     from prunekit.registry.configs import Split
 
-SHOWN = 10
-"""Broken images that are told one by one."""
 PACK_EXAMPLES = """
 prunekit data pack imagenet --test-folder val --dry-run     what it would take
 prunekit data pack imagenet --test-folder val --jobs 16
@@ -242,80 +245,3 @@ def free_bytes(path: Path) -> int:
     """Of the disk on which a folder is, or will be."""
     there = next(parent for parent in (path, *path.parents) if parent.is_dir())
     return shutil.disk_usage(there).free
-
-
-def estimate_plain(found: PackEstimate, jobs: int) -> dict[str, object]:
-    """What a pack would take, as JSON values."""
-    return {
-        "images": found.images,
-        "source_bytes": found.source_bytes,
-        "bytes": found.bytes,
-        "seconds": found.seconds / jobs,
-        "jobs": jobs,
-    }
-
-
-def estimate_text(
-    found: PackEstimate, settings: PackSettings, jobs: int, out: Path, free: int
-) -> str:
-    """What a pack will take, before it is made."""
-    return (
-        f"{count(found.images)} images, {size_text(found.source_bytes)}\n"
-        f"{out}: about {size_text(found.bytes)} by a sample, {size_text(free)} free; shorter side "
-        f"{settings.short_side}, JPEG quality {settings.quality}\n"
-        f"about {seconds_text(found.seconds / jobs)} on {counted(jobs, 'process')}"
-    )
-
-
-def info_plain(folder: Path) -> dict[str, object]:
-    """What a pack holds, as JSON values."""
-    from prunekit.data.pack_check import bytes_of_split
-    from prunekit.data.pack_format import SPLITS, read_pack
-
-    document = read_pack(folder)
-    return {
-        "root": str(folder),
-        "source": document.root,
-        "made_by": document.made_by,
-        "date": document.date,
-        "short_side": document.short_side,
-        "quality": document.quality,
-        "classes": len(document.classes),
-        "splits": {
-            split: {
-                "images": document.splits[split].images,
-                "channels": document.splits[split].channels,
-                "files": len(document.splits[split].files),
-                "bytes": bytes_of_split(document, split),
-                "left_out": len(document.splits[split].left_out),
-            }
-            for split in SPLITS
-        },
-    }
-
-
-def info_text(folder: Path) -> str:
-    """What a pack holds."""
-    told: Any = info_plain(folder)
-    lines = [
-        f"{folder}: a pack of {told['source']}, made by {told['made_by']} on {told['date']}",
-        f"  {told['classes']} classes, shorter side at most {told['short_side']}, JPEG quality "
-        f"{told['quality']}",
-    ]
-    for split, part in told["splits"].items():
-        colours = "gray" if part["channels"] == 1 else "RGB"
-        left_out = f", {part['left_out']} left out" if part["left_out"] else ""
-        lines.append(
-            f"  {split}: {count(part['images'])} images ({colours}), {size_text(part['bytes'])} "
-            f"in {counted(part['files'], 'file')}{left_out}"
-        )
-    return "\n".join(lines)
-
-
-def checked_text(root: Path, found: Checked) -> str:
-    """What was found wrong, or that nothing was."""
-    if not found.wrong:
-        return f"{root}: {count(found.images)} images, all whole"
-    more = len(found.wrong) - SHOWN
-    lines = [*found.wrong[:SHOWN], *([f"and {count(more)} more"] if more > 0 else [])]
-    return "\n".join(lines)
