@@ -25,6 +25,7 @@ def test_an_epoch_grows_by_less_than_a_quarter_of_the_set(tmp_path):
 
 
 @pytest.mark.soak
+@pytest.mark.timeout(3600)
 def test_a_larger_set_grows_no_more(tmp_path):
     small, decoded = growth(tmp_path / "small", 2000, 2)
     large, _ = growth(tmp_path / "large", 8000, 2)
