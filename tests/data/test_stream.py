@@ -18,6 +18,7 @@ from prunekit.data.augment.resized_crop import crop_rectangles, draw_resized_cro
 from prunekit.data.contact_sheet import contact_sheet
 from prunekit.data.storage import settle_storage
 from prunekit.errors import DataError, RecipeError, ResourceError
+from prunekit.recipe.load import dataset_from
 from prunekit.registry.augmentations import (
     MixUp,
     RandAugment,
@@ -80,6 +81,20 @@ def test_it_is_the_set_in_memory(folder, settings):
     for balanced in (False, True):
         assert same(streamed.calibration(6, balanced), held.calibration(6, balanced))
     assert contact_sheet(streamed).tobytes() == contact_sheet(held).tobytes()
+
+
+def test_an_image_folder_is_that_in_memory(folder):
+    settings = {"name": "image_folder", "root": str(folder), "augment": ["crop"]}
+    for more in ({}, {"image_size": 20, "augment": ["random_resized_crop", "cutmix"]}):
+        more = {"batch_size": 6, **more}
+        held, streamed = (
+            open_dataset(dataset_from(settings | more | way), seed=2, device=CPU)
+            for way in ({"storage": "memory"}, {"storage": "stream", "workers": 0})
+        )
+        assert (streamed.mean, streamed.std) == (held.mean, held.std)
+        for step in range(4):
+            assert same(streamed.micro_batches(step), held.micro_batches(step))
+        assert same(streamed.eval_batches("test"), held.eval_batches("test"))
 
 
 def test_workers_and_what_comes_between_change_no_bit(folder):
