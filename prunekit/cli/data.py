@@ -113,9 +113,9 @@ def pack_command(
     small enough stay as they are. What was stopped or killed goes on with the same command.
     """
     from prunekit.data.packing import PackSettings, estimate_pack, pack_images
-    from prunekit.data.workers import usable_cores
+    from prunekit.foundation.processor import available_cores
 
-    settings, jobs = PackSettings(side, quality), jobs or usable_cores()
+    settings, jobs = PackSettings(side, quality), jobs or available_cores()
     root = root.expanduser().resolve()
     out = (out or root.with_name(f"{root.name}.pack")).expanduser().absolute()
     indices = indexed(root, test_folder, test_labels)
@@ -178,9 +178,9 @@ def check_command(
     """
     from prunekit.data.pack_check import changed_since, check_folder, check_pack
     from prunekit.data.pack_format import is_pack, read_pack
-    from prunekit.data.workers import usable_cores
+    from prunekit.foundation.processor import available_cores
 
-    jobs = jobs or usable_cores()
+    jobs = jobs or available_cores()
     changed: list[Split] = []
     if is_pack(root):
         document = read_pack(root)

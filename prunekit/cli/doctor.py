@@ -26,7 +26,6 @@ prunekit doctor --no-compile       without the trial of torch.compile
     "doctor",
     cls=ExampleCommand,
     examples=EXAMPLES,
-    short_help="What this machine has, and whether pruning works on it.",
 )
 @device_option("auto")
 @click.option(

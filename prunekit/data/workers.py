@@ -63,8 +63,3 @@ def _begin() -> None:
 def worth(jobs: int, images: int) -> int:
     """At most `jobs` processes for so many images: one where they are few."""
     return jobs if images > WORTH_PROCESSES else 1
-
-
-def usable_cores() -> int:
-    """CPU cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
