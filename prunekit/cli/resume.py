@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from prunekit.cli.common import ExampleCommand, code_option, device_option
+from prunekit.errors import UsageError
 
 EXAMPLES = """
 prunekit resume runs/quickstart/latest
@@ -16,12 +17,29 @@ prunekit resume runs/quickstart/latest --nproc 4
 """
 
 
+def _no_overrides(
+    ctx: click.Context, param: click.Parameter, value: tuple[str, ...]
+) -> tuple[str, ...]:
+    """Settings are taken for what they are, and refused.
+
+    Raises:
+        UsageError: there are some.
+    """
+    if value:
+        raise UsageError(
+            f"{value[0]}: a run goes on with the recipe that it began with: for other settings run "
+            "a recipe with model.init=RUN_DIR"
+        )
+    return value
+
+
 @click.command(
     "resume",
     cls=ExampleCommand,
     examples=EXAMPLES,
 )
 @click.argument("run_dir", type=click.Path(path_type=Path))
+@click.argument("overrides", nargs=-1, metavar="", callback=_no_overrides)
 @click.option(
     "--nproc",
     type=click.IntRange(min=1),
@@ -30,7 +48,9 @@ prunekit resume runs/quickstart/latest --nproc 4
 )
 @device_option("as its recipe says")
 @code_option(again=True)
-def command(run_dir: Path, nproc: int | None, device: str | None) -> None:
+def command(
+    run_dir: Path, overrides: tuple[str, ...], nproc: int | None, device: str | None
+) -> None:
     """Go on with the run in RUN_DIR from its newest good checkpoint.
 
     On the CPU the result is the same, bit for bit, as if the run had never stopped; on another

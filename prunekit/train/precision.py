@@ -17,6 +17,16 @@ PATIENCE = 40
 """fp16 steps in a row that may overflow: from 2^16 the scale has then fallen below 2^-23."""
 
 
+LATER = (
+    "; nothing was saved since the last checkpoint: lower optimizer.lr, set optimizer.clip_norm, "
+    "or use precision fp32 or bf16"
+)
+FROM_THE_START = (
+    ", before a weight has changed: look at the model's own forward pass, its start weights "
+    "(model.init), the loss and data.mean and data.std, or use precision fp32"
+)
+
+
 class Precision:
     """Autocast, the loss scale of fp16, and a flag that a gradient was not finite.
 
@@ -79,11 +89,8 @@ class Precision:
             DivergedError: one was.
         """
         if bool(self._bad):
-            raise DivergedError(
-                f"the loss or its gradient is not finite at step {step}; nothing was "
-                "saved since the last checkpoint: lower optimizer.lr, set optimizer.clip_norm, or "
-                "use precision fp32 or bf16"
-            )
+            remedy = FROM_THE_START if step == 0 else LATER
+            raise DivergedError(f"the loss or its gradient is not finite at step {step}{remedy}")
 
     def step(self, optimizer: Optimizer, take: bool) -> None:
         """`optimizer.step()`, if one is to be taken; the scale may rise again either way."""

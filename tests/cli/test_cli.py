@@ -898,3 +898,10 @@ def test_a_reader_that_goes_away_ends_a_command_without_a_word(args):
             command, stdout=gone, stderr=subprocess.PIPE, env=environment(), text=True, timeout=120
         )
     assert (done.returncode, done.stderr) == (141, "")
+
+
+def test_resume_takes_no_settings_and_says_what_does(call, tmp_path):
+    code, _, err = call("resume", tmp_path, "optimizer.lr=1e-4")
+    assert code == 2
+    assert "optimizer.lr=1e-4: a run goes on with the recipe that it began with" in err
+    assert "model.init=RUN_DIR" in err

@@ -551,7 +551,7 @@ class _Bad(Loss):
         ("number", PluginError, "value gives a float, not a tensor"),
         ("constant", PluginError, "does not depend on the logits"),
         ("raises", PluginError, "value fails: KeyError: 'x'"),
-        ("nan", DivergedError, "the loss or its gradient is not finite at step 0"),
+        ("nan", DivergedError, "not finite at step 0, before a weight has changed: look at"),
     ],
 )
 def test_a_loss_that_gives_no_number_is_told_in_one_line(how, error, told, tmp_path):
