@@ -35,7 +35,7 @@ prunekit bench masks --quick                   does it run? no goal is judged
 prunekit bench masks --json                    for a program
 prunekit bench tokens                          what merging costs, what arrives
 prunekit bench masks --device cuda             on a GPU
-prunekit bench all --check                     all, half an hour; 10 if a goal is missed
+prunekit bench all --check                     all; exits with 10 on a miss
 """
 
 PARTS = {

@@ -59,9 +59,7 @@ def examples_section(formatter: click.HelpFormatter, examples: str) -> None:
             formatter.write(f"{'':{formatter.current_indent}}{line}\n")
 
 
-class ExampleCommand(click.Command):
-    """A command whose help teaches by example."""
-
+class _WithExamples(click.Command):
     def __init__(self, *args: Any, examples: str, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.examples = examples
@@ -70,6 +68,14 @@ class ExampleCommand(click.Command):
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """The examples, last: they stay on the screen."""
         examples_section(formatter, self.examples)
+
+
+class ExampleCommand(_WithExamples):
+    """A command whose help teaches by example."""
+
+
+class ExampleGroup(_WithExamples, click.Group):
+    """A group of commands whose help teaches by example."""
 
 
 json_option = click.option(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from prunekit.cli.common import ExampleCommand, json_option, print_json
+from prunekit.cli.common import ExampleCommand, ExampleGroup, json_option, print_json
 from prunekit.cli.data_view import (
     checked_text,
     estimate_plain,
@@ -42,7 +42,14 @@ prunekit data info photos --test-folder val --json
 """
 
 
-@click.group("data")
+EXAMPLES = """
+prunekit data pack imagenet --test-folder val --dry-run
+prunekit data check imagenet.pack
+prunekit data info photos --json
+"""
+
+
+@click.group("data", cls=ExampleGroup, examples=EXAMPLES)
 def command() -> None:
     """Pack images for training, check that they are whole, and say what is there."""
 
