@@ -33,7 +33,7 @@ prunekit bench masks                           all of it: several minutes
 prunekit bench masks --only threshold,update   two parts
 prunekit bench masks --quick                   does it run? no goal is judged
 prunekit bench masks --json                    for a program
-prunekit bench tokens                          what merging costs, what arrives
+prunekit bench tokens                          what merging costs and saves
 prunekit bench masks --device cuda             on a GPU
 prunekit bench all --check                     all; exits with 10 on a miss
 """

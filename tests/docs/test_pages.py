@@ -108,7 +108,7 @@ def commands() -> list[tuple[str, str]]:
 def test_commands_exist_with_their_options(where: str, line: str) -> None:
     from prunekit.cli.app import cli
 
-    words = shlex.split(line.split(" > ")[0].split(" && ")[0])
+    words = shlex.split(line.split(" > ")[0].split(" && ")[0], comments=True)
     inner = getattr(cli.get_command(click.Context(cli), words[1]), "commands", {})
     named = words[1:3] if words[2:3] and words[2] in inner else words[1:2]
     done = CliRunner().invoke(cli, [*named, "--help"])
