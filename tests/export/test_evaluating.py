@@ -67,7 +67,8 @@ def test_batches_are_cut_as_the_run_cut_them(merging, world, eval_batch):
             "phases": [{"name": "train", "length": "1st"}],
         }
     )
-    samples, cpu = evaluating.open_test_split(recipe.data), torch.device("cpu")
+    cpu = torch.device("cpu")
+    samples = evaluating.open_test_split(recipe.data, cpu)
     for rank in range(world):
         data = open_dataset(recipe.data, seed=0, device=cpu, rank=rank, world=world)
         model = replace(served.open_served(merging), world=world)
