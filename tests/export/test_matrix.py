@@ -110,6 +110,9 @@ def cases():
         yield "mlp", None, strategy, next(turn)
 
 
+ANY_STRUCTURE = STRATEGIES.config_class("magnitude").model_fields["structure"].annotation
+
+
 def pruned_run(out, model, compressor, strategy, ending):
     """A run of 8 steps, pruned by whole units where the strategy takes structures."""
     settings, data = tried(model)
@@ -140,7 +143,9 @@ def pruned_run(out, model, compressor, strategy, ending):
 
 
 def by_units(strategy):
-    return "structure" in STRATEGIES.config_class(strategy).model_fields
+    """Whether it takes any structure, and not one alone."""
+    field = STRATEGIES.config_class(strategy).model_fields.get("structure")
+    return field is not None and field.annotation == ANY_STRUCTURE
 
 
 def check_export(run_dir, out, *, compact=False):
