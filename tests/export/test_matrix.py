@@ -70,6 +70,7 @@ STRATEGIES_TRIED = {
     "lottery_ticket": {"sparsity": 0.5, "schedule": {"name": "geometric", "rounds": 1}},
     "movement_soft": {},
     "sr_ste": {"sparsity": 0.5, "lambda_w": 0.0},
+    "taylor": {"sparsity": 0.5, "samples": 64},
 }
 """Settings of a strategy; another one is asked for half of the weights or units."""
 LEARNS_ITS_SPARSITY = ("movement_soft",)
