@@ -29,19 +29,19 @@ class AtInitialization(Calibrated):
                 "so it has no gradient: leave it out with scope.exclude"
             )
 
-    def take_scores(self, ctx: Context, scores: Mapping[str, Tensor]) -> None:
-        """Keep scores that tell one weight from another.
+    def usable(self, scores: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """The scores, if they tell one weight from another.
 
         Raises:
             RecipeError: none does.
         """
-        super().take_scores(ctx, scores)
-        if not any(score.any() for score in self._scores.values()):
+        if not any(score.any() for score in scores.values()):
             raise RecipeError(
                 f"strategy {self.config.name}: every score is 0, as no weight in scope changes the "
                 "loss where the classifier starts at zero (torchvision's vision transformers): "
                 "start from other weights (model.init), or use magnitude"
             )
+        return scores
 
 
 def scoped(ctx: Context) -> list[nn.Parameter]:

@@ -36,8 +36,16 @@ class Calibrated(ScoredStrategy):
 
     def update(self, ctx: Context) -> Update:
         """Pass through the model, then select as every scored strategy does."""
-        self.take_scores(ctx, self.passes(ctx))
+        self.take_scores(ctx, self.usable(self.passes(ctx)))
         return super().update(ctx)
+
+    def usable(self, scores: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """The scores, if they can rank.
+
+        Raises:
+            RecipeError: they cannot.
+        """
+        return scores
 
     def take_scores(self, ctx: Context, scores: Mapping[str, Tensor]) -> None:
         """Keep scores for `score`, the same bits on all ranks.
