@@ -18,7 +18,7 @@ from tests.support.training import recipe, run
 
 NET = {"name": "resnet", "depth": 8, "stages": [4, 4, 4]}
 NONE = {"phases": [{"name": "prune", "length": "0st"}]}
-TRAINING = ("ac_dc", "lottery_ticket", "movement", "movement_soft", "rigl", "set")
+TRAINING = ("ac_dc", "granet", "lottery_ticket", "movement", "movement_soft", "rigl", "set")
 """Those whose method is in the training."""
 SETTINGS = {
     "sr_ste": {

@@ -35,7 +35,7 @@ class Taylor(AtInitialization):
         """Settings of Taylor scores."""
 
         name: Literal["taylor"]
-        samples: int = Field(default=1024, ge=1)
+        samples: int = Field(default=256, ge=1)
         """Calibration samples."""
         balanced: bool = False
         """As many samples of each class as can be, instead of any."""
