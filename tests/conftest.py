@@ -1,6 +1,7 @@
 """Hypothesis profiles, one thread a process, and an environment for plugins, for every test."""
 
 import gc
+import multiprocessing
 import os
 from collections.abc import Iterator
 
@@ -54,6 +55,16 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
         reporter.ensure_newline()
         reporter.write_line(f"in CI nothing else may be skipped: {'; '.join(wrong)}", red=True)
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+@pytest.fixture
+def started():
+    """What gives the child processes that are there and were not when the test began.
+
+    Others are those of fixtures that last for the session.
+    """
+    before = {child.pid for child in multiprocessing.active_children()}
+    return lambda: [c for c in multiprocessing.active_children() if c.pid not in before]
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
+from rich.text import Text
 from torch import Tensor
 
 from prunekit.errors import CheckpointError, UsageError, WriteError
@@ -135,7 +136,7 @@ def _run_here(
         if begun is None or begun.left == "all":
             return _begin(recipe, source_text, group, begun.path if begun else out, started)
         if begun.left == "nothing":
-            console().print(f"{begun.path}: is done already")
+            console().print(Text(f"{begun.path}: is done already"), soft_wrap=True)
             return begun.path
         return _go_on(begun.path, group, started, now=recipe)
 

@@ -1,6 +1,5 @@
 """A streamed set is the set in memory, bit for bit; nothing of what reads it is state."""
 
-import multiprocessing
 import os
 import random
 import signal
@@ -315,27 +314,28 @@ def test_an_image_of_another_size_is_told(tmp_path):
 # ---- processes
 
 
-def test_a_process_that_is_killed_is_one_line(folder):
+def test_a_process_that_is_killed_is_one_line(folder, started):
     data = streams(folder, workers=1)
     next(data.micro_batches(0))
-    (worker,) = multiprocessing.active_children()
+    (worker,) = started()
     os.kill(worker.pid, signal.SIGKILL)
     with pytest.raises(ResourceError, match=r"that reads images ended .* data.workers") as error:
         list(chain.from_iterable(map(data.micro_batches, range(200))))
     assert "\n" not in str(error.value)
-    assert not multiprocessing.active_children()
+    worker.join(20)
+    assert not started()
 
 
-def test_processes_are_deaf_and_gone_after_the_last_batch(folder):
+def test_processes_are_deaf_and_gone_after_the_last_batch(folder, started):
     data = streams(folder, workers=2)
     list(data.micro_batches(0))
-    for worker in multiprocessing.active_children():
+    for worker in started():
         for name in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             os.kill(worker.pid, name)
     for step in range(1, 12):
         list(data.micro_batches(step))
     data.close()
-    assert not multiprocessing.active_children()
+    assert not started()
     list(data.micro_batches(0))
     del data  # without a word: nothing is left of it either
-    assert not multiprocessing.active_children()
+    assert not started()

@@ -1,7 +1,6 @@
 """Runs whose data is streamed: the same weights as in memory, whatever comes between."""
 
 import json
-import multiprocessing
 import os
 import signal
 import subprocess
@@ -89,7 +88,7 @@ def held(tmp_path):
     return run(tmp_path, storage="memory")
 
 
-def test_a_streamed_run_is_that_in_memory(held, tmp_path):
+def test_a_streamed_run_is_that_in_memory(held, tmp_path, started):
     for workers in (0, 2):
         streamed = run(tmp_path, storage="stream", workers=workers)
         assert same(result(streamed), result(held))
@@ -103,15 +102,15 @@ def test_a_streamed_run_is_that_in_memory(held, tmp_path):
         }
         assert "data" not in other
         assert report["warnings"] == other["warnings"]
-        assert not multiprocessing.active_children()
+        assert not started()
 
 
 @pytest.mark.parametrize("step", [5, 15])
-def test_killed_in_an_epoch_and_resumed_it_is_undisturbed(held, tmp_path, step):
+def test_killed_in_an_epoch_and_resumed_it_is_undisturbed(held, tmp_path, step, started):
     streamed = run(tmp_path / "whole", storage="stream", workers=1)
     again = resume_run(rewound(streamed, step, tmp_path / "again"))
     assert same(result(again), result(held))
-    assert not multiprocessing.active_children()
+    assert not started()
 
 
 def test_what_was_settled_once_stays(held, tmp_path, monkeypatch):
@@ -127,7 +126,7 @@ def test_what_was_settled_once_stays(held, tmp_path, monkeypatch):
     assert open_run(held).storage() == "memory"
 
 
-def test_what_comes_after_a_run_reads_the_same_images(held, tmp_path):
+def test_what_comes_after_a_run_reads_the_same_images(held, tmp_path, started):
     streamed = run(tmp_path, storage="stream", workers=1)
     found, other = evaluate_run(streamed), evaluate_run(held)
     assert (found.top1, found.loss) == (other.top1, other.loss)
@@ -136,21 +135,21 @@ def test_what_comes_after_a_run_reads_the_same_images(held, tmp_path):
     for split in ("train", "test"):
         trials = [sensitivity(one, sparsities=(0.5,), split=split) for one in (streamed, held)]
         assert trials[0].layers == trials[1].layers
-    assert not multiprocessing.active_children()
+    assert not started()
 
 
-def test_a_dry_run_tells_that_it_streams(tmp_path):
+def test_a_dry_run_tells_that_it_streams(tmp_path, started):
     notes = dry_run(made(storage="stream", workers=1)).notes
     assert any(note.startswith("data: 66 images are read from their files") for note in notes)
-    assert not multiprocessing.active_children()
+    assert not started()
 
 
-def test_what_is_skipped_is_told_and_counted_once_also_after_a_resume(tmp_path):
+def test_what_is_skipped_is_told_and_counted_once_also_after_a_resume(tmp_path, started):
     settings = {"storage": "stream", "lost": 7, "mean": (0.5,), "std": (0.3,)}
     with pytest.raises(DataError, match=r"mine.py:\d+: OSError: 7.png is cut short") as error:
         run(tmp_path / "stops", workers=1, **settings)
     assert "\n" not in str(error.value)
-    assert not multiprocessing.active_children()
+    assert not started()
     whole = run(tmp_path / "whole", workers=0, broken="skip", **settings)
     again = resume_run(rewound(whole, 15, tmp_path / "again"))
     assert same(result(again), result(whole))
