@@ -13,6 +13,7 @@ from prunekit.models.saved import load_model
 from prunekit.registry import COMPRESSORS, MODELS, STRATEGIES
 from prunekit.registry.configs import ModelConfig
 from prunekit.runs.directory import open_run
+from tests.support.scored import takes_structures
 from tests.support.served import DATA, VIT, finished_run
 from tests.support.training import run
 
@@ -111,9 +112,6 @@ def cases():
         yield "mlp", None, strategy, next(turn)
 
 
-ANY_STRUCTURE = STRATEGIES.config_class("magnitude").model_fields["structure"].annotation
-
-
 def pruned_run(out, model, compressor, strategy, ending):
     """A run of 8 steps, pruned by whole units where the strategy takes structures."""
     settings, data = tried(model)
@@ -134,19 +132,13 @@ def pruned_run(out, model, compressor, strategy, ending):
         source = run(out, **changes, strategies=[earlier])
         asked = {"source": str(source)}
     one = {"name": strategy, **asked, "scope": scope}
-    if by_units(strategy):
+    if takes_structures(strategy):
         one["structure"] = "channel"
     if compressor:
         ratio = COMPRESSORS_TRIED.get(compressor, {"ratio": 0.5})
         changes["compressors"] = [{"name": compressor, **ratio}]
     finish = "compact" if ending == "finish: compact" else "zeros"
     return run(out, **changes, name=name.replace(":", "-"), strategies=[one], finish=finish)
-
-
-def by_units(strategy):
-    """Whether it takes any structure, and not one alone."""
-    field = STRATEGIES.config_class(strategy).model_fields.get("structure")
-    return field is not None and field.annotation == ANY_STRUCTURE
 
 
 def check_export(run_dir, out, *, compact=False):
@@ -178,7 +170,7 @@ def check_case(out, name, compressor, strategy, ending):
     torch.testing.assert_close(after, before, rtol=1e-9, atol=1e-9)
     total = open_run(run_dir).report()["parameters"]["total"]
     stored = sum(p.numel() for p in again.parameters())
-    if ending != "zeros" and by_units(strategy) and name in UNITS:
+    if ending != "zeros" and takes_structures(strategy) and name in UNITS:
         assert stored < total
     else:
         assert stored == total

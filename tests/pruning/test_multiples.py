@@ -26,7 +26,7 @@ from prunekit.pruning.structures import Channel
 from prunekit.registry import STRATEGIES
 from prunekit.runs.directory import open_run
 from prunekit.train.launch import resume_run
-from tests.support.scored import kept_by_decimals, sparsities, stable_order
+from tests.support.scored import kept_by_decimals, sparsities, stable_order, takes_structures
 from tests.support.training import result, rewound, run, same
 
 SIZES = st.dictionaries(
@@ -294,9 +294,7 @@ def test_the_summary_of_a_model_has_what_was_asked():
     assert ["filter_magnitude", "18", "50", "channels", "64.00%", "60.00%", "64.00%"] in words
 
 
-TAKES_STRUCTURES = [
-    name for name in STRATEGIES.names() if "structure" in STRATEGIES.config_class(name).model_fields
-]
+TAKES_STRUCTURES = [name for name in STRATEGIES.names() if takes_structures(name)]
 NEEDS = {
     "lottery_ticket": {"schedule": {"name": "geometric", "rounds": 1, "fraction": 0.4}},
     "sr_ste": {"lambda_w": 0.0},

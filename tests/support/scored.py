@@ -6,6 +6,8 @@ from math import prod
 import torch
 from hypothesis import strategies as st
 
+from prunekit.registry import STRATEGIES
+
 SHAPES = st.lists(st.integers(1, 4), min_size=1, max_size=4).map(tuple)
 DTYPES = st.sampled_from([torch.float16, torch.bfloat16, torch.float32, torch.float64])
 TIED = st.sampled_from([0.0, -0.0, 1.0, -1.0, 0.5, 65504.0, 2.0**-24, float("inf"), -float("inf")])
@@ -90,3 +92,10 @@ def kept(shape, pruned):
 
 def same(a, b):
     return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+def takes_structures(name):
+    """Whether a strategy takes any structure, and not single weights alone."""
+    forms = (STRATEGIES.config_class(one).model_fields for one in (name, "magnitude"))
+    own, any_structure = (fields.get("structure") for fields in forms)
+    return own is not None and own.annotation == any_structure.annotation
