@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 from torch import Tensor, nn
+from torch.utils.data import Dataset
 
 from prunekit.data.plain_samples import (
     PlainSplit,
@@ -45,8 +46,10 @@ class OwnDatasetConfig(SignatureConfig, StreamableConfig):
         if inspect.isfunction(value):
             found = gives(value)
             return not (isinstance(found, type) and issubclass(found, NO_SAMPLES))
-        map_style = hasattr(value, "__getitem__") and hasattr(value, "__len__")
-        return isinstance(value, type) and map_style and not issubclass(value, nn.Module)
+        if not isinstance(value, type) or issubclass(value, nn.Module):
+            return False
+        meant = issubclass(value, Dataset)  # what it lacks is told where it is used
+        return hasattr(value, "__getitem__") and (meant or hasattr(value, "__len__"))
 
     @classmethod
     def of(cls, value: Any, name: str) -> type[Self]:

@@ -165,7 +165,8 @@ def _stale(folder: Path, files: Mapping[str, int]) -> list[str]:
     """A sentence for each file of an earlier export that stays."""
     names = (ONNX_FILE, PT2_FILE, PACKED_FILE, PLAIN_FILE)
     return [
-        f"{folder / name} is of an earlier export: the card does not speak of it."
+        f"{folder / name} is of an earlier export: the card does not speak of it; give the options "
+        "of all files in one call for a card of all."
         for name in names
         if name not in files and (folder / name).is_file()
     ]

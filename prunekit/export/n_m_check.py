@@ -58,7 +58,7 @@ def check_nm(
         raise UsageError(f"--n {n} --m {m}: n must be at least 1 and less than m")
     path = Path(source)
     if path.is_dir():
-        path = open_run(path).path / "model.safetensors"
+        path = open_run(path).existing("model.safetensors")
     weights, metadata = read_tensors(path)
     with use_code(code):
         axes = _axes_of_model(path) if CONFIG in metadata else {}

@@ -88,13 +88,20 @@ class Sensitivity:
     @property
     def notes(self) -> list[str]:
         """What a reader must know of the numbers."""
-        if self.zeros < ALREADY:
-            return []
-        return [
-            f"{self.source} is pruned: {100 * self.zeros:.1f} % of the weights of these layers are "
-            "zero already, and pruning those again costs nothing: choose sparsities from a dense "
-            "run"
-        ]
+        notes = []
+        if self.zeros >= ALREADY:
+            notes.append(
+                f"{self.source} is pruned: {100 * self.zeros:.1f} % of the weights of these layers "
+                "are zero already, and pruning those again costs nothing: choose sparsities from a "
+                "dense run"
+            )
+        if self.tolerance * self.samples < 1 - 1e-9:
+            notes.append(
+                f"one image of {self.samples:,} is {100 / self.samples:.1f} points, more than the "
+                f"tolerance of {100 * self.tolerance:g}, so no image may be lost and chance has a "
+                "say: measure on more images (--samples), or choose a higher --tolerance"
+            )
+        return notes
 
     @property
     def sparsity(self) -> float:
@@ -155,7 +162,7 @@ def sensitivity(  # noqa: PLR0913 - each is a choice of the caller's
     """
     sparsities = _checked(sparsities, tolerance, samples)
     run = open_run(source)
-    recipe, model = run.recipe(), load_model(run.path / MODEL_FILE)
+    recipe, model = run.recipe(), load_model(run.existing(MODEL_FILE))
     place = device_of_run(recipe.device, device)
     config = dataset_from(recipe.data.model_dump(mode="json"), overrides)
     data = open_dataset(

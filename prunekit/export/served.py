@@ -94,7 +94,7 @@ def open_served(source: str | Path, device: str | None = None) -> ServedModel:
         path = model_file(path)
     if path.is_dir():
         run = open_run(path)
-        return _of_weights(path, run.path / MODEL_FILE, run, device)
+        return _of_weights(path, run.existing(MODEL_FILE), run, device)
     if path.suffix.lower() in PROGRAMS:
         raise CheckpointError(
             f"{path}: is read by torch alone: give the run, or its file of ONNX or safetensors"

@@ -66,8 +66,8 @@ def open_subject(run_dir: str | Path) -> Subject:
     """
     run = open_run(run_dir)
     report, recipe = run.report(), run.recipe()
-    weights, metadata = read_tensors(run.path / MODEL_FILE)
-    model = load_model(run.path / MODEL_FILE)
+    weights, metadata = read_tensors(run.existing(MODEL_FILE))
+    model = load_model(run.existing(MODEL_FILE))
     spec = DataSpec(**json.loads(metadata[CONFIG])["data"])
     data = open_dataset(
         recipe.data, seed=recipe.seed, device=torch.device("cpu"), storage=run.storage()

@@ -42,7 +42,7 @@ def token_views(
         CheckpointError: no finished run.
         UsageError: it has no compressor, or one that does not tell, or a ratio it cannot have.
     """
-    file = open_run(run_dir).path / MODEL_FILE
+    file = open_run(run_dir).existing(MODEL_FILE)
     served = open_served(run_dir, device)
     watch = TokenWatch(served.module, served.path)  # refuses before the data is decoded
     config = dataset_from(dict(served.data or {}), ())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import inspect
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -241,6 +242,7 @@ class FirstInput:
 
     def __init__(self, model: nn.Module) -> None:
         self._seen: tuple[Any, Any] | None = None
+        self._first: Any = None
         self._hook = model.register_forward_pre_hook(self, with_kwargs=True)
 
     def __call__(self, model: nn.Module, args: Any, kwargs: Any) -> None:
@@ -249,6 +251,8 @@ class FirstInput:
             return
         like = next(model.parameters(), torch.zeros(()))
         self._seen = tree_map(lambda value: _without_values(value, like), (args, kwargs))
+        by_name = self._seen[1].get(next(iter(inspect.signature(model.forward).parameters), ""))
+        self._first = next(iter(self._seen[0]), by_name)
         self.forget_hook()
 
     def forget_hook(self) -> None:
@@ -257,8 +261,11 @@ class FirstInput:
 
     @property
     def shape(self) -> tuple[int, ...] | None:
-        """Of one input, without the batch, where the first argument is a batch of floats."""
-        first = next(iter(self._seen[0]), None) if self._seen else None
+        """Of one input, without the batch, where the first argument is a batch of floats.
+
+        It may be given by its name, as the Trainer of Transformers does.
+        """
+        first = self._first
         if not isinstance(first, _Seen) or first.values is not None:
             return None
         return first.size[1:] if len(first.size) > 1 else None

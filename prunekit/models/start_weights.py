@@ -75,9 +75,9 @@ def _read(init: str) -> dict[str, Tensor]:
     from prunekit.runs.directory import model_file, open_run
 
     path = Path(init)
-    if path.is_dir() and (file := model_file(path)).is_file():
-        return read_weights(file)
-    if path.is_dir() or not (path.exists() or path.suffix in SUFFIXES):
+    if path.is_dir():
+        return read_weights(model_file(path))
+    if not (path.exists() or path.suffix in SUFFIXES):
         return open_run(init).final_weights()
     return read_weights(path)
 

@@ -239,8 +239,10 @@ def checked_config(
         raise PluginError(f"{component}: {component.value} is no {ancestor.__name__}")
     if missing := sorted(getattr(cls, "__abstractmethods__", ())):
         raise PluginError(f"{component}: {cls.__name__} does not define {', '.join(missing)}")
-    config = cls if base == config_base else getattr(cls, "Config", None)
     ancestor = import_object(config_base)
+    config = cls if base == config_base else getattr(cls, "Config", None)
+    if config is None and component.own:  # nothing to set
+        config = ancestor
     if not (isinstance(config, type) and issubclass(config, ancestor)):
         raise PluginError(f"{component}: its Config is no {ancestor.__name__}")
     return config

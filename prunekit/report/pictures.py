@@ -15,6 +15,7 @@ from prunekit.report.figures.layers import density_picture
 from prunekit.report.figures.masks import mask_images
 from prunekit.report.figures.sensitivity import sensitivity_picture
 from prunekit.report.figures.tokens import token_picture
+from prunekit.report.read import read_recipe
 from prunekit.runs.directory import RunDir, open_run
 
 if TYPE_CHECKING:
@@ -102,17 +103,24 @@ def _tokens(run: RunDir, wanted: Wanted) -> Figure:
     from prunekit.export.evaluating import evaluate_run
     from prunekit.export.token_views import token_views
 
-    columns = token_views(run.path, wanted.ratios, wanted.images, wanted.device)
+    ratios = _others(run) if wanted.ratios == RATIOS else wanted.ratios
+    columns = token_views(run.path, ratios, wanted.images, wanted.device)
     points: list[Mapping[str, Any]] = []
     if wanted.accuracy:
-        ratios, device = wanted.ratios, wanted.device
-        found = evaluate_run(run.path, eval_ratios=ratios, device=device).document()
+        found = evaluate_run(run.path, eval_ratios=ratios, device=wanted.device).document()
         points = [one for one in (found, *found["eval_ratios"]) if one["tokens"]]
     return token_picture(called(run), columns, points)
 
 
+def _others(run: RunDir) -> tuple[float, ...]:
+    """The ratios to show unasked: none that would repeat what stands beside as it was trained."""
+    trained = {one.get("ratio") for one in read_recipe(run.path).get("compressors") or ()}
+    return tuple(ratio for ratio in RATIOS if trained != {ratio})
+
+
 def _masks(run: RunDir, wanted: Wanted) -> Figure:
     masks = {name: mask.numpy() for name, mask in run.masks().items()}
+    masks = {name: masks[name] for name in sorted(masks, key=_numbers_as_such)}
     chosen = sorted(masks, key=lambda name: -masks[name].size)[:MOST_MASKS]
     if wanted.layers:
         for pattern in wanted.layers:
@@ -124,6 +132,11 @@ def _masks(run: RunDir, wanted: Wanted) -> Figure:
         # a vector goes along with the rows of a weight, and has no columns to show
         chosen = [n for n in named if masks[n].ndim > 1] or named
     return mask_images(called(run), {name: masks[name] for name in masks if name in chosen})
+
+
+def _numbers_as_such(name: str) -> list[tuple[int, str]]:
+    """So that block 2 comes before block 10."""
+    return [(int(part), "") if part.isdigit() else (0, part) for part in name.split(".")]
 
 
 def _density(run: RunDir, wanted: Wanted) -> Figure:

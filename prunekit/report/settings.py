@@ -231,19 +231,32 @@ def _ends(key: str) -> list[str]:
 
 
 def distinctions(flats: Mapping[str, Flat]) -> dict[str, dict[str, str]]:
-    """Arm -> dotted key -> value, where it is not what most arms have."""
+    """Arm -> dotted key -> value, where it is not what most arms have.
+
+    Without the keys that an arm lacks as it has another component, or none, there.
+    """
     keys = differing(list(flats.values()))
     usual = {}
     for key in keys:
         usual[key] = Counter(_frozen(flat, key) for flat in flats.values()).most_common(1)[0][0]
-    return {
-        arm: {
+    found = {}
+    for arm, flat in flats.items():
+        told = {
             key: value_text(flat[key]) if key in flat else ABSENT
             for key in keys
             if _frozen(flat, key) != usual[key]
         }
-        for arm, flat in flats.items()
-    }
+        found[arm] = {
+            key: text for key, text in told.items() if text != ABSENT or not _follows(key, told)
+        }
+    return found
+
+
+def _follows(key: str, told: Mapping[str, str]) -> bool:
+    """Whether that a key is absent follows from what is told of the component that it is in."""
+    parts = key.split(".")
+    above = [".".join(parts[:count]) for count in range(1, len(parts))]
+    return any(one in told or (f"{one}.name" in told and f"{one}.name" != key) for one in above)
 
 
 def value_text(value: Any) -> str:

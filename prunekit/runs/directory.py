@@ -48,7 +48,7 @@ class RunDir:
         from prunekit.recipe.load import read_written_out
         from prunekit.registry.own_code import require_code
 
-        path = self._existing("resolved.yaml")
+        path = self.existing("resolved.yaml")
         require_code(self.code(), self.path)
         try:
             return read_written_out(path)
@@ -103,7 +103,7 @@ class RunDir:
 
     def metrics(self) -> list[dict[str, Any]]:
         """The lines of `metrics.jsonl` in order; one that a kill cut short is left out."""
-        return read_lines(self._existing("metrics.jsonl"))
+        return read_lines(self.existing("metrics.jsonl"))
 
     def series(self, key: str) -> list[tuple[int, float]]:
         """What was logged under one key: (optimizer steps done, value), in order.
@@ -125,7 +125,7 @@ class RunDir:
         """Dense weights and buffers before the first step, checked against their SHA-256."""
         from prunekit.runs.tensors import read_tensors
 
-        weights = self._existing("checkpoints/step-0/weights.safetensors")
+        weights = self.existing("checkpoints/step-0/weights.safetensors")
         check_digest(weights, self._document("checkpoints/step-0/sha256.json"))
         return read_tensors(weights)[0]
 
@@ -133,9 +133,14 @@ class RunDir:
         """Weights and buffers at the end; pruned entries are zero."""
         from prunekit.runs.tensors import read_tensors
 
-        return read_tensors(self._existing("model.safetensors"))[0]
+        return read_tensors(self.existing("model.safetensors"))[0]
 
-    def _existing(self, name: str) -> Path:
+    def existing(self, name: str) -> Path:
+        """The path of a file of the run.
+
+        Raises:
+            CheckpointError: it is not there; says why and what to do.
+        """
         path = self.path / name
         if not path.is_file():
             raise CheckpointError(f"{path}: missing: {self._why_not_there()}")
@@ -148,7 +153,7 @@ class RunDir:
         return f"the run did not get that far; `prunekit resume {self.path}` continues it"
 
     def _document(self, name: str) -> dict[str, Any]:
-        value = read_json(self._existing(name))
+        value = read_json(self.existing(name))
         if not isinstance(value, dict):
             raise CheckpointError(f"{self.path / name}: corrupt: not a JSON object")
         return value
@@ -198,12 +203,12 @@ def model_file(path: Path) -> Path:
     """The `model.safetensors` of a run directory, or of a folder that `prunekit compact` wrote.
 
     Raises:
-        CheckpointError: the folder is neither.
+        CheckpointError: the folder is neither, or the run has none, as it did not finish.
     """
     file = path / "model.safetensors"
     if file.is_file() and not (path / "resolved.yaml").is_file():
         return file
-    return open_run(path).path / "model.safetensors"
+    return open_run(path).existing("model.safetensors")
 
 
 def refuse_links(run_dir: Path) -> None:

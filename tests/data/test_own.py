@@ -25,6 +25,16 @@ PIXELS = torch.arange(24 * 3 * 4 * 5).remainder(251).to(torch.uint8).view(24, 3,
 LABELS = torch.arange(24) % 3
 
 
+class Endless(Dataset):
+    """Forgot its length."""
+
+    def __init__(self, train: bool):
+        pass
+
+    def __getitem__(self, i):
+        return PIXELS[i], 0
+
+
 class Halves(Dataset):
     """Told which split."""
 
@@ -274,6 +284,7 @@ def test_keys_of_all_sets_come_with_it():
         ("alone", {}, PluginError, r"mine.py:\d+: alone: gives one TensorDataset: give a pair"),
         ("loader", {}, PluginError, "the train split is a DataLoader: give its data set"),
         ("nothing", {}, PluginError, "the train split is a NoneType: give a map-style data set"),
+        ("Endless", {}, PluginError, "the train split is a Endless: give .*, with __len__ and"),
         ("empty", {}, DataError, "empty, train split: has no images"),
         ("dicts", {}, PluginError, r"sample 0 is a dict: give \(image, label\)"),
         ("triples", {}, PluginError, r"sample 0 is a tuple of 3: give \(image, label\)"),

@@ -123,6 +123,21 @@ def test_links_lead_somewhere() -> None:
             assert (page.parent / target).exists(), f"{page}: {target}"
 
 
+def test_links_into_pages_lead_to_a_heading() -> None:
+    for page in PAGES:
+        for target, part in re.findall(r"\]\((?!http)([^)#]*)#([^)]+)\)", page.read_text()):
+            there = (page.parent / target) if target else page
+            if there.suffix == ".md":
+                assert part in headings(there), f"{page}: {target}#{part}"
+
+
+def headings(page: Path) -> set[str]:
+    """The anchors of a page, as GitHub and the site make them."""
+    text = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.M | re.S)
+    found = re.findall(r"^#+ (.+)$", text, re.M)
+    return {re.sub(r"[^\w\- ]", "", one.lower()).strip().replace(" ", "-") for one in found}
+
+
 def test_the_page_of_values_is_that_of_the_code() -> None:
     script = runpy.run_path(str(ROOT / "docs" / "make_values.py"))
     assert (ROOT / "docs" / "values.md").read_text("utf-8") == script["page"](), (

@@ -367,7 +367,7 @@ def fingerprint_of(run_dir):
     ("what", "error", "message"),
     [
         ("report.json", CheckpointError, "did not get that far"),
-        ("model.safetensors", CheckpointError, "no such file"),
+        ("model.safetensors", CheckpointError, "did not get that far"),
         ("masks.safetensors", CheckpointError, "has no masks"),
         ("data", CheckpointError, "data changed since the run began"),
         ("foreign", CheckpointError, "does not tell which model"),

@@ -130,7 +130,10 @@ def test_no_run_is_told(tmp_path: Path):
 
 
 def test_a_run_that_is_pruned_already_is_said_to_be(dense, tmp_path):
-    assert sensitivity(dense, sparsities=[0.5], samples=50).notes == []
+    assert sensitivity(dense, sparsities=[0.5], samples=100).notes == []  # an image is a point
+    few = sensitivity(dense, sparsities=[0.5], samples=50)
+    assert len(few.notes) == 1
+    assert "one image of 50 is 2.0 points, more than the tolerance of 1" in few.notes[0]
     pruned = run(tmp_path, strategies=[{"name": "random_subnetwork", "sparsity": 0.75}], data=DATA)
     found = sensitivity(pruned, sparsities=[0.5], samples=50)
     assert found.zeros == pytest.approx(0.75, abs=0.002)

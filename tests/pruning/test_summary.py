@@ -128,6 +128,21 @@ def test_the_first_input_gives_the_shape_and_nothing_stays_behind():
     assert pruner.summary().macs.dense == 4736
 
 
+def test_an_input_by_its_name_gives_the_shape_whatever_stands_before_it():
+    class Named(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.body = nn.Linear(6, 3)
+
+        def forward(self, values, labels=None):
+            return self.body(values)
+
+    model = Named()
+    pruner = Pruner(model, [strategy("magnitude", sparsity=0.5)], total_steps=1)
+    model(labels=torch.zeros(2, 9), values=torch.zeros(2, 6))
+    assert pruner.summary().macs.dense == 18
+
+
 @pytest.mark.parametrize("value", [torch.zeros(2, 4, dtype=torch.long), torch.zeros(3), {}])
 def test_what_is_no_batch_of_floats_gives_no_shape(value):
     class Takes(nn.Module):

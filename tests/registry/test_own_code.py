@@ -5,11 +5,12 @@ import sys
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 
 from prunekit.errors import CheckpointError, PluginError, RecipeError, UsageError
 from prunekit.recipe.identity import cell_key, recipe_hash
 from prunekit.recipe.load import load_recipe
-from prunekit.registry import DATASETS, MODELS, PROBES, REGISTRIES, STRATEGIES
+from prunekit.registry import DATASETS, LOGGERS, LOSSES, MODELS, PROBES, REGISTRIES, STRATEGIES
 from prunekit.registry.installed import AmbiguousNameError, UnknownNameError
 from prunekit.registry.own_code import (
     CodeFile,
@@ -155,6 +156,30 @@ def test_a_strategy_without_a_config_of_its_own_has_that_of_its_base(tmp_path):
         assert STRATEGIES.parse({"name": "by_its_config", "sparsity": 0.5}).power == 1.0
         assert PROBES.parse({"name": "looks"}).name == "looks"
         assert code_of(config).name == "mine.py"
+
+
+LOOSE = """
+from prunekit import Logger, Loss, LossBatch
+
+class Squares(Loss):
+    def value(self, batch: LossBatch):
+        return batch.logits.square().mean()
+
+class Silent(Logger):
+    def open(self, run):
+        pass
+    def scalars(self, step, values):
+        pass
+"""
+
+
+def test_a_loss_and_a_logger_may_have_nothing_to_set(tmp_path):
+    with use_code(written(tmp_path, LOOSE)):
+        assert LOSSES.parse("Squares").name == "Squares"
+        logger = LOGGERS.create(LOGGERS.parse("Silent"))
+        assert logger.config.name == "Silent"
+        with pytest.raises(ValidationError, match="gamma"):
+            LOSSES.parse({"name": "Squares", "gamma": 1})
 
 
 def test_a_file_is_run_once_a_process_and_again_when_it_changed(tmp_path):

@@ -2,9 +2,11 @@
 
 import json
 from itertools import pairwise
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, strategies as st
 from hypothesis.extra import numpy as hnp
 from matplotlib.image import imread
@@ -13,7 +15,7 @@ from prunekit import draw_picture, load_recipe, open_run, run_recipe
 from prunekit.cli import main
 from prunekit.errors import CheckpointError, UsageError
 from prunekit.export.token_views import token_views
-from prunekit.report import picture
+from prunekit.report import picture, pictures
 from prunekit.report.figures.layers import COLUMNS, density_picture, short_names
 from prunekit.report.figures.masks import MOST_PIXELS, as_matrix, mask_images, shrunk
 from prunekit.runs.density_history import density_history
@@ -202,6 +204,22 @@ def test_each_kind_is_drawn_into_the_run_or_where_it_is_said(merged_run, tmp_pat
     height, width = imread(path).shape[:2]
     assert 300 < height < 4000
     assert 500 < width < 2000
+
+
+def test_unasked_no_ratio_stands_beside_itself(merged_run, dense_run):
+    assert pictures._others(open_run(merged_run)) == (0.25, 0.75)  # trained with 0.5
+    assert pictures._others(open_run(dense_run)) == pictures.RATIOS
+
+
+def test_masks_are_drawn_in_the_order_of_their_numbers(tmp_path, monkeypatch):
+    names = [f"blocks.{i}.weight" for i in (0, 1, 10, 2, 3, 4, 5)]
+    masks = {name: torch.ones(2, 2, dtype=torch.bool) for name in names}
+    run = SimpleNamespace(path=tmp_path, masks=lambda: masks)
+    monkeypatch.setattr(pictures, "called", lambda run: "run")
+    monkeypatch.setattr(pictures, "mask_images", lambda title, found: list(found))
+    assert pictures._masks(run, pictures.Wanted()) == [f"blocks.{i}.weight" for i in range(6)]
+    found = pictures._masks(run, pictures.Wanted(layers=["blocks.1*"]))
+    assert found == ["blocks.1.weight", "blocks.10.weight"]
 
 
 def test_tokens_are_counted_at_each_ratio(merged_run):

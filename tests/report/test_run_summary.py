@@ -11,6 +11,7 @@ from prunekit.errors import CheckpointError
 from prunekit.foundation.files import write_json
 from prunekit.foundation.number_text import count, percent, seconds_text, si, size_text
 from prunekit.report import picture, summarise
+from prunekit.report.read import read_recipe
 from prunekit.runs.directory import new_run_dir
 
 REPORT = {
@@ -248,6 +249,32 @@ def test_picture_grows_with_the_number_of_layers(run_dir):
         write_json(run_dir / "report.json", {**REPORT, "layers": many})
         heights.append(imread(picture(run_dir)).shape[0])
     assert heights[1] > 1.5 * heights[0]
+
+
+def test_the_loss_that_was_trained_is_not_called_that_of_evaluations(run_dir, monkeypatch):
+    with (run_dir / "metrics.jsonl").open("a") as log:
+        log.write('{"step": 61, "eval/validation_loss": 0.5}\n')
+    axes = {}
+    monkeypatch.setattr(
+        "prunekit.report.figures.run._finish",
+        lambda axis, lines, title, unit: axes.update({title: (axis, unit)}),
+    )
+
+    def drawn(loss):
+        write_json(run_dir / "resolved.yaml", loss)  # JSON is YAML
+        read_recipe.cache_clear()  # that of a run does not change
+        picture(run_dir)
+        axis, unit = axes["Loss"]
+        return {one.get_label() for one in axis.get_lines()}, unit
+
+    plain, unit = drawn({})
+    assert "training" in plain
+    assert unit == "cross-entropy, nats"
+    assert drawn({"loss": {"name": "cross_entropy", "label_smoothing": 0.1}}) == (plain, unit)
+    distilled, unit = drawn({"loss": {"name": "distill"}})
+    assert "training: distill" in distilled
+    assert any(one.endswith(": cross-entropy, nats") for one in distilled)
+    assert unit == "loss"
 
 
 def test_picture_needs_a_log(run_dir):

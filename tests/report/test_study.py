@@ -288,6 +288,18 @@ def test_arms_are_called_after_what_differs(tmp_path):
     assert arm_names(flats) == names
     told = distinctions(dict(zip(names, flats, strict=True)))
     assert told["random_subnetwork"] == {"strategies.0.name": "random_subnetwork"}
+    assert told["dense"] == {"strategies": "[]"}  # what a strategy would have is no news
+
+
+def test_what_another_component_has_not_is_no_difference():
+    distill = {"loss.name": "distill", "loss.teacher": "run a", "loss.hard.name": "bce", "lr": 1}
+    plain = {"loss.name": "cross_entropy", "loss.label_smoothing": 0.1}
+    told = distinctions({"a": distill, "b": {**distill, "loss.teacher": "run b"}, "c": plain})
+    assert told["c"] == {
+        "loss.name": "cross_entropy",
+        "loss.label_smoothing": "0.1",
+        "lr": "-",
+    }
 
 
 def test_keys_are_cut_to_what_tells_them_apart():

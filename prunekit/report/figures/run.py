@@ -19,6 +19,7 @@ from prunekit.foundation.number_text import percent, si
 from prunekit.report.evaluations import ACCURACIES, dips
 from prunekit.report.figures.layers import flips_panel, heat_map, sparsity_panel
 from prunekit.report.figures.style import new_figure, steps_axis
+from prunekit.report.read import clean, read_recipe
 from prunekit.runs.density_history import DensityHistory, density_history
 from prunekit.runs.directory import RunDir, logged_series, open_run
 from prunekit.runs.merged_patches import MERGED_FILE, read_patch_groups, side_by_side_image
@@ -31,6 +32,7 @@ Panel = Callable[["Axes", Lines], None]
 
 BLUE, ORANGE, GREEN, GREY = "#0b64a0", "#d1661c", "#2a7f4f", "#8a8a8a"
 TITLE_WIDTH = 120
+CROSS_ENTROPY = "cross_entropy"
 STRIP = 2.6
 """Inches of the images."""
 MARKED = 40
@@ -52,7 +54,7 @@ def picture(run_dir: Path) -> Path:
     report = run.report() if (run.path / "report.json").is_file() else {}
     densities = _densities(report, lines)
     history = density_history(lines)
-    panels: dict[str, Panel] = {"loss": _loss, "accuracy": _accuracy}
+    panels: dict[str, Panel] = {"loss": partial(_loss, _minimised(run)), "accuracy": _accuracy}
     size = [10.5, 4.3]
     layout: Any = [["loss", "accuracy"]]
     if densities:
@@ -160,11 +162,23 @@ def _finish(axis: Axes, lines: Lines, title: str, unit: str) -> None:
         axis.legend(frameon=False, fontsize=8)
 
 
-def _loss(axis: Axes, lines: Lines) -> None:
-    _curve(axis, lines, "train/loss", "training", color=BLUE, linewidth=1)
-    _curve(axis, lines, "eval/validation_loss", "validation", color=GREEN)
-    _curve(axis, lines, "eval/test_loss", "test", color=ORANGE)
-    _finish(axis, lines, "Loss", "cross-entropy, nats")
+def _minimised(run: RunDir) -> str:
+    """The loss of the run, where it is not the cross-entropy that evaluation tells; else empty."""
+    try:
+        loss = read_recipe(run.path).get("loss")
+    except CheckpointError:  # the curves can be drawn
+        return ""
+    name = loss.get("name") if isinstance(loss, Mapping) else loss
+    return "" if name in (None, CROSS_ENTROPY) else clean(str(name))
+
+
+def _loss(minimised: str, axis: Axes, lines: Lines) -> None:
+    unit = "cross-entropy, nats"
+    trained, told = (f": {minimised}", f": {unit}") if minimised else ("", "")
+    _curve(axis, lines, "train/loss", f"training{trained}", color=BLUE, linewidth=1)
+    _curve(axis, lines, "eval/validation_loss", f"validation{told}", color=GREEN)
+    _curve(axis, lines, "eval/test_loss", f"test{told}", color=ORANGE)
+    _finish(axis, lines, "Loss", "loss" if minimised else unit)
 
 
 def _accuracy(axis: Axes, lines: Lines) -> None:
