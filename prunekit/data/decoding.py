@@ -22,7 +22,7 @@ from torch import Tensor
 from prunekit.data.images import FORMATS, GRAY, check_readable, plain_mode
 from prunekit.data.resizing import resize_pixels
 from prunekit.data.sources import Interpolation, Window
-from prunekit.errors import DataError, PrunekitError
+from prunekit.errors import DataError, PrunekitError, ResourceError
 
 Decoder = Literal["torchcodec", "pillow"]
 Box = tuple[int, int, int, int]
@@ -100,6 +100,7 @@ def decode_named(what: object, data: bytes, take: Take, decoder: Decoder) -> Ten
 
     Raises:
         DataError: whatever is wrong with the image; begins with the text of `what`.
+        ResourceError: the memory is not enough, which is not the fault of the image.
     """
     try:
         return decode_window(data, take, decoder)
@@ -107,6 +108,8 @@ def decode_named(what: object, data: bytes, take: Take, decoder: Decoder) -> Ten
         raise DataError(f"{what}: {error}") from error
     except PrunekitError:  # of the window, which knows what it is about
         raise
+    except MemoryError as error:
+        raise ResourceError(f"{what}: not enough memory to decode it: free some") from error
     except Exception as error:  # decoders raise whatever a broken file leads them to
         reason = why_broken(error)
         raise DataError(f"{what}: cannot be decoded: {reason}: replace or remove it") from error
