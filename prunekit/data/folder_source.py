@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 from contextlib import suppress
 from pathlib import Path
@@ -16,18 +15,16 @@ from prunekit.data.decoding import (
     decode_named,
     decoder_version,
     is_gray,
+    unread,
 )
 from prunekit.data.file_index import FileIndex
 from prunekit.data.sources import Interpolation, Window
-from prunekit.errors import DataError, ResourceError
+from prunekit.errors import DataError
 
 HEAD = 1 << 16
 """Bytes that tell of an image whether it is gray; where not, all of it is read."""
 LOOKED_AT = 64
 """Images of which it is told whether a set is gray."""
-
-NOT_OF_THE_FILE = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
-"""Of the machine: passed over as broken images, a run would go on with others."""
 
 
 class FolderSource:
@@ -77,10 +74,7 @@ class FolderSource:
                 self._check(path, index, os.fstat(file.fileno()))
                 data = file.readall()
         except OSError as error:
-            reason = error.strerror or error
-            if error.errno in NOT_OF_THE_FILE:
-                raise ResourceError(f"{path}: cannot be read: {reason}: free some") from error
-            raise DataError(f"{path}: cannot be read: {reason}: replace or remove it") from error
+            raise unread(path, error) from error
         take = Take(self.channels, window, size, interpolation)
         return decode_named(path, data, take, self.decoder)
 

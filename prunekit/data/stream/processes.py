@@ -9,16 +9,15 @@ from __future__ import annotations
 
 import ctypes
 import multiprocessing
-import os
 import signal
 import sys
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from multiprocessing.context import BaseContext, SpawnContext, SpawnProcess
 from types import ModuleType, TracebackType
 from typing import Any
 
+from prunekit.data.workers import end_with_parent
 from prunekit.foundation.signals import SIGNALS
 
 SERVED = "forkserver" in multiprocessing.get_all_start_methods()
@@ -85,7 +84,7 @@ class _Reading(_Process):  # type: ignore[misc]
 
     def run(self) -> None:
         """What it does: as long as the process that trains is there."""
-        threading.Thread(target=_end_with_the_run, daemon=True).start()
+        end_with_parent()  # a loader's own watch is on the server, which waits for those it forked
         sys.excepthook = _tell  # which threads that hand tensors over call as well
         try:
             super().run()
@@ -100,15 +99,6 @@ class _Reading(_Process):  # type: ignore[misc]
 def _tell(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
     if not isinstance(error, CUT_OFF):
         sys.__excepthook__(kind, error, trace)
-
-
-def _end_with_the_run() -> None:
-    """A loader's own watch is on the process that forked, which is the server; and the server waits
-    for those that it forked."""
-    run = multiprocessing.parent_process()
-    if run is not None:
-        run.join()
-        os._exit(1)
 
 
 class _ReadingContext(_Context):  # type: ignore[misc]
