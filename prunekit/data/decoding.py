@@ -7,11 +7,13 @@ much larger than what is wanted are decoded by Pillow, whichever of the two is t
 
 from __future__ import annotations
 
+import errno
 import importlib
 import io
 from collections.abc import Sequence
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -22,7 +24,7 @@ from torch import Tensor
 from prunekit.data.images import FORMATS, GRAY, check_readable, plain_mode
 from prunekit.data.resizing import resize_pixels
 from prunekit.data.sources import Interpolation, Window
-from prunekit.errors import DataError, PrunekitError
+from prunekit.errors import DataError, PrunekitError, ResourceError
 
 Decoder = Literal["torchcodec", "pillow"]
 Box = tuple[int, int, int, int]
@@ -31,6 +33,7 @@ REDUCTIONS = (8, 4, 2)
 """What libjpeg can divide a side by while it decodes."""
 LEFT_TO_RESIZE = 2
 """By so much at least is resized after that: the result is near that of the whole image."""
+NOT_OF_THE_FILE = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 RESAMPLING = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 
 
@@ -100,6 +103,7 @@ def decode_named(what: object, data: bytes, take: Take, decoder: Decoder) -> Ten
 
     Raises:
         DataError: whatever is wrong with the image; begins with the text of `what`.
+        ResourceError: the memory is not enough, which is not the fault of the image.
     """
     try:
         return decode_window(data, take, decoder)
@@ -107,9 +111,24 @@ def decode_named(what: object, data: bytes, take: Take, decoder: Decoder) -> Ten
         raise DataError(f"{what}: {error}") from error
     except PrunekitError:  # of the window, which knows what it is about
         raise
+    except MemoryError as error:
+        raise undecoded(what) from error
     except Exception as error:  # decoders raise whatever a broken file leads them to
         reason = why_broken(error)
         raise DataError(f"{what}: cannot be decoded: {reason}: replace or remove it") from error
+
+
+def undecoded(what: object) -> ResourceError:
+    """The error where the memory is not enough for an image, which may be whole."""
+    return ResourceError(f"{what}: not enough memory to decode it: free some")
+
+
+def unread(path: Path, error: OSError) -> PrunekitError:
+    """The error for a file that cannot be read: what the machine lacks is no fault of the file."""
+    reason = f"{path}: cannot be read: {error.strerror or error}"
+    if error.errno in NOT_OF_THE_FILE:
+        return ResourceError(f"{reason}: free some")
+    return DataError(f"{reason}: replace or remove it")
 
 
 def why_broken(error: Exception) -> str:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from PIL import Image
 
-from prunekit.data.decoding import jpeg_frame, reduction, why_broken
+from prunekit.data.decoding import jpeg_frame, reduction, undecoded, unread, why_broken
 from prunekit.data.images import FORMATS, GRAY, check_readable, plain_mode
 from prunekit.errors import DataError
 
@@ -35,14 +35,16 @@ def encode(path: Path, side: int, quality: int) -> Encoded:
 
     Raises:
         DataError: it cannot be read or decoded; begins with the path.
+        ResourceError: the memory or files that may be open are not enough.
     """
     try:
         data = path.read_bytes()
     except OSError as error:
-        reason = error.strerror or error
-        raise DataError(f"{path}: cannot be read: {reason}: replace or remove it") from error
+        raise unread(path, error) from error
     try:
         return encode_bytes(data, side, quality)
+    except MemoryError as error:
+        raise undecoded(path) from error
     except Exception as error:  # decoders raise whatever a broken file leads them to
         reason = why_broken(error)
         raise DataError(f"{path}: cannot be decoded: {reason}: replace or remove it") from error

@@ -15,6 +15,7 @@ from prunekit.data.decoding import (
     decode_named,
     decoder_version,
     is_gray,
+    unread,
 )
 from prunekit.data.file_index import FileIndex
 from prunekit.data.sources import Interpolation, Window
@@ -73,8 +74,7 @@ class FolderSource:
                 self._check(path, index, os.fstat(file.fileno()))
                 data = file.readall()
         except OSError as error:
-            reason = error.strerror or error
-            raise DataError(f"{path}: cannot be read: {reason}: replace or remove it") from error
+            raise unread(path, error) from error
         take = Take(self.channels, window, size, interpolation)
         return decode_named(path, data, take, self.decoder)
 

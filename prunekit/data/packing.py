@@ -180,7 +180,17 @@ class _Packer:
             for begin in range(writer.done, len(index), CHUNK)
         )
         jobs = worth(self.jobs, len(index) - writer.done)
-        with closing(_outcomes(tasks, jobs)) as outcomes:
+        try:
+            self._add_all(writer, index, _outcomes(tasks, jobs), bar)
+        except ResourceError as error:
+            if self.signals.times:  # they were meant for all processes
+                raise self._stopped(writer, index) from error
+            raise ResourceError(f"{error}; what is packed stays in {self.work}") from error
+
+    def _add_all(
+        self, writer: PackWriter, index: FileIndex, found: Generator[Outcome], bar: Bar
+    ) -> None:
+        with closing(found) as outcomes:
             for outcome in outcomes:
                 if isinstance(outcome, DataError) and not self.skip_broken:
                     raise DataError(
@@ -190,10 +200,13 @@ class _Packer:
                 writer.add(outcome if isinstance(outcome, Encoded) else None)
                 bar.add()
                 if self.signals.times:
-                    raise StopRequestedError(
-                        f"stopped with {count(writer.done)} images of {index.folder.name} packed, "
-                        f"in {self.work}: the same command goes on from there"
-                    )
+                    raise self._stopped(writer, index)
+
+    def _stopped(self, writer: PackWriter, index: FileIndex) -> StopRequestedError:
+        return StopRequestedError(
+            f"stopped with {count(writer.done)} images of {index.folder.name} packed, in "
+            f"{self.work}: the same command goes on from there"
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,8 @@
 """Packed sets: the same images, whole or absent, resumed after a kill, checked, not believed."""
 
+import errno
 import io
+import itertools
 import json
 import os
 import pickle
@@ -205,6 +207,58 @@ def test_several_processes_pack_the_same(root, monkeypatch):
 
 def test_results_come_in_the_order_of_the_tasks():
     assert list(results_in_order(abs, range(-3, 4), 1)) == [3, 2, 1, 0, 1, 2, 3]
+
+
+def test_a_process_that_is_ended_is_one_line():
+    with pytest.raises(ResourceError, match=r"^one of 2 processes was ended .* lower --jobs$"):
+        list(results_in_order(os._exit, [1, 1, 1], jobs=2))
+
+
+def test_where_all_processes_are_asked_to_end_the_packing_stops(root, monkeypatch):
+    def asked(work, tasks, jobs):
+        yield from map(work, itertools.islice(tasks, 1))
+        os.kill(os.getpid(), signal.SIGTERM)
+        raise ResourceError("one of 2 processes was ended")
+
+    monkeypatch.setattr(packing, "results_in_order", asked)
+    monkeypatch.setattr(packing, "CHUNK", 2)
+    with pytest.raises(StopRequestedError, match="stopped with 2 images of train packed"):
+        packed(root)
+
+
+LEFT_ALONE = """
+import multiprocessing, os, time
+from prunekit.data.workers import end_with_parent
+
+def child():
+    time.sleep(1)  # the parent is gone by then
+    end_with_parent()
+    time.sleep(3000)
+
+if __name__ == "__main__":
+    multiprocessing.get_context("spawn").Process(target=child).start()
+    os._exit(0)
+"""
+
+
+def test_a_process_whose_parent_was_killed_before_it_began_ends(tmp_path):
+    script = tmp_path / "left_alone.py"
+    script.write_text(LEFT_ALONE)
+    # Its end is that of the output, which both hold.
+    subprocess.run([sys.executable, script], check=True, capture_output=True)
+
+
+@pytest.mark.parametrize("lacks", [MemoryError(), OSError(errno.EMFILE, "Too many open files")])
+def test_what_the_machine_lacks_is_not_left_out_as_a_broken_image(root, monkeypatch, lacks):
+    def failing(*_):
+        raise lacks
+
+    where = "read_bytes" if isinstance(lacks, OSError) else None
+    monkeypatch.setattr(Path, where, failing) if where else monkeypatch.setattr(
+        "prunekit.data.encoding.encode_bytes", failing
+    )
+    with pytest.raises(ResourceError, match="free some"):
+        packed(root, skip_broken=True)
 
 
 def test_files_are_few_and_not_too_large(root, monkeypatch):

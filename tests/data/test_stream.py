@@ -1,9 +1,13 @@
 """A streamed set is the set in memory, bit for bit; nothing of what reads it is state."""
 
+import errno
 import os
 import random
 import signal
+import subprocess
+import sys
 from itertools import chain
+from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +20,7 @@ from prunekit.data import open_dataset
 from prunekit.data.augment.resized_crop import crop_rectangles, draw_resized_crop
 from prunekit.data.contact_sheet import contact_sheet
 from prunekit.data.storage import settle_storage
+from prunekit.data.stream.reader import Request
 from prunekit.errors import DataError, RecipeError, ResourceError
 from prunekit.recipe.load import dataset_from
 from prunekit.registry.augmentations import (
@@ -339,3 +344,56 @@ def test_processes_are_deaf_and_gone_after_the_last_batch(folder, started):
     list(data.micro_batches(0))
     del data  # without a word: nothing is left of it either
     assert not started()
+
+
+ENDS = """
+import time
+from prunekit.data.stream.processes import context
+
+if __name__ == "__main__":
+    context().Process(target=time.sleep, args=(3000,), daemon=True).start()
+"""
+
+
+def test_an_interpreter_that_ends_takes_processes_along_that_are_deaf(tmp_path):
+    script = tmp_path / "ends.py"
+    script.write_text(ENDS)
+    assert not subprocess.run([sys.executable, script], check=True, capture_output=True).stderr
+
+
+def test_full_shared_memory_is_one_line(folder, monkeypatch):
+    def full(_):
+        raise RuntimeError("unable to allocate shared memory(shm): No space left on device (28)")
+
+    data = streams(folder, broken="skip")
+    monkeypatch.setattr("prunekit.data.stream.reader.get_worker_info", lambda: "a worker")
+    monkeypatch.setattr(torch.Tensor, "share_memory_", full)
+    with pytest.raises(ResourceError, match=r"^shared memory .* no room for .* data.workers"):
+        data.train_batch(0)
+
+
+def test_requests_do_not_go_through_shared_memory():
+    sent = Request("train", torch.arange(3), torch.rand(3, 22, dtype=torch.float64), True)
+    text = bytes(ForkingPickler.dumps(sent))
+    assert b"storage" not in text
+    got = ForkingPickler.loads(text)
+    assert torch.equal(got.places, sent.places)
+    assert torch.equal(got.draws, sent.draws)
+    assert (got.part, got.fill) == ("train", True)
+    assert ForkingPickler.loads(ForkingPickler.dumps(sent._replace(draws=None))).draws is None
+
+
+@pytest.mark.parametrize("where", ["open", "decode"])
+def test_what_the_machine_lacks_is_not_passed_over_as_a_broken_image(folder, monkeypatch, where):
+    def lacks(*_, **__):
+        raise MemoryError if where == "decode" else OSError(errno.EMFILE, "Too many open files")
+
+    settings = {"name": "image_folder", "root": str(folder), "storage": "stream", "workers": 0}
+    settings |= {"broken": "skip", "mean": (0,) * 3, "std": (1,) * 3, "batch_size": 12}
+    data = open_dataset(dataset_from(settings), seed=0, device=CPU)
+    if where == "open":
+        monkeypatch.setattr("prunekit.data.folder_source.open", lacks, raising=False)
+    else:
+        monkeypatch.setattr("prunekit.data.decoding.decode_window", lacks)
+    with pytest.raises(ResourceError, match=r"\.png: .*: free some"):
+        data.train_batch(0)

@@ -20,6 +20,7 @@ from prunekit.registry.own_code import use_code
 from prunekit.runs.directory import open_run
 from prunekit.train.dry_run import dry_run
 from prunekit.train.launch import resume_run, run_recipe
+from tests.support.data_sets import image_folder
 from tests.support.own_code import written
 from tests.support.training import MAGNITUDE, result, rewound, same
 
@@ -215,6 +216,37 @@ def test_workers_end_with_a_run_that_is_killed(tmp_path):
     process.kill()
     process.communicate()
     wait_for_an_end(process.pid)
+
+
+IDLE = """
+import sys
+from pathlib import Path
+
+from tests.support.streams import files
+
+data = files(Path(sys.argv[1]), 0, 0, 1, storage="stream", workers=2)
+list(data.eval_batches("test"))
+print("idle", flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.mark.slow
+def test_workers_with_nothing_to_do_end_with_a_process_that_is_killed(tmp_path):
+    images = image_folder(tmp_path / "images", ("ant", "bee"), size=8)
+    process = subprocess.Popen(
+        [sys.executable, "-c", IDLE, str(images)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "idle\n"
+    process.kill()
+    wait_for_an_end(process.pid)
+    assert "Traceback" not in process.communicate()[1]
 
 
 @pytest.mark.ddp

@@ -14,9 +14,10 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from multiprocessing.context import BaseContext, SpawnContext, SpawnProcess
-from types import ModuleType
+from types import ModuleType, TracebackType
 from typing import Any
 
+from prunekit.data.workers import end_with_parent
 from prunekit.foundation.signals import SIGNALS
 
 SERVED = "forkserver" in multiprocessing.get_all_start_methods()
@@ -24,6 +25,9 @@ M_MMAP_THRESHOLD = -3
 """Of malloc.h."""
 LARGE = 2**22
 """Bytes."""
+CUT_OFF = (OSError, EOFError)
+"""What is wrong with an image is handed over: these say that the process that trains is gone, or is
+about to tell in one line that this one is."""
 PRELOADED = ["prunekit.data.stream.in_server"]
 
 
@@ -55,6 +59,10 @@ if SERVED:
             finally:
                 forkserver.connect_to_new_process = before
 
+        def terminate(self) -> None:
+            """End it at once, as it is deaf: also called where the interpreter ends and waits."""
+            self.kill()
+
     class _ServedProcess(ForkServerProcess):
         @staticmethod
         def _Popen(process_obj: Any) -> Any:
@@ -74,9 +82,23 @@ class _Reading(_Process):  # type: ignore[misc]
         with _without_main():
             super().start()
 
+    def run(self) -> None:
+        """What it does: as long as the process that trains is there."""
+        end_with_parent()  # a loader's own watch is on the server, which waits for those it forked
+        sys.excepthook = _tell  # which threads that hand tensors over call as well
+        try:
+            super().run()
+        except (AssertionError, *CUT_OFF):  # the first where the server is gone
+            sys.exit(1)
+
     def terminate(self) -> None:
         """End it at once: it is deaf to what asks it to end."""
         self.kill()
+
+
+def _tell(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    if not isinstance(error, CUT_OFF):
+        sys.__excepthook__(kind, error, trace)
 
 
 class _ReadingContext(_Context):  # type: ignore[misc]

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset, get_worker_info
@@ -13,7 +14,8 @@ from torch.utils.data import Dataset, get_worker_info
 from prunekit.data.augment.resized_crop import crop_rectangle
 from prunekit.data.skipped import Part
 from prunekit.data.sources import ImageSource, Window
-from prunekit.errors import DataError, PrunekitError
+from prunekit.errors import DataError, PrunekitError, ResourceError
+from prunekit.foundation.number_text import size_text
 from prunekit.registry.augmentations import RandomResizedCrop
 
 
@@ -97,6 +99,16 @@ class Request(NamedTuple):
     fill: bool = False
     """Whether one of the same class takes the place of a broken image, or else it is left out."""
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """By value: tensors would go through shared memory, which may be full."""
+        draws = None if self.draws is None else self.draws.numpy()
+        return _received, (self.part, self.places.numpy(), draws, self.fill)
+
+
+def _received(part: Part, places: np.ndarray, draws: np.ndarray | None, fill: bool) -> Request:
+    rows = None if draws is None else torch.from_numpy(draws)
+    return Request(part, torch.from_numpy(places), rows, fill)
+
 
 class Read(NamedTuple):
     """What became of a request."""
@@ -109,6 +121,25 @@ class Read(NamedTuple):
     """Place and message of each image that could not be read."""
     error: PrunekitError | None = None
     """Then there are no images."""
+
+
+def _room_for(*shape: int) -> Tensor:
+    """uint8 of a shape; where another process reads, in the memory through which it is handed over.
+
+    Raises:
+        ResourceError: there is no room.
+    """
+    images = torch.empty(shape, dtype=torch.uint8)
+    if get_worker_info() is None:
+        return images
+    try:
+        shared: Tensor = images.share_memory_()  # type: ignore[no-untyped-call]
+    except (RuntimeError, OSError) as error:
+        raise ResourceError(
+            f"shared memory (/dev/shm) has no room for {size_text(images.nbytes)} of images: set a "
+            "lower data.workers (0 takes none of it), or give the machine or container more"
+        ) from error
+    return shared
 
 
 class Reader(Dataset[Read]):
@@ -135,9 +166,7 @@ class Reader(Dataset[Read]):
     def _read(self, request: Request) -> Read:
         part = self.parts[request.part]
         size = self.cut.size if self.cut is not None and request.draws is not None else part.size
-        images = torch.empty(len(request.places), part.channels, *size, dtype=torch.uint8)
-        if get_worker_info() is not None:  # it is handed over so, and not copied once more
-            images = images.share_memory_()  # type: ignore[no-untyped-call]
+        images = _room_for(len(request.places), part.channels, *size)
         broken: dict[int, str] = {}
         left_out = []
         for row, place in enumerate(request.places.tolist()):
