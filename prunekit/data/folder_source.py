@@ -70,7 +70,7 @@ class FolderSource:
         """Decode a window of an image; arguments, result and errors as of `ImageSource.read`."""
         path = self.index.path(index)
         try:
-            with open(path, "rb", buffering=0) as file:
+            with open(path, "rb", buffering=0, opener=_at_once) as file:
                 self._check(path, index, os.fstat(file.fileno()))
                 data = file.readall()
         except OSError as error:
@@ -86,6 +86,11 @@ class FolderSource:
             with suppress(OSError):
                 self.index.kept.unlink()
         raise DataError(f"{path}: was changed after its folder was listed: start again")
+
+
+def _at_once(path: str, flags: int) -> int:
+    """Without waiting where a pipe took the place of a file, which is then told."""
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 
 def _channels(index: FileIndex) -> int:

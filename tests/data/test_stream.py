@@ -397,3 +397,15 @@ def test_what_the_machine_lacks_is_not_passed_over_as_a_broken_image(folder, mon
         monkeypatch.setattr("prunekit.data.decoding.decode_window", lacks)
     with pytest.raises(ResourceError, match=r"\.png: .*: free some"):
         data.train_batch(0)
+
+
+def test_a_pipe_in_the_place_of_an_image_is_not_waited_for(tmp_path):
+    root = image_folder(tmp_path, NAMES, size=8)
+    settings = {"name": "image_folder", "root": str(root), "storage": "stream", "workers": 0}
+    settings |= {"mean": (0,) * 3, "std": (1,) * 3, "batch_size": 12}
+    data = open_dataset(dataset_from(settings), seed=0, device=CPU)
+    taken = min((root / "train").glob("*/*"))
+    taken.unlink()
+    os.mkfifo(taken)
+    with pytest.raises(DataError, match=r"was changed after its folder was listed"):
+        data.train_batch(0)
