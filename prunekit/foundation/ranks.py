@@ -57,7 +57,7 @@ def place() -> Place:
     """What the environment says.
 
     Raises:
-        UsageError: a variable that must be a number is none.
+        UsageError: a variable that must be a number is none, or there is no such process.
     """
     env = os.environ
     if "RANK" in env or "WORLD_SIZE" in env:
@@ -65,9 +65,11 @@ def place() -> Place:
         # a script may hand the variables of srun on under these names, and forget this one
         of_srun = "LOCAL_RANK" not in env and env.get("SLURM_PROCID") == env.get("RANK")
         local = _number(env, "SLURM_LOCALID" if of_srun else "LOCAL_RANK", 0)
+        _check_number(rank, world, "RANK", "WORLD_SIZE")
         return Place(rank, world, local, "torchrun")
     if is_task_of_srun(env):
         rank, world = _number(env, "SLURM_PROCID"), _number(env, "SLURM_STEP_NUM_TASKS")
+        _check_number(rank, world, "SLURM_PROCID", "SLURM_STEP_NUM_TASKS")
         return Place(rank, world, _number(env, "SLURM_LOCALID"), "srun")
     return Place(local=_number(env, "LOCAL_RANK", 0))
 
@@ -134,6 +136,14 @@ def first_host(hosts: str) -> str:
     """The first of `gpu[03-06,9],login1`: gpu03."""
     first = re.split(r",(?![^\[]*\])", hosts)[0]
     return re.sub(r"\[(\w+)[^\]]*\]", r"\1", first)
+
+
+def _check_number(rank: int, world: int, of_rank: str, of_world: str) -> None:
+    if rank >= world:
+        raise UsageError(
+            f"{of_rank}={rank} with {of_world}={world} in the environment: processes are numbered "
+            f"from 0 to one less than their count: set both as the launcher does, or neither"
+        )
 
 
 def _number(env: Mapping[str, str], name: str, otherwise: int | None = None) -> int:

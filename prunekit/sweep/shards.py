@@ -29,9 +29,9 @@ def read_shard(text: str) -> Shard:
         UsageError: something else, or a number that is not there.
     """
     match = re.fullmatch(r"([0-9]{1,6})/([0-9]{1,6})", text)
-    if match is None:
+    shard = Shard(*map(int, match.groups())) if match else None
+    if shard is None or shard.of == 0:
         raise UsageError(f"--shard {text}: write NUMBER/COUNT, such as 1/4")
-    shard = Shard(*map(int, match.groups()))
     if not 1 <= shard.number <= shard.of:
         raise UsageError(
             f"--shard {text}: the parts are 1/{shard.of} to {shard.of}/{shard.of}: number the "

@@ -87,6 +87,23 @@ def test_what_is_no_number_is_told(env):
         place()
 
 
+@pytest.mark.parametrize(
+    ("variables", "told"),
+    [
+        ({"RANK": "3"}, "RANK=3 with WORLD_SIZE=1"),
+        ({"RANK": "4", "WORLD_SIZE": "4"}, "RANK=4 with WORLD_SIZE=4"),
+        ({"WORLD_SIZE": "0"}, "RANK=0 with WORLD_SIZE=0"),
+        (STEP | {"SLURM_PROCID": "8"}, "SLURM_PROCID=8 with SLURM_STEP_NUM_TASKS=8"),
+        (STEP | {"SLURM_STEP_NUM_TASKS": "0"}, "SLURM_PROCID=5 with SLURM_STEP_NUM_TASKS=0"),
+    ],
+)
+def test_a_process_that_cannot_be_among_so_many_is_told(env, variables, told):
+    """It would wait for others that never come, or train on no samples and write nothing."""
+    env(variables)
+    with pytest.raises(UsageError, match=told):
+        place()
+
+
 def test_what_has_left_its_world_is_alone(env):
     env(STEP | TORCHRUN)
     assert leave_world(local=7) == Place(3, 4, 1, "torchrun")

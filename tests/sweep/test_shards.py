@@ -64,7 +64,7 @@ def test_shards_are_disjoint_whole_and_hold_what_their_cells_need(plan, count):
         ("a/b", "write NUMBER/COUNT"),
         ("0/4", "from 1, as sbatch --array=1-4 does"),
         ("5/4", "the parts are 1/4 to 4/4"),
-        ("1/0", "the parts are"),
+        ("1/0", "write NUMBER/COUNT"),
     ],
 )
 def test_what_is_no_shard_is_told_in_one_line(text, told):
