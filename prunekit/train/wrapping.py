@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +17,12 @@ NO_GRAPHS = (True, "max-autotune-no-cudagraphs")
 ONLY_STATISTICS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 """Modules whose buffers training writes and only evaluation reads; classes derived from them may
 do otherwise."""
+BUFFERS_AT_EACH_PASS = (
+    "forward_sync_buffers"
+    if "forward_sync_buffers" in inspect.signature(DistributedDataParallel).parameters
+    else "broadcast_buffers"
+)
+"""What DDP calls it here: later torch warns of the older name, in each process."""
 
 
 class Compiled:
@@ -98,12 +105,10 @@ def shared_out(module: nn.Module, plain: nn.Module) -> DistributedDataParallel:
         module: what is called, compiled or not.
         plain: the model itself.
     """
-    return DistributedDataParallel(
-        module,
-        gradient_as_bucket_view=True,
-        broadcast_buffers=not all(
-            type(one) in ONLY_STATISTICS
-            for one in plain.modules()
-            if next(one.buffers(recurse=False), None) is not None
-        ),
+    sent = not all(
+        type(one) in ONLY_STATISTICS
+        for one in plain.modules()
+        if next(one.buffers(recurse=False), None) is not None
     )
+    settings: dict[str, Any] = {"gradient_as_bucket_view": True, BUFFERS_AT_EACH_PASS: sent}
+    return DistributedDataParallel(module, **settings)

@@ -255,4 +255,4 @@ def test_buffers_are_sent_at_each_pass_only_where_one_may_be_used(
     monkeypatch.setattr(wrapping, "DistributedDataParallel", wrapped)
     model = nn.Sequential(*layers)
     assert shared_out(model, model) is model
-    assert given == {"gradient_as_bucket_view": True, "broadcast_buffers": sent}
+    assert given == {"gradient_as_bucket_view": True, wrapping.BUFFERS_AT_EACH_PASS: sent}
