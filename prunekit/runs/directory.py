@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import shutil
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
@@ -244,7 +245,9 @@ def newest_of(out: Path, recipe: Recipe, launch: str | None = None) -> Path | No
     from prunekit.recipe.identity import recipe_hash
 
     whole = recipe_hash(recipe)
-    for path in sorted((out / recipe.name).glob(f"*-{whole[:8]}*"), key=_age, reverse=True):
+    of_hash = re.compile(rf"\d+T\d+Z-{whole[:8]}(-\d+)?")  # no copy that somebody keeps beside it
+    found = [path for path in (out / recipe.name).glob("*") if of_hash.fullmatch(path.name)]
+    for path in sorted(found, key=_age, reverse=True):
         with suppress(CheckpointError, ResourceError):  # no whole manifest, or held
             manifest = RunDir(path).manifest()
             if manifest.get("recipe_hash") != whole:
@@ -264,7 +267,7 @@ UNNAMED = ("", "none")
 
 def _age(run_dir: Path) -> tuple[str, int]:
     stamp, _, *number = run_dir.name.split("-")  # a second one of the same second has its number
-    return stamp, int(number[0]) if number and number[0].isdecimal() else 1
+    return stamp, int(number[0]) if number else 1
 
 
 def events_dir(run_dir: Path) -> Path:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
 from prunekit.errors import CheckpointError, DivergedError
+from prunekit.foundation.files import cannot_write, lock
 from prunekit.foundation.ranks import launch_id, was_restarted
-from prunekit.recipe.identity import NOT_HASHED, NOT_HASHED_DATA
+from prunekit.recipe.identity import NOT_HASHED, NOT_HASHED_DATA, recipe_hash
 from prunekit.recipe.schema import Recipe
 from prunekit.runs.checkpoint import checkpoints
 from prunekit.runs.directory import RunDir, newest_of
@@ -50,10 +52,34 @@ def begun_run(recipe: Recipe, out: Path, group: ProcessGroup, *, asked: bool) ->
     return Begun(Path(where), next(one for one in get_args(Left) if one == left))
 
 
+@contextmanager
+def beginning(recipe: Recipe, out: Path, group: ProcessGroup) -> Iterator[None]:
+    """Begin a recipe that has no run yet: of calls that find none at the same time, one begins.
+
+    Raises:
+        ResourceError: another call is at it; the message names it.
+    """
+    if not group.is_main:
+        yield
+        return
+    folder = out / recipe.name / f".begun-{recipe_hash(recipe)[:8]}"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise cannot_write(folder, error) from error
+    with lock(folder):
+        yield
+
+
+def status_of(path: Path) -> str:
+    """How the run says it ended; empty where its `status.json` is damaged or was not written."""
+    with suppress(CheckpointError):
+        return str(RunDir(path).status().get("status", ""))
+    return ""
+
+
 def _left(path: Path) -> Left:
-    status = ""
-    with suppress(CheckpointError):  # killed before it was written
-        status = RunDir(path).status().get("status", "")
+    status = status_of(path)
     if status == "done":
         return "nothing"
     if status == "diverged":

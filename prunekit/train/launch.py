@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 
 from rich.text import Text
@@ -30,7 +30,7 @@ from prunekit.runs.directory import (
 from prunekit.train.build import Run, build
 from prunekit.train.distributed import ProcessGroup, joined
 from prunekit.train.environment import changes_between, environment
-from prunekit.train.going_on import as_begun, begun_run
+from prunekit.train.going_on import as_begun, beginning, begun_run, status_of
 from prunekit.train.manifest import check_same_code, manifest_of, note_code
 from prunekit.train.observer import Observer
 from prunekit.train.processes import Started, start_processes
@@ -132,13 +132,18 @@ def _run_here(
     with joined(recipe.device) as group:
         _check_writable(out)
         check_same_code(recipe, group)
-        begun = begun_run(recipe, out, group, asked=wish == GO_ON)
-        if begun is None or begun.left == "all":
-            return _begin(recipe, source_text, group, begun.path if begun else out, started)
-        if begun.left == "nothing":
-            console().print(Text(f"{begun.path}: is done already"), soft_wrap=True)
-            return begun.path
-        return _go_on(begun.path, group, started, now=recipe)
+        asked = wish == GO_ON
+        begun = begun_run(recipe, out, group, asked=asked)
+        with ExitStack() as alone:
+            if asked and begun is None:
+                alone.enter_context(beginning(recipe, out, group))
+                begun = begun_run(recipe, out, group, asked=asked)  # another call was first
+            if begun is None or begun.left == "all":
+                return _begin(recipe, source_text, group, begun.path if begun else out, started)
+            if begun.left == "nothing":
+                console().print(Text(f"{begun.path}: is done already"), soft_wrap=True)
+                return begun.path
+            return _go_on(begun.path, group, started, now=recipe)
 
 
 def _begin(
@@ -191,7 +196,7 @@ def _go_on(
     refuse_links(run_dir)
     manifest = opened.manifest()
     with _held(run_dir, group, started):
-        if opened.status().get("status") == "done":
+        if status_of(run_dir) == "done":
             raise CheckpointError(
                 f"{run_dir}: the run is complete: nothing to resume; to train on from its weights, "
                 f"run a recipe with model.init={run_dir}"

@@ -20,6 +20,7 @@ from prunekit.foundation.files import write_json
 from prunekit.foundation.ranks import place
 from prunekit.foundation.signals import how_ended
 from prunekit.registry.own_code import CodeFile, current_code, use_code
+from prunekit.train.going_on import status_of
 from prunekit.train.lost import go_on_with
 
 
@@ -48,6 +49,12 @@ class Started:
         found = [json.loads(path.read_text()) for path in self.folder.glob("rank-*.json")]
         return sorted(found, key=lambda failure: (failure["lost"], failure["time"]))
 
+    def finished(self) -> Path | None:
+        """The run, if it was done before a process was lost: then it is no failure."""
+        run_dir = self.run_dir()
+        others = any(not failure["lost"] for failure in self.failures())
+        return run_dir if run_dir and not others and status_of(run_dir) == "done" else None
+
     def run_dir(self) -> Path | None:
         """Where the run is, if it got that far."""
         path = self.folder / "run_dir"
@@ -70,7 +77,7 @@ def start_processes(nproc: int, threads: int, work: Work, *args: str) -> str:
         args: what it is given.
 
     Returns:
-        What the first rank returned.
+        What the first rank returned: the directory of the run.
 
     Raises:
         PrunekitError: the first error of a rank, or that one ended without a word.
@@ -79,8 +86,9 @@ def start_processes(nproc: int, threads: int, work: Work, *args: str) -> str:
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-    for logger in ("torch.distributed.elastic", "torch.multiprocessing.spawn"):
-        logging.getLogger(logger).setLevel(logging.CRITICAL)
+    for name in tuple(logging.root.manager.loggerDict):  # each has a level of its own
+        if name.startswith(("torch.distributed.elastic", "torch.multiprocessing.spawn")):
+            logging.getLogger(name).setLevel(logging.CRITICAL)
     os.environ.setdefault("OMP_NUM_THREADS", str(threads))
     with tempfile.TemporaryDirectory(prefix="prunekit-") as folder:
         config = LaunchConfig(
@@ -100,6 +108,8 @@ def start_processes(nproc: int, threads: int, work: Work, *args: str) -> str:
                 started, current_code(), work, *args
             )
         except ChildFailedError as error:
+            if run_dir := started.finished():
+                return str(run_dir)
             rank, failure = error.get_first_failure()
             raise _first_failure(started, rank, failure.exitcode) from error
         except SignalException as error:  # passed on to the ranks, which ended as they were asked

@@ -204,4 +204,6 @@ def test_a_pair_that_is_told_to_stop_saves_and_says_so(tmp_path: Path, to_all: b
         _, error = process.communicate(timeout=120)
     assert process.returncode == 75, error
     assert "prunekit resume" in error
+    assert "Warning" not in error  # what torch says to programmers
+    assert "death signal" not in error
     assert open_run(tmp_path / "runs/tiny/latest").status()["status"] == "stopped"

@@ -1,6 +1,7 @@
 """`run --continue`: the same directory, to the bits of an undisturbed run; and never another's."""
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from prunekit.errors import DivergedError, ResourceError
 from prunekit.foundation.files import lock
 from prunekit.recipe.yaml_text import dump_yaml
 from prunekit.runs.directory import newest_of, open_run
+from prunekit.train import launch
 from prunekit.train.launch import resume_run, run_recipe
 from prunekit.train.lost import lost_peer
 from tests.support.training import curve, recipe, result, rewound, run, same
@@ -105,6 +107,40 @@ def test_a_run_that_is_at_work_is_not_doubled(whole, tmp_path) -> None:
     with lock(left), pytest.raises(ResourceError, match="in use by process"):
         go_on(tmp_path)
     assert runs_in(tmp_path) == [left.name]
+
+
+def test_of_calls_that_find_nothing_at_once_one_begins(tmp_path, monkeypatch) -> None:
+    """The other looks while the first reads its data, so neither has a directory yet."""
+    real, others = launch.build, []
+
+    def slow(*args, **kwargs):
+        if not others:
+            others.append("looks")
+            with pytest.raises(ResourceError, match=f"in use by process {os.getpid()} on"):
+                go_on(tmp_path)
+            others.append(go_on(tmp_path, seed=1))  # another recipe of the name is not held up
+        return real(*args, **kwargs)
+
+    monkeypatch.setattr(launch, "build", slow)
+    done = go_on(tmp_path)
+    assert runs_in(tmp_path) == sorted([done.name, others[1].name])
+    assert go_on(tmp_path) == done.resolve()
+
+
+def test_a_copy_that_somebody_keeps_is_no_run_to_go_on_with(whole, tmp_path) -> None:
+    left = killed(whole, tmp_path)
+    for name in (f"{left.name}.bak", f"{left.name}-copy", f"old-{left.name}"):
+        shutil.copytree(left, tmp_path / "tiny" / name)
+    assert newest_of(tmp_path, recipe()) == left
+
+
+@pytest.mark.parametrize("again", [lambda left: go_on(left.parents[1]), resume_run])
+def test_a_run_without_a_readable_status_goes_on_from_its_checkpoint(
+    whole, tmp_path, again
+) -> None:
+    left = killed(whole, tmp_path)
+    (left / "status.json").write_text("{")
+    assert same(result(again(left)), result(whole))
 
 
 def test_what_only_watches_stays_as_it_was_begun_and_is_told(whole, tmp_path) -> None:

@@ -127,6 +127,34 @@ def test_a_bug_in_one_process_is_told_with_its_place_and_not_as_a_lost_process(
     assert re.search(r'dies\.py", line 1\d, in dying', ended.stderr)
 
 
+LATE = """
+import os, signal
+from pathlib import Path
+from prunekit.train.distributed import ProcessGroup
+
+barrier = ProcessGroup.barrier
+
+def dying(self):
+    barrier(self)
+    ends = [path.read_text() for path in Path("runs/tiny").glob("2*/status.json")]
+    if self.rank == 1 and any('"done"' in text for text in ends):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+ProcessGroup.barrier = dying
+"""
+"""One rank kills itself when the other has said that the run is done."""
+
+
+@pytest.mark.slow
+def test_a_run_that_was_done_before_a_process_was_lost_is_done(tmp_path: Path) -> None:
+    """`resume` would say that there is nothing to go on with."""
+    command = ["prunekit", "run", "r.yaml", "--nproc", "2", "--code", "dies.py"]
+    ended = started(tmp_path, 1, *command, code=LATE)
+    assert ended.returncode == 0, ended.stderr
+    assert "test accuracy" in ended.stdout
+    assert open_run(only_run(tmp_path)).status()["status"] == "done"
+
+
 def meets(rank: int, store: dist.Store, found: dict[int, str]) -> None:
     asked = meeting._asked(store, rank) if rank else None
     found[rank] = asked or meeting._named(store, 3, timedelta(seconds=60))
