@@ -14,10 +14,12 @@ import pytest
 import torch
 import torch.distributed as dist
 
+from prunekit.errors import LostPeerError, WriteError
 from prunekit.recipe.yaml_text import dump_yaml
 from prunekit.runs.directory import open_run
 from prunekit.train import meeting
 from prunekit.train.distributed import is_lost_peer, join
+from prunekit.train.processes import Started
 from tests.support.ranks import TwoRanks
 from tests.support.training import curve, recipe, result, run, same
 
@@ -145,7 +147,28 @@ ProcessGroup.barrier = dying
 """One rank kills itself when the other has said that the run is done."""
 
 
-@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("status", "error", "is_done"),
+    [
+        ("done", None, True),
+        ("done", LostPeerError("process 1 was ended"), True),
+        ("done", WriteError("the disk is full"), False),
+        ("failed", None, False),
+    ],
+)
+def test_only_what_is_done_is_no_failure_of_a_lost_process(
+    tmp_path: Path, status: str, error: Exception | None, is_done: bool
+) -> None:
+    (tmp_path / "status.json").write_text(json.dumps({"status": status}))
+    processes = Started(tmp_path)
+    assert processes.finished() is None  # none has begun a run
+    processes.runs_in(tmp_path)
+    if error:
+        processes.failed(error)
+    assert processes.finished() == (tmp_path if is_done else None)
+
+
+@pytest.mark.soak  # torch ends the other process after 30 s
 def test_a_run_that_was_done_before_a_process_was_lost_is_done(tmp_path: Path) -> None:
     """`resume` would say that there is nothing to go on with."""
     command = ["prunekit", "run", "r.yaml", "--nproc", "2", "--code", "dies.py"]
