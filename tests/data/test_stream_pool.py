@@ -62,3 +62,12 @@ def test_an_evaluation_goes_before_what_has_no_end():
     assert int(next(training).images) == 3
     order = [name for name, _ in source.read]
     assert order == ["train"] * 3 + ["test"] * 4 + ["train"]
+
+
+def test_of_two_that_have_no_end_neither_waits_for_the_other():
+    source = Numbers()
+    pool = Pool(source, 0, 4, pin=False)
+    first, second = (pool.read(requests(n, count()), background=True) for n in ("one", "two"))
+    assert [int(next(first).images), int(next(second).images)] == [0, 0]
+    assert [int(next(second).images), int(next(first).images)] == [1, 1]
+    assert len(source.read) == 4

@@ -47,18 +47,27 @@ class _Desk:
     def __init__(self) -> None:
         self.wishes: dict[int, _Wish] = {}
         """The highest number is read first."""
+        self.waiting: int | None = None
+        """The wish that somebody waits for: one before it may have no end."""
         self.asked: deque[int] = deque()
         """The wish of each request that was taken and has not come."""
 
     def __iter__(self) -> Iterator[Request]:
         while True:
-            for number in sorted(self.wishes, reverse=True):
+            for number in self._in_turn():
                 if (request := self.wishes[number].take()) is not None:
                     self.asked.append(number)
                     yield request
                     break
             else:
                 return
+
+    def _in_turn(self) -> list[int]:
+        order = sorted(self.wishes, reverse=True)
+        waiting = self.wishes.get(self.waiting) if self.waiting is not None else None
+        if waiting is None or waiting.asked:  # nobody waits, or it is on its way
+            return order
+        return [*(n for n in order if n == self.waiting), *order]
 
     def came(self, read: Read) -> None:
         """Put what came first, which a loader keeps to, to its wish; unless that is closed."""
@@ -103,6 +112,7 @@ class Pool:
         try:
             while not wish.done:
                 if not wish.here:
+                    self._desk.waiting = number
                     self._desk.came(self._next())
                     continue
                 read = wish.here.popleft()
