@@ -379,6 +379,7 @@ def test_interrupt_exits_with_130(call, failing):
 )
 def test_other_ranks_tell_only_what_they_may_have_alone(error, told, call, failing, monkeypatch):
     monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("WORLD_SIZE", "2")
     failing(error)
     code, out, err = call("run", "quickstart")
     assert (code, out, err) == (error.exit_code, "", told)
