@@ -52,7 +52,7 @@ STRATEGY_SETTINGS = {
     "fpgm": [{"sparsity": 0.5}, {"sparsity": 0.5, "mode": "ste", "cadence": OFTEN}],
     "taylor": [
         {"sparsity": 0.5, "samples": 16},
-        {"sparsity": 0.5, "samples": 16, "structure": "channel", "cadence": OFTEN},
+        {"sparsity": 0.5, "samples": 16, "order": "first", "cadence": OFTEN},
     ],
     "wanda": [{"sparsity": 0.5, "samples": 16}, {"sparsity": 0.5, "compare": "tensor"}],
     "granet": [{"sparsity": 0.8, "cadence": OFTEN}, {"sparsity": 0.5, "start_sparsity": 0.0}],
