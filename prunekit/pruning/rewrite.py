@@ -55,7 +55,7 @@ def rewrite(kept: AtRest, mask: Tensor) -> int:
     weight, working = _flat(kept.weight), _flat(kept.working)
     source = weight if kept.dense is None else _flat(kept.dense)
     shelf = None if kept.shelf is None else _flat(kept.shelf)
-    new = mask.reshape(-1).numpy()
+    new = mask.contiguous().reshape(-1).numpy()  # masks may be expanded, or every second entry
     memory, total = np.empty(min(BLOCK, new.size), np.bool_), 0
     for i in range(0, new.size, BLOCK):
         part = slice(i, i + BLOCK)

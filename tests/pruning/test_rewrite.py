@@ -27,12 +27,15 @@ def at_rest(mode, shape, share, generator):
     share=st.sampled_from([0.0, 0.1, 0.9, 1.0]),
     moved=st.sampled_from([0.0, 0.02, 0.5, 1.0]),
     block=st.sampled_from([8, 16, 64]),
+    strided=st.booleans(),
     seed=st.integers(0, 1000),
 )
-def test_blocks_leave_what_the_whole_does(mode, shape, share, moved, block, seed):
+def test_blocks_leave_what_the_whole_does(mode, shape, share, moved, block, strided, seed):
     generator = torch.Generator().manual_seed(seed)
     old, kept = at_rest(mode, shape, share, generator)
     mask = old ^ (torch.rand(shape, generator=generator) < moved)
+    if strided:  # every second entry of a larger tensor
+        mask = torch.stack([mask, ~mask], -1)[..., 0]
     source = {"ste": kept.dense, "hard": kept.weight, "masked": kept.shelf}[mode]
     if mode == "masked":
         source = torch.where(old, kept.weight, kept.shelf)
