@@ -10,6 +10,7 @@ from torch import nn
 from prunekit.errors import PluginError, RecipeError
 from prunekit.foundation.timeline import Clock, Timeline
 from prunekit.foundation.values import about_key
+from prunekit.pruning.corrections import Correction
 from prunekit.pruning.effective import not_by_default
 from prunekit.pruning.sparsity import UnitCount
 from prunekit.pruning.strategies.base import Masks, PruningStrategy
@@ -35,10 +36,17 @@ class Assigned:
     """Steps done when the last update can first be seen: one inside a step, after that step."""
     flips: dict[str, int] = field(default_factory=dict)
     """Entries of each tensor that changed at the last update."""
+    corrected: dict[str, Correction] = field(default_factory=dict)
+    """What the last update did to weights that stay, of the tensors that it gave values for."""
     target: float | None = None
     """Sparsity promised at the last update."""
     asked: float | None = None
     """Sparsity that its settings asked for there."""
+
+    @property
+    def changed(self) -> bool:
+        """Whether the last update made another model: other masks, or other kept weights."""
+        return any(self.flips.values()) or any(one.entries for one in self.corrected.values())
 
 
 WHOLE_ROWS = ("channels", "heads")

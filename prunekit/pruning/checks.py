@@ -65,6 +65,8 @@ def check_update(assigned: Assigned, update: Update, params: Mapping[str, Tensor
     for name, values in update.values.items():
         if name not in assigned.cover or values.shape != params[name].shape:
             raise PluginError(f"{name}: values of shape {tuple(values.shape)} that fit no mask")
+        if assigned.strategy.corrects and not values.is_floating_point():
+            raise PluginError(f"{name}: expected values of floating point, got {values.dtype}")
 
 
 def check_penalty(assigned: Assigned, term: Tensor) -> None:

@@ -39,6 +39,7 @@ from prunekit.pruning.checks import (
     refuse,
 )
 from prunekit.pruning.context import Sources, StepContext, Surroundings
+from prunekit.pruning.corrections import Correction, summed
 from prunekit.pruning.flow import note_input
 from prunekit.pruning.learning import Learning
 from prunekit.pruning.masks import MaskSet
@@ -236,6 +237,21 @@ class Engine:
             found |= {f"strategy/{assigned.label}/{key}": value for key, value in own.items()}
         return found
 
+    def corrections(self, *, now: bool = False) -> dict[str, float]:
+        """What the last updates did to weights that stay, as `strategy/<label>/corrected`, entries,
+        and `.../correction`, the norm of the change over that of these weights before.
+
+        Args:
+            now: only of the strategies that updated at this step.
+        """
+        of = self.updated() if now else self.assigned
+        return {
+            f"strategy/{a.label}/{key}": value
+            for a in of
+            if a.corrected
+            for key, value in summed(a.corrected).items()
+        }
+
     def state_dict(self) -> dict[str, Any]:
         """Masks and strategy state; dense weights are saved by the caller (`dense`)."""
         return {
@@ -244,6 +260,7 @@ class Engine:
             "strategies": [a.strategy.state_dict() for a in self.assigned],
             "targets": [a.target for a in self.assigned],
             "asked": [a.asked for a in self.assigned],
+            "corrected": [{n: [*c] for n, c in a.corrected.items()} for a in self.assigned],
             "probes": [probe.state_dict() for probe in self.probes],
             "learning": self.learning.state_dict(),
         }
@@ -265,6 +282,8 @@ class Engine:
         asked = state.get("asked", earlier)
         for one, target, wanted in zip(self.assigned, state["targets"], asked, strict=True):
             one.target, one.asked = target, wanted
+        for one, corrected in zip(self.assigned, state.get("corrected", ()), strict=False):
+            one.corrected = {name: Correction(*found) for name, found in corrected.items()}
         self.learning.load_state_dict(state.get("learning"))
 
     def _load_components(self, states: Sequence[Any]) -> None:
@@ -357,7 +376,8 @@ class Engine:
             update = strategy.update(ctx)
             check_update(assigned, update, self.params)
             check_learning(assigned, ctx.clock, self.learning, update)
-        assigned.flips = self.mask_set.apply(update, assigned.cover)
+        assigned.flips = self.mask_set.apply(update, assigned.cover, corrects=strategy.corrects)
+        assigned.corrected = self.mask_set.corrections.found
         with about_key(place, strategy.config):
             check_computed(self._computed, update)
         assigned.target, assigned.asked = strategy.target(ctx.clock), strategy.asked(ctx.clock)
@@ -367,6 +387,12 @@ class Engine:
             raise PluginError(
                 "the masks differ between ranks: scores from rank-local data must go through "
                 "ctx.mean_over_ranks"
+            )
+        corrected = ranks.world > 1 and strategy.corrects
+        if corrected and not ranks.all_equal(self.mask_set.corrections.digest):
+            raise PluginError(
+                "the values for weights that stay differ between ranks: what comes from rank-local "
+                "data must go through ctx.mean_over_ranks"
             )
         return update
 

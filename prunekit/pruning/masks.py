@@ -25,6 +25,7 @@ from prunekit.errors import DivergedError, PluginError, UsageError
 from prunekit.foundation.transfer import read, send
 from prunekit.foundation.warn import LOG
 from prunekit.pruning.checks import masks_fault, refuse
+from prunekit.pruning.corrections import Corrections
 from prunekit.pruning.counts import Counted, MaskCount, count_masks
 from prunekit.pruning.rewrite import AtRest, rewrite
 from prunekit.pruning.scores import NOT_FINITE, count_each
@@ -58,6 +59,8 @@ class MaskSet:
         self._told = set[str]()  # parameters whose writes were told
         self._counts: dict[str, MaskCount] = {}  # of the masks in force, where they were counted
         self._moved: list[tuple[str, str, Tensor]] = []  # what `prove_zeros` saw and none has read
+        self.corrections = Corrections({}, params, {}, fingerprints=False)
+        """Of the last update."""
         self.fingerprints = False
         """Whether masks are to be compared between ranks: they are counted with fingerprints."""
 
@@ -136,25 +139,38 @@ class MaskSet:
     # ---- changing masks
 
     @torch.no_grad()
-    def apply(self, update: Update, cover: Iterable[str]) -> dict[str, int]:
+    def apply(
+        self, update: Update, cover: Iterable[str], *, corrects: bool = False
+    ) -> dict[str, int]:
         """Put new masks in force; return the flips of each tensor that was given one.
 
+        Args:
+            update: what a strategy decided.
+            cover: all that its masks reach.
+            corrects: whether its values are for entries that stay kept, too: `corrections` has
+                what they did.
+
         Raises:
-            PluginError: what they were chosen by was not finite; they are not in force then.
+            PluginError: what they were chosen by, or a correction, was not finite; nothing is in
+                force then.
         """
         new = {name: send(m, self.params[name].device) for name, m in update.masks.items()}
         prints = self.fingerprints
         flags = [*update.finite.values(), *(moved for _, _, moved in self._moved)]
-        in_blocks = self._in_blocks(new.keys() - update.values.keys())
+        returning, given = ({}, update.values) if corrects else (update.values, {})
+        in_blocks = self._in_blocks(new.keys() - returning.keys())
+        kept = {n: self.mask(n) & new[n] if n in new else self.mask(n) for n in given}
+        corrections = Corrections(given, self.params, kept, fingerprints=prints)
 
         def old(name: str) -> Tensor | None:  # of the others, flips are found as they are written
             return None if name in in_blocks else self.mask(name)
 
-        counts, told = count_masks(new, old, flags, fingerprints=prints)
-        self._refuse_moved(told[len(update.finite) :])
+        counts, told = count_masks(new, old, [*flags, *corrections.asked], fingerprints=prints)
+        self._refuse_moved(told[len(update.finite) : len(flags)])
         for name, finite in zip(update.finite, told, strict=False):
             if not finite:
                 raise PluginError(f"{name}: {NOT_FINITE}")
+        corrections.take(told[len(flags) :])
         self._counts |= counts
         flips = {name: count.flips for name, count in counts.items()}
         for name, mask in new.items():
@@ -163,7 +179,8 @@ class MaskSet:
                 if flips[name] and self.modes[name] != "ste":
                     self._mask_state(name)
             elif flips[name] or name not in self._working:
-                self._replace(name, mask, update.values.get(name))
+                self._replace(name, mask, returning.get(name))
+        self._correct(corrections)
         if update.restart:
             self._forget_state(cover)
         for hooks in self._hooks:
@@ -191,6 +208,14 @@ class MaskSet:
         torch.mul(dense, working, out=param.data)
         if mode != "ste":
             self._mask_state(name)
+
+    def _correct(self, corrections: Corrections) -> None:
+        """Write dense W; in `masked` what is kept, and the shelf stays."""
+        for name, values in corrections.values.items():
+            if self.modes[name] == "masked" and name in self._dense:
+                values = torch.where(self.mask(name), values, self._dense[name])
+            self.set_dense(name, values)
+        corrections.values, self.corrections = {}, corrections
 
     @torch.no_grad()
     def _mask_state(self, name: str) -> None:

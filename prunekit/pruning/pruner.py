@@ -294,14 +294,17 @@ class Pruner:
     def metrics(self) -> dict[str, float]:
         """What strategies and probes want logged: `strategy/<label>/<key>`, `probe/<label>/<key>`.
 
+        Where an update corrected weights that stay, `strategy/<label>/corrected` says how many,
+        and `strategy/<label>/correction` by how much, as a share of their norm.
+
         Raises:
             PluginError: one of them gives something else than numbers.
         """
-        return self._engine.metrics() | self._engine.observed
+        return self.strategy_metrics() | self._engine.observed
 
     def strategy_metrics(self) -> dict[str, float]:
         """The share of the strategies in `metrics`."""
-        return self._engine.metrics()
+        return self._engine.metrics() | self._engine.corrections()
 
     def state_dict(self) -> dict[str, Any]:
         """Masks and strategy state; dense weights are saved by the caller (`dense`)."""

@@ -62,6 +62,8 @@ def check_strategy(
 def _first_of_runs(runs: StrategyRuns, examples: int) -> tuple[Trial, ConformanceError] | None:
     if runs.cls.reads not in ("weights", "gradients"):
         raise ConformanceError(f"reads is {runs.cls.reads!r}: say weights or gradients")
+    if not isinstance(runs.cls.corrects, bool):
+        raise ConformanceError(f"corrects is {runs.cls.corrects!r}: say True or False")
     names = runs.fitting(LONGEST)
     for name in names:
         found = smallest_failure(runs.check, trials(name), math.ceil(examples / len(names)))
@@ -72,7 +74,13 @@ def _first_of_runs(runs: StrategyRuns, examples: int) -> tuple[Trial, Conformanc
             "due was never true in runs of up to 10 steps, so no mask was checked: give a shorter "
             "cadence"
         )
-    return failure(runs.check, Trial(names[-1], phases=(2, 2), stop=2, compiled=True))
+    found = failure(runs.check, Trial(names[-1], phases=(2, 2), stop=2, compiled=True))
+    if found is None and runs.cls.corrects and not runs.corrected:
+        raise ConformanceError(
+            "corrects is True, but no update gave another value to a weight that stayed kept: give "
+            "settings that do, or leave it False"
+        )
+    return found
 
 
 def check_probe(

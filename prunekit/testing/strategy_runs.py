@@ -30,6 +30,8 @@ class StrategyRuns:
         self.cls, self.config, self.models = cls, config, models
         self.updates = 0
         """Updates seen in all trials so far."""
+        self.corrected = 0
+        """Weights that these corrected and kept."""
 
     def fitting(self, trial: Trial) -> list[str]:
         """The models that the strategy does not refuse.
@@ -100,6 +102,7 @@ class StrategyRuns:
         training.start()
         training.advance()
         self.updates += training.updates
+        self.corrected += training.corrected
         return training, watch.answers
 
     def _asked_alone(self, trial: Trial, answers: Mapping[Any, Any]) -> None:

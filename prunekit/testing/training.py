@@ -58,6 +58,8 @@ class Training:
         """Copies of the weights at the start."""
         self.updates = 0
         """Updates so far."""
+        self.corrected = 0
+        """Weights that updates corrected and kept."""
         with global_noise(trial.seed, "model"):
             self.model = small.build()
             with refusals("check, prepare or cover"):
@@ -109,7 +111,9 @@ class Training:
             self._look()
 
     def _look(self) -> None:
-        self.updates += len(self.engine.updated())
+        for assigned in self.engine.updated():
+            self.updates += 1
+            self.corrected += sum(one.entries for one in assigned.corrected.values())
         self.masks.append(self.engine.masks())
         self.engine.metrics()
 

@@ -133,6 +133,7 @@ class Observer:
         sparsity = measure_sparsity(self.run.model, engine.mask_set.counted())
         values = {f"density/{tensor.name}": tensor.density for tensor in sparsity.tensors}
         values |= {f"flips/{a.label}": sum(a.flips.values()) for a in updated}
+        values |= engine.corrections(now=True)
         values["sparsity/achieved"] = sparsity.scope
         if (target := engine.target()) is not None:
             values["sparsity/target"] = target

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -48,6 +48,13 @@ class ModelState:
         self._write(weights)
         if self.ema is not None:
             self.ema.restart()
+
+    def take_corrections(self) -> None:
+        """Of tensors whose kept weights an update has just corrected the average begins anew."""
+        if self.ema is not None:
+            updated = self.engine.updated()
+            corrected = {n for a in updated for n, one in a.corrected.items() if one.entries}
+            self.ema.restart_some(corrected)
 
     def put_average(self) -> None:
         """Go on from the average, where there is one."""
@@ -124,6 +131,11 @@ class EMA:
     def restart(self) -> None:
         """Begin at the weights as they are now."""
         self.load_state_dict(self._live(), 0)
+
+    def restart_some(self, names: Iterable[str]) -> None:
+        """Begin anew at some weights as they are now, and go on with the others."""
+        for name in names:
+            self.average[name].copy_(self.around.dense(name))
 
     @torch.no_grad()
     def update(self) -> None:

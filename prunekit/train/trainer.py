@@ -137,13 +137,14 @@ class Trainer:
         engine.count_step()
         if not self.plan.restores_best(engine.step):
             engine.update_masks()  # else they are decided on the best weights, once those are back
+        self.state.take_corrections()
         if self.state.ema is not None:
             self.state.ema.update()  # of the weights under the masks that are in force now
 
     def _after_step(self) -> None:
         """Tell, evaluate, go back to the best weights, save: in this order."""
         step, restores = self.engine.step, self.plan.restores_best(self.engine.step)
-        if any(sum(assigned.flips.values()) for assigned in self.engine.updated()):
+        if any(assigned.changed for assigned in self.engine.updated()):
             self.state.best = None  # a model with other masks is not this phase's result
         self.observer.saw_step()
         if not restores:
@@ -158,6 +159,7 @@ class Trainer:
         if restores:
             self.state.restore_best()
             self.engine.update_masks()  # of the best, not of the last
+            self.state.take_corrections()
             self.observer.saw_update()
         stop = self.stopping.agreed(step)
         due = step % self.checkpoint_every == 0 or step in (self.plan.anchor_step, self.total)

@@ -96,6 +96,14 @@ class BringsBackNothing(Sound):
         return Update(super().update(ctx).masks, values)
 
 
+@broken(STRATEGIES, r"corrects is True, but no update gave another value to a weight that stayed")
+class CorrectsNothing(Sound):
+    corrects = True
+
+    def update(self, ctx):
+        return Update(super().update(ctx).masks, dict(ctx.weights))
+
+
 @broken(STRATEGIES, r"update, step 0, raised KeyError: 'missing'")
 class Crashes(Sound):
     def score(self, name, ctx):
@@ -323,6 +331,16 @@ class LoadsNothing(Averages):
 class SavesAnObject(Averages):
     def state_dict(self):
         return {"sums": self.sums, "last": duration("1st")}
+
+
+@broken(STRATEGIES, r"the values for weights that stay differ between ranks: .*ctx.mean_over")
+class CorrectsByItsOwnBuffers(Sound):
+    corrects = True
+
+    def update(self, ctx):
+        seen = sum(buffer.double().sum() for buffer in ctx.model.buffers())
+        values = {name: weight * (1 + 0.01 * seen) for name, weight in ctx.weights.items()}
+        return Update(super().update(ctx).masks, values)
 
 
 @broken(STRATEGIES, r"step \d: the masks differ between ranks: .* ctx.mean_over_ranks")

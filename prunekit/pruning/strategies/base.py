@@ -26,7 +26,8 @@ class Update:
 
     masks: Masks = field(default_factory=dict)
     values: Mapping[str, Tensor] = field(default_factory=dict)
-    """Dense values for entries that come back (default: 0 in `hard`, else the kept value)."""
+    """Dense values for entries that come back (default: 0 in `hard`, else the kept value); of a
+    class that `corrects`, for entries that stay kept as well."""
     restart: bool = False
     """Forget the optimizer state of the cover (AC/DC)."""
     skip_step: bool = False
@@ -126,6 +127,11 @@ class PruningStrategy(abc.ABC):
     needs_steps: ClassVar[bool] = False
     """Whether the method is in the training: then a run without an optimizer step refuses it, as
     it does what `needs_learning`."""
+    corrects: ClassVar[bool] = False
+    """Whether `Update.values` rewrites weights that stay, too, of any name in the cover, with a
+    new mask or without: in `ste` the dense weights, pruned ones as well; in `hard` the kept ones;
+    in `masked` the kept ones, and what waits on the shelf stays as it is. The optimizer's state
+    stays, unless `restart` forgets it; a run's average of a corrected tensor begins anew."""
     default_scope: ClassVar[tuple[str, ...] | None] = None
     """Patterns that an empty `scope.include` stands for. None: the weights of linear and
     convolution layers and the input projections of attention."""
