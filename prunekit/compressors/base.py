@@ -5,7 +5,7 @@ from __future__ import annotations
 import abc
 import math
 from fractions import Fraction
-from typing import ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple, Self
 
 from pydantic import Field
 from torch import Tensor, nn
@@ -13,16 +13,57 @@ from torch import Tensor, nn
 from prunekit.errors import RecipeError
 from prunekit.registry.configs import CompressorConfig
 
+KEYS, CLASS_ATTENTION, DEPTH = "keys", "class_attention", "depth"
+READS = frozenset({KEYS, CLASS_ATTENTION, DEPTH})
+"""What a compressor may read beside tokens and sizes: the names of what `TokenBatch` carries."""
 
-class TokenBatch(NamedTuple):
-    """Tokens on their way through a model."""
 
+class Depth(NamedTuple):
+    """How far into the encoder a slot lies."""
+
+    block: int
+    """From 0; in the slot `tokens`, before the encoder, 0 too."""
+    blocks: int
+    """Of the encoder."""
+
+
+class _Tokens(NamedTuple):
     x: Tensor
     """[B, N, C] tokens."""
     size: Tensor
     """[B, N, 1] input patches that each token stands for."""
     protected: int
     """Leading tokens that are never merged or dropped (the class token)."""
+
+
+class TokenBatch(_Tokens):
+    """Tokens on their way through a model: a tuple of three, and what the compressor asked for.
+
+    What its `reads` names is an attribute, None for all others: of the attention of the slot's
+    block, with its norms of queries and keys, before its dropout. What comes out of a compressor
+    carries none of it.
+    """
+
+    keys: Tensor | None = None
+    """[B, N, D]: the key of each token, its mean over the heads."""
+    class_attention: Tensor | None = None
+    """[B, N], float32 at least, rows that add up to 1: how much the class token attends to each
+    token, protected ones and itself included, its mean over the heads."""
+    depth: Depth | None = None
+
+    def __new__(
+        cls,
+        x: Tensor,
+        size: Tensor,
+        protected: int,
+        keys: Tensor | None = None,
+        class_attention: Tensor | None = None,
+        depth: Depth | None = None,
+    ) -> Self:
+        """A tuple has its values before `__init__`."""
+        self = super().__new__(cls, x, size, protected)
+        self.keys, self.class_attention, self.depth = keys, class_attention, depth
+        return self
 
 
 class DataCompressor(nn.Module, abc.ABC):
@@ -39,6 +80,8 @@ class DataCompressor(nn.Module, abc.ABC):
     """Where the method comes from: `arXiv:NNNN.NNNNN`."""
     conserves_mass: ClassVar[bool] = True
     """Whether the sizes that come out add up to those that went in."""
+    passes_all = False
+    """Whether `pass_all` made it give what it gets."""
 
     def __init__(self, config: CompressorConfig) -> None:
         super().__init__()
@@ -48,6 +91,15 @@ class DataCompressor(nn.Module, abc.ABC):
     def needs_size_bias(self) -> bool:
         """Whether attention must add log(size) to its logits (proportional attention)."""
         return False
+
+    @property
+    def reads(self) -> frozenset[str]:
+        """What it needs beside tokens and sizes: of `keys`, `class_attention`, `depth`.
+
+        A class may say `reads = frozenset({"keys"})`. A model that cannot give it refuses the
+        compressor.
+        """
+        return frozenset()
 
     @abc.abstractmethod
     def forward(self, tokens: TokenBatch) -> TokenBatch:
@@ -69,6 +121,18 @@ class DataCompressor(nn.Module, abc.ABC):
         Raises:
             RecipeError: no token would be left.
         """
+
+
+def pass_all(model: nn.Module) -> None:
+    """Let the compressors of a model, which is a copy, give what they get, and read nothing."""
+    for module in model.modules():
+        if isinstance(module, DataCompressor):
+            module.forward = _identity  # type: ignore[method-assign]
+            module.passes_all = True
+
+
+def _identity(tokens: Any) -> Any:
+    return tokens
 
 
 class RatioConfig(CompressorConfig):

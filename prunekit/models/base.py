@@ -23,3 +23,11 @@ class Slotted(Protocol):
             RecipeError: no such slot, a taken slot, or proportional attention that the model
                 cannot give.
         """
+
+
+@runtime_checkable
+class GivesReads(Protocol):
+    """A model with places that give a compressor more than tokens and sizes."""
+
+    def gives(self, slot: str) -> frozenset[str]:
+        """Of `keys`, `class_attention`, `depth`: what a compressor in a place may read."""

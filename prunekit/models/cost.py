@@ -16,14 +16,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.flop_counter import FlopCounterMode
 
-from prunekit.compressors.base import DataCompressor
+from prunekit.compressors.base import DataCompressor, pass_all
 from prunekit.errors import RecipeError
 from prunekit.foundation.modules import plain_attention
 from prunekit.foundation.operands import Trace, zero_macs
@@ -114,9 +113,8 @@ class _ValuesNeededError(Exception):
 def _count(
     model: nn.Module, image: Tensor, pruned: Mapping[str, Tensor], compress: bool
 ) -> tuple[int, int]:
-    for module in model.modules():
-        if isinstance(module, DataCompressor) and not compress:
-            module.forward = _identity  # type: ignore[method-assign]
+    if not compress:
+        pass_all(model)
     if not image.is_meta:
         named = dict(model.named_parameters(remove_duplicate=False))
         for name, entries in pruned.items():
@@ -129,7 +127,3 @@ def _count(
     if saved is None:
         raise _ValuesNeededError
     return flops.get_total_flops() // 2, saved
-
-
-def _identity(tokens: Any) -> Any:
-    return tokens

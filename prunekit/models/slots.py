@@ -13,10 +13,11 @@ from typing import Protocol, runtime_checkable
 
 from torch import Tensor, nn
 
-from prunekit.compressors.base import DataCompressor, TokenBatch
+from prunekit.compressors.base import DEPTH, DataCompressor, TokenBatch
 from prunekit.errors import RecipeError
 from prunekit.foundation.modules import training_mode_kept
-from prunekit.models.base import Slotted
+from prunekit.models.attention_view import check_reads
+from prunekit.models.base import GivesReads, Slotted
 from prunekit.models.dry_pass import blank, on_a_copy, unseen, unwatched
 from prunekit.models.slot_trial import protected_tokens, try_model, try_sizes
 from prunekit.models.stock_slots import SlotAdapter, put, stock_place, usual_shapes
@@ -65,11 +66,12 @@ def attach(
 
     Raises:
         RecipeError: no such slot, a taken one, a ratio that leaves no token in train or eval mode,
-            proportional attention that the model cannot give, or a stock model whose blocks or head
-            cannot do with merged tokens.
+            proportional attention or something to read that the model cannot give, or a stock model
+            whose blocks or head cannot do with merged tokens.
     """
     if slot not in slots(model):
         raise unknown_slot(model, slot)
+    check_reads(model, slot, compressor, _given(model, slot))
     if isinstance(model, Slotted):
         model.attach(slot, compressor)
         _check_ratios(model, input_shape)
@@ -83,6 +85,13 @@ def attach(
     for module in model.modules():
         if isinstance(module, DataCompressor):
             module.train(model.training)
+
+
+def _given(model: nn.Module, slot: str) -> frozenset[str]:
+    """What a compressor may read in a slot beside tokens and sizes."""
+    if isinstance(model, GivesReads):
+        return model.gives(slot)
+    return frozenset() if isinstance(model, Slotted) else frozenset({DEPTH})
 
 
 def _check_ratios(model: nn.Module, input_shape: Sequence[int] | None) -> None:

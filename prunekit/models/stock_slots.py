@@ -20,20 +20,28 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from prunekit.compressors.base import DataCompressor, TokenBatch
+from prunekit.compressors.base import DataCompressor, Depth, TokenBatch
 from prunekit.errors import UsageError
+from prunekit.models.attention_view import AttentionView, wanted_of
 
 
 class SlotAdapter(nn.Module):
     """What stood in a stock model's slot, and then a compressor."""
 
     def __init__(
-        self, inner: nn.Module, compressor: DataCompressor, protected: int, *, weighs: bool
+        self,
+        inner: nn.Module,
+        compressor: DataCompressor,
+        protected: int,
+        *,
+        blocks: int,
+        weighs: bool,
     ) -> None:
         super().__init__()
         self.inner = inner
         self.compressor = compressor
         self.protected = protected
+        self.blocks = blocks
         self.weighs = weighs
         """Whether the head reads patches, and needs `size`."""
         self.patches = 0
@@ -45,7 +53,9 @@ class SlotAdapter(nn.Module):
         """[B, N, C] -> [B, protected + output_tokens(N - protected), C]."""
         x = self.inner(x)
         size = x.new_ones((*x.shape[:2], 1), dtype=torch.float32)
-        compressed: TokenBatch = self.compressor(TokenBatch(x, size, self.protected))
+        view = AttentionView(wanted_of(self.compressor))
+        tokens = view.shown(TokenBatch(x, size, self.protected), Depth(0, self.blocks))
+        compressed: TokenBatch = self.compressor(tokens)
         if self.weighs:
             self.patches = x.shape[1] - self.protected
             self.size = compressed.size.detach()
@@ -176,7 +186,8 @@ def put(
     """
     place = stock_place(model)
     assert place is not None, "the caller looked"
-    adapter = SlotAdapter(place.module, compressor, protected, weighs=weigh)
+    count = len([*place.blocks.children()])
+    adapter = SlotAdapter(place.module, compressor, protected, blocks=count, weighs=weigh)
     adapter.training = place.module.training
     own = vars(model).get("forward_head")
     hook = None

@@ -11,9 +11,17 @@ import torch
 from pydantic import Field, ValidationInfo, field_validator
 from torch import Tensor, nn
 
-from prunekit.compressors.base import DataCompressor, TokenBatch
+from prunekit.compressors.base import (
+    CLASS_ATTENTION,
+    DEPTH,
+    KEYS,
+    DataCompressor,
+    Depth,
+    TokenBatch,
+)
 from prunekit.errors import RecipeError
 from prunekit.foundation.values import NewKey
+from prunekit.models.attention_view import AttentionView, wanted_of
 from prunekit.models.layers import Width
 from prunekit.models.slots import TokenCounts, count_through, taken_slot, unknown_slot
 from prunekit.models.start_weights import OwnInit
@@ -170,6 +178,7 @@ class ViT(nn.Module):
             # of one block there is no rise: timm leaves it whole as well
             drop_path = config.drop_path * index / max(1, config.depth - 1)
             block.on_branches(width, config.layer_scale, drop_path)
+            block.depth = Depth(index, config.depth)
         self.norm = nn.LayerNorm(width, eps=1e-6)
         self.head = nn.Linear(width, spec.classes)
         self.head_dist = nn.Linear(width, spec.classes) if config.distill_token else None
@@ -214,6 +223,13 @@ class ViT(nn.Module):
             raise taken_slot(slot)
         owner.compressor = compressor
 
+    def gives(self, slot: str) -> frozenset[str]:
+        """What a compressor may read in a slot: attention of blocks, where a class token reads."""
+        if slot == "tokens":
+            return frozenset({DEPTH})
+        read_by_class = {CLASS_ATTENTION} if "cls_token" in self.placed else set()
+        return frozenset({KEYS, DEPTH} | read_by_class)
+
     def token_counts(self) -> TokenCounts:
         """Tokens of one image through the slots, class token not counted."""
         held = [(slot, owner.compressor) for slot, owner in self._places()]
@@ -229,7 +245,8 @@ class ViT(nn.Module):
         """[B, channels, height, width] -> [B, classes]; see `set_distilled_training`."""
         tokens = self.embed(images)
         if self.compressor is not None:
-            tokens = self.compressor(tokens)
+            view = AttentionView(wanted_of(self.compressor))
+            tokens = self.compressor(view.shown(tokens, Depth(0, len(self.blocks))))
         biased = needs_bias(self)
         for block in self.blocks:
             tokens = block(tokens, biased)

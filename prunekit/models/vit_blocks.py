@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from prunekit.compressors.base import DataCompressor, TokenBatch
+from prunekit.compressors.base import DataCompressor, Depth, TokenBatch
+from prunekit.models.attention_view import AttentionView, wanted_of
 from prunekit.models.residual import DropPath, LayerScale
 
 
@@ -33,6 +34,8 @@ class EncoderBlock(nn.Module):
         self.norm1 = nn.LayerNorm(width, eps=1e-6)
         self.attn = Attention(width, heads, qkv_bias, dropout, units)
         self.compressor: DataCompressor | None = None
+        self.depth = Depth(0, 1)
+        """Where the block stands: whoever makes more than one says so."""
         self.norm2 = nn.LayerNorm(width, eps=1e-6)
         self.mlp = Mlp(width, hidden, dropout)
         self.ls1: nn.Module = nn.Identity()
@@ -63,10 +66,12 @@ class EncoderBlock(nn.Module):
         """
         x, size, protected = tokens
         bias = size.log().transpose(1, 2).unsqueeze(1) if size_bias else None
-        branch = self.drop_path1(self.ls1(self.attn(self.norm1(x), bias)))
+        wanted = wanted_of(self.compressor)
+        view = AttentionView(wanted) if wanted else None
+        branch = self.drop_path1(self.ls1(self.attn(self.norm1(x), bias, view)))
         tokens = TokenBatch(x + branch, size, protected)
         if self.compressor is not None:
-            tokens = self.compressor(tokens)
+            tokens = self.compressor(view.shown(tokens, self.depth) if view else tokens)
         x, size, protected = tokens
         branch = self.drop_path2(self.ls2(self.mlp(self.norm2(x))))
         return TokenBatch(x + branch, size, protected)
@@ -86,11 +91,16 @@ class Attention(nn.Module):
         self.proj = nn.Linear(inner, width)
         self.drop = nn.Dropout(dropout)
 
-    def forward(self, x: Tensor, bias: Tensor | None) -> Tensor:
-        """[B, N, C] -> [B, N, C]; `bias` [B, 1, 1, N] is added to the logits of each key."""
+    def forward(self, x: Tensor, bias: Tensor | None, view: AttentionView | None = None) -> Tensor:
+        """[B, N, C] -> [B, N, C]; `bias` [B, 1, 1, N] is added to the logits of each key.
+
+        `view` is told the queries and keys.
+        """
         qkv = self.qkv(x).unflatten(-1, (3, self.num_heads, -1))
         q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)
         bias = None if bias is None else bias.to(q.dtype)
+        if view is not None:
+            view.note(q, k, bias)
         mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
         projected: Tensor = self.drop(self.proj(mixed.transpose(1, 2).flatten(2)))
         return projected

@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence, Set
 
 import torch
 from pydantic import ValidationError
 from torch import Tensor
 
-from prunekit.compressors.base import DataCompressor, TokenBatch
+from prunekit.compressors.base import (
+    CLASS_ATTENTION,
+    DEPTH,
+    KEYS,
+    READS,
+    DataCompressor,
+    Depth,
+    TokenBatch,
+)
 from prunekit.errors import RecipeError
 from prunekit.foundation.values import as_values
 from prunekit.registry.configs import CompressorConfig
@@ -58,8 +66,10 @@ class Batches:
         left = promised(compressor, trial.patches)
         if left is None:
             raise RefusedError(f"output_tokens refuses {trial.patches} tokens")
-        tokens = random_tokens(trial)
-        out = forward(compressor, tokens)
+        check_names(compressor)
+        tokens = random_tokens(trial, compressor.reads)
+        # a copy, so that what is written into it is found below
+        out = forward(compressor, of_each(tokens, Tensor.clone))
         check_output(compressor, tokens, out, left)
         check_gradient(compressor, tokens)
         check_repeats(compressor, tokens, out)
@@ -97,10 +107,18 @@ class Batches:
             config = type(self.config).model_validate(tree)
         except ValidationError:
             return  # ratio 0 is none of its settings
-        tokens = random_tokens(trial)
-        compressor = self._made(config).to(tokens.x.dtype).train(trial.training)
+        compressor = self._made(config).to(getattr(torch, trial.dtype)).train(trial.training)
+        tokens = random_tokens(trial, compressor.reads)
         if "ratio" in ratios and not equal(tokens, forward(compressor, tokens)):
             raise ConformanceError("ratio 0 is not the identity")
+
+
+def check_names(compressor: DataCompressor) -> None:
+    """It reads what a model may have."""
+    with faults_of("reads"):
+        unknown = sorted(set(compressor.reads) - READS)
+    if unknown:
+        raise ConformanceError(f"reads names {unknown}: a model gives {sorted(READS)}")
 
 
 def check_output(
@@ -140,10 +158,12 @@ def check_output(
 
 def check_gradient(compressor: DataCompressor, tokens: TokenBatch) -> None:
     """The loss reaches x, and the tokens that came in are left alone."""
-    x = tokens.x.clone().requires_grad_()
-    size = tokens.size.clone()
-    out = forward(compressor, TokenBatch(x, size, tokens.protected))
-    if bits(x) != bits(tokens.x) or bits(size) != bits(tokens.size):
+    given = of_each(tokens, Tensor.clone)
+    x = given.x.requires_grad_()
+    out = forward(compressor, given)
+    if bits(x) != bits(tokens.x) or any(
+        bits(mine) != bits(was) for mine, was in zip(_read(given), _read(tokens), strict=True)
+    ):
         raise ConformanceError("forward writes into the tokens that it is given")
     if out.x.requires_grad:
         torch.autograd.backward(out.x.float().square().sum())
@@ -176,8 +196,7 @@ def check_alone(compressor: DataCompressor, tokens: TokenBatch, out: TokenBatch)
     if compressor.training or tokens.x.dtype != torch.float32:
         return  # in bfloat16 near ties are many, and decided by rounding
     for i in range(tokens.x.shape[0]):
-        one = TokenBatch(tokens.x[i : i + 1], tokens.size[i : i + 1], tokens.protected)
-        alone = forward(compressor, one)
+        alone = forward(compressor, of_each(tokens, lambda values, i=i: values[i : i + 1]))  # type: ignore[misc]
         if not (close(alone.x, out.x[i : i + 1]) and close(alone.size, out.size[i : i + 1])):
             raise ConformanceError(f"sample {i} gives other tokens alone than in its batch")
 
@@ -209,7 +228,7 @@ def check_meta(compressor: DataCompressor, tokens: TokenBatch, out: TokenBatch) 
     """Shapes can be had without data."""
     own = copy.deepcopy(compressor).to("meta")
     with faults_of("on the meta device forward"):
-        shapes = own(TokenBatch(tokens.x.to("meta"), tokens.size.to("meta"), tokens.protected))
+        shapes = own(of_each(tokens, lambda values: values.to("meta")))
     if shapes.x.shape != out.x.shape or shapes.x.device.type != "meta":
         raise ConformanceError(
             f"on the meta device x is {tuple(shapes.x.shape)} on {shapes.x.device.type}, not "
@@ -251,14 +270,42 @@ def promised(compressor: DataCompressor, n: int) -> int | None:
     return left
 
 
-def random_tokens(trial: TokenTrial, seed: int = 0) -> TokenBatch:
-    """Normal tokens; the sizes of the unprotected ones are 1 .. 4."""
+def random_tokens(trial: TokenTrial, reads: Set[str] = frozenset(), seed: int = 0) -> TokenBatch:
+    """Normal tokens and keys; the sizes of the unprotected ones are 1 .. 4.
+
+    What is not in `reads` is not there.
+    """
     generator = torch.Generator().manual_seed(trial.seed + seed)
     count = trial.protected + trial.patches
     x = torch.randn(trial.samples, count, trial.width, generator=generator)
     size = torch.randint(1, 5, (trial.samples, count, 1), generator=generator).float()
     size[:, : trial.protected] = 1
-    return TokenBatch(x.to(getattr(torch, trial.dtype)), size, trial.protected)
+    dtype = getattr(torch, trial.dtype)
+    keys = torch.randn(trial.samples, count, 3, generator=generator).to(dtype)
+    attention = torch.randn(trial.samples, count, generator=generator).softmax(-1)
+    return TokenBatch(
+        x.to(dtype),
+        size,
+        trial.protected,
+        keys=keys if KEYS in reads else None,
+        class_attention=attention if CLASS_ATTENTION in reads else None,
+        depth=Depth(1, 4) if DEPTH in reads else None,
+    )
+
+
+def of_each(tokens: TokenBatch, change: Callable[[Tensor], Tensor]) -> TokenBatch:
+    """The tokens, each of their tensors changed."""
+    keys, attention = (
+        None if values is None else change(values)
+        for values in (tokens.keys, tokens.class_attention)
+    )
+    x, size = change(tokens.x), change(tokens.size)
+    return TokenBatch(x, size, tokens.protected, keys, attention, tokens.depth)
+
+
+def _read(tokens: TokenBatch) -> list[Tensor]:
+    found = (tokens.size, tokens.keys, tokens.class_attention)
+    return [values for values in found if values is not None]
 
 
 def forward(compressor: DataCompressor, tokens: TokenBatch, noise: int = 0) -> TokenBatch:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from prunekit.compressors.base import DataCompressor
+from prunekit.compressors.base import pass_all
 from prunekit.foundation.devices import HOST, has_float64
 from prunekit.foundation.modules import computing_with, plain_attention
 from prunekit.models.dry_pass import unwatched
@@ -30,14 +29,8 @@ def plain_copy(model: nn.Module) -> nn.Module:
         if not has_float64(tensor.device):
             values[name] = values.get(name, tensor.detach()).to(HOST)
     plain = unwatched(computing_with(model, values)).eval()
-    for module in plain.modules():
-        if isinstance(module, DataCompressor):
-            module.forward = _identity  # type: ignore[method-assign]
+    pass_all(plain)
     return plain
-
-
-def _identity(tokens: Any) -> Any:
-    return tokens
 
 
 def first_pass(
