@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import resource
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -18,6 +17,7 @@ from PIL import Image
 from prunekit.bench.measure import AGAIN, Section, Timed, Variant, in_turn, one_thread
 from prunekit.bench.streamed import bench_streamed
 from prunekit.data.load import open_dataset
+from prunekit.foundation.system import seconds_of_children
 from prunekit.recipe.load import dataset_from
 
 GOAL = 50
@@ -133,8 +133,7 @@ def _by_prunekit(root: Path, images: int, *, anew: bool = False) -> Variant:
 
 def _seconds() -> float:
     """Of processor time, of this process and of those that it started and that have ended."""
-    ended = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return time.process_time() + ended.ru_utime + ended.ru_stime
+    return time.process_time() + seconds_of_children()
 
 
 SECTIONS = {"memory": bench_resident, "streamed": bench_streamed}

@@ -101,7 +101,7 @@ STATUS, RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 def resident(field: str) -> int:
     """Bytes of `VmHWM`, the most since the last reset, or `VmRSS`, now. Linux only."""
-    for line in STATUS.read_text().splitlines():
+    for line in STATUS.read_text(encoding="ascii").splitlines():
         if line.startswith(field):
             return int(line.split()[1]) * 1024
     raise OSError(f"{STATUS} has no {field}")
@@ -132,7 +132,7 @@ def peaks(name: str) -> tuple[float, float]:
 
 def above(work: Callable[[], object]) -> int:
     """Bytes resident at most during `work`, above those before it."""
-    RESET.write_text("5")
+    RESET.write_text("5", encoding="ascii")
     before = resident("VmRSS")
     work()
     return max(0, resident("VmHWM") - before)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-import resource
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 
 from prunekit.bench.measure import AGAIN, Section, Timed, Variant, in_turn
 from prunekit.errors import ResourceError
+from prunekit.foundation.system import seconds_of_children
 from prunekit.recipe.find import shipped_recipes
 
 NO_GARBAGE = "import gc; gc.disable(); "
@@ -76,22 +76,18 @@ def _python(*words: str) -> Variant:
     around = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
 
     def variant() -> float:
-        before = _children_seconds()
+        before = seconds_of_children()
         done = subprocess.run(
             [sys.executable, *words],
             env={**around, "OMP_NUM_THREADS": "1"},
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
-            text=True,
+            encoding="utf-8",
+            errors="replace",
             check=False,
         )
         if done.returncode:
             raise ResourceError(f"python {' '.join(words)} failed: {done.stderr.strip()[-200:]}")
-        return _children_seconds() - before
+        return seconds_of_children() - before
 
     return variant
-
-
-def _children_seconds() -> float:
-    used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return used.ru_utime + used.ru_stime

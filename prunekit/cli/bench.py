@@ -14,6 +14,7 @@ from prunekit.cli.bench_view import head_view, ratio_text, section_view
 from prunekit.cli.common import ExampleCommand, device_option, json_option, print_json
 from prunekit.errors import UsageError
 from prunekit.foundation.suggestions import did_you_mean
+from prunekit.foundation.system import load_of_machine
 from prunekit.registry.installed import import_object
 
 if TYPE_CHECKING:
@@ -238,5 +239,5 @@ def about(device: torch.device) -> dict[str, object]:
         "versions": versions,
         "date": f"{datetime.now(UTC):%Y-%m-%d}",
         "cpus": os.cpu_count(),
-        "load": os.getloadavg()[0],
+        "load": load_of_machine(),
     }

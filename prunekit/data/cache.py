@@ -7,7 +7,7 @@ import json
 import os
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -18,6 +18,7 @@ from safetensors.torch import save_file
 from prunekit.errors import ResourceError
 from prunekit.foundation.devices import HOST, free_memory
 from prunekit.foundation.files import replacing
+from prunekit.foundation.system import memory_left
 from prunekit.registry.configs import Samples
 
 
@@ -132,15 +133,7 @@ def available_memory(device: torch.device = HOST) -> int:
     if device.type != "cpu":
         told = free_memory(device)
         return NO_LIMIT if told is None else told[0]
-    available = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    with suppress(OSError, ValueError, StopIteration):
-        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
-        line = next(line for line in lines if line.startswith("MemAvailable:"))
-        available = int(line.split()[1]) * 1024
-    with suppress(OSError, ValueError):
-        limit = int(Path("/sys/fs/cgroup/memory.max").read_text(encoding="ascii"))
-        available = min(available, limit)
-    return available
+    return memory_left()
 
 
 def require_memory(size: int, what: str, remedy: str, device: torch.device = HOST) -> None:

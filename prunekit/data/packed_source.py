@@ -6,8 +6,9 @@ import hashlib
 import os
 import zlib
 from collections.abc import Sequence
-from io import BytesIO
+from io import BytesIO, FileIO
 from pathlib import Path
+from threading import Lock
 from typing import Any, Literal
 
 from torch import Tensor
@@ -24,7 +25,7 @@ class DataFiles:
 
     def __init__(self, paths: Sequence[Path]) -> None:
         self.paths = tuple(paths)
-        self._open: dict[int, int] = {}
+        self._open: dict[int, FileIO] = {}
 
     def read(self, file: int, offset: int, length: int) -> bytes:
         """A part of a file, shorter where the file ends before.
@@ -33,15 +34,27 @@ class DataFiles:
             OSError: it cannot be read.
         """
         if file not in self._open:
-            self._open[file] = os.open(self.paths[file], os.O_RDONLY | os.O_CLOEXEC)
-        return os.pread(self._open[file], length, offset)
+            self._open[file] = self.paths[file].open("rb", buffering=0)
+        return read_part(self._open[file], offset, length)
 
     def __getstate__(self) -> dict[str, Any]:
         return {"paths": self.paths, "_open": {}}
 
     def __del__(self) -> None:
-        for handle in self._open.values():
-            os.close(handle)
+        for file in self._open.values():
+            file.close()
+
+
+ONE_AT_A_TIME = Lock()
+
+
+def read_part(file: FileIO, offset: int, length: int) -> bytes:
+    """A part of a file that several threads read."""
+    if hasattr(os, "pread"):
+        return os.pread(file.fileno(), length, offset)
+    with ONE_AT_A_TIME:  # Windows: a file has one place
+        file.seek(offset)
+        return file.read(length)
 
 
 class PackedSource:

@@ -131,7 +131,7 @@ def pack_images(
     with lock(work), StopSignals() as signals:
         _check_disk(work, needed)
         with replacing(work / "settings.json") as file:
-            file.write_text(json.dumps(_plain(settings)))
+            file.write_text(json.dumps(_plain(settings)), encoding="utf-8")
         if not is_pack(work) or not _is_of(work, indices):
             with suppress(FileNotFoundError):
                 (work / DOCUMENT).unlink()
@@ -236,7 +236,7 @@ def _refuse(out: Path, work: Path, settings: PackSettings) -> None:
         what = "is packed already" if is_pack(out) else "is there already"
         raise UsageError(f"{out}: {what}: remove it, or choose another folder with --out")
     with suppress(FileNotFoundError, ValueError):
-        begun = json.loads((work / "settings.json").read_text())
+        begun = json.loads((work / "settings.json").read_text(encoding="utf-8"))
         if begun != _plain(settings):
             raise UsageError(f"{work}: was begun with {begun}: remove it, or give the same options")
 
@@ -280,4 +280,4 @@ def _write_document(
         splits=dict(parts),
     )
     with replacing(work / DOCUMENT) as file:
-        file.write_text(document_text(document))
+        file.write_text(document_text(document), encoding="utf-8")

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from prunekit.errors import CheckpointError, UsageError
 from prunekit.foundation.parameters import Holders, Scope
+from prunekit.foundation.system import followed
 from prunekit.models.saved import CONFIG, load_model
 from prunekit.pruning.structures.n_m import input_axis
 from prunekit.registry.own_code import CodeFile, use_code
@@ -56,7 +57,7 @@ def check_nm(
     """
     if not 1 <= n < m:
         raise UsageError(f"--n {n} --m {m}: n must be at least 1 and less than m")
-    path = Path(source)
+    path = followed(source)
     if path.is_dir():
         path = open_run(path).existing("model.safetensors")
     weights, metadata = read_tensors(path)

@@ -22,6 +22,7 @@ from prunekit.export.subject import MODEL_FILE
 from prunekit.foundation.autocast import DTYPES, autocast
 from prunekit.foundation.devices import AUTO, device_of_run
 from prunekit.foundation.numerics import Numerics
+from prunekit.foundation.system import followed
 from prunekit.models.memory_format import laid_out, lies_channels_last
 from prunekit.models.saved import IMAGES, load_model, read_preprocessing
 from prunekit.recipe.schema import Recipe
@@ -89,7 +90,7 @@ def open_served(source: str | Path, device: str | None = None) -> ServedModel:
         UsageError: onnxruntime is not installed, or is asked for another device than the CPU.
         RecipeError: no such device here.
     """
-    path = Path(source)
+    path = followed(source)
     if path.is_dir() and (path / "compact.json").is_file():
         path = model_file(path)
     if path.is_dir():

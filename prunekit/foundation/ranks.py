@@ -87,7 +87,7 @@ def is_task_of_srun(env: Mapping[str, str]) -> bool:
 def _has_terminal() -> bool:
     try:
         os.close(os.open("/dev/tty", os.O_RDONLY | os.O_NOCTTY))
-    except OSError:
+    except (OSError, AttributeError):  # the second on Windows
         return False
     return True
 

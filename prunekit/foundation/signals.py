@@ -8,10 +8,18 @@ from collections.abc import Callable
 from types import FrameType
 
 Handler = Callable[[int, FrameType | None], object] | int | signal.Handlers | None
-SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+NAMES = ("SIGTERM", "SIGINT", "SIGHUP")
+SIGNALS = tuple(
+    getattr(signal, name) for name in NAMES if hasattr(signal, name)
+)  # Windows lacks one
 SAME_REQUEST = 1.0
 """Seconds in which signals are one request: a terminal signals each process, and a launcher passes
 its own on."""
+
+
+def ended_by_stop(exit_code: int | None) -> bool:
+    """Whether a process ended of a request to stop that it was not ready to hear."""
+    return exit_code is not None and -exit_code in SIGNALS
 
 
 def how_ended(exit_code: int | None) -> str:
@@ -38,23 +46,36 @@ def _outlast(seconds: float, after: Handler) -> Handler:
 class StopSignals:
     """How often a signal asked for a stop while the block ran.
 
-    Args:
-        again: called at each request after the first, in the signal's handler.
+    A handler only counts: an exception out of one would come up at any line, also where it looks
+    like a fault of what runs there. Who can stop asks where it can. From the second request on
+    signals do again what they did before the block, so that a third is obeyed by what never asks.
+    A block inside another of this process begins with the count of that, and adds to it.
     """
 
-    def __init__(self, again: Callable[[], None] | None = None) -> None:
-        self.times, self._last, self._again = 0, 0.0, again
+    def __init__(self) -> None:
+        self.times, self._last = 0, 0.0
+        self._before: dict[signal.Signals, Handler] = {}
+        self._outer: StopSignals | None = None
         self.outlasted = 0.0
         """Seconds after the block for which SIGTERM ends nothing: who sends it because of another
         process must not cut short what this one tells."""
 
     def __enter__(self) -> StopSignals:
         self._before = {name: signal.signal(name, self._ask) for name in SIGNALS}
+        owner = getattr(self._before[signal.SIGTERM], "__self__", None)
+        self._outer = owner if isinstance(owner, StopSignals) else None
+        if self._outer is not None:
+            self.times, self._last = self._outer.times, self._outer._last
         return self
 
     def __exit__(self, *_: object) -> None:
         if self.outlasted:
             self._before[signal.SIGTERM] = _outlast(self.outlasted, self._before[signal.SIGTERM])
+        if self._outer is not None:
+            self._outer.times, self._outer._last = self.times, self._last
+        self._give_back()
+
+    def _give_back(self) -> None:
         for name, handler in self._before.items():
             signal.signal(name, handler)
 
@@ -63,5 +84,5 @@ class StopSignals:
         if self.times and now - self._last <= SAME_REQUEST:
             return
         self.times, self._last = self.times + 1, now
-        if self.times > 1 and self._again is not None:
-            self._again()
+        if self.times > 1:
+            self._give_back()

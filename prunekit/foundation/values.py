@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -23,6 +22,7 @@ from pydantic import (
 
 from prunekit.errors import RecipeError
 from prunekit.foundation.field_texts import field_text
+from prunekit.foundation.system import pointed_at
 
 RECIPE_FORMAT = 3
 """The format of the recipes that this version writes: raise it with a release that adds a key or
@@ -140,8 +140,7 @@ def pinned(path: str) -> str:
 
     A run that is read later, or resumed, must not follow a link that has moved on.
     """
-    link = Path(path)
-    return str(link.parent / os.readlink(link)) if link.is_symlink() else path
+    return str(pointed_at(Path(path)) or path)
 
 
 RunPath = Annotated[str, Field(min_length=1), AfterValidator(pinned)]

@@ -24,7 +24,9 @@ class Lines(Logger):
         if run.resume_step is not None and path.exists():
             kept = [line for line in read_lines(path) if line["step"] <= run.resume_step]
             with replacing(path) as temporary:
-                temporary.write_text("".join(json.dumps(line) + "\n" for line in kept))
+                temporary.write_text(
+                    "".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8"
+                )
         # unbuffered: a kill loses no whole line, and a full disk leaves nothing to flush at exit
         self._file = path.open("ab", buffering=0)
 

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from prunekit.data.preprocessing import Preprocessing
 from prunekit.errors import CheckpointError, RecipeError, UsageError
 from prunekit.foundation.modules import copy_on, one_forward
+from prunekit.foundation.system import followed
 from prunekit.models.bounds import no_larger_than, settings_in, without_values
 from prunekit.models.resized import Sizes, fill_in, resize_model, sizes_left
 from prunekit.registry.own_code import CodeFile, code_of, require_code, use_code
@@ -327,7 +328,7 @@ def _first_fault(error: Exception) -> str:
 
 
 def _opened(source: str | Path) -> tuple[Path, dict[str, Tensor], dict[str, str]]:
-    path = Path(source)
+    path = followed(source)
     if path.is_dir():
         path = model_file(path)
     return path, *read_tensors(path)

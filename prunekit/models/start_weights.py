@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Annotated
 
 import torch
@@ -12,6 +11,7 @@ from pydantic import AfterValidator
 from torch import Tensor, nn
 
 from prunekit.errors import CheckpointError
+from prunekit.foundation.system import followed
 from prunekit.foundation.values import RunPath
 from prunekit.foundation.warn import LOG
 from prunekit.registry.configs import DataSpec
@@ -74,7 +74,7 @@ def _read(init: str) -> dict[str, Tensor]:
     from prunekit.models.weight_files import SUFFIXES, read_weights
     from prunekit.runs.directory import model_file, open_run
 
-    path = Path(init)
+    path = followed(init)
     if path.is_dir():
         return read_weights(model_file(path))
     if not (path.exists() or path.suffix in SUFFIXES):

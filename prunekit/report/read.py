@@ -14,6 +14,7 @@ from typing import Any
 from prunekit.errors import CheckpointError, PrunekitError, RecipeError
 from prunekit.foundation.files import sorted_lines
 from prunekit.foundation.number_text import counted
+from prunekit.foundation.system import followed
 from prunekit.recipe.document import SourcePosition
 from prunekit.recipe.yaml_text import read_document
 from prunekit.runs.directory import RunDir, logged_series, open_run
@@ -238,7 +239,7 @@ def find_runs(paths: Sequence[Path]) -> FoundRuns:
     folders: dict[Path, None] = {}
     unreadable: list[str] = []
     for path in paths:
-        below = list(_run_dirs(path, unreadable))
+        below = list(_run_dirs(followed(path), unreadable))
         if not below:
             what = "no run directory in it" if path.is_dir() else "no such folder"
             raise CheckpointError(

@@ -57,7 +57,7 @@ def save_checkpoint(run_dir: Path, step: int, weights: Mapping[str, Tensor], sta
         save_file({name: tensor.contiguous() for name, tensor in weights.items()}, part / WEIGHTS)
         torch.save(state, part / STATE)
         digests = {name: sha256(part / name) for name in (WEIGHTS, STATE)}
-        (part / DIGESTS).write_text(json.dumps(digests))
+        (part / DIGESTS).write_text(json.dumps(digests), encoding="utf-8")
         for path in part.iterdir():
             flush(path)
         flush(part)
@@ -88,7 +88,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
         CheckpointError: missing, cut short, changed, or holding anything but plain data.
     """
     try:
-        digests = json.loads((path / DIGESTS).read_text())
+        digests = json.loads((path / DIGESTS).read_text(encoding="utf-8"))
         for name in (WEIGHTS, STATE):
             check_digest(path / name, digests)
         weights = load_file(path / WEIGHTS)

@@ -27,6 +27,7 @@ from prunekit.foundation.files import (
     read_json,
     read_lines,
 )
+from prunekit.foundation.system import followed, point_to
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -182,7 +183,7 @@ def open_run(path: str | Path) -> RunDir:
     Raises:
         CheckpointError: there is no run at `path`.
     """
-    run = Path(path)
+    run = followed(path)
     if run.is_file():
         raise CheckpointError(f"{run}: {no_run(run)}")
     if not run.is_dir():
@@ -193,7 +194,7 @@ def open_run(path: str | Path) -> RunDir:
     if not (run / "resolved.yaml").is_file():
         remedy = (
             f"did you mean {run / 'latest'}?"
-            if (run / "latest").is_dir()
+            if followed(run / "latest").is_dir()
             else ("give the folder that holds resolved.yaml")
         )
         raise CheckpointError(f"{run}: not a run directory: {remedy}")
@@ -206,6 +207,7 @@ def model_file(path: Path) -> Path:
     Raises:
         CheckpointError: the folder is neither, or the run has none, as it did not finish.
     """
+    path = followed(path)
     file = path / "model.safetensors"
     if file.is_file() and not (path / "resolved.yaml").is_file():
         return file
@@ -320,20 +322,15 @@ def _first_free(parent: Path, stamp: str) -> Path:
 
 
 def point_latest(run_dir: Path) -> None:
-    """Point the relative link `latest` beside `run_dir` at it, in one step.
+    """Point `latest` beside `run_dir` at it, in one step: a relative link, where there are links.
 
     Raises:
         WriteError: `latest` is something else than a link, or cannot be written.
     """
     latest = run_dir.parent / "latest"
-    temporary = run_dir.parent / f".latest.{os.getpid()}.part"
     try:
-        temporary.unlink(missing_ok=True)
-        temporary.symlink_to(run_dir.name, target_is_directory=True)
-        os.replace(temporary, latest)
+        point_to(latest, run_dir.name)
     except OSError as error:
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)
         raise cannot_write(latest, error) from error
 
 

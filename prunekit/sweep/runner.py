@@ -85,6 +85,8 @@ class _Work:
         self.whole = True
         self.stopping = False
         self.lost: WriteError | None = None
+        self.cut_short: set[str] = set()
+        """Keys of the cells whose process ended of a stop once."""
 
     def stop(self) -> None:
         """Begin nothing more, and let what is at work save."""
@@ -128,11 +130,17 @@ class _Work:
             elif isinstance(outcome.error, WriteError):
                 self.lost = outcome.error
                 self.stop()
-            elif outcome.died is None and outcome.error is None:
+            elif (outcome.died is None and outcome.error is None) or self._innocent(outcome):
                 self.pending[cell.key] = cell  # stopped from outside, or never begun: it goes on
             elif not self.stopping:
                 what = outcome.died or str(outcome.error)
                 self.end(cell, CellState("failed", None, what, ResourceError.exit_code))
+
+    def _innocent(self, outcome: TaskOutcome) -> bool:
+        """Whether a process ended of a stop before it could save; a second time is no accident."""
+        first = outcome.task.tag not in self.cut_short
+        self.cut_short |= {outcome.task.tag} if outcome.stopped else set()
+        return outcome.stopped and first
 
     def _recorded(self, key: str) -> CellState | None:
         """The state that a process wrote before it died."""

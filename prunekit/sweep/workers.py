@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import multiprocessing
 import os
-import signal
 import threading
 from collections.abc import Callable
 from contextlib import suppress
@@ -13,12 +12,12 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
-from types import FrameType
 from typing import Any, Protocol
 
-from prunekit.errors import PrunekitError, StopRequestedError
+from prunekit.errors import PrunekitError
 from prunekit.foundation.ranks import leave_world
-from prunekit.foundation.signals import how_ended
+from prunekit.foundation.signals import StopSignals, ended_by_stop, how_ended
+from prunekit.foundation.system import leave_terminal
 from prunekit.registry.own_code import CodeFile, current_code, use_code
 
 
@@ -110,7 +109,10 @@ class Workers:
             worker.process.join()
             self._workers.remove(worker)
             worker.connection.close()
-            return TaskOutcome(task, died=f"its process {how_ended(worker.process.exitcode)}")
+            code = worker.process.exitcode
+            return TaskOutcome(
+                task, died=f"its process {how_ended(code)}", stopped=ended_by_stop(code)
+            )
         return TaskOutcome(task, value, error)
 
 
@@ -120,16 +122,15 @@ class Workers:
 def _serve(connection: Connection, local: int, code: CodeFile | None = None) -> None:
     """Do tasks until the other end closes."""
     leave_world(local)
-    os.setsid()  # Ctrl-C is for the parent, which asks once
+    leave_terminal()  # Ctrl-C is for the parent, which asks once
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # the recipe sets its own
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    signal.signal(signal.SIGTERM, _stop)
     if code is not None:
         _print_to(None)  # this terminal was shown what it prints
-    with use_code(code), suppress(EOFError, OSError, StopRequestedError):
+    with StopSignals() as signals, use_code(code), suppress(EOFError, OSError):
         while True:
             task: Task = connection.recv()
-            connection.send(_answer(task))
+            connection.send((None, None) if signals.times else _answer(task))
 
 
 def _answer(task: Task) -> tuple[Any, Exception | None]:
@@ -158,10 +159,6 @@ def _end_with_parent() -> None:
     os._exit(1)
 
 
-def _stop(signum: int, frame: FrameType | None) -> None:
-    raise StopRequestedError("stopped before the first step")
-
-
 POLL_SECONDS = 0.2
 """How long to wait for a task to end before looking at signals again."""
 
@@ -186,6 +183,8 @@ class TaskOutcome:
     error: Exception | None = None
     died: str | None = None
     """How the process ended, where it did."""
+    stopped: bool = False
+    """Whether that was of a signal which asks for a stop: no fault of the task."""
 
 
 class Executor(Protocol):

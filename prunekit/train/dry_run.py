@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import resource
 from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import dataclass, replace
@@ -14,6 +13,7 @@ from torch import Tensor
 from prunekit.data import check_shares
 from prunekit.foundation.devices import peak_memory
 from prunekit.foundation.modules import copy_on, training_mode_kept
+from prunekit.foundation.system import peak_of_process
 from prunekit.foundation.timing import call_seconds, mean_seconds
 from prunekit.models import token_counts
 from prunekit.models.cost import count_macs
@@ -232,4 +232,4 @@ def _three_steps(run: Run) -> tuple[float, int]:
         trainer.observer.log_to.close()
     if (held := peak_memory(device)) is not None:
         return seconds, held
-    return seconds, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return seconds, peak_of_process()

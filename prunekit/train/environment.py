@@ -82,7 +82,8 @@ def _git(command: list[str], settings: Mapping[str, str]) -> str:
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
-        text=True,
+        encoding="utf-8",
+        errors="surrogateescape",
         timeout=10,
         env={**os.environ, **given},
     ).stdout

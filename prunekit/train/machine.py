@@ -36,6 +36,7 @@ from prunekit.foundation.devices import (
     why_not,
 )
 from prunekit.foundation.processor import available_cores, processor_name
+from prunekit.foundation.system import memory_in_all
 from prunekit.train.environment import environment
 
 WORKS = "works"
@@ -94,7 +95,7 @@ def processor() -> dict[str, Any]:
         "name": processor_name(),
         "cores": available_cores(),
         "threads": torch.get_num_threads(),
-        "memory": os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"),
+        "memory": memory_in_all(),
         "free": available_memory(),
         "shared": shutil.disk_usage(shared).total if shared.is_dir() else None,
         "capability": torch.backends.cpu.get_cpu_capability(),
@@ -192,7 +193,9 @@ def _version_of(program: str) -> str | None:
     if path is None:
         return None
     try:
-        done = subprocess.run([path, "--version"], capture_output=True, text=True, timeout=20)
+        done = subprocess.run(
+            [path, "--version"], capture_output=True, encoding="utf-8", errors="replace", timeout=20
+        )
     except (OSError, subprocess.TimeoutExpired):
         return None
     numbers = re.findall(r"\d+\.\d+(?:\.\d+)?", done.stdout)

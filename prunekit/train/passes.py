@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -39,8 +40,17 @@ class Passes:
     The plain module stays what strategies see; make this after they have replaced what they may.
     """
 
-    def __init__(self, run: Run, precision: Precision) -> None:
-        self.run, self.precision = run, precision
+    def __init__(
+        self, run: Run, precision: Precision, look: Callable[[], object] = lambda: None
+    ) -> None:
+        """Wrap the model of a run.
+
+        Args:
+            run: what is trained.
+            precision: of its passes.
+            look: called before each batch; what it raises passes through.
+        """
+        self.run, self.precision, self._look = run, precision, look
         sizes = run.data.sizes
         self._compiled = Compiled(
             run.model,
@@ -67,6 +77,7 @@ class Passes:
         device = self.run.group.device
         sums = torch.zeros(3, dtype=widest(device), device=device)
         for i, (x, y) in enumerate(data.micro_batches(t)):
+            self._look()
             done += len(y)
             last = done == samples
             # noise is a function of its place, so that a resumed run draws the same
@@ -111,6 +122,7 @@ class Passes:
         group.share_buffers(self.run.model)  # BatchNorm statistics differ from rank to rank
         sums = Tally(3, group.device)
         for x, y in self.run.data.eval_batches(split):
+            self._look()
             with self.precision.autocast():
                 logits = self.logits(x)
             loss = F.cross_entropy(logits.float(), y, reduction="sum")

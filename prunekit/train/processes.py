@@ -46,7 +46,7 @@ class Started:
 
     def failures(self) -> list[dict[str, Any]]:
         """Of all processes, the first one first; what follows from the loss of another is last."""
-        found = [json.loads(path.read_text()) for path in self.folder.glob("rank-*.json")]
+        found = [json.loads(path.read_text("utf-8")) for path in self.folder.glob("rank-*.json")]
         return sorted(found, key=lambda failure: (failure["lost"], failure["time"]))
 
     def finished(self) -> Path | None:
@@ -58,7 +58,7 @@ class Started:
     def run_dir(self) -> Path | None:
         """Where the run is, if it got that far."""
         path = self.folder / "run_dir"
-        return Path(path.read_text(encoding="utf-8")) if path.is_file() else None
+        return Path(path.read_text("utf-8")) if path.is_file() else None
 
 
 Work = Callable[..., str]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import NoReturn
-
 from prunekit.foundation.signals import StopSignals
 from prunekit.train.distributed import ProcessGroup
 
@@ -16,8 +14,8 @@ class Stopping:
 
     def __init__(self, group: ProcessGroup) -> None:
         self.group = group
-        self.requests = StopSignals(again=_interrupt)
-        """SIGTERM, SIGINT and SIGHUP ask for a stop; a second one interrupts at once."""
+        self.requests = StopSignals()
+        """SIGTERM, SIGINT and SIGHUP ask for a stop; a second one for one at once, unsaved."""
 
     def agreed(self, step: int) -> bool:
         """Whether all ranks stop at this step; asking costs, so several ask every few steps."""
@@ -25,6 +23,11 @@ class Stopping:
             return False
         return self.group.any(self.requests.times > 0)
 
+    def look(self) -> None:
+        """Between batches: whether this rank is not to wait for the end of its step.
 
-def _interrupt() -> NoReturn:
-    raise KeyboardInterrupt
+        Raises:
+            KeyboardInterrupt: a stop was asked for twice.
+        """
+        if self.requests.times > 1:
+            raise KeyboardInterrupt

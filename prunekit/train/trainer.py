@@ -96,7 +96,7 @@ class Trainer:
     def _wrap(self) -> None:
         """The average begins at the masked weights; compile and DDP come last."""
         self.state.begin_average()
-        self.passes = Passes(self.run, self.precision)
+        self.passes = Passes(self.run, self.precision, self.stopping.look)
 
     # ---- the loop
 

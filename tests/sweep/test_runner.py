@@ -1,5 +1,6 @@
 """Sweeps that are run: killed, stopped, grown, in one job and in two."""
 
+import collections
 import json
 import re
 import shutil
@@ -435,6 +436,32 @@ def test_a_cell_whose_process_died_has_failed(folder, capsys):
     (dense,) = (cell for cell in opened.cells if cell.arm == "dense")
     assert (dense.error, dense.run) == ("its process was ended by SIGKILL", None)
     assert "0 runs done, 5 failed" in capsys.readouterr().out
+
+
+class Unready(Inline):
+    """An executor whose processes end of a stop, before they can save, so many times a task."""
+
+    def __init__(self, times):
+        super().__init__()
+        self.left = collections.Counter()
+        self.times = times
+
+    def submit(self, task):
+        self.left[task.tag] += 1
+        if self.left[task.tag] > self.times:
+            super().submit(task)
+        else:
+            died = "its process was ended by SIGTERM"
+            self.ended.append(TaskOutcome(task, died=died, stopped=True))
+
+
+def test_a_cell_whose_process_was_stopped_unready_is_run_again_once(folder):
+    assert {cell.status for cell in sweep(folder, executor=Unready(1)).cells} == {"done"}
+
+
+def test_a_cell_whose_process_is_stopped_each_time_has_failed(folder):
+    opened = sweep(folder, code=8, executor=Unready(9))
+    assert {cell.status for cell in opened.cells} == {"failed"}
 
 
 def test_a_deleted_run_whose_repetition_dies_has_failed(finished, folder):

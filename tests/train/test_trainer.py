@@ -575,6 +575,27 @@ def test_a_run_that_is_told_to_stop_saves_and_goes_on(
     assert same(result(resumed), result(finished))
 
 
+def test_a_second_request_ends_a_run_before_its_next_batch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("prunekit.foundation.signals.SAME_REQUEST", -1.0)
+    Stops.asked += [signal.SIGINT, signal.SIGTERM]
+
+    class Twice(Stops):
+        def observe(self, ctx: Context) -> Mapping[str, float]:
+            while self.asked:
+                signal.raise_signal(self.asked.pop())
+            return {}
+
+    # the probe looks before step 7 is taken, which has no batch left; that step is not saved
+    with PROBES.temporarily("stops", Twice), pytest.raises(KeyboardInterrupt):
+        run(tmp_path, probes=["stops"], evaluate={"every": "8st"}, checkpoint={"every": "24st"})
+    latest = tmp_path / "tiny/latest"
+    status = open_run(latest).status()
+    assert (status["status"], status["exit_code"]) == ("stopped", 130)
+    assert [path.name for path in checkpoints(latest.resolve())] == ["step-0"]
+
+
 LONG = {"phases": [{"name": "train", "length": "150ep"}], "evaluate": {"every": "50ep"},
         "checkpoint": {"every": "25st"}}  # fmt: skip
 
