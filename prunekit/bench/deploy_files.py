@@ -19,9 +19,8 @@ from prunekit.bench.deploy_cases import (
     with_zeros,
 )
 from prunekit.bench.measure import Row, Section
-from prunekit.models import attach
+from prunekit.models.placing import attach_all
 from prunekit.recipe.load import load_recipe
-from prunekit.registry import COMPRESSORS
 from prunekit.registry.configs import DataSpec
 from prunekit.runs.packed import pack
 from prunekit.runs.sizes import file_sizes
@@ -97,7 +96,7 @@ def bench_exporting(size: Served, folder: Path) -> Iterator[Section]:
         recipe, side = load_recipe(RECIPE), 224
         model = recipe.model.build(DataSpec(channels=3, height=side, width=side, classes=10))
         for one in recipe.compressors:
-            attach(model, one.slot, COMPRESSORS.create(one), (3, side, side))
+            attach_all(model, one, (3, side, side))
         name, images = recipe.name, FULL.images(1)
     else:
         model, name, images = size.merging(0.4), "a small ViT", size.images(1)

@@ -5,13 +5,14 @@ from __future__ import annotations
 import abc
 import math
 from fractions import Fraction
-from typing import Any, ClassVar, Literal, NamedTuple, Self
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from prunekit.errors import RecipeError
-from prunekit.registry.configs import CompressorConfig
+from prunekit.foundation.values import NewKey
+from prunekit.registry.configs import EVERY_BLOCK, CompressorConfig
 
 KEYS, CLASS_ATTENTION, DEPTH = "keys", "class_attention", "depth"
 READS = frozenset({KEYS, CLASS_ATTENTION, DEPTH})
@@ -136,19 +137,64 @@ def _identity(tokens: Any) -> Any:
 
 
 class RatioConfig(CompressorConfig):
-    """The settings of a compressor that removes a share of the tokens."""
+    """The settings of a compressor that removes a share of the tokens, or a number."""
 
-    ratio: float = Field(ge=0, lt=1)
+    ratio: float = Field(default=0.0, ge=0, lt=1)
     """Share of the tokens (or pairs) that is removed, [0, 1)."""
     ratio_of: Literal["tokens", "pairs"] = "tokens"
     """What `ratio` is a share of: the n tokens, or the n // 2 pairs that one round of merging
     has."""
     eval_ratio: float | None = Field(default=None, ge=0, lt=1)
-    """The ratio in evaluation; null = `ratio`."""
+    """The ratio in evaluation; null = `ratio`, or `r`."""
+    r: Annotated[int | None, NewKey(3, before=None), Field(ge=0)] = None
+    """Tokens that are removed, in place of a ratio; of n at most n // 2, as in arXiv:2210.09461."""
+    over_blocks: Annotated[Literal["constant", "decreasing"], NewKey(3, before="constant")] = (
+        "constant"
+    )
+    """In slot `blocks.*`: the same `r` or `ratio` in each block, or falling linearly from twice it
+    in the first to 0 in the last (arXiv:2210.09461); of `r` as many in all."""
+
+    @model_validator(mode="after")
+    def _says_how_many(self) -> Self:
+        if self.r is None and "ratio" not in self.model_fields_set:
+            raise ValueError("ratio or r: say how many tokens are removed")
+        if self.r is not None and self.ratio:
+            raise ValueError("r: in place of ratio: give one of the two")
+        if self.over_blocks != "constant" and self.slot != EVERY_BLOCK:
+            raise ValueError(f"over_blocks: is for slot {EVERY_BLOCK!r}")
+        return self
+
+    def in_block(self, slot: str, index: int, count: int) -> Self:
+        """See `CompressorConfig`; with the `r` or `ratio` of this block."""
+        own: dict[str, Any] = {"slot": slot, "over_blocks": "constant"}
+        if self.over_blocks == "decreasing" and count > 1:
+            if self.r is not None:
+                # rounded sums, so that all blocks together remove count * r
+                own["r"] = _falling(self.r, index + 1, count) - _falling(self.r, index, count)
+            for key in ("ratio", "eval_ratio"):
+                share = getattr(self, key)
+                if share is not None:
+                    whole = 2 * Fraction(repr(share)) * (count - 1 - index) / (count - 1)
+                    own[key] = self._share(key, float(whole))
+        return self.model_copy(update=own)
+
+    def _share(self, key: str, ratio: float) -> float:
+        if ratio >= 1:
+            raise RecipeError(
+                f"compressor {self.name!r}: {key} begins at twice its value with over_blocks "
+                "decreasing: give one below 0.5"
+            )
+        return ratio
+
+
+def _falling(r: int, blocks: int, count: int) -> int:
+    """Tokens that go in the first `blocks` of `count`: sum of 2 r (1 - i / (count - 1))."""
+    exact = Fraction(r * blocks * (2 * (count - 1) - (blocks - 1)), count - 1)
+    return math.floor(exact + Fraction(1, 2))
 
 
 class RatioCompressor(DataCompressor):
-    """A compressor whose token count follows from a ratio, exactly."""
+    """A compressor whose token count follows from a ratio, or a number, exactly."""
 
     config: RatioConfig
 
@@ -162,11 +208,13 @@ class RatioCompressor(DataCompressor):
     def output_tokens(self, n: int) -> int:
         """Tokens out for `n` in: n - floor(ratio * n + 1/2), or of n // 2 for `pairs`.
 
-        A single token is left as it is.
+        With `r`, n - min(r, n // 2). A single token is left as it is.
 
         Raises:
             RecipeError: no token would be left.
         """
+        if self.config.r is not None and (self.training or self.config.eval_ratio is None):
+            return n - min(self.config.r, n // 2)
         top, bottom = self._train_ratio if self.training else self._eval_ratio
         whole = n if self.config.ratio_of == "tokens" else n // 2
         removed = (2 * top * whole + bottom) // (2 * bottom) if n > 1 else 0

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from prunekit.compressors.base import RatioCompressor, RatioConfig, TokenBatch
+from prunekit.compressors.base import KEYS, RatioCompressor, RatioConfig, TokenBatch
+from prunekit.foundation.values import NewKey
 
 Similarity = Literal["dot", "cosine", "neg_l2"]
 
@@ -20,13 +21,16 @@ class Tome(RatioCompressor):
     pairs are replaced by their size-weighted mean. One round merges at most n // 2 of n tokens;
     where more must go, the merged sequence is split and matched again. In the slot `tokens` this is
     the single pass before the encoder of arXiv:2407.16716; in `blocks.N` it stands where
-    arXiv:2210.09461 has it, though it compares the tokens themselves, not attention keys.
+    arXiv:2210.09461 has it, and with `metric: keys` compares what that compares.
     """
 
     class Config(RatioConfig):
         """Settings of token merging."""
 
         name: Literal["tome"]
+        metric: Annotated[Literal["tokens", "keys"], NewKey(3, before="tokens")] = "tokens"
+        """What is compared: the tokens, or the keys of the block's attention, their mean over the
+        heads, as in arXiv:2210.09461; these only in slots `blocks.N`."""
         similarity: Similarity = "dot"
         """`dot`: a.b, which favours tokens of large norm; `cosine`; `neg_l2`: -|a - b|^2."""
         partition: Literal["patch", "sequence"] = "patch"
@@ -46,6 +50,11 @@ class Tome(RatioCompressor):
         """Whether attention must add log(size) to its logits."""
         return self.config.proportional_attention
 
+    @property
+    def reads(self) -> frozenset[str]:
+        """The keys, where they are compared."""
+        return frozenset({KEYS} if self.config.metric == "keys" else ())
+
     def rounds(self, n: int) -> tuple[int, ...]:
         """How many tokens each round removes of `n`; empty where nothing is to be done."""
         left, removed = self.output_tokens(n), []
@@ -57,11 +66,14 @@ class Tome(RatioCompressor):
     def forward(self, tokens: TokenBatch) -> TokenBatch:
         """[B, p + n, C] -> [B, p + output_tokens(n), C]; the same object where none is removed."""
         merged, group = tokens, None
-        for removed in self.rounds(tokens.x.shape[1] - tokens.protected):
+        rounds = self.rounds(tokens.x.shape[1] - tokens.protected)
+        for later, removed in zip(range(len(rounds) - 1, -1, -1), rounds, strict=True):
             matching = self._match(merged, removed)
             group = matching.group if group is None else matching.group.gather(1, group)
             origin = tokens, Matching(group, matching.tokens)
+            keys = self._merged_keys(merged, matching) if later else None
             merged = merge(merged, matching, deterministic=self.config.deterministic, origin=origin)
+            merged = TokenBatch(*merged, keys)
         return merged
 
     @torch.no_grad()
@@ -72,13 +84,25 @@ class Tome(RatioCompressor):
         for removed in self.rounds(count - tokens.protected):
             matching = self._match(tokens, removed)
             group = matching.group.gather(1, group)
+            keys = self._merged_keys(tokens, matching)
             tokens = merge(tokens, matching, deterministic=self.config.deterministic)
+            tokens = TokenBatch(*tokens, keys)
         return group
+
+    @torch.no_grad()
+    def _merged_keys(self, tokens: TokenBatch, matching: Matching) -> Tensor | None:
+        """What further rounds compare: the size-weighted means of keys."""
+        if tokens.keys is None:
+            return None
+        keys = TokenBatch(tokens.keys, tokens.size, tokens.protected)
+        return merge(keys, matching, deterministic=self.config.deterministic).x
 
     def _match(self, tokens: TokenBatch, removed: int) -> Matching:
         odd = self.config.partition == "sequence" and tokens.protected % 2
+        compared = tokens.x if self.config.metric == "tokens" else tokens.keys
+        assert compared is not None, "it says that it reads them"
         return match(
-            tokens.x,
+            compared,
             removed,
             protected=tokens.protected,
             similarity=self.config.similarity,

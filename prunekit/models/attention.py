@@ -56,6 +56,9 @@ class FewerHeadsAttention(nn.MultiheadAttention):
             parameter.requires_grad_(old.requires_grad)
             nn.init.zeros_(parameter)
         self.training = like.training
+        for kind in ("_forward_hooks", "_forward_pre_hooks"):  # what watches `like` goes on
+            for name in (kind, f"{kind}_with_kwargs"):
+                setattr(self, name, getattr(like, name))
 
     def forward(  # noqa: PLR0913 - torch's own call
         self,

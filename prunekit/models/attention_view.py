@@ -18,8 +18,8 @@ from prunekit.compressors.base import (
 from prunekit.errors import RecipeError
 
 _REMEDY = (
-    "keys and class_attention are those of a block, slot blocks.N, class_attention of a model with "
-    "a class token"
+    "keys and class_attention are those of plain attention, in slots blocks.N, class_attention "
+    "where there is a class token"
 )
 
 

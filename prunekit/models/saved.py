@@ -339,7 +339,8 @@ def _build(
     weights: Mapping[str, Tensor] | None = None,
     sizes: Sizes | None = None,
 ) -> nn.Module:
-    from prunekit.models import attach, build_model
+    from prunekit.models import build_model
+    from prunekit.models.placing import attach_all
     from prunekit.registry import COMPRESSORS, MODELS
     from prunekit.registry.configs import DataSpec
 
@@ -357,8 +358,8 @@ def _build(
             fill_in(model, weights)
             _load(model, weights, strict=False)  # a compressor is tried on the model
     for value in built.get("compressors", ()):
-        compressor = COMPRESSORS.create(COMPRESSORS.parse(value, as_of=0))
-        attach(model, compressor.config.slot, compressor, spec.input_shape)
+        entry = cast("CompressorConfig", COMPRESSORS.parse(value, as_of=0))
+        attach_all(model, entry, spec.input_shape)
     return model
 
 

@@ -16,14 +16,18 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from prunekit.compressors.base import DataCompressor, TokenBatch
+from prunekit.compressors.base import DataCompressor, Depth, TokenBatch
 from prunekit.errors import RecipeError
+from prunekit.models.block_trial import tried_seam
 from prunekit.models.dry_pass import unseen, unwatched
+from prunekit.models.passage import Passage
+from prunekit.models.seams import Seam
 from prunekit.models.stock_slots import StockPlace, put
 from prunekit.registry.configs import CompressorConfig
 
@@ -44,6 +48,8 @@ class TokenUse:
     """The others, in evaluation."""
     head_reads_patches: bool
     """Whether the head reads more than those."""
+    width: int
+    """Of a token."""
 
 
 def try_model(model: nn.Module, place: StockPlace, input_shape: Sequence[int]) -> TokenUse:
@@ -74,6 +80,15 @@ def try_model(model: nn.Module, place: StockPlace, input_shape: Sequence[int]) -
     return trial.use
 
 
+def tried_passage(model: nn.Module, place: StockPlace, input_shape: Sequence[int]) -> Passage:
+    """`try_model`, and what its blocks are found to take: for a model without a compressor."""
+    use = try_model(model, place, input_shape)
+    seams = try_seams(place.blocks, use.width)
+    passage = Passage(use.protected, seams, weighs=use.head_reads_patches)
+    passage.patches = use.patches
+    return passage
+
+
 def protected_tokens(model: nn.Module, place: StockPlace, input_shape: Sequence[int]) -> int | None:
     """Leading tokens that are no patches; None where the model cannot be tried."""
     with unseen():
@@ -97,10 +112,10 @@ def try_sizes(model: nn.Module, compressor: DataCompressor, tokens: int) -> None
     with unseen():
         for training in (False, True):
             own = copy.deepcopy(compressor).to("cpu").train(training)
-            width = 8
-            x = torch.randn(2, tokens, width)
+            x, attention = torch.randn(2, 1 + tokens, 8), torch.rand(2, 1 + tokens)
+            ones = torch.ones(2, 1 + tokens, 1)
             try:
-                size = own(TokenBatch(x, torch.ones(2, tokens, 1), 0)).size
+                size = own(TokenBatch(x, ones, 1, x, attention, Depth(0, 1))).size
             except RecipeError:
                 raise
             except Exception:  # made for tokens of another width: nothing is known
@@ -161,12 +176,12 @@ class _HeadTrial:
         self.tokens = self.feed.came.clone()
         protected = _in_common(self.tokens)
         patches = self.tokens.shape[1] - protected
-        self.use = TokenUse(protected, patches, self._reads(protected))
+        self.use = TokenUse(protected, patches, self._reads(protected), self.tokens.shape[2])
 
     def difference(self) -> float:
         """Between equal tokens one by one, in any order, and merged: over the largest output."""
         use, merged = self.use, _Given()
-        put(self.model, merged, use.protected, weigh=True)
+        put(self.model, "tokens", merged, Passage(use.protected, [], weighs=True))
         prefix = self.tokens[:, : use.protected]
         size = _some_sizes(use.patches)
         values = torch.randn(2, len(size), self.tokens.shape[2], dtype=torch.float64)
@@ -207,18 +222,42 @@ def _try_blocks(who: str, blocks: nn.Module, tokens: Tensor, protected: int) -> 
             raise _refused(who, f"asks in block {name} for the place of a token, lost in merging")
 
 
+def try_seams(blocks: nn.Module, width: int) -> list[Seam | None]:
+    """Of each block, where attention lies behind and the MLP before; None: there is no such place.
+
+    Args:
+        blocks: they follow one another.
+        width: of a token.
+    """
+
+    def differ(first: Tensor, other: Tensor) -> bool:
+        return _difference(first, other) > CLOSE
+
+    found: dict[str, Seam | None] = {}
+    for _, block in blocks.named_children():
+        if (make := _make(block)) not in found:
+            with unseen():
+                own = _shaken(block, {}).eval()
+                found[make] = tried_seam(partial(copy.deepcopy, own), width, differ)
+    return [found[_make(block)] for block in blocks.children()]
+
+
 def _different(blocks: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """The blocks, one of each make: of the same modules, shapes and whole-numbered settings."""
+    """The blocks, one of each make."""
     seen = set()
     for name, block in blocks.named_children():
-        make = [
-            (path, type(part), sorted((k, repr(v)) for k, v in vars(part).items() if _setting(v)))
-            for path, part in block.named_modules()
-        ]
-        shapes = [(path, tuple(p.shape)) for path, p in block.state_dict().items()]
-        if (key := repr((make, shapes))) not in seen:
-            seen.add(key)
+        if (make := _make(block)) not in seen:
+            seen.add(make)
             yield name, block
+
+
+def _make(block: nn.Module) -> str:
+    """Equal for blocks of the same modules, shapes and whole-numbered settings."""
+    parts = [
+        (path, type(part), sorted((k, repr(v)) for k, v in vars(part).items() if _setting(v)))
+        for path, part in block.named_modules()
+    ]
+    return repr((parts, [(path, tuple(p.shape)) for path, p in block.state_dict().items()]))
 
 
 def _setting(value: object) -> bool:

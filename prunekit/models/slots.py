@@ -13,14 +13,23 @@ from typing import Protocol, runtime_checkable
 
 from torch import Tensor, nn
 
-from prunekit.compressors.base import DEPTH, DataCompressor, TokenBatch
+from prunekit.compressors.base import DataCompressor, TokenBatch
 from prunekit.errors import RecipeError
 from prunekit.foundation.modules import training_mode_kept
 from prunekit.models.attention_view import check_reads
 from prunekit.models.base import GivesReads, Slotted
 from prunekit.models.dry_pass import blank, on_a_copy, unseen, unwatched
-from prunekit.models.slot_trial import protected_tokens, try_model, try_sizes
-from prunekit.models.stock_slots import SlotAdapter, put, stock_place, usual_shapes
+from prunekit.models.slot_trial import protected_tokens, tried_passage, try_sizes
+from prunekit.models.stock_slots import (
+    check_place,
+    passage_of,
+    place_of,
+    put,
+    slot_names,
+    stock_gives,
+    stock_place,
+    usual_shapes,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +56,8 @@ def slots(model: nn.Module) -> Sequence[str]:
     """The names of the model's slots; empty where it has none."""
     if isinstance(model, Slotted):
         return model.slots
-    return ("tokens",) if stock_place(model) else ()
+    place = stock_place(model)
+    return slot_names(place) if place else ()
 
 
 def attach(
@@ -76,7 +86,7 @@ def attach(
         model.attach(slot, compressor)
         _check_ratios(model, input_shape)
     else:
-        undo = _attach_stock(model, compressor, input_shape)
+        undo = _attach_stock(model, slot, compressor, input_shape)
         try:
             _check_ratios(model, input_shape)
         except Exception:
@@ -91,7 +101,8 @@ def _given(model: nn.Module, slot: str) -> frozenset[str]:
     """What a compressor may read in a slot beside tokens and sizes."""
     if isinstance(model, GivesReads):
         return model.gives(slot)
-    return frozenset() if isinstance(model, Slotted) else frozenset({DEPTH})
+    place = None if isinstance(model, Slotted) else stock_place(model)
+    return stock_gives(model, place, slot) if place else frozenset()
 
 
 def _check_ratios(model: nn.Module, input_shape: Sequence[int] | None) -> None:
@@ -103,25 +114,26 @@ def _check_ratios(model: nn.Module, input_shape: Sequence[int] | None) -> None:
 
 
 def _attach_stock(
-    model: nn.Module, compressor: DataCompressor, input_shape: Sequence[int] | None
+    model: nn.Module,
+    slot: str,
+    compressor: DataCompressor,
+    input_shape: Sequence[int] | None,
 ) -> Callable[[], None]:
     """Attach to a model that passes the trial -> what takes the compressor out again."""
     place, who = stock_place(model), type(model).__name__
     assert place is not None, "attach() looked"
-    if isinstance(place.module, SlotAdapter):
-        raise taken_slot("tokens")
-    if compressor.needs_size_bias:
-        raise RecipeError(
-            f"proportional_attention: {who} cannot give it: its attention takes no bias on the "
-            "logits; set it to false, or use the model vit"
-        )
+    passage = passage_of(model)
+    if passage is not None and place_of(slot) in passage.held:
+        raise taken_slot(slot)
     shape = input_shape or _usual_shape(model)
     if shape is None:
         raise RecipeError(f"slot: {who}: no image that it takes is known: say its size")
-    use = try_model(model, place, shape)
-    if use.head_reads_patches:
-        try_sizes(model, compressor, use.patches)
-    return put(model, compressor, use.protected, weigh=use.head_reads_patches)
+    if passage is None:
+        passage = tried_passage(model, place, shape)
+    check_place(who, slot, compressor, passage, place.layers)
+    if passage.weighs:
+        try_sizes(model, compressor, passage.patches)
+    return put(model, slot, compressor, passage)
 
 
 def token_counts(model: nn.Module, input_shape: Sequence[int] | None = None) -> TokenCounts | None:
@@ -167,23 +179,18 @@ def _counted(model: nn.Module, input_shape: Sequence[int]) -> TokenCounts | None
     for module in unwatched(model).modules():
         if isinstance(module, DataCompressor):
             module.register_forward_hook(partial(_note_compressor, passed))
-    place = stock_place(model)
+    place, passage = stock_place(model), passage_of(model)
     if place is not None:
-        held = place.module
-        protected = (
-            held.protected
-            if isinstance(held, SlotAdapter)
-            else protected_tokens(model, place, input_shape)
-        )
+        protected = passage.protected if passage else protected_tokens(model, place, input_shape)
         if protected is None:
             return None
-        held.register_forward_hook(partial(_note_slot, whole, protected))
+        place.module.register_forward_hook(partial(_note_slot, whole, protected))
     with unseen():
         model(blank(model, input_shape, 2))
     counts = [*whole, *passed.values()]
     if not counts:
         return None
-    return TokenCounts(counts[0][0], whole[0][1] if whole else counts[-1][1], passed)
+    return TokenCounts(counts[0][0], counts[-1][1], passed)
 
 
 def _note_compressor(

@@ -1,9 +1,10 @@
-"""The slot `tokens` of stock vision transformers, and the head behind it that weighs by size.
+"""The slots of stock vision transformers, and the head behind them that weighs by size.
 
 torchvision's and timm's `VisionTransformer`, and ViT, DeiT and DINOv2 of Transformers, have a
 module between patch embedding and encoder: `encoder.dropout`, `patch_drop`, `embeddings.dropout`.
-An adapter takes its place that keeps it and adds the
-compressor, so that forward code and state-dict keys stay as they are.
+An adapter takes its place, slot `tokens`, that keeps it and adds the compressor. Slots `blocks.N`
+are seams between modules of a block (`seams.py`). Forward code and state-dict keys stay as they
+are.
 
 A head that averages, or pools in another way, must count a merged token as often as it has patches.
 It is given each token that often (`read_by_size`), as many as there would be without merging, so
@@ -17,96 +18,43 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
-from prunekit.compressors.base import DataCompressor, Depth, TokenBatch
-from prunekit.errors import UsageError
+from prunekit.compressors.base import CLASS_ATTENTION, DEPTH, KEYS, DataCompressor, TokenBatch
+from prunekit.errors import RecipeError
 from prunekit.models.attention_view import AttentionView, wanted_of
+from prunekit.models.passage import FIRST, Passage
+from prunekit.models.seams import possible_seams, shows_keys
+
+PASSAGE = "token_passage"
+"""The attribute of a stock model with compressors."""
 
 
 class SlotAdapter(nn.Module):
     """What stood in a stock model's slot, and then a compressor."""
 
-    def __init__(
-        self,
-        inner: nn.Module,
-        compressor: DataCompressor,
-        protected: int,
-        *,
-        blocks: int,
-        weighs: bool,
-    ) -> None:
+    def __init__(self, inner: nn.Module, compressor: DataCompressor, passage: Passage) -> None:
         super().__init__()
         self.inner = inner
         self.compressor = compressor
-        self.protected = protected
-        self.blocks = blocks
-        self.weighs = weighs
-        """Whether the head reads patches, and needs `size`."""
-        self.patches = 0
-        """Tokens that came into the compressor in the last pass, protected ones not counted."""
-        self.size: Tensor | None = None
-        """[B, N, 1] of the tokens that went out in the last pass."""
+        self.passage = passage
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, N, C] -> [B, protected + output_tokens(N - protected), C]."""
         x = self.inner(x)
-        size = x.new_ones((*x.shape[:2], 1), dtype=torch.float32)
-        view = AttentionView(wanted_of(self.compressor))
-        tokens = view.shown(TokenBatch(x, size, self.protected), Depth(0, self.blocks))
-        compressed: TokenBatch = self.compressor(tokens)
-        if self.weighs:
-            self.patches = x.shape[1] - self.protected
-            self.size = compressed.size.detach()
-        return compressed.x
-
-    def unmerged(self, x: Tensor) -> Tensor:
-        """[B, protected + k, C] of the last pass -> each token as often as it has patches.
-
-        Raises:
-            UsageError: other tokens than those of the last pass.
-        """
-        if self.size is None or self.size.shape[:2] != x.shape[:2]:
-            raise UsageError(
-                "forward_head: these are not the tokens of the model's last forward_features, "
-                "whose sizes are known: call the model, or one right behind the other"
-            )
-        left = x.shape[1] - self.protected
-        if left == self.patches or not self.compressor.conserves_mass:
-            return x
-        return repeat_by_size(x, self.size, self.protected, self.patches)
-
-
-def repeat_by_size(x: Tensor, size: Tensor, protected: int, patches: int) -> Tensor:
-    """Put each token as often as its size says, the protected ones once.
-
-    Args:
-        x: [B, protected + k, C].
-        size: [B, protected + k, 1], whole numbers that add up to `patches` behind the protected.
-        protected: leading tokens.
-        patches: tokens to give.
-
-    Returns:
-        [B, protected + patches, C].
-    """
-    ends = size[:, protected:, 0].cumsum(1)
-    places = torch.arange(patches, device=x.device, dtype=ends.dtype)
-    # the token of a place: how many end before it; searchsorted would do, but is not in ONNX
-    tokens = (ends.unsqueeze(1) <= places.view(1, -1, 1)).sum(-1)
-    rows = (protected + tokens).unsqueeze(-1).expand(-1, -1, x.shape[2])
-    return torch.cat([x[:, :protected], x.gather(1, rows)], dim=1)
+        tokens = TokenBatch(x, self.passage.sizes_at(FIRST, x), self.passage.protected)
+        return self.passage.compress(FIRST, tokens, AttentionView(wanted_of(self.compressor)))
 
 
 def read_by_size(
-    adapter: SlotAdapter, head: Callable[..., Any], x: Tensor, *args: Any, **kwargs: Any
+    passage: Passage, head: Callable[..., Any], x: Tensor, *args: Any, **kwargs: Any
 ) -> Any:
     """What a head gives for tokens that are put back to as many as there were."""
-    return head(adapter.unmerged(x), *args, **kwargs)
+    return head(passage.unmerged(x), *args, **kwargs)
 
 
-def _given_by_size(adapter: SlotAdapter, _: nn.Module, inputs: Any, x: Tensor) -> Tensor:
-    return adapter.unmerged(x)
+def _given_by_size(passage: Passage, _: nn.Module, inputs: Any, x: Tensor) -> Tensor:
+    return passage.unmerged(x)
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +73,40 @@ class StockPlace:
         """What stands in the slot."""
         module: nn.Module = getattr(self.owner, self.attribute)
         return module
+
+    @property
+    def layers(self) -> list[nn.Module]:
+        """The blocks, in their order."""
+        return [*self.blocks.children()]
+
+
+def slot_names(place: StockPlace) -> tuple[str, ...]:
+    """`tokens`, `blocks.0`, `blocks.1`, ..."""
+    return "tokens", *(f"blocks.{index}" for index in range(len(place.layers)))
+
+
+def place_of(slot: str) -> int:
+    """The number of a slot's block; `FIRST` before them."""
+    return FIRST if slot == "tokens" else int(slot.removeprefix("blocks."))
+
+
+def passage_of(model: nn.Module) -> Passage | None:
+    """What its places know of one another; None where there is no compressor."""
+    passage: Passage | None = vars(model).get(PASSAGE)
+    return passage
+
+
+def stock_gives(model: nn.Module, place: StockPlace, slot: str) -> frozenset[str]:
+    """What a compressor may read in a slot beside tokens and sizes."""
+    if slot == "tokens":
+        return frozenset({DEPTH})
+    seam = next(possible_seams(place.layers[place_of(slot)]), None)
+    if seam is None or not shows_keys(getattr(place.layers[place_of(slot)], seam.attention)):
+        return frozenset({DEPTH})
+    # of timm, of torchvision, of Transformers
+    holders = ((model, "cls_token"), (model, "class_token"), (place.owner, "cls_token"))
+    classes = any(isinstance(getattr(who, name, None), Tensor) for who, name in holders)
+    return frozenset({DEPTH, KEYS} | ({CLASS_ATTENTION} if classes else set()))
 
 
 def stock_place(model: Any) -> StockPlace | None:
@@ -165,45 +147,105 @@ def usual_shapes(model: Any) -> Iterator[tuple[int, int, int]]:
             yield channels, int(sides[0]), int(sides[1])
 
 
-def put(
-    model: Any, compressor: DataCompressor, protected: int, *, weigh: bool
-) -> Callable[[], None]:
+def check_place(
+    who: str, slot: str, compressor: DataCompressor, passage: Passage, blocks: list[nn.Module]
+) -> None:
+    """Refuse what a slot, or the attention behind it, cannot give.
+
+    Args:
+        who: the model, for messages.
+        slot: that of `compressor`.
+        compressor: the one for it.
+        passage: of the model, without it.
+        blocks: of the model.
+
+    Raises:
+        RecipeError: no place between attention and MLP, attention that takes no bias, or tokens
+            that are dropped behind a merge, so that a head that counts patches cannot.
+    """
+    where = place_of(slot)
+    if where != FIRST and passage.seams[where] is None:
+        raise RecipeError(
+            f"slot: {who} has no place between attention and MLP in block {where} "
+            f"({type(blocks[where]).__name__}): use slot 'tokens', or another model, such as vit"
+        )
+    if compressor.needs_size_bias:
+        for seam, block in zip(passage.seams[where + 1 :], blocks[where + 1 :], strict=True):
+            if seam is None or seam.bias is None:
+                raise RecipeError(
+                    f"proportional_attention: {who} cannot give it: attention of "
+                    f"{type(block).__name__} takes no bias on the logits; set it to false, or use "
+                    "the model vit"
+                )
+    held = sorted((passage.held | {where: compressor}).items())
+    merging = [place for place, one in held if one.conserves_mass]
+    dropping = [place for place, one in held if not one.conserves_mass]
+    if passage.weighs and merging and dropping and min(merging) < max(dropping):
+        raise RecipeError(
+            f"slot: {who} reads all tokens in its head, which cannot tell how many patches are "
+            "left where merged tokens are dropped: drop before merging, or use a model with a "
+            "class token"
+        )
+
+
+def put(model: Any, slot: str, compressor: DataCompressor, passage: Passage) -> Callable[[], None]:
     """Put a compressor into the slot of a stock model, and tell its head the sizes.
 
     `forward_head` is what timm's models call for their head, and what they offer to others.
 
     Args:
-        model: one with a `stock_place` that no adapter stands in.
+        model: one with a `stock_place`.
+        slot: one that no compressor stands in.
         compressor: what is put there.
-        protected: leading tokens that are no patches.
-        weigh: whether the head reads the others.
+        passage: that of the model, or a new one where it has none.
 
     Returns:
         What takes it out again.
 
     Raises:
-        AttributeError: `weigh`, and the model has no such head.
+        AttributeError: the head reads patches, and the model has no such head.
     """
-    place = stock_place(model)
+    place, where = stock_place(model), place_of(slot)
     assert place is not None, "the caller looked"
-    count = len([*place.blocks.children()])
-    adapter = SlotAdapter(place.module, compressor, protected, blocks=count, weighs=weigh)
-    adapter.training = place.module.training
-    own = vars(model).get("forward_head")
-    hook = None
-    if weigh and place.last is not None:
-        hook = place.last.register_forward_hook(partial(_given_by_size, adapter))
-    elif weigh:
-        model.forward_head = partial(read_by_size, adapter, model.forward_head)
-    setattr(place.owner, place.attribute, adapter)
+    free = _tell_head(model, place, passage) if passage_of(model) is None else None
+    if where == FIRST:
+        inner = place.module
+        adapter = SlotAdapter(inner, compressor, passage)
+        adapter.training = inner.training
+        setattr(place.owner, place.attribute, adapter)
+    else:
+        place.layers[where].compressor = compressor
+    passage.put(where, compressor, place.layers)
 
     def undo() -> None:
-        setattr(place.owner, place.attribute, adapter.inner)
+        if where == FIRST:
+            setattr(place.owner, place.attribute, inner)
+        else:
+            del place.layers[where].compressor
+        passage.take(where, place.layers)
+        if free is not None:
+            free()
+
+    return undo
+
+
+def _tell_head(model: Any, place: StockPlace, passage: Passage) -> Callable[[], None]:
+    """Give the model its passage, and the head its tokens by size -> what takes both away."""
+    own = vars(model).get("forward_head")
+    hook = None
+    if passage.weighs and place.last is not None:
+        hook = place.last.register_forward_hook(partial(_given_by_size, passage))
+    elif passage.weighs:
+        model.forward_head = partial(read_by_size, passage, model.forward_head)
+    setattr(model, PASSAGE, passage)
+
+    def free() -> None:
+        delattr(model, PASSAGE)
         if hook is not None:
             hook.remove()
-        elif weigh:
+        elif passage.weighs:
             del model.forward_head
         if own is not None:
             model.forward_head = own
 
-    return undo
+    return free

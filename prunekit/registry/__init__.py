@@ -58,6 +58,7 @@ COMPRESSORS = Registry(
         "tome": "prunekit.compressors.tome:Tome",
         "random_drop": "prunekit.compressors.random_drop:RandomDrop",
         "average_pool": "prunekit.compressors.average_pool:AveragePool",
+        "evit": "prunekit.compressors.evit:Evit",
     },
     among=REGISTRIES,
 )

@@ -156,11 +156,26 @@ class ModelConfig(ComponentConfig, abc.ABC):
         return self
 
 
+EVERY_BLOCK = "blocks.*"
+"""The slot of an entry that stands for a compressor in each block."""
+
+
 class CompressorConfig(ComponentConfig):
     """The settings that every compressor has."""
 
     slot: str = "tokens"
-    """Where: `tokens` = between patch embedding and encoder, `blocks.N` = inside block N."""
+    """Where: `tokens` = between patch embedding and encoder, `blocks.N` = between attention and MLP
+    of block N, `blocks.*` = one in each block."""
+
+    def in_block(self, slot: str, index: int, count: int) -> Self:
+        """The settings in one block, of an entry with slot `blocks.*`.
+
+        Args:
+            slot: of the block.
+            index: of the block, from 0.
+            count: of all blocks.
+        """
+        return self.model_copy(update={"slot": slot})
 
 
 Mode = Literal["ste", "masked", "hard"]

@@ -102,7 +102,9 @@ class Batches:
     def _check_identity(self, trial: TokenTrial) -> None:
         """Ratio 0 removes nothing and changes nothing."""
         ratios = [key for key in ("ratio", "eval_ratio") if key in type(self.config).model_fields]
-        tree = as_values(self.config.model_dump(mode="json") | dict.fromkeys(ratios, 0.0))
+        counts = {"r": None} if "r" in type(self.config).model_fields else {}
+        settings = self.config.model_dump(mode="json") | dict.fromkeys(ratios, 0.0) | counts
+        tree = as_values(settings)
         try:
             config = type(self.config).model_validate(tree)
         except ValidationError:

@@ -17,15 +17,16 @@ from prunekit.foundation.seeding import seed_for
 from prunekit.foundation.timeline import Timeline
 from prunekit.foundation.values import about_key
 from prunekit.foundation.warn import LOG, warnings_kept
-from prunekit.models import attach, build_model
+from prunekit.models import build_model
 from prunekit.models.memory_format import lies_channels_last
+from prunekit.models.placing import attach_all
 from prunekit.models.saved import keys_of_sizes
 from prunekit.pruning.context import Anchor, Sources
 from prunekit.pruning.engine import Engine
 from prunekit.pruning.probes.base import Probe
 from prunekit.pruning.strategies.base import PruningStrategy
 from prunekit.recipe.schema import Recipe
-from prunekit.registry import COMPRESSORS, LOSSES, PROBES, STRATEGIES
+from prunekit.registry import LOSSES, PROBES, STRATEGIES
 from prunekit.registry.configs import DataSpec, ModelConfig
 from prunekit.train.batch_check import check_batches
 from prunekit.train.class_rows import tell_of_classes
@@ -117,7 +118,7 @@ def _put_together(
     shape = data.spec.input_shape
     for index, compressor in enumerate(recipe.compressors):
         with about_key(f"compressors.{index}", compressor):
-            attach(model, compressor.slot, COMPRESSORS.create(compressor), shape)
+            attach_all(model, compressor, shape)
     freeze(model, recipe.optimizer.freeze)
     plan = lay_out(recipe, data.steps_per_epoch)
     strategies: list[PruningStrategy] = [STRATEGIES.create(one) for one in recipe.strategies]

@@ -17,7 +17,7 @@ from prunekit.compressors.tome import Tome
 from prunekit.errors import RecipeError, UsageError
 from prunekit.models import TokenCounts, attach, token_counts
 from prunekit.models.cost import count_macs
-from prunekit.models.stock_slots import repeat_by_size
+from prunekit.models.passage import repeat_by_size
 from prunekit.registry import MODELS
 from prunekit.registry.configs import CompressorConfig, ModelConfig
 from prunekit.train.dry_run import dry_run
@@ -167,7 +167,7 @@ def test_a_weighed_model_trains_copies_and_compiles(compiled):
     shaken(twin)
     assert torch.equal(model(images()), expected)
     assert twin.patch_drop is not model.patch_drop
-    assert twin.forward_head.args[0] is twin.patch_drop
+    assert twin.forward_head.args[0] is twin.patch_drop.passage
     with torch.autocast("cpu", torch.bfloat16):
         assert model(images()).isfinite().all()
 
@@ -365,7 +365,7 @@ def test_protected_tokens_are_those_that_do_not_depend_on_the_image():
     model = small(TwoFirst)
     assert model.num_prefix_tokens == 1
     attach(model, "tokens", tome(), SHAPE)
-    assert model.patch_drop.protected == 2
+    assert model.patch_drop.passage.protected == 2
     assert token_counts(model) == TokenCounts(16, 8, {"tokens": (16, 8)})
 
 
@@ -466,4 +466,7 @@ def test_timms_own_models_take_it(name, protected, weighs):
     with torch.device("meta"):
         model = timm.create_model(name, num_classes=10, img_size=side)
     attach(model, "tokens", tome(), (3, side, side))
-    assert (model.patch_drop.protected, model.patch_drop.weighs) == (protected, weighs)
+    assert (model.patch_drop.passage.protected, model.patch_drop.passage.weighs) == (
+        protected,
+        weighs,
+    )
