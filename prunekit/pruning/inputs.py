@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -14,39 +15,66 @@ from prunekit.foundation.modules import one_forward
 aten = torch.ops.aten
 
 
-class _Squares(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Adds up, at the place of each entry of a weight, the squares of what it is multiplied by.
+class Products(TorchDispatchMode, abc.ABC):  # type: ignore[no-untyped-call]
+    """Sees each product that one of some weights is a factor of, below modules.
 
     A layer need not be known: what multiplies a view of a parameter is found by its storage. A
-    weight that is computed first, as by `weight_norm`, has no place of its own and stays at 0.
+    weight that is computed first, as by `weight_norm`, is not seen.
     """
 
     def __init__(self, weights: Mapping[str, Tensor]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.weights = weights
-        self.sums = {name: torch.zeros_like(weight) for name, weight in weights.items()}
         self._home: dict[int, list[str]] = {}
         for name, weight in weights.items():
             self._home.setdefault(_storage(weight), []).append(name)
+
+    @abc.abstractmethod
+    def saw(self, name: str, start: int, packet: Any, args: Any, own: int, out: Tensor) -> None:
+        """A view of a weight was a factor.
+
+        Args:
+            name: of the weight.
+            start: of the view in the weight's storage, from the weight's own start.
+            packet: the operation, one of `FACTORS`.
+            args: what it was called with.
+            own: the place of the view among these; `other_factor` has that of the other.
+            out: what came out.
+        """
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         out = func(*args, **(kwargs or {}))
-        first = FACTORS.get(func.overloadpacket)
+        packet = func.overloadpacket
+        first = FACTORS.get(packet)
         if first is not None:
-            for own, other in ((first, first + 1), (first + 1, first)):
+            for own in (first, first + 1):
                 for name in self._home.get(_storage(args[own]), ()):
-                    self._add(name, args[own], _squares(func.overloadpacket, args, own, other, out))
+                    weight = self.weights[name]
+                    start = args[own].storage_offset() - weight.storage_offset()
+                    if 0 <= start < weight.numel():  # else of another one in the same storage
+                        self.saw(name, start, packet, args, own, out)
         return out
 
-    def _add(self, name: str, view: Tensor, found: Tensor) -> None:
+
+def other_factor(packet: Any, own: int) -> int:
+    """The place of the factor that stands beside the one at `own`."""
+    return 2 * FACTORS[packet] + 1 - own
+
+
+class _Squares(Products):
+    """Adds up, at the place of each entry of a weight, the squares of what it is multiplied by."""
+
+    def __init__(self, weights: Mapping[str, Tensor]) -> None:
+        super().__init__(weights)
+        self.sums = {name: torch.zeros_like(weight) for name, weight in weights.items()}
+
+    def saw(self, name: str, start: int, packet: Any, args: Any, own: int, out: Tensor) -> None:
         """Add what was found for a view of a parameter where that view has its entries."""
-        weight, sums = self.weights[name], self.sums[name]
-        start = view.storage_offset() - weight.storage_offset()
-        if 0 <= start < weight.numel():  # else a view of another parameter of the same storage
-            shown = sums.as_strided(view.size(), view.stride(), start)
-            shown += found
+        view = args[own]
+        shown = self.sums[name].as_strided(view.size(), view.stride(), start)
+        shown += _squares(packet, args, own, other_factor(packet, own), out)
 
 
 FACTORS: dict[Any, int] = {

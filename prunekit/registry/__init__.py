@@ -46,6 +46,7 @@ STRATEGIES = Registry(
         "fpgm": "prunekit.pruning.strategies.fpgm:FPGM",
         "taylor": "prunekit.pruning.strategies.taylor:Taylor",
         "wanda": "prunekit.pruning.strategies.wanda:Wanda",
+        "sparse_gpt": "prunekit.pruning.strategies.sparse_gpt:SparseGPT",
         "granet": "prunekit.pruning.strategies.granet:GraNet",
     },
     among=REGISTRIES,

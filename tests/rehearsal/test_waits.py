@@ -5,10 +5,15 @@ Two depths of one model tell a count that grows with the tensors from one that d
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 
+from prunekit.pruning.strategies.base import Update
+from prunekit.pruning.strategies.magnitude import Magnitude
+from prunekit.pruning.strategies.scored import ScoredStrategy
 from tests.rehearsal.device import HostWaits
 from tests.rehearsal.training import waits_of_steps
 
@@ -108,6 +113,26 @@ def test_an_update_waits_a_few_times_however_many_tensors_there_are(pretend, kin
         most([one.after for one in steps], 0)  # what is logged of masks is known
         highest.append(max(len(one.step) for one in steps))
     assert highest[0] == highest[1]
+
+
+def waits_of_corrections(tree: dict[str, Any]) -> list[Any]:
+    """Of a run whose `magnitude` gives each kept weight another value, too."""
+
+    def corrected(strategy: Magnitude, ctx: Any) -> Update:
+        values = {name: 1.01 * weight for name, weight in ctx.weights.items()}
+        return replace(ScoredStrategy.update(strategy, ctx), values=values)
+
+    with patch.multiple(Magnitude, corrects=True, update=corrected):
+        return waits_of_steps(tree)
+
+
+@pytest.mark.parametrize("mode", ["ste", "masked"])
+def test_weights_that_stay_are_corrected_without_a_further_wait(pretend, mode):
+    tree = recipe(SHALLOW, MAGNITUDE | {"mode": mode}, ema={"decay": 0.9})
+    seen = [one for one in pretend(waits_of_corrections, tree)[1:-1] if one.updates]
+    assert seen
+    most([one.step for one in seen], UPDATES["global"][0])
+    most([one.after for one in seen], 0)
 
 
 def test_what_is_logged_is_read_at_once(pretend):

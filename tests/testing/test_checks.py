@@ -55,6 +55,10 @@ STRATEGY_SETTINGS = {
         {"sparsity": 0.5, "samples": 16, "order": "first", "cadence": OFTEN},
     ],
     "wanda": [{"sparsity": 0.5, "samples": 16}, {"sparsity": 0.5, "compare": "tensor"}],
+    "sparse_gpt": [
+        {"sparsity": 0.5, "samples": 16, "cadence": OFTEN, "block": 3},
+        {"sparsity": 0.5, "mode": "masked", "order": "layer", "damp": 0.1},
+    ],
     "granet": [{"sparsity": 0.8, "cadence": OFTEN}, {"sparsity": 0.5, "start_sparsity": 0.0}],
 }
 LONG = {name: [{"sparsity": 0.5}] for name in ("snip", "grasp", "synflow")}

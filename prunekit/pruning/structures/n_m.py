@@ -83,16 +83,8 @@ class NM(Structure):
             )
 
     def _best(self, score: Tensor, axis: int) -> Tensor:
-        last = score.movedim(axis, -1)
-        columns = last.reshape(*last.shape[:-1], -1, self.m).unbind(-1)
-        beaten = [torch.zeros_like(column, dtype=torch.int16) for column in columns]
-        for j in range(self.m):
-            for i in range(j):
-                later_wins = columns[j] > columns[i]  # a tie goes to i, the lower index
-                beaten[i] += later_wins
-                beaten[j] += ~later_wins
-        kept = torch.stack([count < self.n for count in beaten], dim=-1)
-        return kept.flatten(-2).movedim(-1, axis).contiguous()
+        last = best_of_groups(score.movedim(axis, -1), self.n, self.m)
+        return last.movedim(-1, axis).contiguous()
 
     def _axes(self, holders: Holders, names: Iterable[str]) -> dict[str, int]:
         """The input axis of each parameter.
@@ -112,6 +104,18 @@ class NM(Structure):
                 f"such tensors by scope.exclude: [{', '.join(bad)}]"
             )
         return axes
+
+
+def best_of_groups(score: Tensor, n: int, m: int) -> Tensor:
+    """True at the n highest of each m neighbours along the last dimension; ties to the lowest."""
+    columns = score.reshape(*score.shape[:-1], -1, m).unbind(-1)
+    beaten = [torch.zeros_like(column, dtype=torch.int16) for column in columns]
+    for j in range(m):
+        for i in range(j):
+            later_wins = columns[j] > columns[i]  # a tie goes to i, the lower index
+            beaten[i] += later_wins
+            beaten[j] += ~later_wins
+    return torch.stack([count < n for count in beaten], dim=-1).flatten(-2)
 
 
 def input_axis(holder: Holder) -> tuple[int, int]:
