@@ -5,11 +5,12 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
+import math
 import os
 import shutil
 import socket
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -163,13 +164,40 @@ def read_json(path: Path) -> Any:
         CheckpointError: missing, unreadable or not JSON.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        if path.stat().st_size > LARGEST:
+            raise CheckpointError(f"{path}: corrupt: larger than {LARGEST // 10**6} MB")
+        value = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise CheckpointError(f"{path}: missing: the run did not get that far") from error
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read: {error.strerror}") from error
     except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{path}: corrupt: not a JSON document ({error})") from error
+    if not is_sane(value):
+        raise CheckpointError(
+            f"{path}: corrupt: nested deeper than {DEEPEST}, or with a number beyond 1e30"
+        )
+    return value
+
+
+LARGEST, DEEPEST, MOST = 2**28, 64, 1e30
+"""Bytes of a JSON document, levels in it, and a number in it: no run writes more of any."""
+
+
+def is_sane(value: Any) -> bool:
+    """Whether all of a JSON value can be computed with, drawn and walked through."""
+    level = [value]
+    for _ in range(DEEPEST):
+        if any(isinstance(x, int | float) and math.isfinite(x) and abs(x) > MOST for x in level):
+            return False
+        level = [inner for x in level if isinstance(x, dict | list) for inner in _within(x)]
+        if not level:
+            return True
+    return False
+
+
+def _within(value: Any) -> Iterable[Any]:
+    return value.values() if isinstance(value, dict) else value
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
@@ -192,8 +220,17 @@ def sorted_lines(path: Path) -> tuple[list[dict[str, Any]], int]:
     for text in texts:
         with suppress(ValueError, RecursionError):
             lines.append(json.loads(text))
-    good = [line for line in lines if isinstance(line, dict) and isinstance(line.get("step"), int)]
+    good = [line for line in lines if _is_line(line)]
     return good, len(texts) - len(good)
+
+
+def _is_line(line: Any) -> bool:
+    return (
+        isinstance(line, dict)
+        and type(line.get("step")) is int
+        and line["step"] >= 0
+        and is_sane(line)
+    )
 
 
 @contextmanager

@@ -195,7 +195,7 @@ def _is_text(value: Any) -> bool:
 def _document(run: RunDir, name: str) -> Tree:
     if not (run.path / name).is_file():
         return {}
-    return run.status() if name == "status.json" else run.report()
+    return run.status() if name == "status.json" else run.ragged_report()
 
 
 def clean(text: str) -> str:

@@ -61,12 +61,9 @@ class RunDir:
         """How many made the run.
 
         Raises:
-            CheckpointError: the manifest is missing, or says no count.
+            CheckpointError: the manifest is missing or corrupt.
         """
-        environment = self.manifest().get("environment", {})
-        world = environment.get("world_size", 1) if isinstance(environment, dict) else None
-        if type(world) is not int or world < 1:
-            raise CheckpointError(f"{self.path / 'manifest.json'}: says no number of processes")
+        world: int = self.manifest().get("environment", {}).get("world_size", 1)
         return world
 
     def manifest(self) -> dict[str, Any]:
@@ -90,6 +87,14 @@ class RunDir:
         """The numbers of a finished run."""
         return self._document("report.json")
 
+    def ragged_report(self) -> dict[str, Any]:
+        """The numbers as far as there are any; what is not of its type the reader tells."""
+        path = self.existing("report.json")
+        value = read_json(path)
+        if not isinstance(value, dict):
+            raise CheckpointError(f"{path}: corrupt: not a JSON object")
+        return value
+
     def exported(self) -> dict[str, Any]:
         """What `prunekit export` measured, where it wrote into the run; else nothing.
 
@@ -97,8 +102,9 @@ class RunDir:
         `--compact` made for the export: its times are not those of the run's own.
         """
         with suppress(CheckpointError):
-            found, stored = self._document(EXPORT_RECORD), self._document("report.json")
-            own = (stored.get("parameters") or {}).get("stored")  # runs of before do not say it
+            found, stored = self._document(EXPORT_RECORD), self.ragged_report()
+            counts = stored.get("parameters")  # runs of before do not say it
+            own = counts.get("stored") if isinstance(counts, dict) else None
             if own is None or found.get("parameters", own) == own:
                 return found
         return {}
@@ -149,16 +155,15 @@ class RunDir:
         return path
 
     def _why_not_there(self) -> str:
-        status = self.path / "status.json"
-        if status.is_file() and (ended := read_json(status)) and ended.get("status") == "diverged":
+        if (self.path / "status.json").is_file() and self.status()["status"] == "diverged":
             return "the run diverged, and would again: change its recipe and run that"
         return f"the run did not get that far; `prunekit resume {self.path}` continues it"
 
     def _document(self, name: str) -> dict[str, Any]:
-        value = read_json(self.existing(name))
-        if not isinstance(value, dict):
-            raise CheckpointError(f"{self.path / name}: corrupt: not a JSON object")
-        return value
+        from prunekit.runs.documents import SHAPES, Document, checked
+
+        path = self.existing(name)
+        return checked(path, read_json(path), SHAPES.get(name, Document))
 
 
 def logged_series(lines: Iterable[Mapping[str, Any]], key: str) -> list[tuple[int, float]]:

@@ -15,6 +15,7 @@ from prunekit.errors import CheckpointError
 from prunekit.foundation.files import read_json, write_json
 from prunekit.foundation.values import RECIPE_FORMAT
 from prunekit.runs.directory import RunDir
+from prunekit.runs.documents import Cell as CellDocument, Plan as PlanDocument, checked
 
 FORMAT = 1
 Status = Literal["done", "failed", "pending"]
@@ -85,16 +86,13 @@ def open_sweep(path: str | Path) -> Sweep:
             "plan.json in it"
         )
     plan = _read_plan(plan_file)
-    try:
-        return Sweep(
-            path=folder,
-            name=plan["name"],
-            axes={axis: tuple(labels) for axis, labels in plan["axes"].items()},
-            arms=tuple(plan["arms"]),
-            cells=tuple(_cell(folder, entry) for entry in plan["cells"]),
-        )
-    except (KeyError, TypeError, AttributeError) as error:
-        raise CheckpointError(f"{plan_file}: corrupt: {type(error).__name__} {error}") from error
+    return Sweep(
+        path=folder,
+        name=plan["name"],
+        axes={axis: tuple(labels) for axis, labels in plan["axes"].items()},
+        arms=tuple(plan["arms"]),
+        cells=tuple(_cell(folder, entry) for entry in plan["cells"]),
+    )
 
 
 def open_sweeps(paths: Sequence[str | Path]) -> Sweep:
@@ -128,7 +126,7 @@ def _read_plan(path: Path) -> dict[str, Any]:
     plan = read_json(path)
     if not isinstance(plan, dict) or plan.get("format") != FORMAT:
         raise CheckpointError(f"{path}: corrupt, or of another version of prunekit")
-    return plan
+    return checked(path, plan, PlanDocument)
 
 
 def begun_with(folder: Path) -> int | None:
@@ -169,22 +167,9 @@ def read_state(folder: Path, key: str) -> CellState | None:
     if not path.is_file():
         return None
     try:
-        state = CellState(**read_json(path))
+        return CellState(**checked(path, read_json(path), CellDocument))
     except CheckpointError as error:
         raise CheckpointError(f"{error}: delete it to run the cell again") from error
-    except TypeError:
-        state = None
-    if state is None or not _is_sound(state):
-        raise CheckpointError(f"{path}: corrupt: delete it to run the cell again")
-    return state
-
-
-def _is_sound(state: CellState) -> bool:
-    return (
-        state.status in ("done", "failed")
-        and isinstance(state.run, str | None)
-        and isinstance(state.exit_code, int)
-    )
 
 
 def write_state(folder: Path, key: str, state: CellState) -> None:
