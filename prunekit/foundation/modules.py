@@ -100,6 +100,16 @@ def computing_with(model: nn.Module, values: Mapping[str, Tensor]) -> nn.Module:
     return copy.deepcopy(model, memo)
 
 
+def called(model: nn.Module, x: Any) -> Any:
+    """What a model gives for the inputs of a batch: one, several in a row, or some by name.
+
+    So a mapping, as a tokenizer gives it, is passed as keywords, and a tuple or list one by one.
+    """
+    if isinstance(x, Mapping):
+        return model(**x)
+    return model(*x) if isinstance(x, tuple | list) else model(x)
+
+
 @contextmanager
 def one_forward(model: nn.Module) -> Iterator[None]:
     """Evaluate inside without a trace: no gradients, draws, changed buffers, compiled code.

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from prunekit.errors import UsageError
+from prunekit.foundation.modules import called
 from prunekit.foundation.seeding import seed_for
 from prunekit.foundation.timeline import Clock
 from prunekit.pruning.learning import Learning
@@ -59,7 +60,11 @@ class Calibration(Protocol):
     """Where calibration samples come from; a `DataSet` is one."""
 
     def calibration(self, samples: int, balanced: bool) -> Iterator[tuple[Tensor, Tensor]]:
-        """Batches of fixed, un-augmented training samples, the same on all ranks."""
+        """Batches of fixed, un-augmented training samples, the same on all ranks.
+
+        Each is inputs and labels. Where a model takes more than one tensor, the inputs are a tuple,
+        or a mapping from the names of its arguments.
+        """
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,7 +216,7 @@ class StepContext:
     def loss(self, x: Tensor, y: Tensor) -> Tensor:
         """The training loss; flash attention has no second derivative, so attention is math."""
         with sdpa_kernel(SDPBackend.MATH):
-            return self.loss_of(self.around.model(x), x, y)
+            return self.loss_of(called(self.around.model, x), x, y)
 
     def loss_of(self, logits: Tensor, x: Tensor, y: Tensor) -> Tensor:
         """The training loss of logits that are given."""

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from prunekit.foundation.modules import one_forward
+from prunekit.foundation.modules import called, one_forward
 
 aten = torch.ops.aten
 
@@ -106,7 +106,7 @@ def _storage(tensor: Tensor) -> int:
 
 
 def input_squares(
-    model: nn.Module, weights: Mapping[str, nn.Parameter], batches: Iterable[Tensor]
+    model: nn.Module, weights: Mapping[str, nn.Parameter], batches: Iterable[Any]
 ) -> dict[str, Tensor]:
     """For each entry of some weights, the sum of the squares of all that it multiplies.
 
@@ -117,7 +117,7 @@ def input_squares(
     Args:
         model: the plain module.
         weights: parameter name -> parameter of it.
-        batches: inputs of the model.
+        batches: inputs of the model, see `called`.
 
     Returns:
         Name -> its shape and type; zeros where a weight is not multiplied as it is.
@@ -125,5 +125,5 @@ def input_squares(
     watch = _Squares(weights)
     for x in batches:
         with one_forward(model), watch:
-            model(x)
+            called(model, x)
     return watch.sums

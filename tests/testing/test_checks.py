@@ -52,7 +52,13 @@ STRATEGY_SETTINGS = {
     "fpgm": [{"sparsity": 0.5}, {"sparsity": 0.5, "mode": "ste", "cadence": OFTEN}],
     "taylor": [
         {"sparsity": 0.5, "samples": 16},
-        {"sparsity": 0.5, "samples": 16, "order": "first", "cadence": OFTEN},
+        {
+            "sparsity": 0.5,
+            "samples": 16,
+            "order": "first",
+            "structure": "channel",
+            "cadence": OFTEN,
+        },
     ],
     "wanda": [{"sparsity": 0.5, "samples": 16}, {"sparsity": 0.5, "compare": "tensor"}],
     "sparse_gpt": [

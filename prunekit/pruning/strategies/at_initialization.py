@@ -11,6 +11,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from prunekit.errors import RecipeError
 from prunekit.foundation.modules import buffers_kept, evaluating
+from prunekit.foundation.warn import warn_once
 from prunekit.pruning.strategies.base import Context
 from prunekit.pruning.strategies.calibrated import Calibrated
 
@@ -29,19 +30,38 @@ class AtInitialization(Calibrated):
                 "so it has no gradient: leave it out with scope.exclude"
             )
 
-    def usable(self, scores: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-        """The scores, if they tell one weight from another.
+    def can_rank(self, ctx: Context, scores: Mapping[str, Tensor]) -> bool:
+        """Whether they tell one weight from another; where none is to go, they need not.
 
         Raises:
-            RecipeError: none does.
+            RecipeError: they do not.
         """
-        if not any(score.any() for score in scores.values()):
+        if any(score.any() for score in scores.values()):
+            return True
+        kept, total = self.count_units(ctx.model, ctx.masks)
+        name, step = self.config.name, ctx.clock.step
+        if kept == self.promised_keep(ctx.clock, total):
+            if kept < total:
+                warn_once(f"strategy {name}, step {step}: {_dead(ctx)}: the masks stay")
+            return False
+        if kept < total:
             raise RecipeError(
-                f"strategy {self.config.name}: every score is 0, as no weight in scope changes the "
-                "loss where the classifier starts at zero (torchvision's vision transformers): "
-                "start from other weights (model.init), or use magnitude"
+                f"strategy {name}, step {step}: {_dead(ctx)}, so no more can be ranked: lower the "
+                "sparsity, set min_keep, or split it by layer (distribution: uniform)"
             )
-        return scores
+        raise RecipeError(
+            f"strategy {name}: every score is 0, as no weight in scope changes the loss where the "
+            "classifier starts at zero (torchvision's vision transformers): start from other "
+            "weights (model.init), or use magnitude"
+        )
+
+
+def _dead(ctx: Context) -> str:
+    """What to say where no kept weight changes the loss any more: which tensors are empty."""
+    empty = [name for name, mask in ctx.masks.items() if not mask.any()]
+    more = f" (and {len(empty) - 1} more)" if len(empty) > 1 else ""
+    why = f", as {empty[0]}{more} is empty" if empty else ""
+    return f"every score is 0{why}: no kept weight changes the loss any more"
 
 
 def scoped(ctx: Context) -> list[nn.Parameter]:

@@ -85,7 +85,11 @@ class Context(Protocol):
         """Shape of one input, [C, H, W]."""
 
     def calibration(self, samples: int, balanced: bool = False) -> Iterator[tuple[Tensor, Tensor]]:
-        """Training batches: fixed, un-augmented, the same on all ranks; `samples` in all."""
+        """Training batches: fixed, un-augmented, the same on all ranks; `samples` in all.
+
+        Inputs are what the model takes: a tensor, or of the data of a `Pruner` also a tuple, or a
+        mapping from the names of arguments.
+        """
 
     def loss(self, x: Tensor, y: Tensor) -> Tensor:
         """The training loss of the plain model on a batch; can be differentiated twice."""

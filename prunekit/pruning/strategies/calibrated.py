@@ -36,16 +36,19 @@ class Calibrated(ScoredStrategy):
 
     def update(self, ctx: Context) -> Update:
         """Pass through the model, then select as every scored strategy does."""
-        self.take_scores(ctx, self.usable(self.passes(ctx)))
+        scores = self.passes(ctx)
+        if not self.can_rank(ctx, scores):
+            return Update()
+        self.take_scores(ctx, scores)
         return super().update(ctx)
 
-    def usable(self, scores: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-        """The scores, if they can rank.
+    def can_rank(self, ctx: Context, scores: Mapping[str, Tensor]) -> bool:
+        """Whether the scores can rank; where not, the masks stay as they are.
 
         Raises:
-            RecipeError: they cannot.
+            RecipeError: they cannot, and masks must change.
         """
-        return scores
+        return True
 
     def take_scores(self, ctx: Context, scores: Mapping[str, Tensor]) -> None:
         """Keep scores for `score`, the same bits on all ranks.

@@ -97,8 +97,9 @@ class SparseGPT(Calibrated):
             return {name: torch.ones_like(weight) for name, weight in now.items()}
         keep, kept = config.distribution.keep_counts(demand), dict[str, Tensor]()
         model, used = computing_with(ctx.model, now), dict.fromkeys(now)
+        own = {name: param for name, param in ctx.model.named_parameters() if name in now}
         for x, _ in islice(ctx.calibration(config.samples), 1):
-            used = dict.fromkeys(use_order(model, now, x)) | used
+            used = dict.fromkeys(use_order(ctx.model, own, x)) | used
         for names in in_turns(ctx.model, used, config.order):
             batches = (x for x, _ in ctx.calibration(config.samples))
             for name, found in hessians(model, now, names, batches).items():

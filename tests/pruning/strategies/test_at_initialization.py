@@ -525,6 +525,34 @@ def test_a_classifier_of_zeros_makes_every_score_of_snip_zero_and_is_refused():
     assert masks_of("grasp", model, Samples())["0.weight"].any()
 
 
+def test_where_nothing_changes_the_loss_any_more_masks_stay_and_what_is_dead_is_said(caplog):
+    """The head is emptied beside the strategy: all scores are 0 from then on."""
+    model, data = smooth(), Samples()
+    table = {"name": "multi_step", "table": [["0%", 0.5], ["75%", 1.0]]}
+    scope = {"include": ["0.weight"]}
+    settings = {"sparsity": 0.8, "samples": 12, "schedule": table, "scope": scope}
+    made = strategy("taylor", cadence={"every": "1st"}, **settings)
+    pruner = Pruner(model, [made], total_steps=4, data=data)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+    pruner.attach(optimizer)
+    before = pruner.masks()
+    with torch.no_grad():
+        model[2].weight.zero_()
+
+    def step():
+        model(data.x).sum().backward()
+        if pruner.before_step():
+            optimizer.step()
+        pruner.after_step()
+
+    step()
+    step()
+    assert same(before, pruner.masks())
+    assert "step 1: every score is 0: no kept weight changes the loss any more" in caplog.text
+    with pytest.raises(RecipeError, match=r"taylor, step 3: every score is 0.*no more can"):
+        step()
+
+
 @pytest.mark.parametrize("name", ["snip", "grasp"])
 def test_attention_can_be_scored(name, tmp_path: Path):
     done = run(tmp_path, model=VIT, strategies=[{"name": name, "sparsity": 0.5}])
