@@ -24,6 +24,7 @@ from prunekit.pruning.assignment import (
     assign,
     count_units,
     notes_on_scopes,
+    put_beside,
 )
 from prunekit.pruning.checks import (
     check_computed,
@@ -83,16 +84,19 @@ class Engine:
         self.model, self.timeline, self.step = model, timeline, 0
         sources = sources or Sources()
         self._started, self._initialized = False, resuming
+        self.helpers: dict[str, int] = {}
+        """Parameters that strategies put beside those of the model, with their entries: in no
+        scope, and not counted once they are gone."""
         for index, strategy in enumerate(strategies):
             with about_key(f"strategies.{index}", strategy.config):
                 clock = timeline.clock(0, strategy.config.during, ending=False)
                 check_steps(strategy, clock)
                 strategy.check(clock)
                 check_due(strategy, clock)
-                strategy.prepare(model)
+                self.helpers |= put_beside(strategy, model)
         self.params: dict[str, nn.Parameter] = dict(model.named_parameters())
         note_input(model, sources.input_shape)
-        self.assigned = assign(model, strategies, check=not resuming)
+        self.assigned = assign(model, strategies, self.helpers, check=not resuming)
         self.notes = notes_on_scopes(model, self.assigned)
         """What is worth to be told of the scopes, before a run begins."""
         self._computed = computed_weights(model)
