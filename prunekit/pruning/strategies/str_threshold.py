@@ -90,7 +90,7 @@ class StrThreshold(PruningStrategy):
             grad.mul_(masks[name])
             if (s := self._thresholds[name]).requires_grad:
                 slope = s.sigmoid() * (1 - s.sigmoid())
-                s.grad = -slope * (grad * weights[name].sign()).sum()
+                s.grad = -slope * (grad * weights[name].sign()).sum(dtype=s.dtype)
 
     def due(self, clock: Clock) -> bool:
         """After each step."""

@@ -63,7 +63,7 @@ class TopKAST(ScoredStrategy):
             if self.backward_sparsity > self.sparsity:
                 raise ValueError(
                     f"backward_sparsity {self.backward_sparsity} is more than sparsity "
-                    f"{self.sparsity}: what is used must learn"
+                    f"{self.sparsity}: what is used must learn, so set it to at most that"
                 )
             return self
 
