@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from torch import nn
@@ -59,10 +59,24 @@ def lose_rows(assigned: Iterable[Assigned]) -> set[str]:
     return {name for one in found for name in one.cover}
 
 
+def put_beside(strategy: PruningStrategy, model: nn.Module) -> dict[str, int]:
+    """Let a strategy prepare the model: the parameters that it put beside all others, if it left
+    those, and their entries."""
+    before = {name for name, _ in model.named_parameters()}
+    strategy.prepare(model)
+    after = {name: parameter.numel() for name, parameter in model.named_parameters()}
+    return {n: size for n, size in after.items() if n not in before and before <= after.keys()}
+
+
 def assign(
-    model: nn.Module, strategies: Sequence[PruningStrategy], *, check: bool = True
+    model: nn.Module,
+    strategies: Sequence[PruningStrategy],
+    helpers: Collection[str] = (),
+    *,
+    check: bool = True,
 ) -> list[Assigned]:
-    """Resolve the scopes of the strategies, and `check` that their settings fit them.
+    """Resolve the scopes of the strategies, without `helpers` (see `put_beside`), and `check` that
+    their settings fit them.
 
     Raises:
         RecipeError: a pattern matches nothing, two scopes overlap, or a mode does not fit.
@@ -79,7 +93,7 @@ def assign(
                 f"use {' or '.join(strategy.modes)}"
             )
         with about_key(f"strategies.{index}", config):
-            scope = _scope(model, strategy)
+            scope = tuple(n for n in _scope(model, strategy) if n not in helpers)
             cover = tuple(strategy.cover(model, scope))
             if check:
                 strategy.check_scope(model, scope)

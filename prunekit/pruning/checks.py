@@ -18,6 +18,7 @@ from prunekit.foundation.timeline import Clock
 from prunekit.foundation.warn import warn_once
 from prunekit.pruning.assignment import Assigned
 from prunekit.pruning.learning import Learning
+from prunekit.pruning.soft import beside_fault
 from prunekit.pruning.strategies.base import Masks, PruningStrategy, Update
 
 
@@ -204,6 +205,7 @@ def check_state(
         or _number_fault("targets", state, len(assigned))
         or _number_fault("probes", state, len(probes))
         or masks_fault(state["masks"], dense, cover)
+        or beside_fault(state, cover)
         or _shape_fault("dense", dense, params)
     )
     refuse(fault)

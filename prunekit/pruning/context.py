@@ -181,6 +181,12 @@ class StepContext:
         return {n: mask_set.mask(n) for n in sorted(self.names) if n in mask_set.params}
 
     @cached_property
+    def factors(self) -> Mapping[str, Tensor]:
+        """What the weights of the scope are multiplied by."""
+        mask_set = self.around.mask_set
+        return {n: mask_set.factor(n) for n in sorted(self.names) if n in mask_set.params}
+
+    @cached_property
     def anchor(self) -> Mapping[str, Tensor]:
         """Dense weights at the anchor step; a run reads them from its checkpoint."""
         return self.around.anchor_weights(self.label)

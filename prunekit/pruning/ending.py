@@ -30,6 +30,11 @@ def refuse_short(engine: Engine, warn: Callable[[str], None]) -> None:
         strategy, now = assigned.strategy, assigned.target or 0.0
         end = strategy.target(engine.timeline.clock(total, strategy.config.during))
         where = f"finish: at step {engine.step} of {total} {assigned.label}"
+        if any(name in engine.mask_set.soft for name in assigned.cover):
+            raise UsageError(
+                f"{where} has soft masks, which are bool at the end: train on, give the Pruner the "
+                "total_steps that you train, or say finish(early=True) to keep W times its mask"
+            )
         if end is None:
             if engine.step < total:
                 warn(f"{where} might have changed its masks until the end")

@@ -24,6 +24,7 @@ from prunekit.pruning.assignment import (
     assign,
     count_units,
     notes_on_scopes,
+    put_beside,
 )
 from prunekit.pruning.checks import (
     check_computed,
@@ -46,6 +47,7 @@ from prunekit.pruning.masks import MaskSet
 from prunekit.pruning.outlook import Outlook, outlook
 from prunekit.pruning.probes.base import Probe, labels, prepare_all
 from prunekit.pruning.sharded import refuse_sharded_model
+from prunekit.pruning.soft import check_beside
 from prunekit.pruning.sparsity import UnitCount, weighed
 from prunekit.pruning.step_hooks import Gate, not_finite
 from prunekit.pruning.strategies.base import PruningStrategy, Update
@@ -82,16 +84,19 @@ class Engine:
         self.model, self.timeline, self.step = model, timeline, 0
         sources = sources or Sources()
         self._started, self._initialized = False, resuming
+        self.helpers: dict[str, int] = {}
+        """Parameters that strategies put beside those of the model, with their entries: in no
+        scope, and not counted once they are gone."""
         for index, strategy in enumerate(strategies):
             with about_key(f"strategies.{index}", strategy.config):
                 clock = timeline.clock(0, strategy.config.during, ending=False)
                 check_steps(strategy, clock)
                 strategy.check(clock)
                 check_due(strategy, clock)
-                strategy.prepare(model)
+                self.helpers |= put_beside(strategy, model)
         self.params: dict[str, nn.Parameter] = dict(model.named_parameters())
         note_input(model, sources.input_shape)
-        self.assigned = assign(model, strategies, check=not resuming)
+        self.assigned = assign(model, strategies, self.helpers, check=not resuming)
         self.notes = notes_on_scopes(model, self.assigned)
         """What is worth to be told of the scopes, before a run begins."""
         self._computed = computed_weights(model)
@@ -162,6 +167,7 @@ class Engine:
         """Leave W*M in the parameters for good, and let the strategies fold what they added."""
         self.mask_set.follow()
         self.mask_set.detach()
+        self.mask_set.fold()  # what a loop that ends early has computed with
         model = self.model
         for assigned in self.assigned:
             model = assigned.strategy.finish(model)
@@ -234,6 +240,8 @@ class Engine:
         for assigned in self.assigned:
             own = assigned.strategy.metrics()
             check_scalars(f"{assigned.origin}: metrics", own)
+            if assigned.strategy.soft_masks:
+                own = {"soft_mean": self.mask_set.mean_soft(assigned.cover), **own}
             found |= {f"strategy/{assigned.label}/{key}": value for key, value in own.items()}
         return found
 
@@ -256,7 +264,7 @@ class Engine:
         """Masks and strategy state; dense weights are saved by the caller (`dense`)."""
         return {
             "step": self.step,
-            "masks": dict(self.mask_set.state_dict()["masks"]),
+            **self.mask_set.state_dict(),
             "strategies": [a.strategy.state_dict() for a in self.assigned],
             "targets": [a.target for a in self.assigned],
             "asked": [a.asked for a in self.assigned],
@@ -277,7 +285,8 @@ class Engine:
         self.step, self._started = state["step"], True
         for name in self.params:
             self.around.set_dense(name, dense[name])
-        self.mask_set.load_state_dict({"masks": state["masks"]}, dense)
+        beside = {part: state[part] for part in ("soft", "moving") if part in state}
+        self.mask_set.load_state_dict({"masks": state["masks"], **beside}, dense)
         earlier = state["targets"]  # of versions before, which knew no other
         asked = state.get("asked", earlier)
         for one, target, wanted in zip(self.assigned, state["targets"], asked, strict=True):
@@ -341,7 +350,24 @@ class Engine:
         for due in self._due.due(self.step, inside=inside):
             take_step &= not self._update(due.assigned, self._context(due)).skip_step
             due.assigned.updated_at = self.step + int(inside)
+        if not inside:
+            self._refuse_soft_ends()
         return take_step
+
+    def _refuse_soft_ends(self) -> None:
+        """Masks must be bool from the end of their strategy's window on.
+
+        Raises:
+            PluginError: some are soft.
+        """
+        for one in self.assigned:
+            soft = [name for name in one.cover if name in self.mask_set.soft]
+            clock = self.timeline.clock(self.step, one.strategy.config.during)
+            if soft and clock.active_step == clock.active_steps:
+                raise PluginError(
+                    f"{one.origin}, step {self.step}: the mask of {soft[0]} is soft at the end of "
+                    "its window: update must be due there, and give no soft masks, or fold them"
+                )
 
     def _context(self, due: Due) -> StepContext:
         assigned = due.assigned
@@ -375,6 +401,7 @@ class Engine:
         with training_mode_kept(self.model), about_key(place, strategy.config):
             update = strategy.update(ctx)
             check_update(assigned, update, self.params)
+            check_beside(strategy, update, self.params)
             check_learning(assigned, ctx.clock, self.learning, update)
         assigned.flips = self.mask_set.apply(update, assigned.cover, corrects=strategy.corrects)
         assigned.corrected = self.mask_set.corrections.found

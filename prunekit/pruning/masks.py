@@ -3,7 +3,8 @@
 At rest every parameter holds W*M. Module tree, `state_dict` keys, DDP and compile are untouched:
 
 - `ste`: the optimizer moves the dense W. It is kept beside the model and swapped in through `.data`
-  for the length of `optimizer.step()`. Held memory: +8 bytes a weight (W and a working mask).
+  for the length of `optimizer.step()`. Held memory: +8 bytes a weight (W and a working mask). The
+  working mask may be soft; where only some entries move, +4 bytes more.
 - `hard`: pruned weights, their gradients and optimizer state are zero. They are zeroed once, when
   the mask changes; masking the gradient then keeps them exactly zero. +4 bytes a weight.
 - `masked`: as `hard`, and a shelf holds the pruned values until they come back. +8 bytes a weight.
@@ -15,7 +16,7 @@ CPU. Bool masks are made when they are asked for.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -28,9 +29,17 @@ from prunekit.pruning.checks import masks_fault, refuse
 from prunekit.pruning.corrections import Corrections
 from prunekit.pruning.counts import Counted, MaskCount, count_masks
 from prunekit.pruning.rewrite import AtRest, rewrite
-from prunekit.pruning.scores import NOT_FINITE, count_each
+from prunekit.pruning.scores import count_each
 from prunekit.pruning.sharded import refuse_sharded
-from prunekit.pruning.step_hooks import Gate, StepHooks, held_by, not_finite, refuse_foreign_state
+from prunekit.pruning.soft import BesideMasks, fingerprints, taken_over
+from prunekit.pruning.step_hooks import (
+    Gate,
+    MovedDense,
+    StepHooks,
+    held_by,
+    not_finite,
+    refuse_foreign_state,
+)
 from prunekit.pruning.strategies.base import Masks, Update
 from prunekit.pruning.writes import Writes, written_by_others
 from prunekit.registry.configs import Mode
@@ -53,6 +62,11 @@ class MaskSet:
         self.params = dict(sorted(params.items()))
         self.modes = dict(modes)
         self._working: dict[str, Tensor] = {}  # W's dtype, 1 = kept; absent = all kept
+        self._moving: dict[str, Tensor] = {}  # ste, W's dtype, 1 = moves; absent = all move
+        self.soft: dict[str, float] = {}
+        """Names whose working mask is soft -> the sum of it."""
+        self.when_folded: list[Callable[[Mapping[str, Tensor]], None]] = []
+        """Told what the dense weights were multiplied by for good."""
         self._dense: dict[str, Tensor] = {}  # ste: W.  masked: the shelf
         self._hooks: list[StepHooks] = []  # of each attached optimizer
         self._writes = Writes(self.params)
@@ -72,6 +86,16 @@ class MaskSet:
         if working is None:
             return torch.ones_like(self.params[name], dtype=torch.bool)
         return working.bool()
+
+    def factor(self, name: str) -> Tensor:
+        """What W of one parameter is multiplied by: a soft mask, or the bool one."""
+        return self._working[name] if name in self.soft else self.mask(name)
+
+    def mean_soft(self, names: Iterable[str]) -> float:
+        """Mean of what the kept entries of some parameters are multiplied by."""
+        counts = self.counted(names).counts
+        total = sum(self.soft.get(name, float(count.kept)) for name, count in counts.items())
+        return total / max(1, sum(count.kept for count in counts.values()))
 
     def masks(self) -> dict[str, Tensor]:
         """Bool masks of all parameters, in the order of their names."""
@@ -100,6 +124,9 @@ class MaskSet:
         sha = hashlib.sha256()
         for name, count in self.counted().counts.items():
             sha.update(name.encode() + count.fingerprint)
+        for beside in ({name: self._working[name] for name in self.soft}, self._moving):
+            if beside:
+                sha.update(fingerprints(beside))
         return sha.digest()
 
     def follow(self) -> None:
@@ -111,7 +138,7 @@ class MaskSet:
         for hooks in self._hooks:
             if hooks.inside:
                 hooks.leave()
-        for kept in (self._working, self._dense):
+        for kept in (self._working, self._dense, self._moving):
             for name, tensor in kept.items():
                 param = self.params[name]
                 if tensor.dtype != param.dtype or tensor.device != param.device:
@@ -124,8 +151,11 @@ class MaskSet:
         written = [name for name in self._writes.new() if name in self._working]
         for name in written:
             if self.modes[name] == "ste":
-                dense = self._dense[name]
-                torch.where(self.mask(name), self.params[name].data, dense, out=dense)
+                dense, weight = self._dense[name], self.params[name].data
+                if name in self.soft:
+                    dense.copy_(taken_over(weight, dense, self._working[name]))
+                else:
+                    torch.where(self.mask(name), weight, dense, out=dense)
         for name, found in self.zero_pruned(written).items():
             if name not in self._told:
                 LOG.warning(written_by_others(name, found))
@@ -156,9 +186,10 @@ class MaskSet:
         """
         new = {name: send(m, self.params[name].device) for name, m in update.masks.items()}
         prints = self.fingerprints
-        flags = [*update.finite.values(), *(moved for _, _, moved in self._moved)]
+        beside = BesideMasks(update, new, self.params)
+        flags = [*beside.flags, *(moved for _, _, moved in self._moved)]
         returning, given = ({}, update.values) if corrects else (update.values, {})
-        in_blocks = self._in_blocks(new.keys() - returning.keys())
+        in_blocks = self._in_blocks(new.keys() - {*returning, *update.soft, *self.soft})
         kept = {n: self.mask(n) & new[n] if n in new else self.mask(n) for n in given}
         corrections = Corrections(given, self.params, kept, fingerprints=prints)
 
@@ -166,10 +197,8 @@ class MaskSet:
             return None if name in in_blocks else self.mask(name)
 
         counts, told = count_masks(new, old, [*flags, *corrections.asked], fingerprints=prints)
-        self._refuse_moved(told[len(update.finite) : len(flags)])
-        for name, finite in zip(update.finite, told, strict=False):
-            if not finite:
-                raise PluginError(f"{name}: {NOT_FINITE}")
+        self._refuse_moved(told[len(beside.flags) : len(flags)])
+        sums = beside.heard(told[: len(beside.flags)])
         corrections.take(told[len(flags) :])
         self._counts |= counts
         flips = {name: count.flips for name, count in counts.items()}
@@ -178,14 +207,46 @@ class MaskSet:
                 flips[name] = rewrite(in_blocks[name], mask)
                 if flips[name] and self.modes[name] != "ste":
                     self._mask_state(name)
-            elif flips[name] or name not in self._working:
+            elif flips[name] or name not in self._working or name in self.soft.keys() - sums:
                 self._replace(name, mask, returning.get(name))
         self._correct(corrections)
+        for name in new:
+            self._put_beside(name, beside, sums, fold=update.fold)
         if update.restart:
             self._forget_state(cover)
         for hooks in self._hooks:
             hooks.unproven = True
         return flips
+
+    def _put_beside(
+        self, name: str, beside: BesideMasks, sums: Mapping[str, float], *, fold: bool
+    ) -> None:
+        """Soft values and moving entries in force with the mask of a name, which is."""
+        self.soft.pop(name, None)
+        self._moving.pop(name, None)
+        param = self.params[name]
+        if name in beside.soft:
+            self._working[name].copy_(beside.soft[name])
+            self.soft[name] = sums[name]
+            torch.mul(self._dense[name], self._working[name], out=param.data)
+        if name in beside.moving:
+            self._moving[name] = beside.moving[name]
+            self._mask_state(name)
+        if fold:
+            self.fold([name])
+
+    @torch.no_grad()
+    def fold(self, names: Iterable[str] | None = None) -> None:
+        """Multiply soft masks into the dense weights of what is kept; the masks are bool then."""
+        names = [*self.soft] if names is None else [name for name in names if name in self.soft]
+        factors = {name: torch.where(self.mask(name), self._working[name], 1) for name in names}
+        for name, factor in factors.items():
+            self._dense[name].mul_(factor)
+            self._working[name].copy_(self.mask(name))
+            self.params[name].data.copy_(self._dense[name] * self._working[name])
+            self.soft.pop(name)
+        for told in self.when_folded:
+            told(factors)
 
     def _in_blocks(self, names: Iterable[str]) -> dict[str, AtRest]:
         """What can be written in blocks."""
@@ -219,8 +280,8 @@ class MaskSet:
 
     @torch.no_grad()
     def _mask_state(self, name: str) -> None:
-        """Zero the optimizer state of pruned weights."""
-        working = self._working[name]
+        """Zero the optimizer state of pruned weights, or of those that do not move."""
+        working = self._moving.get(name, self._working[name])
         for state in self._state_tensors(self.params[name]):
             state.mul_(working if state.is_floating_point() else working.bool())
 
@@ -243,6 +304,8 @@ class MaskSet:
             return
         self._dense[name].copy_(value)
         param.data.copy_(torch.where(self.mask(name), self._dense[name], 0.0))
+        if name in self.soft:
+            param.data.mul_(self._working[name])
 
     # ---- around the optimizer
 
@@ -276,7 +339,7 @@ class MaskSet:
         self.detach()
         self._hooks = [StepHooks(optimizer, self, gate) for optimizer in optimizers]
         for name in self._working:
-            if self.modes[name] != "ste":
+            if self.modes[name] != "ste" or name in self._moving:
                 self._mask_state(name)  # of steps that were taken before there were masks
 
     def detach(self) -> None:
@@ -302,13 +365,15 @@ class MaskSet:
         return any(hooks.inside for hooks in self._hooks)
 
     def mask_gradients(self) -> None:
-        """Zero the gradients of pruned weights in `hard` and `masked`; `ste` keeps them dense."""
+        """Zero the gradients of pruned weights in `hard` and `masked`; `ste` keeps them dense, but
+        of entries that do not move."""
         grads, masks = [], []
         for name, working in self._working.items():
             grad = self.params[name].grad
-            if self.modes[name] != "ste" and grad is not None:
+            by = self._moving.get(name) if self.modes[name] == "ste" else working
+            if by is not None and grad is not None:
                 grads.append(grad)
-                masks.append(working)
+                masks.append(by)
         if grads:
             torch._foreach_mul_(grads, masks)
 
@@ -322,14 +387,14 @@ class MaskSet:
                 else:
                     state.clear()
 
-    def moved_dense(self, optimizer: Optimizer) -> Iterator[tuple[nn.Parameter, Tensor, Tensor]]:
-        """Parameter, dense W and working mask of what this optimizer moves in `ste`."""
+    def moved_dense(self, optimizer: Optimizer) -> Iterator[MovedDense]:
+        """What this optimizer moves in `ste`."""
         self._take_over_writes()
         held = held_by(optimizer) if len(self._hooks) > 1 else None
         for name, working in self._working.items():
             param = self.params[name]
             if self.modes[name] == "ste" and (held is None or id(param) in held):
-                yield param, self._dense[name], working
+                yield MovedDense(param, self._dense[name], working, self._moving.get(name))
 
     def prove_zeros(self, optimizer: Optimizer) -> None:
         """Look once after each change: an optimizer that mixes entries would move pruned ones.
@@ -386,7 +451,12 @@ class MaskSet:
     def state_dict(self) -> dict[str, Masks]:
         """Masks in force; dense weights, those that a mask hides too, are saved by the caller."""
         self._refuse_moved(read([moved for _, _, moved in self._moved]))
-        return {"masks": {name: self.mask(name).cpu() for name in self._working}}
+        saved: dict[str, Masks] = {"masks": {name: self.mask(name).cpu() for name in self._working}}
+        if self.soft:
+            saved["soft"] = {name: self._working[name].cpu() for name in self.soft}
+        if self._moving:
+            saved["moving"] = {name: moving.bool().cpu() for name, moving in self._moving.items()}
+        return saved
 
     @torch.no_grad()
     def load_state_dict(self, state: Mapping[str, Masks], dense: Mapping[str, Tensor]) -> None:
@@ -403,3 +473,9 @@ class MaskSet:
             self._dense.pop(name, None)
             self._counts.pop(name, None)
             self._replace(name, mask.to(param.device))
+        masks = {name: mask.to(self.params[name].device) for name, mask in state["masks"].items()}
+        soft, moving = (state.get(part, {}) for part in ("soft", "moving"))
+        beside = BesideMasks(Update(masks, soft=soft, moving=moving), masks, self.params)
+        sums = beside.heard(read(beside.flags))
+        for name in state["masks"]:
+            self._put_beside(name, beside, sums, fold=False)

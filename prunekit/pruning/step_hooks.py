@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -23,11 +23,23 @@ OF_ONE_SHAPE = {"exp_avg", "exp_avg_sq", "momentum_buffer"}
 """State that has the shape of its parameter in every optimizer of torch."""
 
 
+class MovedDense(NamedTuple):
+    """A parameter whose dense weight an optimizer moves."""
+
+    param: nn.Parameter
+    dense: Tensor
+    """W."""
+    working: Tensor
+    """The mask in its dtype."""
+    moving: Tensor | None
+    """1 where it moves, and 0 where it stays, in its dtype; None: all of it moves."""
+
+
 class DenseWeights(Protocol):
     """Whose weights are moved: a `MaskSet`."""
 
-    def moved_dense(self, optimizer: Optimizer) -> Iterator[tuple[nn.Parameter, Tensor, Tensor]]:
-        """Parameter, dense W and working mask of what this optimizer is to move densely."""
+    def moved_dense(self, optimizer: Optimizer) -> Iterator[MovedDense]:
+        """What this optimizer is to move densely."""
 
     def note_writes(self) -> None:
         """What was written so far is of an optimizer whose step is over."""
@@ -53,7 +65,7 @@ class StepHooks:
         """Whether a step is being taken, dense weights in place."""
         self._depth = 0  # a step may call that of its base class, which has the same hooks
         self._closure: Callable[[], Any] | None = None  # as the optimizer has it; None once it ran
-        self._effective: list[tuple[nn.Parameter, Tensor, Tensor, Tensor]] = []
+        self._effective: list[tuple[MovedDense, Tensor]] = []
         self._aside: list[tuple[Tensor, Tensor | None]] = []
         self._handles = [
             optimizer.register_step_pre_hook(self._before),
@@ -97,13 +109,18 @@ class StepHooks:
         self._enter()
         return loss
 
+    @torch.no_grad()
     def _enter(self) -> None:
         if self.gate is not None and not self.gate(self.optimizer):
             self._put_gradients_aside()
         self.inside = True
-        for param, dense, working in self.weights.moved_dense(self.optimizer):
-            self._effective.append((param, dense, working, param.data))
-            param.data = dense
+        for moved in self.weights.moved_dense(self.optimizer):
+            effective = moved.param.data
+            self._effective.append((moved, effective))
+            if moved.moving is not None:  # W waits in the memory of W*M; what stays is seen as 0
+                effective.copy_(moved.dense)
+                moved.dense.mul_(moved.moving)
+            moved.param.data = moved.dense
 
     def _put_gradients_aside(self) -> None:
         """Without a gradient an optimizer leaves a parameter and its state as they are."""
@@ -115,7 +132,9 @@ class StepHooks:
     @torch.no_grad()
     def leave(self) -> None:
         """Put W*M in place, also after a step that ended in an error."""
-        for param, dense, working, effective in self._effective:
+        for (param, dense, working, moving), effective in self._effective:
+            if moving is not None:
+                torch.where(moving != 0, dense, effective, out=dense)
             param.data = torch.mul(dense, working, out=effective)
         for held, grad in self._aside:
             held.grad = grad

@@ -48,6 +48,8 @@ STRATEGIES = Registry(
         "wanda": "prunekit.pruning.strategies.wanda:Wanda",
         "sparse_gpt": "prunekit.pruning.strategies.sparse_gpt:SparseGPT",
         "granet": "prunekit.pruning.strategies.granet:GraNet",
+        "str_threshold": "prunekit.pruning.strategies.str_threshold:StrThreshold",
+        "top_kast": "prunekit.pruning.strategies.top_kast:TopKAST",
     },
     among=REGISTRIES,
 )

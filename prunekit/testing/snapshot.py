@@ -47,6 +47,8 @@ def take(engine: Engine, optimizer: Any = None) -> Snapshot:
         found |= leaves(param.data, f"parameter {name}")
         if (dense := engine.around.dense(name)).data_ptr() != param.data_ptr():
             found |= leaves(dense, f"the dense weight of {name}")
+        if name in engine.mask_set.soft:
+            found |= leaves(engine.mask_set.factor(name), f"the soft mask of {name}")
         found |= leaves(param.grad, f"the gradient of {name}")
         found[f"requires_grad of {name}"] = param.requires_grad
         for key, value in (optimizer.state.get(param, {}) if optimizer else {}).items():

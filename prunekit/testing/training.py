@@ -80,7 +80,7 @@ class Training:
         made = torch.compile(self.model, backend="eager") if compiled else self.model
         self.forward = cast(nn.Module, made)
         self.masks: list[dict[str, Tensor]] = []
-        """The masks after each step, from t = 0 on."""
+        """The masks after each step, from t = 0 on; the soft ones as floats."""
 
     @property
     def assigned(self) -> Assigned:
@@ -114,7 +114,9 @@ class Training:
         for assigned in self.engine.updated():
             self.updates += 1
             self.corrected += sum(one.entries for one in assigned.corrected.values())
-        self.masks.append(self.engine.masks())
+        mask_set = self.engine.mask_set
+        soft = {name: mask_set.factor(name).clone() for name in mask_set.soft}
+        self.masks.append(self.engine.masks() | soft)
         self.engine.metrics()
 
     def _step(self) -> None:

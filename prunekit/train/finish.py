@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from torch import Tensor, nn
@@ -59,6 +59,8 @@ class Trained:
     """What the masks of each strategy keep."""
     names: frozenset[str]
     """Its parameters."""
+    helpers: Mapping[str, int]
+    """Those that strategies put beside the model's own, with their entries."""
 
 
 def conclude(trainer: Trainer) -> None:
@@ -117,6 +119,7 @@ def _look_at(trainer: Trainer) -> Trained:
         target=engine.target(),
         units=tuple(engine.units()),
         names=frozenset(name for name, _ in model.named_parameters(remove_duplicate=False)),
+        helpers=engine.helpers,
     )
 
 
@@ -166,7 +169,7 @@ def _report(
 ) -> dict[str, Any]:
     """`report.json`; docs/run-directory.md has the units."""
     shape = trainer.data.spec.input_shape
-    sparsity = after_finish(trained.sparsity, trained.names, model, left)
+    sparsity = after_finish(_without_helpers(trained, model), trained.names, model, left)
     finished, counts = count_macs(model, shape, left), token_counts(model.eval(), shape)
     macs = Macs(trained.macs.dense, finished.executed, finished.theoretical)
     effective = told_effective(model, left, _one_batch(trainer))
@@ -199,6 +202,13 @@ def _report(
         "environment": environment(trainer.device, trainer.group.world),
         "warnings": trainer.observer.warnings,
     }
+
+
+def _without_helpers(trained: Trained, model: nn.Module) -> Sparsity:
+    """What strategies put beside the model's parameters, and took away, was no part of it."""
+    left = dict(model.named_parameters(remove_duplicate=False))
+    gone = sum(size for name, size in trained.helpers.items() if name not in left)
+    return replace(trained.sparsity, parameters=trained.sparsity.parameters - gone)
 
 
 def _tell_of_empty(trainer: Trainer, left: Sparsity) -> None:

@@ -127,6 +127,12 @@ class EMA:
         if config.buffers:
             self.buffers = {name for name, one in buffers(around.model).items() if has_mean(one)}
         self.average = {name: value.clone() for name, value in self._live().items()}
+        around.mask_set.when_folded.append(self._fold)
+
+    def _fold(self, factors: Mapping[str, Tensor]) -> None:
+        """What the dense weights were multiplied by for good, their average is too."""
+        for name, factor in factors.items():
+            self.average[name].mul_(factor)
 
     def restart(self) -> None:
         """Begin at the weights as they are now."""
@@ -154,15 +160,15 @@ class EMA:
 
         In the memory that it has: a CUDA graph reads its weights from where they were recorded.
         """
-        params, masks = self.around.params, self.around.mask_set.masks()
+        params, mask_set = self.around.params, self.around.mask_set
         # through .data, so that it counts as no write of others
         resting = {name: param.data.clone() for name, param in params.items()}
         own = {name: buffer.clone() for name, buffer in self._own_buffers().items()}
         try:
             for name, param in params.items():
                 average = self.average[name]
-                if name in masks:
-                    torch.mul(average, masks[name], out=param.data)
+                if name in mask_set.params:
+                    torch.mul(average, mask_set.factor(name), out=param.data)
                 else:
                     param.data.copy_(average)
             self._put_buffers(self.average)

@@ -70,6 +70,7 @@ STRATEGIES_TRIED = {
     "ac_dc": {"sparsity": 0.5, "switches": ["50%"]},
     "lottery_ticket": {"sparsity": 0.5, "schedule": {"name": "geometric", "rounds": 1}},
     "movement_soft": {},
+    "str_threshold": {"s_init": -3.0},
     "sr_ste": {"sparsity": 0.5, "lambda_w": 0.0},
     "taylor": {"sparsity": 0.5, "samples": 64},
 }

@@ -52,6 +52,8 @@ STRATEGY: dict[str, Tree] = {
     "synflow": {"iterations": 3},
     "lamp": {"cadence": OFTEN},
     "sr_ste": {"sparsity": 0.5, **NOT_PATCHES},
+    "str_threshold": {"s_init": -3.5, "threshold_decay": 1.0},
+    "top_kast": {"cadence": OFTEN},
 }
 FILTERS: Tree = {
     "model": {"name": "resnet", "depth": 8, "stages": [16, 16, 32]},

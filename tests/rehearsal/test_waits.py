@@ -98,6 +98,8 @@ UPDATES: dict[str, tuple[int, dict[str, Any]]] = {
     "sr_ste": (2, chosen("sr_ste", scope={"exclude": ["patch_embed.proj.weight"]})),
     "movement": (4, chosen("movement", sparsity=0.8)),
     "movement_soft": (4, chosen("movement_soft")),
+    "str_threshold": (2, chosen("str_threshold")),
+    "top_kast": (4, chosen("top_kast", sparsity=0.8, cadence={"every": f"{EVERY}st"})),
     "rigl": (5, chosen("rigl", sparsity=0.8, cadence={"every": f"{EVERY}st"})),
     "set": (5, chosen("set", sparsity=0.8, cadence={"every": f"{EVERY}st"})),
 }

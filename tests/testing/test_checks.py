@@ -65,6 +65,11 @@ STRATEGY_SETTINGS = {
         {"sparsity": 0.5, "samples": 16, "cadence": OFTEN, "block": 3},
         {"sparsity": 0.5, "mode": "masked", "order": "layer", "damp": 0.1},
     ],
+    "str_threshold": [{"s_init": -3.0, "threshold_decay": 1.0}, {"during": ["ramp"]}],
+    "top_kast": [
+        {"sparsity": 0.5, "backward_sparsity": 0.25, "cadence": OFTEN},
+        {"sparsity": 0.7, "cadence": OFTEN, "explore": "50%", "norm": "l2"},
+    ],
     "granet": [{"sparsity": 0.8, "cadence": OFTEN}, {"sparsity": 0.5, "start_sparsity": 0.0}],
 }
 LONG = {name: [{"sparsity": 0.5}] for name in ("snip", "grasp", "synflow")}

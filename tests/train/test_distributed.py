@@ -74,6 +74,33 @@ def test_ranks_hold_equal_weights_and_micro_batches_are_shared_out(
     assert open_run(done).report()["train"]["images"] == 24 * 64
 
 
+@pytest.mark.parametrize("compile", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_a_pair_learns_thresholds_that_no_forward_pass_reads(
+    two_ranks: TwoRanks, tmp_path: Path, compile: bool
+) -> None:
+    """DDP, compiled or not, waits for none of their gradients; soft masks are compared."""
+    strategies = [
+        {"name": "str_threshold", "s_init": -4.0, "threshold_decay": 1.0} | FIRST,
+        {"name": "top_kast", "sparsity": 0.8, "cadence": {"every": "3st"}} | OTHERS,
+    ]
+    settings = {"strategies": strategies, "optimizer": {"name": "sgd", "lr": 0.1}}
+    settings |= {"compile": compile}
+    both = two_ranks(run, tmp_path / "two", **settings)
+    alone = run(tmp_path / "one", **settings)
+    means = [
+        [m[key] for m in curve(done) if key in m]
+        for done in (both, alone)
+        for key in ("strategy/str_threshold/soft_mean", "strategy/str_threshold/threshold")
+    ]
+    assert means[0] == pytest.approx(means[2], rel=1e-3)
+    assert means[1] == pytest.approx(means[3], rel=1e-3)
+    assert means[1][0] < means[1][-1]
+
+
+FIRST = {"scope": {"include": ["fc1.weight"]}}
+OTHERS = {"scope": {"include": ["fc*.weight"], "exclude": ["fc1.weight"]}}
+
+
 def test_the_average_of_a_pair_has_the_buffers_of_the_main_rank(
     two_ranks: TwoRanks, tmp_path: Path
 ) -> None:

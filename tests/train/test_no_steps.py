@@ -18,7 +18,10 @@ from tests.support.training import recipe, run
 
 NET = {"name": "resnet", "depth": 8, "stages": [4, 4, 4]}
 NONE = {"phases": [{"name": "prune", "length": "0st"}]}
-TRAINING = ("ac_dc", "granet", "lottery_ticket", "movement", "movement_soft", "rigl", "set")
+TRAINING = (
+    *("ac_dc", "granet", "lottery_ticket", "movement", "movement_soft", "rigl", "set"),
+    *("str_threshold", "top_kast"),
+)
 """Those whose method is in the training."""
 SETTINGS = {
     "sr_ste": {
@@ -26,6 +29,7 @@ SETTINGS = {
         "scope": {"exclude": ["conv1.*", "fc.*"]},
     },
     "movement_soft": {},
+    "str_threshold": {},
     "lottery_ticket": {"sparsity": 0.5, "schedule": {"name": "geometric", "rounds": 2}},
 }
 

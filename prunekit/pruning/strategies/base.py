@@ -35,6 +35,15 @@ class Update:
     finite: Mapping[str, Tensor] = field(default_factory=dict)
     """Parameter name -> whether its scores are finite, a bool tensor of one entry on a device: it
     is read with all else that an update needs of the device, and refused where it is False."""
+    soft: Mapping[str, Tensor] = field(default_factory=dict)
+    """Of a strategy that says `soft_masks`, for some of `masks`: floats in [0, 1], 0 exactly where
+    the mask is False, by which the dense weights are multiplied in place of the mask."""
+    fold: bool = False
+    """Multiply `soft` into the dense weights of what is kept, once and for good: from here on the
+    masks are bool. An average of the weights is multiplied too."""
+    moving: Masks = field(default_factory=dict)
+    """In `ste`, for some of `masks`: the entries that the optimizer moves, those that are kept
+    among them. The others stay as they are, without optimizer state. Names left out: all move."""
 
 
 class Context(Protocol):
@@ -63,6 +72,11 @@ class Context(Protocol):
     @property
     def masks(self) -> Masks:
         """The masks of the scope as they are now; for a probe, of what strategies mask."""
+
+    @property
+    def factors(self) -> Mapping[str, Tensor]:
+        """What the weights are multiplied by now, read-only: soft masks where they are in force,
+        else as `masks`."""
 
     @property
     def anchor(self) -> Mapping[str, Tensor]:
@@ -136,6 +150,9 @@ class PruningStrategy(abc.ABC):
     new mask or without: in `ste` the dense weights, pruned ones as well; in `hard` the kept ones;
     in `masked` the kept ones, and what waits on the shelf stays as it is. The optimizer's state
     stays, unless `restart` forgets it; a run's average of a corrected tensor begins anew."""
+    soft_masks: ClassVar[bool] = False
+    """Whether `update` may give soft masks, in mode `ste`; from the end of its window on they must
+    be bool."""
     default_scope: ClassVar[tuple[str, ...] | None] = None
     """Patterns that an empty `scope.include` stands for. None: the weights of linear and
     convolution layers and the input projections of attention."""
