@@ -1,6 +1,7 @@
 """The public names and where each is defined: the one list, read by `__init__.py` as well."""
 
 from prunekit.compressors import compressor as compressor
+from prunekit.compressors.auxiliary import auxiliary_losses as auxiliary_losses
 from prunekit.compressors.base import (
     DataCompressor as DataCompressor,
     RatioCompressor as RatioCompressor,

@@ -56,6 +56,7 @@ PUBLIC = {
         "Update",
         "UsageError",
         "__version__",
+        "auxiliary_losses",
         "check_nm",
         "compact",
         "compact_run",
