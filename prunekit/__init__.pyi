@@ -8,6 +8,7 @@ from prunekit.compressors.base import (
     RatioConfig as RatioConfig,
     TokenBatch as TokenBatch,
 )
+from prunekit.compressors.positions import unmerge as unmerge
 from prunekit.errors import (
     CheckpointError as CheckpointError,
     DataError as DataError,
@@ -26,6 +27,7 @@ from prunekit.foundation.parameters import ParamRule as ParamRule
 from prunekit.foundation.timeline import Clock as Clock, Duration as Duration, Timeline as Timeline
 from prunekit.loggers.base import LoggedRun as LoggedRun, Logger as Logger
 from prunekit.models.base import Slotted as Slotted
+from prunekit.models.patch_groups import TokenWatch as TokenWatch
 from prunekit.models.saved import load_model as load_model, preprocessing as preprocessing
 from prunekit.pruning.cadence import Cadence as Cadence
 from prunekit.pruning.compact.compacting import compact as compact

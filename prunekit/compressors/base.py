@@ -139,7 +139,9 @@ class DataCompressor(nn.Module, abc.ABC):
     def groups(self, tokens: TokenBatch) -> Tensor | None:
         """Where `forward` puts each token: its place among those that come out, int64 [B, N].
 
-        -1 = dropped. What shows which patches were merged reads it; None = it is not known.
+        -1 = dropped. What shows which patches were merged reads it, and `prunekit.unmerge` puts
+        tokens back by it. In training it draws what `forward` then draws in the same random state.
+        None = it is not known.
         """
         return None
 
