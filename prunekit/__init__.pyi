@@ -26,6 +26,7 @@ from prunekit.export.sensitivity import sensitivity as sensitivity
 from prunekit.foundation.parameters import ParamRule as ParamRule
 from prunekit.foundation.timeline import Clock as Clock, Duration as Duration, Timeline as Timeline
 from prunekit.loggers.base import LoggedRun as LoggedRun, Logger as Logger
+from prunekit.models import attach as attach
 from prunekit.models.base import Slotted as Slotted
 from prunekit.models.patch_groups import TokenWatch as TokenWatch
 from prunekit.models.saved import load_model as load_model, preprocessing as preprocessing

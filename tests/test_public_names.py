@@ -57,6 +57,7 @@ PUBLIC = {
         "Update",
         "UsageError",
         "__version__",
+        "attach",
         "auxiliary_losses",
         "check_nm",
         "compact",
