@@ -51,7 +51,15 @@ def check_loss_term(compressor: DataCompressor, tokens: TokenBatch, *, removes: 
 def check_mean(compressor: DataCompressor, tokens: TokenBatch, term: Tensor) -> None:
     """The term is a mean over the samples, unless it is random: twice the batch has the same."""
     _, other = with_term(compressor, tokens, noise=1)
-    twice = TokenBatch(tokens.x.repeat(2, 1, 1), tokens.size.repeat(2, 1, 1), tokens.protected)
+    keys, attention = tokens.keys, tokens.class_attention
+    twice = TokenBatch(
+        tokens.x.repeat(2, 1, 1),
+        tokens.size.repeat(2, 1, 1),
+        tokens.protected,
+        None if keys is None else keys.repeat(2, 1, 1),
+        None if attention is None else attention.repeat(2, 1),
+        tokens.depth,
+    )
     _, doubled = with_term(compressor, twice)
     if other is None or doubled is None or not torch.equal(term, other):
         return
