@@ -10,7 +10,7 @@ from torch import Tensor
 
 from prunekit.compressors.base import DEPTH, Depth, TokenBatch
 from prunekit.compressors.rounds import RoundsCompressor, RoundsConfig
-from prunekit.compressors.tome import SMALLEST_NORM, Matching, ranking
+from prunekit.compressors.tome import SMALLEST_NORM, Matching, product, ranking
 
 FIRST_MARGIN = 0.9
 """The margin of the first block; from there it falls to 0 (arXiv:2405.16148, section 3.2)."""
@@ -74,7 +74,7 @@ def cosines(x: Tensor) -> Tensor:
     """[B, n, D] -> the cosine of each pair, [B, n, n]."""
     length = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
     unit = x / length.clamp_min(SMALLEST_NORM)
-    return unit @ unit.transpose(-2, -1)
+    return product(unit, unit.transpose(-2, -1))
 
 
 def energies(alike: Tensor, margin: float, alpha: float) -> Tensor:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import abc
-from contextlib import AbstractContextManager, nullcontext
 from typing import Literal
 
 import torch
@@ -89,13 +88,5 @@ class RoundsCompressor(RatioCompressor):
 
     @torch.no_grad()
     def _matched(self, metric: Tensor, removed: int, came: TokenBatch) -> Matching:
-        exact = metric.detach().to(torch.promote_types(metric.dtype, torch.float32))
-        with in_full_precision(metric.device):
-            return self.match(exact, removed, came)
-
-
-def in_full_precision(device: torch.device) -> AbstractContextManager[object]:
-    """Products in the precision of their operands, also under autocast."""
-    if not torch.amp.is_autocast_available(device.type):  # the meta device has none
-        return nullcontext()
-    return torch.autocast(device.type, enabled=False)
+        exact = torch.promote_types(metric.dtype, torch.float32)
+        return self.match(metric.detach().to(exact), removed, came)
