@@ -1,12 +1,14 @@
 """The public names and where each is defined: the one list, read by `__init__.py` as well."""
 
 from prunekit.compressors import compressor as compressor
+from prunekit.compressors.auxiliary import auxiliary_losses as auxiliary_losses
 from prunekit.compressors.base import (
     DataCompressor as DataCompressor,
     RatioCompressor as RatioCompressor,
     RatioConfig as RatioConfig,
     TokenBatch as TokenBatch,
 )
+from prunekit.compressors.positions import unmerge as unmerge
 from prunekit.errors import (
     CheckpointError as CheckpointError,
     DataError as DataError,
@@ -24,7 +26,9 @@ from prunekit.export.sensitivity import sensitivity as sensitivity
 from prunekit.foundation.parameters import ParamRule as ParamRule
 from prunekit.foundation.timeline import Clock as Clock, Duration as Duration, Timeline as Timeline
 from prunekit.loggers.base import LoggedRun as LoggedRun, Logger as Logger
+from prunekit.models import attach as attach
 from prunekit.models.base import Slotted as Slotted
+from prunekit.models.patch_groups import TokenWatch as TokenWatch
 from prunekit.models.saved import load_model as load_model, preprocessing as preprocessing
 from prunekit.pruning.cadence import Cadence as Cadence
 from prunekit.pruning.compact.compacting import compact as compact

@@ -71,9 +71,10 @@ class DataCompressor(nn.Module, abc.ABC):
     """Shorten a token sequence.
 
     A module, because it is part of the graph: it moves with `.to()`, knows train and eval, may hold
-    parameters. `prunekit.testing.check_compressor` checks what must hold: `output_tokens(N)` tokens
+    parameters. These are trained and saved with those of the model, and pruned only where a scope
+    names them. `prunekit.testing.check_compressor` checks what must hold: `output_tokens(N)` tokens
     come out, the first `protected` ones unchanged, sizes add up where `conserves_mass`, gradients
-    reach x, ratio 0 is the identity.
+    reach x and the parameters, ratio 0 is the identity.
     """
 
     Config: ClassVar[type[CompressorConfig]]
@@ -83,10 +84,39 @@ class DataCompressor(nn.Module, abc.ABC):
     """Whether the sizes that come out add up to those that went in."""
     passes_all = False
     """Whether `pass_all` made it give what it gets."""
+    adds_loss: ClassVar[bool] = False
+    """Whether `forward` adds a term to the loss of training: by `add_loss`, where it removes
+    tokens."""
 
     def __init__(self, config: CompressorConfig) -> None:
         super().__init__()
         self.config = config
+        self._term: Tensor | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the term of the last pass: what has a graph cannot be copied."""
+        return {**self.__dict__, "_term": None}
+
+    def add_loss(self, term: Tensor) -> None:
+        """Add a term to the loss of the batch that passes; called by `forward`, in training.
+
+        Once a pass: a second call takes the place of the first. In evaluation it does nothing.
+
+        Args:
+            term: a scalar, the mean over the samples of the batch, times its weight.
+        """
+        if self.training:
+            self._term = term
+
+    def take_loss(self) -> Tensor | None:
+        """The term of the last pass in training, once; None = it left none, or it was taken."""
+        term, self._term = self._term, None
+        return term
+
+    @property
+    def has_loss(self) -> bool:
+        """Whether the last pass left a term that nobody took."""
+        return self._term is not None
 
     @property
     def needs_size_bias(self) -> bool:
@@ -109,7 +139,9 @@ class DataCompressor(nn.Module, abc.ABC):
     def groups(self, tokens: TokenBatch) -> Tensor | None:
         """Where `forward` puts each token: its place among those that come out, int64 [B, N].
 
-        -1 = dropped. What shows which patches were merged reads it; None = it is not known.
+        -1 = dropped. What shows which patches were merged reads it, and `prunekit.unmerge` puts
+        tokens back by it. In training it draws what `forward` then draws in the same random state.
+        None = it is not known.
         """
         return None
 

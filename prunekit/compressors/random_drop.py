@@ -42,7 +42,7 @@ class RandomDrop(RatioCompressor):
     def groups(self, tokens: TokenBatch) -> Tensor:
         """The place of each kept token, -1 for those that are dropped, int64 [B, N].
 
-        Those of evaluation: in training the next pass draws others.
+        In training those of a pass that begins in the same random state.
         """
         group = tokens.x.new_full(tokens.x.shape[:2], -1, dtype=torch.int64)
         kept = self._kept(tokens)

@@ -174,7 +174,7 @@ def ranking(score: Tensor) -> Tensor:
 
 def _scores(a: Tensor, b: Tensor, similarity: Similarity) -> Tensor:
     """[B, A, C] and [B, D, C] -> [B, A, D]."""
-    dot = _product(a, b.transpose(-2, -1))
+    dot = product(a, b.transpose(-2, -1))
     if similarity == "cosine":
         length_a, length_b = (
             torch.linalg.vector_norm(t, dim=-1).clamp_min(SMALLEST_NORM) for t in (a, b)
@@ -294,10 +294,10 @@ def _sum_rows(values: Tensor, matching: Matching) -> Tensor:
 def _sum_dense(values: Tensor, matching: Matching) -> Tensor:
     slots = torch.arange(matching.tokens, device=values.device).unsqueeze(-1)
     belongs = (matching.group.unsqueeze(1) == slots).to(values.dtype)
-    return _product(belongs, values)
+    return product(belongs, values)
 
 
-def _product(a: Tensor, b: Tensor) -> Tensor:
+def product(a: Tensor, b: Tensor) -> Tensor:
     """`a @ b` in the precision of its operands, also under autocast."""
     if not torch.amp.is_autocast_available(a.device.type):  # the meta device has none
         return a @ b

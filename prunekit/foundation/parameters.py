@@ -60,6 +60,11 @@ ATTENTION_WEIGHTS = frozenset({"in_proj_weight", "q_proj_weight", "k_proj_weight
 """The input projections of torch's MultiheadAttention, in its two layouts."""
 
 
+COMPRESSORS = "DataCompressor"
+"""Base of modules whose parameters, and those of modules in them, only a pattern of the recipe
+takes."""
+
+
 class Holder(NamedTuple):
     """One place that holds a parameter; a tied one has several."""
 
@@ -70,6 +75,8 @@ class Holder(NamedTuple):
     module: nn.Module
     own: str
     """What the module calls it."""
+    in_compressor: bool = False
+    """Whether it is of a compressor of tokens."""
 
     @property
     def parameter(self) -> nn.Parameter:
@@ -110,11 +117,15 @@ class Holders:
         self.places: dict[str, list[Holder]] = {}
         """Name of a parameter -> its holders; the first of them gives the name."""
         self._names: dict[int, str] = {}
+        within: tuple[str, ...] = ()
         for path, module in model.named_modules(remove_duplicate=False):
+            if any(cls.__name__ == COMPRESSORS for cls in type(module).__mro__):
+                within += (f"{path}." if path else "",)
+            inside = f"{path}.".startswith(within)
             for own, parameter in module.named_parameters(recurse=False, remove_duplicate=False):
                 full = f"{path}.{own}" if path else own
                 name = self._names.setdefault(id(parameter), full)
-                self.places.setdefault(name, []).append(Holder(full, path, module, own))
+                self.places.setdefault(name, []).append(Holder(full, path, module, own, inside))
 
     def first(self, name: str) -> Holder:
         """The place that gives a parameter its name."""
@@ -148,7 +159,7 @@ class Scope(Frozen):
             model: the model whose parameters are chosen from.
             default: the patterns that an empty `include` stands for. None: the weights of Linear,
                 Conv and Bilinear modules and the input projections of MultiheadAttention; so no
-                biases, norms, tokens, positions or embeddings.
+                biases, norms, tokens, positions or embeddings. Nothing of a compressor either way.
 
         Raises:
             RecipeError: a pattern matches nothing, or nothing is left.
@@ -177,6 +188,8 @@ class Scope(Frozen):
         for pattern in self.exclude:
             if _matches(holders, pattern):
                 return False, f"out: exclude {pattern}"
+        if not self.include and all(one.in_compressor for one in holders):
+            return False, "out: of a compressor"
         if not include:
             weight = _is_weight(holders)
             return weight, f"{'in' if weight else 'out'}: {_kind(holders)}"

@@ -4,20 +4,30 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from prunekit.compressors.base import DataCompressor, TokenBatch
+from prunekit.compressors.positions import composed, unmerge
 from prunekit.data.preprocessing import Preprocessing
 from prunekit.errors import UsageError
+from prunekit.foundation.devices import random_states_kept
 from prunekit.runs.merged_patches import PatchGroups
 
 
 class TokenWatch:
-    """Notes, within a `with`, where each compressor of a model puts the tokens of a pass.
+    """Notes, within a `with`, where each compressor of a model puts the tokens of the last pass.
+
+    with TokenWatch(model) as watch:
+        features = model(images)  # [B, M, C]
+    everywhere = watch.unmerge(features)  # [B, N, C]
+
+    Each compressor is asked for its `groups` before it runs, in the random state that it then runs
+    in; so all is done twice. It hears nothing of a compiled or exported model: ask the compressors
+    in the model's own forward there.
 
     Args:
         model: the module; None: it lies in a file that computes without torch.
@@ -27,7 +37,7 @@ class TokenWatch:
         UsageError: the model has no compressor, or lies in such a file.
     """
 
-    def __init__(self, model: nn.Module | None, who: object) -> None:
+    def __init__(self, model: nn.Module | None, who: object = "the model") -> None:
         if model is None:
             raise UsageError(
                 f"{who}: does not show what becomes of patches: give the run or its safetensors "
@@ -41,10 +51,26 @@ class TokenWatch:
         self.group: Tensor | None = None
         """int64 [B, N] of the last pass: place of each first token among the last; -1 = dropped."""
         self._handles: list[RemovableHandle] = []
+        self._passed: list[nn.Module] = []
 
-    def __enter__(self) -> None:
-        self.group = None
+    def unmerge(self, x: Tensor, *, dropped: float | Tensor = 0.0) -> Tensor:
+        """[B, M, C] that the model gives of its last tokens -> [B, N, C], at each first position.
+
+        Args:
+            x: of the last pass, protected tokens first.
+            dropped: what a position without a token gets; see `prunekit.unmerge`.
+
+        Raises:
+            UsageError: there was no pass, or `x` is of another batch.
+        """
+        if self.group is None:
+            raise UsageError(f"{self.path}: no pass was watched: call it within the `with`")
+        return unmerge(x, self.group, dropped=dropped)
+
+    def __enter__(self) -> Self:
+        self.group, self._passed = None, []
         self._handles = [m.register_forward_pre_hook(self._note) for m in self.compressors]
+        return self
 
     def __exit__(self, *_: object) -> None:
         for handle in self._handles:
@@ -53,18 +79,18 @@ class TokenWatch:
     def _note(self, compressor: nn.Module, inputs: tuple[Any, ...]) -> None:
         assert isinstance(compressor, DataCompressor)
         tokens: TokenBatch = inputs[0]
-        places = compressor.groups(tokens)
+        if any(compressor is other for other in self._passed):  # another pass
+            self.group, self._passed = None, []
+        self._passed.append(compressor)
+        with random_states_kept([tokens.x.device]), torch.no_grad():
+            places = compressor.groups(tokens)
         if places is None:
             raise UsageError(
                 f"{self.path}: the compressor {compressor.config.name!r} does not tell where it "
                 "puts tokens: it has no method `groups`"
             )
         self.protected = tokens.protected
-        if self.group is None:
-            self.group = places
-        else:
-            kept = places.gather(1, self.group.clamp(min=0))
-            self.group = torch.where(self.group < 0, self.group, kept)
+        self.group = places if self.group is None else composed([self.group, places])
 
 
 def patch_groups(

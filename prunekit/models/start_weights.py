@@ -52,6 +52,8 @@ def load_initial(model: nn.Module, init: str, spec: DataSpec | None = None) -> N
         given = _read(init)
     except CheckpointError as error:
         raise CheckpointError(f"model.init: {error}") from error
+    if not any(map(_of_compressor, tensors(model))):
+        given = {name: tensor for name, tensor in given.items() if not _of_compressor(name)}
     try:
         found = find_tensors(model, given, spec)
         own = tensors(model)
@@ -68,6 +70,43 @@ def load_initial(model: nn.Module, init: str, spec: DataSpec | None = None) -> N
     notes = [*found.notes, *_conversions(found.name_in_file, given, taken)]
     if notes:
         LOG.warning("model.init: %s: %s", init, "; ".join(notes))
+
+
+def load_compressors(model: nn.Module, init: str) -> None:
+    """Start the compressors of a model from those of the run or file that it starts from.
+
+    A compressor takes all of its tensors, or begins afresh where one is not there: that is warned
+    of. A file is read only where there is a tensor to take.
+
+    Args:
+        model: compressors in it.
+        init: as in `load_initial`, which left them out.
+
+    Raises:
+        CheckpointError: as there.
+    """
+    from prunekit.compressors.base import DataCompressor
+
+    held = {
+        path: [(f"{path}.{name}", tensor) for name, tensor in module.state_dict().items()]
+        for path, module in model.named_modules()
+        if isinstance(module, DataCompressor) and module.state_dict()
+    }
+    given = _read(init) if held else {}
+    for path, own in held.items():
+        if any(name not in given or given[name].shape != tensor.shape for name, tensor in own):
+            LOG.warning("model.init: %s: %s is not in it as it is here: starts fresh", init, path)
+            continue
+        try:
+            for name, tensor in own:
+                tensor.copy_(_converted(name, given[name], tensor))
+        except CheckpointError as error:
+            raise CheckpointError(f"model.init: {init}: {error}") from error
+
+
+def _of_compressor(name: str) -> bool:
+    """Whether a tensor is of a compressor, by what our models and slots call theirs."""
+    return "compressor" in name.split(".")
 
 
 def _read(init: str) -> dict[str, Tensor]:

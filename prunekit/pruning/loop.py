@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from prunekit.compressors.auxiliary import with_a_loss
 from prunekit.errors import UsageError
 from prunekit.foundation.warn import LOG
 from prunekit.pruning.ending import guard, refuse_short, write_zeros
@@ -46,6 +47,7 @@ class Loop:
             or bool(engine.probes)
             or any(strategy.reads == "gradients" for strategy in strategies)
         )
+        self._with_a_loss = with_a_loss(engine.model)
         self._units: list[UnitCount] = []  # of the strategies when they finished
         self._over = ""  # why no further call makes sense
         self._told: set[str] = set()
@@ -88,6 +90,7 @@ class Loop:
                 "before_step: a copied optimizer has lost the hooks around its step: call "
                 "pruner.attach(optimizer) again"
             )
+        self._tell_of_terms()
         self._takes = self._looked()
         self._inside, self._moved = True, []
         self._seen = SeenGradients(self._masked())
@@ -128,6 +131,14 @@ class Loop:
         self.engine.count_step()
         if self.engine.step <= self.engine.timeline.total_steps:
             self.engine.update_masks()
+
+    def _tell_of_terms(self) -> None:
+        for label, compressor in self._with_a_loss.items():
+            if compressor.has_loss:
+                self._warn(
+                    f"before_step: the compressor {label} adds a term to the loss, and no backward "
+                    "pass had it: add sum(prunekit.auxiliary_losses(model).values()) to your loss"
+                )
 
     def _tell_of_no_step(self) -> None:
         grads = [p.grad for p in self._masked() if p.grad is not None]

@@ -59,6 +59,8 @@ COMPRESSORS = Registry(
     "prunekit.registry.configs:CompressorConfig",
     {
         "tome": "prunekit.compressors.tome:Tome",
+        "tofu": "prunekit.compressors.tofu:ToFu",
+        "pitome": "prunekit.compressors.pitome:PiToMe",
         "random_drop": "prunekit.compressors.random_drop:RandomDrop",
         "average_pool": "prunekit.compressors.average_pool:AveragePool",
         "evit": "prunekit.compressors.evit:Evit",

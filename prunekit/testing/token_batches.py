@@ -24,6 +24,7 @@ from prunekit.registry.configs import CompressorConfig
 from prunekit.testing.cases import TokenTrial, global_noise, switches
 from prunekit.testing.faults import ConformanceError, RefusedError, faults_of
 from prunekit.testing.snapshot import bits, difference, leaves, through_a_file
+from prunekit.testing.token_losses import check_loss_term, check_same_term
 
 COUNTS = range(1, 257)
 """Token counts that are asked for."""
@@ -72,6 +73,7 @@ class Batches:
         out = forward(compressor, of_each(tokens, Tensor.clone))
         check_output(compressor, tokens, out, left)
         check_gradient(compressor, tokens)
+        check_loss_term(compressor, tokens, removes=left < trial.patches)
         check_repeats(compressor, tokens, out)
         check_alone(compressor, tokens, out)
         check_groups(compressor, tokens, out)
@@ -248,6 +250,7 @@ def check_compiled(compressor: DataCompressor, tokens: TokenBatch, out: TokenBat
     torch.compiler.reset()
     if not (close(out.x, again.x) and close(out.size, again.size)):
         raise ConformanceError("torch.compile (backend eager) gives other tokens")
+    check_same_term(compressor, tokens, own)
 
 
 TOLERANCE = 1e-5

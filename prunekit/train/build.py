@@ -21,6 +21,7 @@ from prunekit.models import build_model
 from prunekit.models.memory_format import lies_channels_last
 from prunekit.models.placing import attach_all
 from prunekit.models.saved import keys_of_sizes
+from prunekit.models.start_weights import PRETRAINED, load_compressors
 from prunekit.pruning.context import Anchor, Sources
 from prunekit.pruning.engine import Engine
 from prunekit.pruning.probes.base import Probe
@@ -119,6 +120,8 @@ def _put_together(
     for index, compressor in enumerate(recipe.compressors):
         with about_key(f"compressors.{index}", compressor):
             attach_all(model, compressor, shape)
+    if not resuming and recipe.model.init not in (None, PRETRAINED):
+        load_compressors(model, recipe.model.init)
     freeze(model, recipe.optimizer.freeze)
     plan = lay_out(recipe, data.steps_per_epoch)
     strategies: list[PruningStrategy] = [STRATEGIES.create(one) for one in recipe.strategies]

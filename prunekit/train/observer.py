@@ -9,6 +9,7 @@ from typing import Any, Self
 
 from torch import Tensor
 
+from prunekit.compressors.auxiliary import with_a_loss
 from prunekit.foundation.console import console
 from prunekit.foundation.tally import Tally
 from prunekit.foundation.warn import WarningRelay
@@ -40,7 +41,8 @@ class Observer:
         logging = run.recipe.logging
         self.every = max(1, logging.every.steps(total, epoch))
         self.histograms = logging.histograms and max(1, logging.histograms.steps(total, epoch))
-        self._sums = Tally(3, run.group.device)
+        self._terms = tuple(f"compressor/{label}/loss" for label in with_a_loss(run.model))
+        self._sums = Tally(3 + len(self._terms), run.group.device)
         self._since = (time.perf_counter(), 0)
         self._listener = WarningRelay(self.warn)
         self._outlooks = run.engine.outlooks()
@@ -113,7 +115,7 @@ class Observer:
             self.warnings = list(dict.fromkeys([*state["warnings"], *self.warnings]))
 
     def saw_batch(self, sums: Tensor) -> None:
-        """A batch was trained on: its share of the mean loss, hits and samples, [3]."""
+        """A batch was trained on: its share of the mean loss, hits, samples, and of each term."""
         self._sums.add(sums)
 
     def saw_step(self) -> None:
@@ -146,7 +148,7 @@ class Observer:
     def log(self, images: int, lr: float) -> None:
         """Means since the last time, over all ranks; `images` were trained on so far."""
         engine, ranks = self.run.engine, self.run.group
-        loss_sum, correct, count = self._sums.read(ranks.total).tolist()
+        loss_sum, correct, count, *terms = self._sums.read(ranks.total).tolist()
         self._sums.clear()
         now, (then, before) = time.perf_counter(), self._since
         steps = count / self.run.recipe.data.batch_size
@@ -155,6 +157,10 @@ class Observer:
             "train/accuracy": correct / max(count, 1),
             "train/lr": lr,
             "train/images_per_second": (images - before) / max(now - then, 1e-9),
+            **{
+                tag: term / ranks.world / max(steps, 1e-9)
+                for tag, term in zip(self._terms, terms, strict=True)
+            },
             **engine.metrics(),
         }
         self._since = (now, images)

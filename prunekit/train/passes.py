@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
+from prunekit.compressors.auxiliary import taken_of, with_a_loss
 from prunekit.data import EvalSplit
 from prunekit.foundation.devices import widest
 from prunekit.foundation.seeding import seed_for
@@ -52,6 +53,7 @@ class Passes:
         """
         self.run, self.precision, self._look = run, precision, look
         sizes = run.data.sizes
+        self._with_a_loss = [*with_a_loss(run.model).values()]
         self._compiled = Compiled(
             run.model,
             run.recipe.compile,
@@ -69,13 +71,16 @@ class Passes:
         """Add the gradients of the mean loss over the global batch of step `t`, in micro-batches.
 
         Returns:
-            [3], on the device: this rank's share of the mean loss, its hits and its samples.
+            [3 + terms], on the device: this rank's share of the mean loss, its hits and its
+            samples, and its share of each term that a compressor adds, in the order of
+            `with_a_loss`.
         """
         self.forward.train()
         data, rank = self.run.data, self.run.group.rank
         samples, done = data.rank_batch, 0
         device = self.run.group.device
-        sums = torch.zeros(3, dtype=widest(device), device=device)
+        count = 3 + len(self._with_a_loss)
+        sums = torch.zeros(count, dtype=widest(device), device=device)
         for i, (x, y) in enumerate(data.micro_batches(t)):
             self._look()
             done += len(y)
@@ -86,11 +91,22 @@ class Passes:
                 with self.precision.autocast():
                     batch = batch_of(x, self._trained(x), y)
                     loss = checked_value(self.run.loss, batch) * (len(y) / samples)
-                self.precision.backward(loss)
+                    terms = [term * (len(y) / samples) for term in self._terms(loss)]
+                self.precision.backward(sum(terms, loss))
             if i == 0 and not last:
                 self._compiled.own_gradients(self.run.model.parameters())
-            sums += _tally(loss.detach(), batch.logits.detach(), labels_of(y))
+            sums += torch.cat(
+                [
+                    _tally(loss.detach(), batch.logits.detach(), labels_of(y)),
+                    *(term.detach().to(sums.dtype).view(1) for term in terms),
+                ]
+            )
         return sums
+
+    def _terms(self, like: Tensor) -> list[Tensor]:
+        """What each compressor that may adds to the loss of the pass just made; 0 where nothing."""
+        taken = [taken_of(one) for one in self._with_a_loss]
+        return [like.new_zeros(()) if term is None else term for term in taken]
 
     def _trained(self, images: Tensor) -> Any:
         """What the model gives for images in training."""

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from prunekit import load_recipe, open_run, run_recipe
+from prunekit import TokenBatch, load_recipe, open_run, run_recipe
+from prunekit.compressors.tome import Tome
 from prunekit.pruning.strategies.magnitude import Magnitude
 
 PAGE = Path(__file__).parents[2] / "docs/run-directory.md"
@@ -29,6 +30,15 @@ def logged(tmp_path_factory: pytest.TempPathFactory) -> set[str]:
     tags: set[str] = set()
     patch = pytest.MonkeyPatch()
     patch.setattr(Magnitude, "metrics", lambda self: {"told": 1.0})  # only plugins tell some
+    merged = Tome.forward
+
+    def costs(self: Tome, tokens: TokenBatch) -> TokenBatch:
+        out = merged(self, tokens)
+        self.add_loss(out.x.mean())
+        return out
+
+    patch.setattr(Tome, "adds_loss", True)
+    patch.setattr(Tome, "forward", costs)
     for name, overrides in RUNS.items():
         recipe = load_recipe(name, [*TWO_STEPS, *overrides])
         done = run_recipe(recipe, out=tmp_path_factory.mktemp(name))

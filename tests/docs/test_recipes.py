@@ -78,7 +78,13 @@ def test_a_recipe_writes_out_when_its_masks_change(name):
 
 
 VITS = ["quickstart", "average_pool_digits", "tome_blocks_digits"]
-MORE_VITS = ["random_drop_digits", "vit_cifar_tome", "vit_cifar_tome_cpu"]
+MORE_VITS = [
+    "tofu_digits",
+    "pitome_digits",
+    "random_drop_digits",
+    "vit_cifar_tome",
+    "vit_cifar_tome_cpu",
+]
 
 
 @pytest.mark.parametrize(

@@ -225,8 +225,12 @@ def test_all_of_it(name, compressor, strategy, tmp_path):
             {"name": "average_pool", "ratio": 0.3, "slot": "blocks.0"},
             {"name": "tome", "ratio": 0.3, "ratio_of": "pairs", "slot": "blocks.1"},
         ],
+        [
+            {"name": "pitome", "ratio": 0.6, "metric": "keys", "slot": "blocks.0"},
+            {"name": "tofu", "ratio": 0.4, "metric": "keys", "slot": "blocks.1"},
+        ],
     ],
-    ids=["proportional", "blocks"],
+    ids=["proportional", "blocks", "pitome_tofu"],
 )
 @pytest.mark.slow
 def test_token_merging_exports_in_all_its_forms(compressors, tmp_path):

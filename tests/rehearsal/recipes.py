@@ -117,6 +117,10 @@ OPTIONS: dict[str, dict[str, Tree]] = {
     "compressor": {
         "none": {},
         "tome": {"compressors": [{"name": "tome", **RATIO}]},
+        "tofu": {"compressors": [{"name": "tofu", "operation": "merge", **RATIO}]},
+        "pitome": {
+            "compressors": [{"name": "pitome", "slot": "blocks.0", "metric": "keys", **RATIO}]
+        },
         "random_drop": {"compressors": [{"name": "random_drop", **RATIO}]},
         "average_pool": {
             "compressors": [

@@ -464,6 +464,67 @@ class Halves(DataCompressor):
         return TokenBatch(*(torch.cat([t[:, :first], t[:, first::2]], 1) for t in (x, size)), first)
 
 
+class Pays(Halves):
+    """Halves with a weight that learns and a term for the loss; nothing is wrong with it."""
+
+    adds_loss = True
+
+    def __init__(self, config):
+        super().__init__(config)
+        self.weight = nn.Parameter(torch.ones(()))
+
+    def forward(self, tokens):
+        out = super().forward(tokens)
+        if out.x.shape[1] == tokens.x.shape[1]:
+            return tokens
+        first, scale = tokens.protected, self.weight.to(out.x.dtype)
+        self.pay(tokens.x.float().square().mean() * self.weight)
+        return out._replace(x=torch.cat([out.x[:, :first], out.x[:, first:] * scale], 1))
+
+    def pay(self, term):
+        self.add_loss(term)
+
+
+@broken(COMPRESSORS, r"adds_loss is True, and forward in training left no term for the loss")
+class PaysNothing(Pays):
+    def pay(self, term):
+        pass
+
+
+@broken(COMPRESSORS, r"adds_loss is False, and forward in training left a term for the loss")
+class PaysUndeclared(Pays):
+    adds_loss = False
+
+
+@broken(COMPRESSORS, r"of a batch that has each sample twice: give the mean over the samples")
+class PaysTheSum(Pays):
+    def forward(self, tokens):
+        self.samples = len(tokens.x)
+        return super().forward(tokens)
+
+    def pay(self, term):
+        self.add_loss(term * self.samples)
+
+
+@broken(COMPRESSORS, r"add_loss was given float32 \[1\], where one number is wanted")
+class PaysAVector(Pays):
+    def pay(self, term):
+        self.add_loss(term.view(1))
+
+
+@broken(COMPRESSORS, r"its loss depends on nothing that learns")
+class PaysInVain(Pays):
+    def pay(self, term):
+        self.add_loss(term.detach())
+
+
+@broken(COMPRESSORS, r"no gradient reaches the parameter idle")
+class HoldsAnIdleParameter(Pays):
+    def __init__(self, config):
+        super().__init__(config)
+        self.idle = nn.Parameter(torch.ones(()))
+
+
 @broken(COMPRESSORS, r"output_tokens\(2\) is 2, so x is .*; forward gave x \(1, 1, 1\)")
 class PromisesAll(Halves):
     def output_tokens(self, n):

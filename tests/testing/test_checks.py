@@ -80,6 +80,11 @@ COMPRESSOR_SETTINGS = {
         {"ratio": 0.7, "eval_ratio": 0.2, "similarity": "cosine", "partition": "sequence"},
         {"ratio": 0.5, "ratio_of": "pairs", "similarity": "neg_l2"},
     ],
+    "tofu": [
+        {"ratio": 0.4, "operation": "merge"},
+        {"ratio": 0.7, "eval_ratio": 0.2, "metric": "keys", "prune_until": 0.3},
+    ],
+    "pitome": [{"ratio": 0.4}, {"ratio": 0.7, "metric": "keys", "margin": 0.3, "alpha": 0.5}],
     "random_drop": [{"ratio": 0.4}],
     "average_pool": [{"ratio": 0.6, "eval_ratio": 0.0}],
 }
