@@ -30,6 +30,7 @@ COMMANDS = {
     "init": "Copy a recipe or sweep to edit, or begin a plugin; without a name, list them.",
     "schema": "Print the JSON Schema of recipes, for editors.",
     "data": "Pack images for training, check them, say what a folder or pack holds.",
+    "cache": "See and delete what is kept on the disk for the next run.",
     "doctor": "What this machine has, and whether pruning works on it.",
     "bench": "Measure what prunekit costs here, and what a pruned model buys.",
 }

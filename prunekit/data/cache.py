@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,18 +15,12 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from prunekit.errors import ResourceError
+from prunekit.foundation.cache_files import cache_folder, cache_limit, make_room, note_use
 from prunekit.foundation.devices import HOST, free_memory
 from prunekit.foundation.files import replacing
+from prunekit.foundation.number_text import size_text
 from prunekit.foundation.system import memory_left
 from prunekit.registry.configs import Samples
-
-
-def cache_folder() -> Path:
-    """`$PRUNEKIT_CACHE`, or `prunekit` under `$XDG_CACHE_HOME` or `~/.cache`."""
-    if own := os.environ.get("PRUNEKIT_CACHE"):
-        return Path(own)
-    shared = os.environ.get("XDG_CACHE_HOME")
-    return (Path(shared) if shared else Path.home() / ".cache") / "prunekit"
 
 
 def cached(key: str, decode: Callable[[], Samples]) -> Samples:
@@ -101,6 +94,12 @@ def _write(path: Path, key: str, samples: Samples) -> None:
         "classes": json.dumps(samples.classes),
         "sha256": samples_digest(samples),
     }
+    size = samples.images.nbytes + samples.labels.nbytes
+    if not make_room(path.parent, size):
+        _warn(
+            f"they take {size_text(size)}, and PRUNEKIT_CACHE_LIMIT is {cache_limit() / 1e9:g} GB"
+        )
+        return
     try:
         with replacing(path) as temporary:
             save_file(tensors, temporary, metadata)
@@ -119,7 +118,10 @@ def _read(path: Path, key: str) -> Samples | None:
         return None
     right = images.dtype == torch.uint8 and images.ndim == 4 and labels.dtype == torch.int64
     right = right and labels.shape == images.shape[:1] and metadata["key"] == key
-    return samples if right and samples_digest(samples) == metadata["sha256"] else None
+    if not right or samples_digest(samples) != metadata["sha256"]:
+        return None
+    note_use(path)
+    return samples
 
 
 NO_LIMIT = 2**63

@@ -19,9 +19,9 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from prunekit.data.cache import cache_folder
 from prunekit.data.file_index import FileIndex, FolderLayout, index_files
 from prunekit.errors import WriteError
+from prunekit.foundation.cache_files import cache_folder, note_use
 from prunekit.foundation.files import replacing
 from prunekit.foundation.warn import warn_once
 from prunekit.registry.configs import Split
@@ -105,6 +105,7 @@ def _read(path: Path, layout: FolderLayout) -> dict[Split, FileIndex] | None:
             if index.digest() != digests[split] or not _as_on_disk(index):
                 return None
             found[split] = index
+        note_use(path)
     except (OSError, SafetensorError, KeyError, ValueError, TypeError):
         return None
     return found

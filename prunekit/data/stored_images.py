@@ -18,6 +18,10 @@ FORMAT = 1
 """Part of the cache key: to be raised when the same files would decode to other pixels."""
 
 
+READ = 256
+"""Files of which the content is looked at each time: of a smaller set, all of them."""
+
+
 class StoredImages(abc.ABC):
     """Those of a split, and what is known of them."""
 
@@ -59,7 +63,20 @@ class FolderImages(StoredImages):
 
     def key(self, side: int | None) -> str:
         """Over the folder and its files."""
-        return _hashed([FORMAT, str(self.index.folder), side, self.classes, self._files])
+        folder = str(self.index.folder)
+        return _hashed([FORMAT, folder, side, self.classes, self._files, self._content])
+
+    @cached_property
+    def _content(self) -> str:
+        """SHA-256 over what is in some of the files: not every change shows in size and time."""
+        found = hashlib.sha256()
+        for i in range(0, len(self), max(1, len(self) // READ)):
+            try:
+                with self[i].open("rb") as file:
+                    found.update(hashlib.sha256(file.read()).digest())
+            except OSError as error:  # it is told when it is decoded
+                found.update(str(error.errno).encode())
+        return found.hexdigest()
 
     @cached_property
     def _files(self) -> list[tuple[int, str, int, int]]:

@@ -46,14 +46,14 @@ class Document(BaseModel):
     model_config = ConfigDict(extra="allow", strict=True)
 
 
-class CodeOfRun(Document):
+class CodeDocument(Document):
     """The user's own file."""
 
     name: Text
     sha256: Hex
 
 
-class Environment(Document):
+class EnvironmentDocument(Document):
     """What bit-equality depends on."""
 
     device: Text | None = None
@@ -65,7 +65,7 @@ class Environment(Document):
     numerics: dict[str, Any] | None = None
 
 
-class Manifest(Document):
+class ManifestDocument(Document):
     """`manifest.json`."""
 
     recipe_hash: Hex | None = None
@@ -73,13 +73,13 @@ class Manifest(Document):
     data: Text | None = None
     data_storage: Text | None = None
     launch: Text | None = None
-    environment: Environment = Environment()
+    environment: EnvironmentDocument = EnvironmentDocument()
     as_before: list[Text] = []
-    code: CodeOfRun | None = None
+    code: CodeDocument | None = None
     code_before: list[Any] = []
 
 
-class Status(Document):
+class StatusDocument(Document):
     """`status.json`."""
 
     status: Literal["running", "done", "stopped", "diverged", "failed"]
@@ -88,13 +88,13 @@ class Status(Document):
     step: Count = 0
 
 
-class Accuracy(Document):
+class AccuracyDocument(Document):
     """On the test split."""
 
     test_top1: Share | None = None
 
 
-class Sparsities(Document):
+class SparsitiesDocument(Document):
     """Shares of weights that are zero."""
 
     asked: Share | None = None
@@ -106,14 +106,14 @@ class Sparsities(Document):
     strategies: dict[str, Share | None] = {}
 
 
-class Tokens(Document):
+class TokensDocument(Document):
     """Of one image."""
 
     before: Count | None = None
     after: Count | None = None
 
 
-class Layer(Document):
+class LayerDocument(Document):
     """One parameter that masks reach."""
 
     name: Text
@@ -122,27 +122,27 @@ class Layer(Document):
     density: Share
 
 
-class Report(Document):
+class ReportDocument(Document):
     """`report.json`."""
 
     status: Text | None = None
     recipe: Text | None = None
-    accuracy: Accuracy | None = None
+    accuracy: AccuracyDocument | None = None
     loss: dict[str, float | None] | None = None
-    sparsity: Sparsities | None = None
+    sparsity: SparsitiesDocument | None = None
     units: dict[str, dict[str, Any]] | None = None
-    tokens: Tokens | None = None
+    tokens: TokensDocument | None = None
     macs: dict[str, Count | None] | None = None
     parameters: dict[str, Count | None] | None = None
     latency: dict[str, Any] | None = None
     files: dict[str, Count | None] | None = None
-    layers: list[Layer] | None = None
+    layers: list[LayerDocument] | None = None
     train: dict[str, float | None] | None = None
-    environment: Environment | None = None
+    environment: EnvironmentDocument | None = None
     warnings: list[Text] | None = None
 
 
-class Cell(Document):
+class CellDocument(Document):
     """`cells/<key>.json` of a sweep."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
@@ -154,7 +154,7 @@ class Cell(Document):
     resumed: bool = False
 
 
-class PlannedCell(Document):
+class PlannedCellDocument(Document):
     """One of the `cells` of a plan."""
 
     id: Text
@@ -165,21 +165,21 @@ class PlannedCell(Document):
     needs: dict[str, Text]
 
 
-class Plan(Document):
+class PlanDocument(Document):
     """`plan.json` of a sweep."""
 
     name: Text
     axes: dict[str, list[Text]]
     arms: list[Text]
-    cells: list[PlannedCell]
-    code: CodeOfRun | None = None
+    cells: list[PlannedCellDocument]
+    code: CodeDocument | None = None
 
 
 SHAPES: Mapping[str, type[Document]] = {
-    "manifest.json": Manifest,
-    "status.json": Status,
-    "report.json": Report,
-    "plan.json": Plan,
+    "manifest.json": ManifestDocument,
+    "status.json": StatusDocument,
+    "report.json": ReportDocument,
+    "plan.json": PlanDocument,
 }
 """File -> the shape of what is in it."""
 

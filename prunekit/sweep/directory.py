@@ -15,7 +15,7 @@ from prunekit.errors import CheckpointError
 from prunekit.foundation.files import read_json, write_json
 from prunekit.foundation.values import RECIPE_FORMAT
 from prunekit.runs.directory import RunDir
-from prunekit.runs.documents import Cell as CellDocument, Plan as PlanDocument, checked
+from prunekit.runs.documents import CellDocument, PlanDocument, checked
 
 FORMAT = 1
 Status = Literal["done", "failed", "pending"]

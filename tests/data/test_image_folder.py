@@ -316,6 +316,25 @@ def test_whatever_changes_the_pixels_decodes_again(root, decoded):
     assert decoded[5:] == [4, None]
 
 
+def test_a_change_that_keeps_size_and_time_decodes_again(root, decoded):
+    path = root / "train" / "dog" / "2.png"
+    save(path, seed=1, compress_level=0)
+    before, kept = load(root).images, path.stat()
+    save(path, seed=2, compress_level=0)
+    os.utime(path, ns=(kept.st_atime_ns, kept.st_mtime_ns))
+    now = path.stat()
+    assert (now.st_size, now.st_mtime_ns) == (kept.st_size, kept.st_mtime_ns)
+    assert not torch.equal(load(root).images, before)
+    assert len(decoded) == 2
+
+
+def test_what_is_larger_than_the_limit_is_not_kept(root, decoded, cache, monkeypatch):
+    monkeypatch.setenv("PRUNEKIT_CACHE_LIMIT", "1e-7")
+    with pytest.warns(UserWarning, match="PRUNEKIT_CACHE_LIMIT is 1e-07 GB"):
+        load(root)
+    assert not list(cache.glob("*.safetensors"))
+
+
 @pytest.mark.parametrize("seed", range(6))
 def test_a_damaged_cache_is_made_again(root, decoded, cache, seed):
     expected = samples_digest(load(root))

@@ -11,9 +11,9 @@ from pathlib import Path
 import torch
 from filelock import FileLock
 
-from prunekit.data.cache import cache_folder
 from prunekit.data.pixel_statistics import Statistics
 from prunekit.errors import WriteError
+from prunekit.foundation.cache_files import cache_folder, note_use
 from prunekit.foundation.files import write_json
 
 
@@ -50,4 +50,5 @@ def _read(path: Path) -> Statistics | None:
         mean, std = (torch.tensor(document[key], dtype=torch.float64) for key in ("mean", "std"))
     except (OSError, ValueError, KeyError, TypeError):
         return None
+    note_use(path)
     return (mean, std) if mean.ndim == 1 and mean.shape == std.shape and len(mean) else None
