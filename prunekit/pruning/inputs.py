@@ -63,7 +63,7 @@ def other_factor(packet: Any, own: int) -> int:
     return 2 * FACTORS[packet] + 1 - own
 
 
-class _Squares(Products):
+class _Squares(Products):  # type: ignore[no-untyped-call]
     """Adds up, at the place of each entry of a weight, the squares of what it is multiplied by."""
 
     def __init__(self, weights: Mapping[str, Tensor]) -> None:
