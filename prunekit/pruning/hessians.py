@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from prunekit.errors import RecipeError
 from prunekit.foundation.devices import widest
-from prunekit.foundation.modules import called, one_forward
+from prunekit.foundation.modules import called_with, one_forward
 from prunekit.foundation.transfer import read
 from prunekit.pruning.inputs import Products, aten, other_factor
 
@@ -129,7 +129,7 @@ def use_order(model: nn.Module, weights: Mapping[str, Tensor], x: Any) -> list[s
     """The names of the weights that a pass multiplies by, in the order of their first use."""
     watch = _Moments(weights, ())
     with one_forward(model), watch:
-        called(model, x)
+        called_with(model, x)
     return [*watch.order]
 
 
@@ -157,7 +157,7 @@ def hessians(
     watch = _Moments(weights, wanted)
     for x in batches:
         with one_forward(model), watch:
-            called(model, x)
+            called_with(model, x)
     for name, sheets in watch.sums.items():
         _refuse_odd(name, weights[name], sheets)
     return watch.sums
