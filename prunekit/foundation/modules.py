@@ -100,7 +100,7 @@ def computing_with(model: nn.Module, values: Mapping[str, Tensor]) -> nn.Module:
     return copy.deepcopy(model, memo)
 
 
-def called(model: nn.Module, x: Any) -> Any:
+def called_with(model: nn.Module, x: Any) -> Any:
     """What a model gives for the inputs of a batch: one, several in a row, or some by name.
 
     So a mapping, as a tokenizer gives it, is passed as keywords, and a tuple or list one by one.

@@ -70,7 +70,8 @@ def _inverse_factor(hessian: Tensor, damp: float) -> Tensor:
     if failed.any():
         raise NotPositiveError
     one = torch.eye(diagonal.shape[1], dtype=hessian.dtype, device=hessian.device)
-    return torch.linalg.solve_triangular(lower, one.expand_as(lower), upper=False).flip(1, 2)
+    factor: Tensor = torch.linalg.solve_triangular(lower, one.expand_as(lower), upper=False)
+    return factor.flip(1, 2)
 
 
 def _shares(weight: Tensor, mask: Tensor, inverse: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from prunekit.errors import UsageError
-from prunekit.foundation.modules import called
+from prunekit.foundation.modules import called_with
 from prunekit.foundation.seeding import seed_for
 from prunekit.foundation.timeline import Clock
 from prunekit.pruning.learning import Learning
@@ -222,7 +222,7 @@ class StepContext:
     def loss(self, x: Tensor, y: Tensor) -> Tensor:
         """The training loss; flash attention has no second derivative, so attention is math."""
         with sdpa_kernel(SDPBackend.MATH):
-            return self.loss_of(called(self.around.model, x), x, y)
+            return self.loss_of(called_with(self.around.model, x), x, y)
 
     def loss_of(self, logits: Tensor, x: Tensor, y: Tensor) -> Tensor:
         """The training loss of logits that are given."""

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from prunekit.errors import RecipeError
 from prunekit.foundation.devices import widest
-from prunekit.foundation.modules import called, one_forward
+from prunekit.foundation.modules import called_with, one_forward
 from prunekit.foundation.transfer import read
 from prunekit.pruning.inputs import Products, aten, other_factor
 
@@ -50,7 +50,7 @@ Hessians = Mapping[Sheet, Tensor]
 """Part of a weight -> [groups, columns, columns], of the widest floating type of the device."""
 
 
-class _Moments(Products):
+class _Moments(Products):  # type: ignore[no-untyped-call]
     """Adds up x x^T for the weights that are `wanted`, and notes which weights come when."""
 
     def __init__(self, weights: Mapping[str, Tensor], wanted: Iterable[str]) -> None:
@@ -94,14 +94,15 @@ def _of_convolution(
             f"leave it out with scope.exclude: [{name}]"
         )
     shape = (groups, view.shape[0] // groups, *view.shape[1:])
-    parts = view.unflatten(0, shape[:2]).movedim(2, -1)
-    kernel, total = view.shape[2:], None
+    parts = view.view(shape).movedim(2, -1)
+    kernel, columns = view.shape[2:], parts[0, 0].numel()
+    moments = _summable(x.new_zeros(groups, columns, columns))
     each = max(1, AT_ONCE // max(1, x[:1].numel() * kernel.numel()))
-    for some in x.split(each):
-        patches = _unfolded(_exact(some), groups, kernel, (stride, padding, dilation))
-        moments = _summable(patches.mT @ patches)
-        total = moments if total is None else total + moments
-    return Sheet(start, tuple(parts.shape), parts.stride()), total
+    for first in range(0, len(x), each):
+        some = _exact(x[first : first + each])
+        patches = _unfolded(some, groups, kernel, (stride, padding, dilation))
+        moments += patches.mT @ patches
+    return Sheet(start, tuple(parts.shape), parts.stride()), moments
 
 
 def _unfolded(x: Tensor, groups: int, kernel: torch.Size, laid: Sequence[Sequence[int]]) -> Tensor:
@@ -111,7 +112,8 @@ def _unfolded(x: Tensor, groups: int, kernel: torch.Size, laid: Sequence[Sequenc
     x = F.pad(x, [side for pad in reversed(paddings) for side in (pad, pad)])
     for i, (size, step, gap) in enumerate(zip(kernel, steps, gaps, strict=True)):
         x = x.unfold(2 + i, gap * (size - 1) + 1, step)[..., ::gap]
-    x = x.unflatten(1, (groups, -1)).movedim(1, 0)  # [groups, B, C / groups, *places, *kernel]
+    x = x.reshape(len(x), groups, x.shape[1] // groups, *x.shape[2:]).movedim(1, 0)
+    # now [groups, B, C / groups, *places, *kernel]
     return x.movedim(2, -1).flatten(1, 1 + dims).flatten(2)
 
 
@@ -127,7 +129,7 @@ def use_order(model: nn.Module, weights: Mapping[str, Tensor], x: Any) -> list[s
     """The names of the weights that a pass multiplies by, in the order of their first use."""
     watch = _Moments(weights, ())
     with one_forward(model), watch:
-        called(model, x)
+        called_with(model, x)
     return [*watch.order]
 
 
@@ -155,7 +157,7 @@ def hessians(
     watch = _Moments(weights, wanted)
     for x in batches:
         with one_forward(model), watch:
-            called(model, x)
+            called_with(model, x)
     for name, sheets in watch.sums.items():
         _refuse_odd(name, weights[name], sheets)
     return watch.sums

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from prunekit.foundation.modules import called, one_forward
+from prunekit.foundation.modules import called_with, one_forward
 
 aten = torch.ops.aten
 
@@ -63,7 +63,7 @@ def other_factor(packet: Any, own: int) -> int:
     return 2 * FACTORS[packet] + 1 - own
 
 
-class _Squares(Products):
+class _Squares(Products):  # type: ignore[no-untyped-call]
     """Adds up, at the place of each entry of a weight, the squares of what it is multiplied by."""
 
     def __init__(self, weights: Mapping[str, Tensor]) -> None:
@@ -117,7 +117,7 @@ def input_squares(
     Args:
         model: the plain module.
         weights: parameter name -> parameter of it.
-        batches: inputs of the model, see `called`.
+        batches: inputs of the model, see `called_with`.
 
     Returns:
         Name -> its shape and type; zeros where a weight is not multiplied as it is.
@@ -125,5 +125,5 @@ def input_squares(
     watch = _Squares(weights)
     for x in batches:
         with one_forward(model), watch:
-            called(model, x)
+            called_with(model, x)
     return watch.sums

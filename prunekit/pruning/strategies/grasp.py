@@ -10,7 +10,7 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from prunekit.foundation.modules import called
+from prunekit.foundation.modules import called_with
 from prunekit.pruning.strategies.at_initialization import (
     AtInitialization,
     batch_statistics,
@@ -68,7 +68,7 @@ class GraSP(AtInitialization):
         """The mean loss in parts, one a batch."""
         config = self.config
         for x, y in ctx.calibration(config.samples, config.balanced):
-            logits = _cooled(called(ctx.model, x), config.temperature)
+            logits = _cooled(called_with(ctx.model, x), config.temperature)
             yield ctx.loss_of(logits, x, y) * (len(y) / config.samples)
 
 
