@@ -38,6 +38,8 @@ class Assigned:
     """Entries of each tensor that changed at the last update."""
     corrected: dict[str, Correction] = field(default_factory=dict)
     """What the last update did to weights that stay, of the tensors that it gave values for."""
+    soft: bool = False
+    """Whether the masks were soft before the last update, or are so since."""
     target: float | None = None
     """Sparsity promised at the last update."""
     asked: float | None = None
@@ -46,7 +48,8 @@ class Assigned:
     @property
     def changed(self) -> bool:
         """Whether the last update made another model: other masks, or other kept weights."""
-        return any(self.flips.values()) or any(one.entries for one in self.corrected.values())
+        corrected = any(one.entries for one in self.corrected.values())
+        return self.soft or corrected or any(self.flips.values())
 
 
 WHOLE_ROWS = ("channels", "heads")

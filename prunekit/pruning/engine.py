@@ -403,6 +403,7 @@ class Engine:
             check_update(assigned, update, self.params)
             check_beside(strategy, update, self.params)
             check_learning(assigned, ctx.clock, self.learning, update)
+        assigned.soft = bool(update.soft) or any(n in self.mask_set.soft for n in update.masks)
         assigned.flips = self.mask_set.apply(update, assigned.cover, corrects=strategy.corrects)
         assigned.corrected = self.mask_set.corrections.found
         with about_key(place, strategy.config):

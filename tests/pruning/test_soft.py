@@ -192,6 +192,7 @@ def test_at_its_end_a_mask_is_bool(ends: Literal["bool", "fold"]) -> None:
     model, pruner = pruned(1, Half(Half.Config(ends=ends)))
     assert pruner.metrics()["strategy/half/soft_mean"] == pytest.approx(0.5, abs=1e-6)
     _, pruner = pruned(2, Half(Half.Config(ends=ends)))
+    assert pruner.assigned[0].changed  # another model, whether or not an entry came or went
     model, share = pruner.model, 0.5 if ends == "fold" else 1.0
     assert pruner.metrics()["strategy/half/soft_mean"] == 1.0
     other, _ = pruned(2, Half(Half.Config(ends="bool")))
