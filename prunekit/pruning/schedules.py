@@ -8,22 +8,28 @@ from fractions import Fraction
 from itertools import pairwise
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, Field, SerializeAsAny, model_validator
 
 from prunekit.errors import RecipeError
 from prunekit.foundation.timeline import Clock, Duration, duration
-from prunekit.foundation.values import Frozen, OldDefault, name_only
+from prunekit.foundation.values import ComponentConfig, OldDefault
+from prunekit.registry import SCHEDULES
+from prunekit.registry.values import Chosen
 
 Progress = float | Fraction
 """Part of a ramp that is done, in [0, 1]."""
 
 
-class Schedule(Frozen, abc.ABC):
-    """The share of the final sparsity, in [0, 1], as a function of the clock; it never falls."""
+class Schedule(ComponentConfig, abc.ABC):
+    """The share of the final sparsity, in [0, 1], as a function of the clock; it never falls.
 
+    `prunekit.testing.check_schedule` checks what must hold.
+    """
+
+    paper: ClassVar[str] = ""
+    """Where it comes from: `arXiv:NNNN.NNNNN`."""
     ramps: ClassVar[bool] = False
     """Whether the share rises bit by bit, so that it takes many updates to follow it."""
-    name: str
 
     @abc.abstractmethod
     def at(self, clock: Clock) -> float:
@@ -235,10 +241,6 @@ class Geometric(Ramp):
 
 
 AnySchedule = Annotated[
-    Annotated[
-        Constant | OneShot | MultiStep | Linear | Polynomial | Cosine | Geometric,
-        Field(discriminator="name"),
-    ],
-    BeforeValidator(name_only),
+    SerializeAsAny[Schedule], BeforeValidator(SCHEDULES.parse_in_recipe), Chosen("schedule")
 ]
-"""Any schedule; one with only a name may be written as a string."""
+"""Any schedule, by its name; one with only a name may be written as a string."""

@@ -11,12 +11,15 @@ from prunekit.registry.lookup import Registry
 __all__ = [
     "COMPRESSORS",
     "DATASETS",
+    "DISTRIBUTIONS",
     "LOGGERS",
     "LOSSES",
     "MODELS",
     "PROBES",
     "REGISTRIES",
+    "SCHEDULES",
     "STRATEGIES",
+    "STRUCTURES",
     "Registry",
 ]
 
@@ -132,7 +135,53 @@ LOGGERS = Registry(
     },
     among=REGISTRIES,
 )
+STRUCTURES = Registry(
+    "structure",
+    "prunekit.pruning.structures.base:Structure",
+    "prunekit.pruning.structures.base:Structure",
+    {
+        "unstructured": "prunekit.pruning.structures.unstructured:Unstructured",
+        "n_m": "prunekit.pruning.structures.n_m:NM",
+        "block": "prunekit.pruning.structures.block:Block",
+        "channel": "prunekit.pruning.structures.channel:Channel",
+        "head": "prunekit.pruning.structures.head:Head",
+    },
+    among=REGISTRIES,
+)
+DISTRIBUTIONS = Registry(
+    "distribution",
+    "prunekit.pruning.distributions.base:Distribution",
+    "prunekit.pruning.distributions.base:Distribution",
+    {
+        "uniform": "prunekit.pruning.distributions.proportional:Uniform",
+        "global": "prunekit.pruning.distributions.global_pool:Global",
+        "erdos_renyi": "prunekit.pruning.distributions.proportional:ErdosRenyi",
+        "erk": "prunekit.pruning.distributions.proportional:ERK",
+        "match": "prunekit.pruning.distributions.match:Match",
+        "per_pattern": "prunekit.pruning.distributions.per_pattern:PerPattern",
+    },
+    among=REGISTRIES,
+)
+SCHEDULES = Registry(
+    "schedule",
+    "prunekit.pruning.schedules:Schedule",
+    "prunekit.pruning.schedules:Schedule",
+    {
+        "constant": "prunekit.pruning.schedules:Constant",
+        "one_shot": "prunekit.pruning.schedules:OneShot",
+        "multi_step": "prunekit.pruning.schedules:MultiStep",
+        "linear": "prunekit.pruning.schedules:Linear",
+        "polynomial": "prunekit.pruning.schedules:Polynomial",
+        "cubic": "prunekit.pruning.schedules:Polynomial",
+        "cosine": "prunekit.pruning.schedules:Cosine",
+        "geometric": "prunekit.pruning.schedules:Geometric",
+    },
+    among=REGISTRIES,
+)
 REGISTRIES |= {
     registry.kind: registry
-    for registry in (STRATEGIES, COMPRESSORS, MODELS, DATASETS, PROBES, LOSSES, LOGGERS)
+    for registry in (
+        *(STRATEGIES, COMPRESSORS, MODELS, DATASETS, PROBES, LOSSES, LOGGERS),
+        *(STRUCTURES, DISTRIBUTIONS, SCHEDULES),
+    )
 }
