@@ -53,6 +53,7 @@ STRATEGIES = Registry(
         "granet": "prunekit.pruning.strategies.granet:GraNet",
         "str_threshold": "prunekit.pruning.strategies.str_threshold:StrThreshold",
         "top_kast": "prunekit.pruning.strategies.top_kast:TopKAST",
+        "srigl": "prunekit.pruning.strategies.srigl:SRigL",
     },
     among=REGISTRIES,
 )
@@ -145,6 +146,7 @@ STRUCTURES = Registry(
         "block": "prunekit.pruning.structures.block:Block",
         "channel": "prunekit.pruning.structures.channel:Channel",
         "head": "prunekit.pruning.structures.head:Head",
+        "constant_fan_in": "prunekit.pruning.structures.constant_fan_in:ConstantFanIn",
     },
     among=REGISTRIES,
 )
@@ -159,6 +161,7 @@ DISTRIBUTIONS = Registry(
         "erk": "prunekit.pruning.distributions.proportional:ERK",
         "match": "prunekit.pruning.distributions.match:Match",
         "per_pattern": "prunekit.pruning.distributions.per_pattern:PerPattern",
+        "isomorphic": "prunekit.pruning.distributions.isomorphic:Isomorphic",
     },
     among=REGISTRIES,
 )

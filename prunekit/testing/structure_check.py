@@ -214,6 +214,8 @@ class _Checks:
         self, model: nn.Module, names: Sequence[str], total: int, case: StructureTrial
     ) -> int | None:
         """As `ScoredStrategy.promised_keep` has it."""
+        if not self.structure.exact:
+            return None
         keep = keep_count(total, self.structure.reach(case.sparsity))
         multiples = self.structure.multiples(model, names, case.min_keep)
         if multiples is not None:

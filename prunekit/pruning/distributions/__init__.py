@@ -8,6 +8,7 @@ from pydantic import AfterValidator, BeforeValidator, SerializeAsAny
 
 from prunekit.pruning.distributions.base import Demand, Distribution
 from prunekit.pruning.distributions.global_pool import Global
+from prunekit.pruning.distributions.isomorphic import Isomorphic
 from prunekit.pruning.distributions.match import Match
 from prunekit.pruning.distributions.per_pattern import PerPattern
 from prunekit.pruning.distributions.proportional import ERK, ErdosRenyi, Proportional, Uniform
@@ -47,6 +48,7 @@ __all__ = [
     "ErdosRenyi",
     "FixedDistribution",
     "Global",
+    "Isomorphic",
     "Match",
     "PerPattern",
     "Proportional",

@@ -9,6 +9,7 @@ from pydantic import BeforeValidator, SerializeAsAny
 from prunekit.pruning.structures.base import Grouped, Structure
 from prunekit.pruning.structures.block import Block
 from prunekit.pruning.structures.channel import Channel
+from prunekit.pruning.structures.constant_fan_in import ConstantFanIn
 from prunekit.pruning.structures.head import Head
 from prunekit.pruning.structures.n_m import NM
 from prunekit.pruning.structures.units import Group, Part, Units
@@ -26,6 +27,7 @@ __all__ = [
     "AnyStructure",
     "Block",
     "Channel",
+    "ConstantFanIn",
     "Group",
     "Grouped",
     "Head",

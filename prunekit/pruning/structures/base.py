@@ -27,6 +27,9 @@ class Structure(ComponentConfig, abc.ABC):
 
     paper: ClassVar[str] = ""
     """Where it comes from: `arXiv:NNNN.NNNNN`."""
+    exact: ClassVar[bool] = True
+    """Whether as many units stay as `reach` and `multiples` say. False: as many as the layers can
+    have in its pattern, next to that; then a count is reported, and none is promised."""
 
     @property
     def unit_name(self) -> str:
