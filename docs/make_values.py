@@ -12,8 +12,9 @@ from prunekit.cli.values import forms
 from prunekit.foundation.plain import flow
 from prunekit.recipe.optimizers import AdamWConfig, OtherOptimizer, SGDConfig
 from prunekit.recipe.schema import Phase, Recipe
-from prunekit.registry import STRATEGIES
+from prunekit.registry import REGISTRIES, STRATEGIES
 from prunekit.registry.configs import DatasetConfig
+from prunekit.registry.values import Chosen
 
 PAGE = Path(__file__).parent / "values.md"
 HEAD = """# Values in a recipe
@@ -48,8 +49,9 @@ def page() -> str:
 def group(owner: type[BaseModel], key: str) -> str:
     """What one key takes: a form a paragraph, with its keys below."""
     annotation = owner.model_fields[key].rebuild_annotation()
+    kind = next((mark.kind for mark in owner.model_fields[key].metadata if is_chosen(mark)), None)
     lines = []
-    for form in FORMS.get(key) or dict.fromkeys(forms(annotation)):
+    for form in FORMS.get(key) or dict.fromkeys(built_in(kind) if kind else forms(annotation)):
         summary = " ".join((form.__doc__ or "").split("\n\n")[0].split())
         lines.append(f"**`{group_text(form)}`**: {summary}\n")
         lines += [
@@ -58,6 +60,17 @@ def group(owner: type[BaseModel], key: str) -> str:
         ]
         lines += [""] if len(form.model_fields) > ("name" in form.model_fields) else []
     return "\n".join(lines).rstrip("\n") + "\n"
+
+
+def is_chosen(mark: Any) -> bool:
+    """Whether it says that a component is taken by its name."""
+    return isinstance(mark, Chosen)
+
+
+def built_in(kind: str) -> list[type[BaseModel]]:
+    """The settings of prunekit's own components of a kind."""
+    registry = REGISTRIES[kind]
+    return [registry.config_class(c.name) for c in registry.components() if c.builtin]
 
 
 def facts(field: dict[str, Any]) -> str:

@@ -30,12 +30,16 @@ from prunekit.models import attach as attach
 from prunekit.models.base import Slotted as Slotted
 from prunekit.models.patch_groups import TokenWatch as TokenWatch
 from prunekit.models.saved import load_model as load_model, preprocessing as preprocessing
+from prunekit.pruning.apportion import apportion as apportion
 from prunekit.pruning.cadence import Cadence as Cadence
 from prunekit.pruning.compact.compacting import compact as compact
 from prunekit.pruning.compact.conv_graph import without_closed as without_closed
+from prunekit.pruning.distributions.base import Demand as Demand, Distribution as Distribution
+from prunekit.pruning.distributions.proportional import Proportional as Proportional
 from prunekit.pruning.probes import probe as probe
 from prunekit.pruning.probes.base import Probe as Probe
 from prunekit.pruning.pruner import Pruner as Pruner
+from prunekit.pruning.schedules import Ramp as Ramp, Schedule as Schedule
 from prunekit.pruning.selection import (
     keep_count as keep_count,
     top_mask as top_mask,
@@ -49,6 +53,8 @@ from prunekit.pruning.strategies.base import (
     Update as Update,
 )
 from prunekit.pruning.strategies.scored import ScoredStrategy as ScoredStrategy
+from prunekit.pruning.structures.base import Grouped as Grouped, Structure as Structure
+from prunekit.pruning.structures.units import Group as Group, Part as Part, Units as Units
 from prunekit.recipe.load import load_recipe as load_recipe
 from prunekit.recipe.schema import Recipe as Recipe
 from prunekit.registry.configs import (

@@ -210,8 +210,15 @@ KINDS = {
     "probes": "probe",
     "losses": "loss",
     "loggers": "logger",
+    "structures": "structure",
+    "distributions": "distribution",
+    "schedules": "schedule",
 }
 """The word of the command line -> the kind of the registry."""
+KEYS = {
+    kind: f"strategies.N.{KINDS[kind]}" for kind in ("structures", "distributions", "schedules")
+}
+"""Of those that stand inside a strategy: the key of a recipe."""
 
 
 def kind_named(word: str) -> str:

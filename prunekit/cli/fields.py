@@ -13,6 +13,8 @@ from pydantic.fields import FieldInfo
 
 from prunekit.foundation.field_texts import field_text
 from prunekit.foundation.timeline import Duration
+from prunekit.registry import REGISTRIES
+from prunekit.registry.values import Chosen
 
 
 def describe_fields(config: type[BaseModel]) -> list[dict[str, Any]]:
@@ -20,7 +22,7 @@ def describe_fields(config: type[BaseModel]) -> list[dict[str, Any]]:
     fields = [
         {
             "name": name,
-            "type": type_text(info.annotation),
+            "type": type_text(info.annotation, info.metadata),
             "required": info.is_required(),
             "default": plain(default_of(info)),
             "bounds": bounds_text(info.metadata),
@@ -37,11 +39,18 @@ def default_of(info: FieldInfo) -> Any:
     return None if info.is_required() else info.get_default(call_default_factory=True)
 
 
-def type_text(annotation: Any) -> str:
-    """A type as a recipe's author thinks of it."""
+def type_text(annotation: Any, marks: Sequence[Any] = ()) -> str:
+    """A type as a recipe's author thinks of it.
+
+    Args:
+        annotation: the type.
+        marks: what annotates it.
+    """
     origin, args = get_origin(annotation), get_args(annotation)
     if origin is typing.Annotated:
-        return type_text(args[0])
+        return type_text(args[0], args[1:])
+    if mark := next((mark for mark in marks if isinstance(mark, Chosen)), None):
+        return chosen_text(mark)
     if origin is typing.Literal:
         return " | ".join(str(value) for value in args)
     if origin in (typing.Union, types.UnionType):
@@ -51,6 +60,15 @@ def type_text(annotation: Any) -> str:
     if isinstance(origin, type) and issubclass(origin, Sequence):
         return sequence_text(args)
     return class_text(annotation)
+
+
+def chosen_text(mark: Chosen) -> str:
+    """What prunekit has of a kind, and the names that others give; those are not imported."""
+    registry = REGISTRIES[mark.kind]
+    known = [component for component in registry.components() if component.builtin]
+    forms = dict.fromkeys(registry.config_class(component.name) for component in known)
+    others = [n for n in registry.names() if not registry.component(n).builtin]
+    return " | ".join([*(group_text(form) for form in forms if mark.takes(form)), *others])
 
 
 def sequence_text(args: tuple[Any, ...]) -> str:

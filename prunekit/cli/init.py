@@ -54,7 +54,8 @@ def complete_name(
 @click.option(
     "--kind",
     type=click.Choice(kinds_with_templates()),
-    help="What the plugin adds.  [default: strategy]",
+    metavar="KIND",
+    help=f"What the plugin adds: {', '.join(kinds_with_templates())}.  [default: strategy]",
 )
 @click.pass_context
 def command(

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from prunekit.cli.common import (
+    KEYS,
     KINDS,
     ExampleCommand,
     code_option,
@@ -39,7 +40,7 @@ EXAMPLES = """
 prunekit list                       everything that a recipe can name
 prunekit list strategies            one kind
 prunekit list sweeps                sweeps, or recipes, by their names
-prunekit list schedules             values: also optimizers, structures, ...
+prunekit list optimizers            values: also lr_schedules, augmentations
 prunekit list --check               try each, show what fails; exit code 7
 prunekit list strategies --json     for a program
 """
@@ -53,7 +54,7 @@ prunekit list strategies --json     for a program
 @click.argument(
     "kind",
     required=False,
-    metavar="[strategies|compressors|models|data|probes|losses|loggers|recipes|sweeps]",
+    metavar="[KIND]",
     shell_complete=complete_kind,
 )
 @click.option("--check", is_flag=True, help="Import each in processes apart; show what fails.")
@@ -62,6 +63,9 @@ prunekit list strategies --json     for a program
 @click.pass_context
 def command(ctx: click.Context, kind: str | None, check: bool, as_json: bool) -> None:
     """List what a recipe can name: where it comes from, what it does, which paper it follows.
+
+    A KIND is one of strategies, compressors, models, data, probes, losses, loggers, structures,
+    distributions and schedules; or recipes, sweeps, lr_schedules, optimizers, augmentations.
 
     Components of other installed packages are listed like the built-in ones. Nothing is imported
     unless --check is given.
@@ -165,6 +169,7 @@ def component_entry(kind: str, name: str) -> dict[str, Any]:
         "version": component.version,
         "builtin": component.builtin,
         **({"own": True} if component.own else {}),
+        **({"key": KEYS[kind]} if kind in KEYS else {}),
         "summary": description.summary,
         "paper": description.paper,
     }

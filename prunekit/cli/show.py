@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from prunekit.cli.common import (
+    KEYS,
     KINDS,
     ExampleCommand,
     code_option,
@@ -71,7 +72,9 @@ def kind_with(name: str) -> str:
     Raises:
         UsageError: none has it, or several kinds do.
     """
-    kinds = [kind for kind in KINDS if is_known(kind, name)] or kinds_of_value(name)
+    kinds = [kind for kind in KINDS if is_known(kind, name)]
+    if not {*kinds} - {*KEYS}:  # a schedule may share its name with an lr_schedule
+        kinds += kinds_of_value(name)
     if len(kinds) == 1:
         return kinds[0]
     if kinds:

@@ -1,4 +1,4 @@
-"""Values that a key of a recipe takes by name and that are no components: schedules, optimizers."""
+"""Values that a key of a recipe takes by name and that are no components, as optimizers."""
 
 from __future__ import annotations
 
@@ -24,9 +24,6 @@ class ValueKind(NamedTuple):
 
 
 VALUES = {
-    "schedules": ValueKind("schedule", "strategies.N.schedule"),
-    "distributions": ValueKind("distribution", "strategies.N.distribution"),
-    "structures": ValueKind("structure", "strategies.N.structure"),
     "lr_schedules": ValueKind("lr_schedule", "phases.N.lr_schedule"),
     "optimizers": ValueKind(
         "optimizer", "optimizer", "and any other of torch, as radam, or of timm, as timm:lion"
@@ -116,13 +113,11 @@ def _forms(kind: str) -> list[tuple[str, type[BaseModel]]]:
 
 def _annotation(kind: str) -> Any:
     from prunekit.recipe.schema import Phase
-    from prunekit.registry import STRATEGIES
     from prunekit.registry.configs import DatasetConfig
 
     key = VALUES[kind].key.rpartition(".")[2]
     owners: dict[str, type[BaseModel]] = {"augmentations": DatasetConfig, "lr_schedules": Phase}
-    owner = owners.get(kind) or STRATEGIES.config_class("magnitude")
-    return owner.model_fields[key].rebuild_annotation()
+    return owners[kind].model_fields[key].rebuild_annotation()
 
 
 def _other_optimizer(name: str) -> type[BaseModel] | None:

@@ -16,6 +16,7 @@ from prunekit.pruning.sparsity import UnitCount
 from prunekit.pruning.strategies.base import Masks, PruningStrategy
 from prunekit.registry import STRATEGIES
 from prunekit.registry.installed import AmbiguousNameError, UnknownNameError
+from prunekit.registry.values import plugins_in
 
 
 @dataclass
@@ -147,14 +148,18 @@ def notes_on_scopes(model: nn.Module, assigned: Sequence[Assigned]) -> tuple[str
 
 
 def origin(strategy: PruningStrategy) -> str:
-    """The strategy with its distribution, or with its class where no one registered it."""
+    """The strategy with its distribution, or with its class where no one registered it.
+
+    And the structure, distribution or schedule in its settings, where they are not prunekit's.
+    """
     name, cls = strategy.config.name, type(strategy)
+    others = "".join(f", {one}" for one in plugins_in(strategy.config))
     try:
         if STRATEGIES.load(name) is cls:
-            return str(STRATEGIES.component(name))
+            return f"{STRATEGIES.component(name)}{others}"
     except (UnknownNameError, AmbiguousNameError, PluginError):  # this name loads no class
         pass
-    return f"strategy {name!r} ({cls.__module__}.{cls.__qualname__})"
+    return f"strategy {name!r} ({cls.__module__}.{cls.__qualname__}){others}"
 
 
 def _count(strategies: Sequence[PruningStrategy], name: str) -> int:

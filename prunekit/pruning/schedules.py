@@ -8,22 +8,28 @@ from fractions import Fraction
 from itertools import pairwise
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, Field, SerializeAsAny, model_validator
 
 from prunekit.errors import RecipeError
 from prunekit.foundation.timeline import Clock, Duration, duration
-from prunekit.foundation.values import Frozen, OldDefault, name_only
+from prunekit.foundation.values import ComponentConfig, NewKey, OldDefault
+from prunekit.registry import SCHEDULES
+from prunekit.registry.values import Chosen
 
 Progress = float | Fraction
 """Part of a ramp that is done, in [0, 1]."""
 
 
-class Schedule(Frozen, abc.ABC):
-    """The share of the final sparsity, in [0, 1], as a function of the clock; it never falls."""
+class Schedule(ComponentConfig, abc.ABC):
+    """The share of the final sparsity, in [0, 1], as a function of the clock; it never falls.
 
+    `prunekit.testing.check_schedule` checks what must hold.
+    """
+
+    paper: ClassVar[str] = ""
+    """Where it comes from: `arXiv:NNNN.NNNNN`."""
     ramps: ClassVar[bool] = False
     """Whether the share rises bit by bit, so that it takes many updates to follow it."""
-    name: str
 
     @abc.abstractmethod
     def at(self, clock: Clock) -> float:
@@ -167,7 +173,24 @@ class Ramp(Schedule):
         return start, self.stop.steps(active_steps, steps_per_epoch)
 
 
-class Linear(Ramp):
+class Rise(Ramp):
+    """A ramp that may begin with a jump (GMP*, arXiv:2210.06384: at a high sparsity the last
+    updates then prune less, and all that follows the jump is recovery)."""
+
+    initial: Annotated[float, NewKey(3, before=0.0)] = Field(default=0.0, ge=0, lt=1)
+    """Share of the final sparsity that `start` prunes at once, [0, 1); the ramp rises from it: 0.7
+    of a sparsity of 0.9 is 0.63."""
+
+    def at(self, clock: Clock) -> float:
+        """0 before start, 1 from stop on, `initial + (1 - initial) share` in between."""
+        start, _ = self._ends(clock.active_steps, clock.steps_per_epoch)
+        rest = super().at(clock)
+        if clock.active_step < start or rest == 1:
+            return rest
+        return min(1.0, self.initial + (1 - self.initial) * rest)
+
+
+class Linear(Rise):
     """`u`: as much in each step."""
 
     name: Literal["linear"] = "linear"
@@ -177,7 +200,7 @@ class Linear(Ramp):
         return float(progress)
 
 
-class Polynomial(Ramp):
+class Polynomial(Rise):
     """`1 - (1 - u)^power`: most is pruned early (power 3: Zhu and Gupta, arXiv:1710.01878)."""
 
     name: Literal["polynomial", "cubic"] = "polynomial"
@@ -195,7 +218,7 @@ class Polynomial(Ramp):
         return 1.0 - math.pow(1.0 - float(progress), self.power)
 
 
-class Cosine(Ramp):
+class Cosine(Rise):
     """`(1 - cos(pi u)) / 2`: slow at both ends."""
 
     name: Literal["cosine"] = "cosine"
@@ -235,10 +258,6 @@ class Geometric(Ramp):
 
 
 AnySchedule = Annotated[
-    Annotated[
-        Constant | OneShot | MultiStep | Linear | Polynomial | Cosine | Geometric,
-        Field(discriminator="name"),
-    ],
-    BeforeValidator(name_only),
+    SerializeAsAny[Schedule], BeforeValidator(SCHEDULES.parse_in_recipe), Chosen("schedule")
 ]
-"""Any schedule; one with only a name may be written as a string."""
+"""Any schedule, by its name; one with only a name may be written as a string."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Protocol, get_origin
 
 from pydantic import BaseModel
@@ -12,7 +13,19 @@ from prunekit.errors import PluginError
 from prunekit.foundation.values import ComponentConfig
 from prunekit.recipe.optimizer_names import OPTIMIZERS
 from prunekit.recipe.schema import Recipe
-from prunekit.registry import COMPRESSORS, DATASETS, LOGGERS, LOSSES, MODELS, PROBES, STRATEGIES
+from prunekit.registry import (
+    COMPRESSORS,
+    DATASETS,
+    DISTRIBUTIONS,
+    LOGGERS,
+    LOSSES,
+    MODELS,
+    PROBES,
+    SCHEDULES,
+    STRATEGIES,
+    STRUCTURES,
+)
+from prunekit.registry.values import KIND, Chosen
 
 DRAFT = "http://json-schema.org/draft-07/schema#"
 """The newest that yaml-language-server documents."""
@@ -40,6 +53,12 @@ SINGLE: dict[str, Names] = {
     "loss": LOSSES,
     "optimizer": OPTIMIZERS,
 }
+NESTED: dict[str, Names] = {
+    "structure": STRUCTURES,
+    "distribution": DISTRIBUTIONS,
+    "schedule": SCHEDULES,
+}
+"""Of keys inside components."""
 OF_TIMM = {
     "type": "object",
     "properties": {"name": {"type": "string", "pattern": "^timm:"}},
@@ -56,7 +75,8 @@ def json_schema() -> dict[str, Any]:
 
 def schema_of(recipe: type[BaseModel]) -> dict[str, Any]:
     """The schema of `recipe`, its components' own keys included."""
-    known = {key: _importable(registry) for key, registry in {**LISTS, **SINGLE}.items()}
+    every = {**LISTS, **SINGLE, **NESTED}
+    known = {key: _importable(registry) for key, registry in every.items()}
     configs = {config for found in known.values() for config in found.values()}
     refs, shared = models_json_schema(
         [(model, "validation") for model in (recipe, *sorted(configs, key=repr))],
@@ -64,19 +84,20 @@ def schema_of(recipe: type[BaseModel]) -> dict[str, Any]:
     )
     definitions = shared["$defs"]
     whole = definitions.pop(refs[recipe, "validation"]["$ref"].rpartition("/")[2])
-    for key, found in known.items():
+    for found in known.values():
         for name, config in found.items():
             ref = refs[config, "validation"]["$ref"].rpartition("/")[2]
             _require_name(definitions[ref], name, config)
-        members = [refs[config, "validation"] for config in found.values()]
-        union = {"anyOf": [{"enum": list(found)}, *members]}
+    unions = {key: _union(found, refs) for key, found in known.items() if key not in NESTED}
+    for key, union in unions.items():
         slot = whole["properties"][key]
         whole["properties"][key] = {
             **{k: slot[k] for k in ("title", "description", "default") if k in slot},
             **({"type": "array", "items": union} if key in LISTS else union),
         }
     whole["properties"]["optimizer"]["anyOf"].append(OF_TIMM)
-    schema: dict[str, Any] = _draft_7({"$schema": DRAFT, **whole, "definitions": definitions})
+    document = {"$schema": DRAFT, **whole, "definitions": definitions}
+    schema: dict[str, Any] = _draft_7(_nested(document, known, refs))
     return schema
 
 
@@ -86,6 +107,27 @@ def schema_of_sweep(sweep: type[BaseModel]) -> dict[str, Any]:
     definitions = whole.pop("$defs")
     schema: dict[str, Any] = _draft_7({"$schema": DRAFT, **whole, "definitions": definitions})
     return schema
+
+
+def _union(found: Mapping[str, type[ComponentConfig]], refs: Mapping[Any, Any]) -> dict[str, Any]:
+    """A name alone, or the settings of one; a class with two names stands there once for each."""
+    return {"anyOf": [{"enum": list(found)}, *(refs[c, "validation"] for c in found.values())]}
+
+
+def _nested(
+    node: Any, known: Mapping[str, Mapping[str, type[ComponentConfig]]], refs: Mapping[Any, Any]
+) -> Any:
+    """All that are known put where a component takes another by its name."""
+    if isinstance(node, list):
+        return [_nested(item, known, refs) for item in node]
+    if not isinstance(node, dict):
+        return node
+    node = {key: _nested(value, known, refs) for key, value in node.items()}
+    if (asked := node.pop(KIND, None)) is not None:
+        mark = Chosen(asked["kind"], **asked["only"])
+        found = {name: c for name, c in known[mark.kind].items() if mark.takes(c)}
+        node |= _union(found, refs)
+    return node
 
 
 def _importable(registry: Names) -> dict[str, type[ComponentConfig]]:

@@ -11,12 +11,15 @@ from prunekit.registry.lookup import Registry
 __all__ = [
     "COMPRESSORS",
     "DATASETS",
+    "DISTRIBUTIONS",
     "LOGGERS",
     "LOSSES",
     "MODELS",
     "PROBES",
     "REGISTRIES",
+    "SCHEDULES",
     "STRATEGIES",
+    "STRUCTURES",
     "Registry",
 ]
 
@@ -50,6 +53,7 @@ STRATEGIES = Registry(
         "granet": "prunekit.pruning.strategies.granet:GraNet",
         "str_threshold": "prunekit.pruning.strategies.str_threshold:StrThreshold",
         "top_kast": "prunekit.pruning.strategies.top_kast:TopKAST",
+        "srigl": "prunekit.pruning.strategies.srigl:SRigL",
     },
     among=REGISTRIES,
 )
@@ -132,7 +136,55 @@ LOGGERS = Registry(
     },
     among=REGISTRIES,
 )
+STRUCTURES = Registry(
+    "structure",
+    "prunekit.pruning.structures.base:Structure",
+    "prunekit.pruning.structures.base:Structure",
+    {
+        "unstructured": "prunekit.pruning.structures.unstructured:Unstructured",
+        "n_m": "prunekit.pruning.structures.n_m:NM",
+        "block": "prunekit.pruning.structures.block:Block",
+        "channel": "prunekit.pruning.structures.channel:Channel",
+        "head": "prunekit.pruning.structures.head:Head",
+        "constant_fan_in": "prunekit.pruning.structures.constant_fan_in:ConstantFanIn",
+    },
+    among=REGISTRIES,
+)
+DISTRIBUTIONS = Registry(
+    "distribution",
+    "prunekit.pruning.distributions.base:Distribution",
+    "prunekit.pruning.distributions.base:Distribution",
+    {
+        "uniform": "prunekit.pruning.distributions.proportional:Uniform",
+        "global": "prunekit.pruning.distributions.global_pool:Global",
+        "erdos_renyi": "prunekit.pruning.distributions.proportional:ErdosRenyi",
+        "erk": "prunekit.pruning.distributions.proportional:ERK",
+        "match": "prunekit.pruning.distributions.match:Match",
+        "per_pattern": "prunekit.pruning.distributions.per_pattern:PerPattern",
+        "isomorphic": "prunekit.pruning.distributions.isomorphic:Isomorphic",
+    },
+    among=REGISTRIES,
+)
+SCHEDULES = Registry(
+    "schedule",
+    "prunekit.pruning.schedules:Schedule",
+    "prunekit.pruning.schedules:Schedule",
+    {
+        "constant": "prunekit.pruning.schedules:Constant",
+        "one_shot": "prunekit.pruning.schedules:OneShot",
+        "multi_step": "prunekit.pruning.schedules:MultiStep",
+        "linear": "prunekit.pruning.schedules:Linear",
+        "polynomial": "prunekit.pruning.schedules:Polynomial",
+        "cubic": "prunekit.pruning.schedules:Polynomial",
+        "cosine": "prunekit.pruning.schedules:Cosine",
+        "geometric": "prunekit.pruning.schedules:Geometric",
+    },
+    among=REGISTRIES,
+)
 REGISTRIES |= {
     registry.kind: registry
-    for registry in (STRATEGIES, COMPRESSORS, MODELS, DATASETS, PROBES, LOSSES, LOGGERS)
+    for registry in (
+        *(STRATEGIES, COMPRESSORS, MODELS, DATASETS, PROBES, LOSSES, LOGGERS),
+        *(STRUCTURES, DISTRIBUTIONS, SCHEDULES),
+    )
 }

@@ -23,6 +23,9 @@ KINDS = {
     "prunekit.probes": "probe",
     "prunekit.losses": "loss",
     "prunekit.loggers": "logger",
+    "prunekit.structures": "structure",
+    "prunekit.distributions": "distribution",
+    "prunekit.schedules": "schedule",
     "prunekit.recipes": "recipe folder",
 }
 """Entry point group -> the kind of its components."""

@@ -35,7 +35,7 @@ class Registry:
     by the part before the colon.
 
     Args:
-        kind: `strategy`, `compressor`, `model`, `dataset`, `probe`, `loss` or `logger`.
+        kind: `strategy`, `compressor`, `model`, `structure`, ..: the word of one.
         base: `module:Class` that the classes inherit from.
         config: `module:Class` that their configs inherit from; the same as `base` where the class
             is its own config.

@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, get_args, get_origin
 
-from pydantic import BaseModel, BeforeValidator, ValidationError
+from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from prunekit.errors import PluginError
@@ -16,6 +16,7 @@ from prunekit.foundation.suggestions import did_you_mean
 from prunekit.foundation.values import ComponentConfig
 from prunekit.registry.installed import AmbiguousNameError, UnknownNameError
 from prunekit.registry.settings import NamedConfigs
+from prunekit.registry.values import registry_in
 
 WANTED = {
     "string_type": "text",
@@ -231,10 +232,9 @@ def _members(annotation: Any) -> Iterator[Any]:
 def _choose(annotation: Any, node: Any) -> type[BaseModel] | None:
     """The config class for a value: by its registry, by its name, or the only one there is."""
     name = node.get("name") if isinstance(node, dict) else node
-    for mark in get_args(annotation)[1:] if get_origin(annotation) is Annotated else ():
-        registry: Any = getattr(getattr(mark, "func", None), "__self__", None)
-        if isinstance(mark, BeforeValidator) and hasattr(registry, "config_class"):
-            return _registered(registry, name)
+    marks = get_args(annotation)[1:] if get_origin(annotation) is Annotated else ()
+    if (registry := registry_in(marks)) is not None:
+        return _registered(registry, name)
     models = [m for m in _members(annotation) if isinstance(m, type) and issubclass(m, BaseModel)]
     if len(models) == 1:
         return models[0]

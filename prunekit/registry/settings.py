@@ -9,6 +9,7 @@ from pydantic import ValidationError, create_model
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from prunekit.errors import PluginError, PrunekitError
+from prunekit.foundation.plain import kind_of
 from prunekit.foundation.values import ComponentConfig, as_values, name_only
 from prunekit.registry.installed import (
     AmbiguousNameError,
@@ -46,7 +47,9 @@ def parse_settings(known: NamedConfigs, value: Any, as_of: int | None) -> Compon
         return value
     settings = as_values(name_only(value))
     if not isinstance(settings, dict):
-        raise ValueError(f"must be a mapping with the `name` of a {known.kind}")
+        raise ValueError(
+            f"must be a mapping with the `name` of a {known.kind}, not {kind_of(value)}"
+        )
     return _read(known, _named(known, settings), settings, as_of)
 
 

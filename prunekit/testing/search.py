@@ -18,6 +18,7 @@ except ModuleNotFoundError as error:
     ) from error
 
 T = TypeVar("T")
+__all__ = ["failure", "loss_trials", "smallest_failure", "st", "token_trials", "trials"]
 
 
 @st.composite

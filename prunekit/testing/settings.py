@@ -22,7 +22,7 @@ def checked_settings(
         cls: the component.
         config: its settings, or the mapping of a recipe; there `name` may be left out.
         base: what the component inherits from.
-        config_base: what its `Config` inherits from.
+        config_base: what its `Config` inherits from; `base`, where a class is its own settings.
 
     Raises:
         ConformanceError: class or settings break the contract.
@@ -32,7 +32,7 @@ def checked_settings(
         raise ConformanceError(f"{who} does not inherit from {base.__name__}")
     if missing := sorted(getattr(cls, "__abstractmethods__", ())):
         raise ConformanceError(f"{who} does not define {', '.join(missing)}")
-    own = getattr(cls, "Config", None)
+    own = cls if base is config_base else getattr(cls, "Config", None)
     if not (isinstance(own, type) and issubclass(own, config_base)):
         raise ConformanceError(f"{who}.Config does not inherit from {config_base.__name__}")
     made = config if isinstance(config, ComponentConfig) else _parsed(own, config, who)

@@ -535,6 +535,9 @@ def test_list_shows_each_kind_with_origin_summary_and_paper(call):
         "probes",
         "losses",
         "loggers",
+        "structures",
+        "distributions",
+        "schedules",
     ]
     assert re.search(
         r"^  magnitude  prunekit.*\n      Keep .*\n(      .*\n)*      arXiv:", out, re.M
@@ -676,7 +679,7 @@ def test_show_suggests_the_nearest_name(call):
         (["global"], "distributions", "strategies.N.distribution", "normalize"),
     ],
 )
-def test_show_tells_values_that_are_no_components(words, kind, key, field, call):
+def test_show_tells_of_which_key_a_value_is(words, kind, key, field, call):
     code, out, _ = call("show", *words, "--json")
     told = json.loads(out)
     assert (code, told["kind"], told["key"]) == (0, kind, key)
@@ -694,7 +697,7 @@ def test_list_lists_values_and_show_tells_each(call):
         for entry in entries:
             assert call("show", VALUES[kind].singular, entry["name"])[0] == 0
     assert "as radam, or of timm" in call("list", "optimizers")[1]
-    assert call("list", "schedules", "--check")[0] == 2
+    assert call("list", "optimizers", "--check")[0] == 2
 
 
 def test_a_value_that_is_not_there_or_there_twice_is_told(call):

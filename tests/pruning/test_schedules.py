@@ -3,7 +3,6 @@
 import json
 import math
 from fractions import Fraction
-from typing import get_args
 
 import pytest
 from hypothesis import find, given, strategies as st
@@ -23,6 +22,9 @@ from prunekit.pruning.schedules import (
     Polynomial,
     Ramp,
 )
+from prunekit.recipe.identity import recipe_hash
+from prunekit.recipe.load import recipe_from
+from prunekit.registry import SCHEDULES as REGISTERED
 
 SCHEDULE = TypeAdapter(AnySchedule)
 PERCENT = st.integers(0, 100).map(lambda n: duration(f"{n}%"))
@@ -70,10 +72,10 @@ WINDOWS = st.tuples(st.integers(0, 80), st.integers(1, 9))
 
 
 def test_every_schedule_is_tried_here():
-    union = get_args(AnySchedule.__origin__)
-    for kind in union:
+    known = {REGISTERED.load(c.name) for c in REGISTERED.components() if c.builtin}
+    for kind in known:
         assert type(find(SCHEDULES, lambda made, kind=kind: type(made) is kind)) is kind
-    assert len(union) >= 7
+    assert len(known) >= 7
 
 
 @given(SCHEDULES, WINDOWS)
@@ -95,6 +97,36 @@ def test_zero_up_to_the_start_of_a_ramp(ramp, window):
     first, last = (min(ramp.marks(clock(0, *window))), max(ramp.marks(clock(0, *window))))
     assert ramp.at(clock(first - 1, *window)) == 0
     assert ramp.at(clock(first, *window)) == (1 if first == last else 0)
+
+
+@pytest.mark.parametrize("name", ["linear", "cubic", "cosine"])
+def test_a_ramp_may_begin_with_a_jump_and_rises_from_it(name):
+    plain = SCHEDULE.validate_python({"name": name, "start": "10st", "stop": "50st"})
+    jump = SCHEDULE.validate_python({**plain.model_dump(mode="json"), "initial": 0.75})
+    assert [jump.at(clock(step)) for step in (9, 10, 50, 99)] == [0, 0.75, 1, 1]
+    for step in range(10, 50):
+        left = 0.25 * (1 - plain.at(clock(step)))
+        assert jump.at(clock(step)) == pytest.approx(1 - left, abs=1e-12)
+    with pytest.raises(ValidationError):
+        SCHEDULE.validate_python({"name": name, "initial": 1.0})
+    with pytest.raises(ValidationError):
+        SCHEDULE.validate_python({"name": "geometric", "rounds": 2, "initial": 0.5})
+
+
+def test_without_a_jump_a_recipe_has_the_hash_that_it_had():
+    tree = {
+        "name": "x",
+        "data": {"name": "digits"},
+        "model": {"name": "mlp"},
+        "optimizer": {"name": "sgd", "lr": 0.1},
+        "phases": [{"name": "t", "length": "9st"}],
+    }
+
+    def hash_of(**keys):
+        strategy = {"name": "magnitude", "sparsity": 0.5, "schedule": {"name": "cubic", **keys}}
+        return recipe_hash(recipe_from({**tree, "strategies": [strategy]}))
+
+    assert hash_of() == hash_of(initial=0.0) != hash_of(initial=0.5)
 
 
 @given(SCHEDULES, WINDOWS)

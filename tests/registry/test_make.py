@@ -5,7 +5,7 @@ import pytest
 from prunekit import compressor, probe, strategy
 from prunekit.errors import PluginError, RecipeError
 from prunekit.pruning.strategies.magnitude import Magnitude
-from prunekit.registry import PROBES
+from prunekit.registry import DISTRIBUTIONS, PROBES
 from prunekit.registry.configs import ProbeConfig
 from prunekit.testing import ConformanceError, check_strategy
 
@@ -27,8 +27,11 @@ WRONG = [
     (strategy, "magnitude", {"sparsity": 0.5, "scope": {"inclde": ["0.*"]}},
      "scope.inclde: unknown key. Did you mean 'include'?"),
     (strategy, "set", {"sparsity": 0.5, "distribution": "ekr"},
-     "distribution: must be 'uniform', 'erdos_renyi', 'erk', 'match' or 'per_pattern', "
-     "not 'ekr'. Did you mean 'erk'?"),
+     "distribution: no distribution is called 'ekr'. Did you mean 'erk'? Known: "
+     f"{', '.join(DISTRIBUTIONS.names())}. One of your own: --code FILE (docs/your-own.md)"),
+    (strategy, "set", {"sparsity": 0.5, "distribution": "global"},
+     "distribution: global counts by scores, and here each tensor has one count for good: write "
+     "one that does not, as erk or uniform"),
     (probe, "gradient_norm", {"cadnce": {}},
      "cadnce: unknown key of 'gradient_norm'. Did you mean 'cadence'?"),
     (compressor, "tome", {"ratio": 2}, "ratio: must be less than 1, not 2"),
@@ -46,7 +49,9 @@ def test_wrong_settings_are_told_by_key_in_one_line(maker, name, settings, told)
 
 @pytest.mark.parametrize("schedule", ["cubik", {"name": "cubik"}])
 def test_a_nested_name_has_its_word_too(schedule):
-    with pytest.raises(RecipeError, match=r"schedule(\.name)?: must be .* Did you mean 'cubic'\?$"):
+    with pytest.raises(
+        RecipeError, match=r"schedule(\.name)?: no schedule .* Did you mean 'cubic'\? Known"
+    ):
         strategy("magnitude", sparsity=0.5, schedule=schedule)
 
 

@@ -48,7 +48,7 @@ def _names(tree: Tree) -> Iterator[tuple[str, str]]:
     for strategy in recipe.strategies:
         for key in ("schedule", "distribution", "structure"):
             if value := getattr(strategy, key, None):
-                yield f"{key}s", value.name
+                yield key, value.name
     for phase in recipe.phases:
         yield "lr_schedules", phase.lr_schedule.name
         yield from (("start", phase.start), ("keep", phase.keep))

@@ -47,6 +47,7 @@ STRATEGY: dict[str, Tree] = {
     "optimal_subnetwork": {"source": SOURCE},
     "set": {"cadence": OFTEN},
     "rigl": {"cadence": OFTEN},
+    "srigl": {"cadence": OFTEN, "gamma_sal": 0.6},
     "ac_dc": {"switches": ["25%", "50%", "75%"]},
     "lottery_ticket": {"schedule": {"name": "geometric", "rounds": 2}},
     "synflow": {"iterations": 3},
@@ -77,6 +78,7 @@ GRADUAL = ("constant", "one_shot", "multi_step", "linear", "polynomial", "cubic"
 SCHEDULES: dict[str, Tree] = {name: {"name": name} for name in GRADUAL}
 SCHEDULES["one_shot"] |= {"start": "25%"}
 SCHEDULES["multi_step"] |= {"table": [["25%", 0.5], ["50%", 1.0]]}
+SCHEDULES["cosine"] |= {"initial": 0.4}
 SCHEDULES["geometric"] = {"name": "geometric", "rounds": 3}
 DISTRIBUTIONS: dict[str, Tree] = {
     "match": {"distribution": {"name": "match", "source": SOURCE}, "sparsity": MATCHED},
@@ -85,6 +87,7 @@ DISTRIBUTIONS: dict[str, Tree] = {
     "erdos_renyi": {"distribution": "erdos_renyi"},
     "erk": {"distribution": "erk"},
     "per_pattern": {"distribution": {"name": "per_pattern", "sparsities": {"*qkv*": 0.5}}},
+    "isomorphic": {"distribution": "isomorphic"},
 }
 STRUCTURES: dict[str, Tree] = {
     "unstructured": {},
@@ -96,6 +99,7 @@ STRUCTURES: dict[str, Tree] = {
         "scope": {"include": ["*qkv.weight"]},
         "sparsity": 0.5,
     },
+    "constant_fan_in": {"structure": "constant_fan_in"},
 }
 
 # ---- what meets pairwise
@@ -272,7 +276,7 @@ def strategy_tree(name: str, mode: str) -> Tree:
 def value_trees() -> Iterator[tuple[str, Tree]]:
     """Recipes with each schedule, distribution and structure, as many as there are schedules."""
     for i, (schedule, drawn) in enumerate(SCHEDULES.items()):
-        distribution = [*DISTRIBUTIONS, "global", "uniform"][i]
+        distribution = [*DISTRIBUTIONS, "global"][i]
         structure = list(STRUCTURES)[i % len(STRUCTURES)]
         strategy = {"name": ("magnitude", "lamp")[i % 2], "mode": ("ste", "masked", "hard")[i % 3]}
         strategy |= {"sparsity": 0.8, "cadence": OFTEN, "schedule": drawn}

@@ -71,6 +71,7 @@ STRATEGY_SETTINGS = {
         {"sparsity": 0.7, "cadence": OFTEN, "explore": "50%", "norm": "l2"},
     ],
     "granet": [{"sparsity": 0.8, "cadence": OFTEN}, {"sparsity": 0.5, "start_sparsity": 0.0}],
+    "srigl": [{"sparsity": 0.5, "cadence": OFTEN}, WHOLE | {"gamma_sal": 1.0}],
 }
 LONG = {name: [{"sparsity": 0.5}] for name in ("snip", "grasp", "synflow")}
 """As many samples or iterations as by default."""

@@ -20,7 +20,7 @@ NET = {"name": "resnet", "depth": 8, "stages": [4, 4, 4]}
 NONE = {"phases": [{"name": "prune", "length": "0st"}]}
 TRAINING = (
     *("ac_dc", "granet", "lottery_ticket", "movement", "movement_soft", "rigl", "set"),
-    *("str_threshold", "top_kast"),
+    *("srigl", "str_threshold", "top_kast"),
 )
 """Those whose method is in the training."""
 SETTINGS = {

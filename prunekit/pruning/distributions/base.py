@@ -6,10 +6,11 @@ import abc
 from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
+from typing import ClassVar
 
 from torch import Tensor
 
-from prunekit.foundation.values import Frozen
+from prunekit.foundation.values import ComponentConfig
 from prunekit.pruning.apportion import apportion
 from prunekit.pruning.scores import sizes_of
 from prunekit.pruning.selection import keep_count, top_masks, warn_held
@@ -53,15 +54,20 @@ class Demand:
         return self.shapes or {name: tuple(score.shape) for name, score in self.scores.items()}
 
 
-class Distribution(Frozen, abc.ABC):
-    """Splits the units to keep over tensors.
+class Distribution(ComponentConfig, abc.ABC):
+    """Splits the units to keep over tensors; `prunekit.testing.check_distribution` checks it.
 
     Always so: no tensor keeps less than `min_keep` of its units, or all if it has fewer; the counts
     sum to `keep_count(all units, sparsity, the min_keep of all tensors together)`; and a higher
-    sparsity never raises the count of any tensor, so that masks can only shrink.
+    sparsity never raises the count of any tensor, so that masks can only shrink. Equal demands give
+    equal counts, on every rank.
     """
 
-    name: str
+    paper: ClassVar[str] = ""
+    """Where it comes from: `arXiv:NNNN.NNNNN`."""
+    reads_scores: ClassVar[bool] = True
+    """Whether counts depend on scores. Strategies that fix the count of each tensor for good, as
+    `set` and `rigl`, take only what says False."""
 
     @abc.abstractmethod
     def keep_counts(self, demand: Demand) -> dict[str, int]:

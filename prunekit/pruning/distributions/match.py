@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import cached_property
-from typing import Literal
+from typing import ClassVar, Literal
 
 from prunekit.errors import RecipeError
 from prunekit.foundation.values import RunPath
@@ -20,6 +20,7 @@ class Match(Distribution):
     different target) they are in the same proportion, up to dense.
     """
 
+    reads_scores: ClassVar[bool] = False
     name: Literal["match"] = "match"
     source: RunPath
     """The other run; read once, when first needed."""

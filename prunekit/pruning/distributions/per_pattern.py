@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from fnmatch import fnmatchcase
-from typing import Annotated, Any, Literal, NoReturn
+from typing import Annotated, Any, ClassVar, Literal, NoReturn
 
 from pydantic import AfterValidator, Field
 
@@ -41,6 +41,7 @@ class PerPattern(Distribution):
     their own sparsities, then the others.
     """
 
+    reads_scores: ClassVar[bool] = False
     name: Literal["per_pattern"] = "per_pattern"
     sparsities: Annotated[
         dict[str, Annotated[float, Field(ge=0, le=1)]],

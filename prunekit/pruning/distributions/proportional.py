@@ -5,13 +5,15 @@ from __future__ import annotations
 import abc
 from fractions import Fraction
 from math import prod
-from typing import Literal
+from typing import ClassVar, Literal
 
 from prunekit.pruning.distributions.base import Demand, Distribution, split
 
 
 class Proportional(Distribution):
     """Density in proportion to `claim`, up to 1; rounded by the Sainte-Lague method."""
+
+    reads_scores: ClassVar[bool] = False
 
     @abc.abstractmethod
     def claim(self, shape: tuple[int, ...]) -> Fraction:

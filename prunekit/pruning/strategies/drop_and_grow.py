@@ -8,23 +8,17 @@ from fractions import Fraction
 from typing import Annotated
 
 import torch
-from pydantic import BeforeValidator, Field
+from pydantic import Field
 from torch import Tensor
 
 from prunekit.foundation.timeline import Clock, Duration, duration
 from prunekit.foundation.transfer import send
-from prunekit.foundation.values import OldDefault, name_only
+from prunekit.foundation.values import OldDefault
 from prunekit.pruning.cadence import Cadence, Every
-from prunekit.pruning.distributions import ERK, Demand, ErdosRenyi, Match, PerPattern, Uniform
+from prunekit.pruning.distributions import ERK, Demand, FixedDistribution
 from prunekit.pruning.selection import top_masks
 from prunekit.pruning.strategies.base import Context, PruningStrategy, Update
 from prunekit.registry.configs import StrategyConfig
-
-FixedDistribution = Annotated[
-    Annotated[Uniform | ErdosRenyi | ERK | Match | PerPattern, Field(discriminator="name")],
-    BeforeValidator(name_only),
-]
-"""A distribution that does not look at scores, so that each tensor has one count for good."""
 
 
 class EarlyCadence(Cadence):

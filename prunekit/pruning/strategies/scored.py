@@ -105,6 +105,8 @@ class ScoredStrategy(PruningStrategy):
 
     def promised_keep(self, clock: Clock, total: int) -> int | None:
         """The exact count, unless `min_keep` may raise it; multiples have that in them."""
+        if not self.config.structure.exact:
+            return None
         if self._multiples is not None:
             return self._multiples.promised(keep_count(total, self.target(clock)))
         return None if self.config.min_keep else super().promised_keep(clock, total)

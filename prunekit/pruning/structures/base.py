@@ -5,21 +5,31 @@ from __future__ import annotations
 import abc
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
-from typing import Literal
+from typing import ClassVar, Literal
 
 from torch import Tensor, nn
 
-from prunekit.foundation.values import Frozen
+from prunekit.foundation.values import ComponentConfig
 from prunekit.pruning.distributions import Demand, Distribution
 from prunekit.pruning.multiples import Multiples
 from prunekit.pruning.scores import count_each
 from prunekit.pruning.structures.units import Units
 
 
-class Structure(Frozen, abc.ABC):
-    """Which entries are kept or pruned together: a unit. Every count is in units."""
+class Structure(ComponentConfig, abc.ABC):
+    """Which entries are kept or pruned together: a unit. Every count is in units.
 
-    name: str
+    Always so: each entry of a parameter in scope is in one unit, no unit is split by a mask, as
+    many stay as `reach`, `multiples` and the distribution say, and a higher sparsity keeps no unit
+    that a lower one prunes. Equal demands give equal masks, on every rank; nothing but them is
+    written. `prunekit.testing.check_structure` checks it.
+    """
+
+    paper: ClassVar[str] = ""
+    """Where it comes from: `arXiv:NNNN.NNNNN`."""
+    exact: ClassVar[bool] = True
+    """Whether as many units stay as `reach` and `multiples` say. False: as many as the layers can
+    have in its pattern, next to that; then a count is reported, and none is promised."""
 
     @property
     def unit_name(self) -> str:
