@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from prunekit.compressors.base import CLASS_ATTENTION, KEYS, DataCompressor, Depth, TokenBatch
 from prunekit.errors import UsageError
 from prunekit.models.attention_view import AttentionView, wanted_of
-from prunekit.models.seams import Hooked, Seam, as_bias, unhook, watch, with_bias
+from prunekit.models.seams import TRANSFORMERS, Hooked, Seam, as_bias, unhook, watch, with_bias
 
 FIRST = -1
 """The place before block 0, slot `tokens`."""
@@ -77,6 +77,12 @@ class Passage:
         """Whether attention of a block adds log(size) to its logits."""
         return any(c.needs_size_bias for place, c in self.held.items() if place < block)
 
+    def takes_arguments(self, block: int) -> bool:
+        """Whether attention of a block is given other arguments than those of its model."""
+        seam = self.seams[block]
+        fewer = any(FIRST < place < block for place in self.held)
+        return self.is_biased(block) or bool(seam and seam.bias == TRANSFORMERS and fewer)
+
     def put(self, place: int, compressor: DataCompressor, blocks: list[nn.Module]) -> None:
         """Hold a compressor, and put into the blocks the hooks that it needs."""
         self.held = dict(sorted((self.held | {place: compressor}).items()))
@@ -91,7 +97,7 @@ class Passage:
         for index, block in enumerate(blocks):
             unhook(block)
             seam = self.seams[index]
-            if seam is not None and (index in self.held or self.is_biased(index)):
+            if seam is not None and (index in self.held or self.takes_arguments(index)):
                 BlockHooks(self, index, seam).put(block)
 
 
@@ -111,7 +117,7 @@ class BlockHooks(Hooked):
     def put(self, block: nn.Module) -> None:
         """Register on the modules of the block."""
         attention = getattr(block, self.seam.attention)
-        if self.passage.is_biased(self.index):
+        if self.passage.takes_arguments(self.index):
             attention.register_forward_pre_hook(self.weigh, with_kwargs=True)
         if self.compressor is not None:
             block.register_forward_pre_hook(self.begin)
@@ -149,7 +155,12 @@ class BlockHooks(Hooked):
         """[B, 1, 1, N]: log(size), where attention adds it to its logits."""
         if self.came is None or not self.passage.is_biased(self.index):
             return None
-        return self.passage.sizes_at(self.index, self.came).log().transpose(1, 2).unsqueeze(1)
+        return self._log_size(self.came).transpose(1, 2).unsqueeze(1)
+
+    def _log_size(self, x: Tensor) -> Tensor:
+        """[B, N, 1], in float32 at least."""
+        exact = torch.promote_types(x.dtype, torch.float32)
+        return self.passage.sizes_at(self.index, x).to(exact).log()
 
     def weigh(
         self, attention: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -157,8 +168,10 @@ class BlockHooks(Hooked):
         """Add log(size) to the logits."""
         if all(compressor.passes_all for compressor in self.passage.held.values()):
             return None
+        if not self.passage.is_biased(self.index):
+            return with_bias(self.seam, args, kwargs, None)
         x = args[0]
-        log_size = self.passage.sizes_at(self.index, x).log()[..., 0].to(x.dtype)
+        log_size = self._log_size(x)[..., 0].to(x.dtype)
         return with_bias(self.seam, args, kwargs, as_bias(self.seam, log_size))
 
 

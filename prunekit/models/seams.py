@@ -29,6 +29,8 @@ SEAMS = (
     ("norm1", "drop_path", "attention"),  # Transformers: Dinov2
 )
 """First module, last module of the attention branch, attention."""
+TRANSFORMERS = "attention_mask"
+"""What its attention calls a bias."""
 
 
 class Listener(Protocol):
@@ -68,7 +70,7 @@ def _bias_name(attention: nn.Module) -> str | None:
     if isinstance(attention, nn.MultiheadAttention):  # a mask over keys, a number each
         return "key_padding_mask"
     taken = inspect.signature(attention.forward).parameters
-    return next((name for name in ("attn_mask", "attention_mask") if name in taken), None)
+    return next((name for name in ("attn_mask", TRANSFORMERS) if name in taken), None)
 
 
 def as_bias(seam: Seam, log_size: Tensor) -> Tensor:
@@ -77,13 +79,17 @@ def as_bias(seam: Seam, log_size: Tensor) -> Tensor:
 
 
 def with_bias(
-    seam: Seam, args: tuple[Any, ...], kwargs: dict[str, Any], bias: Tensor
+    seam: Seam, args: tuple[Any, ...], kwargs: dict[str, Any], bias: Tensor | None
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """The arguments of an attention, `bias` added to what it adds to its logits."""
+    """The arguments of an attention, with what it is to add to its logits.
+
+    A mask of Transformers is replaced: it is one over all tokens, which tracing alone makes.
+    """
     assert seam.bias is not None, "who attaches looked"
-    if seam.bias == "attention_mask" and len(args) > 1:
-        given = args[1]
-        return (args[0], bias if given is None else given + bias, *args[2:]), kwargs
+    if seam.bias == TRANSFORMERS:
+        if len(args) > 1:
+            return (args[0], bias, *args[2:]), kwargs
+        return args, kwargs | {seam.bias: bias}
     given = kwargs.get(seam.bias)
     return args, kwargs | {seam.bias: bias if given is None else given + bias}
 
