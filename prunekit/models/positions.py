@@ -46,9 +46,7 @@ class Regridded:
     def told(self, name: str) -> str:
         """What is said of it."""
         there, here = (f"{side}x{side}" for side in (self.there, self.here))
-        return (
-            f"{name} is resampled from {there} to {here} patches, as the images are of other size"
-        )
+        return f"{name}, of images of another size, is resampled from {there} to {here} patches"
 
 
 def regridded(

@@ -517,7 +517,8 @@ def test_positions_of_another_image_size_are_resampled_as_timm_does(tmp_path, si
         load_initial(model, str(tmp_path / "trained.pth"), DataSpec(3, 16, 16, 5))
     expected = layers.resample_abs_pos_embed(trained.pos.detach(), [4, 4], num_prefix_tokens=tokens)
     torch.testing.assert_close(model.pos.detach(), expected)
-    assert f"pos is resampled from {side // 4}x{side // 4} to 4x4 patches" in told[0]
+    sides = f"resampled from {side // 4}x{side // 4} to 4x4 patches"
+    assert f"pos, of images of another size, is {sides}" in told[0]
     assert "(fc.weight, fc.bias) starts fresh" in told[0]
 
 
