@@ -87,6 +87,12 @@ def by_loss(study: Study, found: Sequence[Curve]) -> dict[str, list[Curve]]:
     return groups if len(groups) > 1 else {"": list(found)}
 
 
+def study_loss(study: Study) -> str:
+    """The name of the loss of all runs; empty where there are several."""
+    names = {_loss_of(cell)["name"] for cell in study.cells if cell.runs}
+    return names.pop() if len(names) == 1 else ""
+
+
 def _loss_of(cell: Cell) -> dict[str, str]:
     """The name and the settings of a loss as text, without those of a teacher."""
     loss = next(iter(cell.runs.values())).recipe.get("loss") or PLAIN_LOSS
