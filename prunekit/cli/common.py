@@ -222,13 +222,13 @@ KEYS = {
 
 
 def kind_named(word: str) -> str:
-    """The word of `KINDS` that is meant: `strategy` and `strategies` are the same.
+    """The word of `KINDS` that is meant: `strategy` and `strategies`, `data` and `datasets`.
 
     Raises:
         UsageError: no such kind.
     """
     for plural, singular in KINDS.items():
-        if word in (plural, singular):
+        if word in (plural, singular, f"{singular}s"):
             return plural
     near = did_you_mean(word, [*KINDS, *KINDS.values()])
     raise UsageError(f"no kind {word!r}.{near} Kinds are: {', '.join(KINDS)}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from rich.box import SIMPLE_HEAD
@@ -16,15 +17,23 @@ if TYPE_CHECKING:
     from prunekit.train.dry_run import DryRun, TensorPlan
 
 OTHER_COLUMNS = 48  # what shape, density and reason need beside the name at 80 columns
+MOST_ROWS = 40
+"""Of more tensors, those that are alike in each block have one row together."""
 
 
-def dry_run_view(plan: DryRun, width: int = 80) -> RenderableType:
-    """The whole of a dry run, in `width` columns."""
+def dry_run_view(plan: DryRun, width: int = 80, *, each: bool = False) -> RenderableType:
+    """The whole of a dry run, in `width` columns; `each` tensor on a row of its own, if asked."""
+    groups = [[tensor] for tensor in plan.tensors]
+    if not each and len(groups) > MOST_ROWS:
+        groups = alike(plan.tensors)
     lines: list[RenderableType] = [
         Text(f"Dry run of {plan.recipe_name} on {plan.device}: nothing was trained or written."),
-        tensors_view(plan.tensors, max(20, width - OTHER_COLUMNS)),
+        tensors_view(groups, max(20, width - OTHER_COLUMNS)),
         costs_view(plan),
     ]
+    if len(groups) < len(plan.tensors):
+        about = f"{len(plan.tensors)} tensors in {len(groups)} rows: --all shows each."
+        lines.append(Text(about, style="dim"))
     if any(tensor.density is not None for tensor in plan.tensors):
         about = "Densities, and MACs without masked weights, are those of the start weights."
         lines.append(Text(about, style="dim"))
@@ -33,30 +42,63 @@ def dry_run_view(plan: DryRun, width: int = 80) -> RenderableType:
     return Group(*lines)
 
 
-def tensors_view(tensors: tuple[TensorPlan, ...], name_width: int) -> Table:
-    """Per tensor: shape, planned density, and which strategy prunes it or why none does."""
+def alike(tensors: Iterable[TensorPlan]) -> list[list[TensorPlan]]:
+    """Tensors whose names differ in numbers alone, as those of blocks do, and all else does not.
+
+    In the order of the first of each group; densities within a group may differ.
+    """
+    groups: dict[object, list[TensorPlan]] = {}
+    for one in tensors:
+        pattern = tuple("" if part.isdecimal() else part for part in one.name.split("."))
+        promised = one.density is not None
+        key = (pattern, one.shape, one.strategy, one.strategy or one.reason, promised)
+        groups.setdefault(key, []).append(one)
+    return list(groups.values())
+
+
+def name_of(group: list[TensorPlan]) -> str:
+    """`blocks.0-11.norm1.weight (12)`: the name of one tensor, or of some that are alike."""
+    parts = []
+    for same in zip(*(one.name.split(".") for one in group), strict=True):
+        parts.append(same[0] if len({*same}) == 1 else _numbers(sorted({*map(int, same)})))
+    return ".".join(parts) + (f" ({len(group)})" if len(group) > 1 else "")
+
+
+def _numbers(found: list[int]) -> str:
+    """`0-11`; `0,2,5` where some between are not there."""
+    if found[-1] - found[0] == len(found) - 1 and len(found) > 2:
+        return f"{found[0]}-{found[-1]}"
+    return ",".join(map(str, found))
+
+
+def tensors_view(groups: list[list[TensorPlan]], name_width: int) -> Table:
+    """Per row: shape, planned density, and which strategy prunes it or why none does."""
     table = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=(0, 1))
     table.add_column("tensor", no_wrap=True)
     table.add_column("shape", no_wrap=True, justify="right")
     table.add_column("density", no_wrap=True, justify="right")
     table.add_column("pruned by, or why not", overflow="fold")
-    for tensor in tensors:
-        shape = "x".join(str(size) for size in tensor.shape) or "scalar"
+    for group in groups:
+        first = group[0]
+        shape = "x".join(str(size) for size in first.shape) or "scalar"
         table.add_row(
-            Text(shortened(tensor.name, name_width)),
+            Text(shortened(name_of(group), name_width)),
             shape,
-            density_text(tensor),
-            Text(tensor.strategy or tensor.reason),
-            style=None if tensor.strategy else "dim",
+            density_text(group),
+            Text(first.strategy or first.reason),
+            style=None if first.strategy else "dim",
         )
     return table
 
 
-def density_text(tensor: TensorPlan) -> str:
+def density_text(group: list[TensorPlan]) -> str:
     """`0.200`; `emerges` where the strategy promises none; `-` where nothing is pruned."""
-    if tensor.strategy is None:
+    if group[0].strategy is None:
         return "-"
-    return "emerges" if tensor.density is None else f"{tensor.density:.3f}"
+    texts = {f"{one.density:.3f}" for one in group if one.density is not None}
+    if not texts:
+        return "emerges"
+    return min(texts) if len(texts) == 1 else f"{min(texts)}-{max(texts)}"
 
 
 def costs_view(plan: DryRun) -> Table:

@@ -48,7 +48,7 @@ prunekit export runs/mine/latest --compact --onnx   empty heads removed
     "--out",
     type=click.Path(path_type=Path),
     metavar="DIR",
-    help="Where to; what is there of an earlier export is replaced.  [default: RUN_DIR/export]",
+    help="Where to; files of the same kind are replaced.  [default: RUN_DIR/export]",
 )
 @device_option("cpu, where programs are traced in any case")
 @code_option(again=True)
@@ -96,7 +96,8 @@ def _show(found: Export) -> None:
 
     folder = short(found.folder)
     for name, size in found.files.items():
-        click.echo(f"Wrote {folder / name}  {size / 1e6:.2f} MB")
+        did = "Kept" if name in found.kept else "Wrote"
+        click.echo(f"{did} {folder / name}  {size / 1e6:.2f} MB")
         if name in found.checks:
             one = found.checks[name]
             click.echo(

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING
 import click
 
 from prunekit.cli.common import ExampleCommand, json_option, print_json
-from prunekit.errors import UsageError
+from prunekit.errors import CheckpointError, UsageError
 
 if TYPE_CHECKING:
     from prunekit.report.document import Comparison, Report
+    from prunekit.report.study import Study
 
 EXAMPLES = """
 prunekit report runs                               every run below a folder
@@ -82,6 +83,7 @@ def command(
     """Compare runs, folders of runs, or a sweep; runs that differ in the seed alone are one.
 
     Several directories of one sweep, as its shards on other machines made them, are one sweep.
+    Where no run has finished, what there is is written all the same, and the exit code is 5.
     """
     from prunekit.report.document import Report, compare, report_of, with_pictures
     from prunekit.report.figures.all import WantedPictures, pictures, plan_drawings, undrawn
@@ -103,6 +105,16 @@ def command(
         print_json(_plain(report, found, files))
     else:
         _show(report, files)
+    if found is not None and not found.study.runs:
+        raise CheckpointError(_none_finished(found.study))
+
+
+def _none_finished(study: Study) -> str:
+    """Why there is no number in the whole report."""
+    if not study.missing:
+        return "no run has finished: there is nothing to compare yet"
+    more = f", and {len(study.missing) - 1} more in the list" if study.missing[1:] else ""
+    return f"no run has finished: {study.missing[0]}{more}"
 
 
 def _pairs(where: tuple[str, ...]) -> dict[str, str]:

@@ -16,7 +16,7 @@ from prunekit.cli.common import (
     out_option,
     starting,
 )
-from prunekit.errors import PrunekitError
+from prunekit.errors import PrunekitError, UsageError
 from prunekit.recipe.find import find_recipe
 
 EXAMPLES = """
@@ -50,6 +50,7 @@ torchrun --nproc-per-node 8 -m prunekit run my.yaml
     help="Go on with the newest run of this recipe in DIR, if there is one.",
 )
 @click.option("--dry-run", is_flag=True, help="Show what would be pruned, and the cost; no run.")
+@click.option("--all", "each", is_flag=True, help="With --dry-run: each tensor on its own row.")
 @code_option()
 def command(
     recipe: str,
@@ -59,6 +60,7 @@ def command(
     device: str | None,
     go_on: bool,
     dry_run: bool,
+    each: bool,
 ) -> None:
     """Train, prune, compress and evaluate what RECIPE says.
 
@@ -70,6 +72,8 @@ def command(
     that begins the recipe where it was never begun, and leaves a run that is done as it is.
     """
     check_overrides(overrides)
+    if each and not dry_run:
+        raise UsageError("--all goes with --dry-run: it shows each tensor on its own row")
     path = find_recipe(recipe)
     if device is not None:  # the last word on it
         overrides += (f"device={device}",)
@@ -93,7 +97,8 @@ def command(
     with with_source_position(document):
         if dry_run:
             screen = console()
-            screen.print(dry_run_view(planning.dry_run(loaded, nproc), screen.width))
+            planned = planning.dry_run(loaded, nproc)
+            screen.print(dry_run_view(planned, screen.width, each=each))
         else:
             print_summary(
                 launch.run_recipe(loaded, source_text=text, out=out, nproc=nproc, go_on=go_on)

@@ -84,13 +84,18 @@ def command(
     from prunekit.sweep.directory import begun_with
     from prunekit.sweep.session import Session
     from prunekit.sweep.shards import read_shard
+    from prunekit.sweep.wanted_code import naming_its_code
 
     if device is not None:
         words += (f"device={device}",)
     part = read_shard(shard) if shard else None
     here = leave_world()  # each run is one process, also where srun started this one several times
     request = read_command_line(
-        target, words, with_baselines=baselines, format_of=lambda name: begun_with(out / name)
+        target,
+        words,
+        with_baselines=baselines,
+        format_of=lambda name: begun_with(out / name),
+        reading=lambda name: naming_its_code(out / name),
     )
     session = Session(request, out, retry_failed=retry_failed, draw=picture, shard=part)
     if slurm:

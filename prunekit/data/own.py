@@ -52,6 +52,21 @@ class OwnDatasetConfig(SignatureConfig, StreamableConfig):
         return hasattr(value, "__getitem__") and (meant or hasattr(value, "__len__"))
 
     @classmethod
+    def is_meant(cls, value: Any, part: bool) -> bool:
+        """Whether it looks like a data set: a `Dataset`, or what no other of its file uses.
+
+        Of a function that does not say what it gives, a recipe must be able to set the parameters.
+        """
+        if isinstance(value, type):
+            return not part or issubclass(value, Dataset)
+        if part or gives(value) is not None:
+            return not part
+        try:
+            return bool(cls.of(value, value.__name__))
+        except PluginError:
+            return False
+
+    @classmethod
     def of(cls, value: Any, name: str) -> type[Self]:
         """The settings of one.
 

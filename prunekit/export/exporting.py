@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from prunekit.errors import UsageError
 from prunekit.export.card import CARD_FILE, model_card
 from prunekit.export.compacting import notes_of, without_empty
+from prunekit.export.earlier import earlier_files, model_digest, stale
 from prunekit.export.latency import onnx_latency
 from prunekit.export.parity import Parity, compare_logits, reference
 from prunekit.export.programs import (
@@ -101,7 +102,8 @@ def export_run(  # noqa: PLR0913 - a keyword for each file and choice
         compact: take out the empty heads, channels and hidden units first, as `compact_run` does;
             the files are compared with the model that is left.
         out: the folder; `export` in the run directory where it is None. Files of an earlier export
-            are replaced.
+            are replaced; those of the same model that this one does not write stay in the card and
+            in `export.json`.
         normalize: put mean and standard deviation inside, so that pixel values of 0 .. 1 go in.
         timing: measure how long `model.onnx` takes in onnxruntime, beside the dense model, which
             may be exported for it; seconds. It never fails: what cannot be timed is told.
@@ -137,39 +139,38 @@ def _exported(subject: Subject, wanted: _Wanted, out: str | Path | None) -> Expo
         if wanted.onnx or wanted.pt2:
             _write_programs(work, onnx=wanted.onnx, pt2=wanted.pt2)
         zeros = _write_weights(work, packed=wanted.packed)
-        files = {path.name: path.stat().st_size for path in sorted(temporary.iterdir())}
+        written = {path.name: path.stat().st_size for path in temporary.iterdir()}
         latency = None
         if wanted.onnx and wanted.timing:
             latency = onnx_latency(temporary / ONNX_FILE, subject)
             work.notes += latency.notes
-        stale = _stale(folder, files)
+        same = {"run": _run_name(subject), "model": model_digest(subject.weights)}
+        inside = wanted.normalize if wanted.onnx or wanted.pt2 else None
+        before = earlier_files(folder, **same, written=written, normalize=inside)
+        files = dict(sorted({**written, **before.files}.items()))
         found = Export(
             folder,
             files,
-            work.checks,
+            {**before.checks, **work.checks},
             zeros,
             work.seconds,
-            (*work.notes, *stale),
+            (*work.notes, *before.notes, *stale(folder, files)),
             parameters=sum(one.numel() for one in subject.model.parameters()),
-            latency=latency,
+            latency=latency or before.latency,
+            kept=tuple(before.files),
         )
-        write_json(temporary / RECORD_FILE, {**found.plain(), "versions": _versions()})
-        card = model_card(subject, found, normalize=wanted.normalize)
+        normalize = wanted.normalize or before.normalize
+        record = {**same, "normalize": normalize, **found.plain(), "versions": _versions()}
+        write_json(temporary / RECORD_FILE, record)
+        card = model_card(subject, found, normalize=normalize)
         (temporary / CARD_FILE).write_text(card, encoding="utf-8")
-        for name in files:  # safetensors writes for the owner alone
+        for name in written:  # safetensors writes for the owner alone
             shutil.copymode(temporary / CARD_FILE, temporary / name)
     return found
 
 
-def _stale(folder: Path, files: Mapping[str, int]) -> list[str]:
-    """A sentence for each file of an earlier export that stays."""
-    names = (ONNX_FILE, PT2_FILE, PACKED_FILE, PLAIN_FILE)
-    return [
-        f"{folder / name} is of an earlier export: the card does not speak of it; give the options "
-        "of all files in one call for a card of all."
-        for name in names
-        if name not in files and (folder / name).is_file()
-    ]
+def _run_name(subject: Subject) -> str:
+    return f"{subject.recipe.name}/{subject.run.path.name}"
 
 
 def _check_request(*, onnx: bool, pt2: bool, other: bool, normalize: bool) -> None:
@@ -229,7 +230,7 @@ def program_metadata(subject: Subject, *, normalize: bool) -> dict[str, str]:
         # where the data lies on this machine is nobody's business
         "data": subject.recipe.data.model_dump_json(exclude={"root", "download"}),
         **images_metadata(subject.preprocessing),
-        "run": f"{subject.recipe.name}/{subject.run.path.name}",
+        "run": _run_name(subject),
         "versions": json.dumps(_versions()),
     }
 

@@ -21,7 +21,7 @@ class Export:
 
     folder: Path
     files: Mapping[str, int]
-    """Name -> bytes."""
+    """Name -> bytes; also of `kept`."""
     checks: Mapping[str, Parity]
     """Of each file that computes: how far it is from the model."""
     zeros: int
@@ -34,6 +34,8 @@ class Export:
     """Of the model that the files hold: fewer than the run's where it was made compact for them."""
     latency: OnnxLatency | None = None
     """Of `model.onnx`; None where there is none, or it was not to be timed."""
+    kept: tuple[str, ...] = ()
+    """Those of `files` that an earlier export of the same model wrote, as they are."""
 
     def plain(self) -> dict[str, Any]:
         """As JSON values: `export.json`, but for its versions."""

@@ -51,10 +51,7 @@ class LightningPruning(Callback):
             return
         steps = self.total_steps or trainer.estimated_stepping_batches
         if steps == float("inf"):
-            raise UsageError(
-                "LightningPruning: a training without an end has no schedule: give max_epochs, "
-                "max_steps or total_steps"
-            )
+            raise UsageError("LightningPruning: a training without an end: give total_steps")
         self.model = None
         self.pruner = Pruner(
             module_at(pl_module, self.part),

@@ -25,14 +25,12 @@ class TrainerPruning(TrainerCallback):
     """Prunes the model of a `transformers.Trainer`; exact sparsity when `train` returns.
 
     For accumulated gradients, mixed precision and several processes. The trainer clips before its
-    callbacks see the gradients, so its norm counts those of pruned weights too; everything else is
-    as in a plain loop. Strategies that replace modules need a loop of your own, as the trainer
-    makes its optimizer first.
+    callbacks see the gradients, so its norm counts those of pruned weights too. Strategies that
+    replace modules need a loop of your own, as the optimizer is made first.
 
     Args:
         strategies: what prunes; their scopes name parameters of the model.
-        resume_from: the folder of the checkpoint that `train` goes on from, where it is not the
-            `checkpoint-<step>` of its output folder.
+        resume_from: the checkpoint to go on from, where it is not in the trainer's output folder.
         **settings: of the `Pruner`: `probes`, `seed`, `steps_per_epoch`, `input_shape`, `data`,
             `loss_function`, `anchor`.
     """

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import takewhile
-from math import isqrt
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +12,7 @@ from torch import Tensor, nn
 from prunekit.errors import CheckpointError
 from prunekit.foundation.modules import misfit, tensors
 from prunekit.models.classifier import class_rows
+from prunekit.models.positions import Regridded, regridded
 from prunekit.registry.configs import DataSpec
 
 Parts = tuple[str, ...]
@@ -23,8 +23,6 @@ WRAPPERS = frozenset(
 """Parts of names that DDP, `torch.compile`, FSDP and Lightning put anywhere in them."""
 PLAIN = frozenset({"state_dict", "model_state_dict", "model", "net", "network", "weights"})
 """What the trained weights stand under where an average or a teacher lies beside them."""
-MOST_PREFIX_TOKENS = 6
-"""Tokens that are no patches, at most, where a file is looked at for its image size."""
 COUNTER = "num_batches_tracked"
 """A buffer that old files lack: it keeps its start value, 0."""
 
@@ -37,6 +35,8 @@ class FoundTensors:
     """Name in the model -> name in the file."""
     fresh: tuple[str, ...]
     """Tensors of the head that keep their start values: it has another number of classes."""
+    positions: Mapping[str, Regridded]
+    """Name in the model -> how its positions are resampled: they are for other images."""
     notes: tuple[str, ...]
     """What was done to make it fit."""
 
@@ -108,12 +108,13 @@ def find_tensors(
 
     Names may stand in nested dictionaries, below any prefix, and have wrappers within. A place
     counts where each tensor of the model is found, with its shape, and no others. Only
-    `num_batches_tracked` may be missing, and only the head may have another number of rows.
+    `num_batches_tracked` may be missing, only the head may have another number of rows, and only
+    positions may be of another number of patches.
 
     Args:
         model: the module; it is not changed.
         given: the tensors of the file, by dotted name.
-        spec: the data of the model; None: no head may differ.
+        spec: the data of the model; None: neither head nor positions may differ.
 
     Raises:
         CheckpointError: no such place, or several with different values.
@@ -121,24 +122,27 @@ def find_tensors(
     wanted = _Model.of(model)
     places = _places(wanted, given)
     whole = [place for place in places if not wanted.lacking(place)]
-    fits: list[tuple[_Place, tuple[str, ...]]] = []
+    fits: list[tuple[_Place, _Changes]] = []
     reasons = []
     for place in whole or places[:1]:
-        fresh = _fresh_head(wanted, given, place, spec)
-        if reason := _misfit(wanted, given, place, fresh, spec):
+        changes = _changes(wanted, given, place, spec)
+        if reason := _misfit(wanted, given, place, changes):
             reasons.append(reason)
         else:
-            fits.append((place, fresh))
+            fits.append((place, changes))
     if not fits:
-        raise CheckpointError(reasons[0] if reasons else _misfit(wanted, given, _Place(), (), spec))
-    chosen, fresh = fits[0]
+        raise CheckpointError(
+            reasons[0] if reasons else _misfit(wanted, given, _Place(), _Changes())
+        )
+    chosen, changes = fits[0]
     others = [place for place, _ in fits[1:] if not _equal(given, place, chosen)]
     if others and not (_is_plain(chosen) and not any(map(_is_plain, others))):
         stems = ", ".join(repr(place.stem) for place in (chosen, *others))
         raise CheckpointError(
             f"holds several models, under {stems}: save the state_dict of one of them alone"
         )
-    return FoundTensors(chosen.names, fresh, _notes(wanted, given, chosen, fresh, others))
+    notes = _notes(wanted, given, chosen, changes, others)
+    return FoundTensors(chosen.names, changes.fresh, changes.positions, notes)
 
 
 def _places(wanted: _Model, given: Mapping[str, Tensor]) -> list[_Place]:
@@ -183,16 +187,37 @@ def _rest(given: Mapping[str, Tensor], place: _Place, *, within: bool) -> list[s
     return [n for n in given if n not in taken and n.startswith(place.stem) is within]
 
 
-def _fresh_head(
+@dataclass(frozen=True, slots=True)
+class _Changes:
+    """What is not taken as it is in the file."""
+
+    fresh: tuple[str, ...] = ()
+    positions: Mapping[str, Regridded] = field(default_factory=dict)
+
+
+def _changes(
     wanted: _Model, given: Mapping[str, Tensor], place: _Place, spec: DataSpec | None
+) -> _Changes:
+    """Positions of other images, and the head where it is of other classes."""
+    if spec is None:
+        return _Changes()
+    there = {name: given[found].shape for name, found in place.names.items()}
+    positions = regridded(there, {name: wanted.own[name].shape for name in there}, spec)
+    other = [n for n, shape in there.items() if shape != wanted.own[n].shape and n not in positions]
+    return _Changes(_fresh_head(wanted, given, place, other, spec), positions)
+
+
+def _fresh_head(
+    wanted: _Model,
+    given: Mapping[str, Tensor],
+    place: _Place,
+    other: list[str],
+    spec: DataSpec,
 ) -> tuple[str, ...]:
     """Tensors whose rows are classes here, and that have as many rows there as classes there.
 
-    What has another shape and is no head, by what the model computes, is not among them.
+    What has another shape (`other`) and is no head, by what the model computes, is not among them.
     """
-    if spec is None:
-        return ()
-    other = [n for n, there in place.names.items() if given[there].shape != wanted.own[n].shape]
     theirs = {given[place.names[name]].shape[:1] for name in other}
     rows = [
         name
@@ -206,63 +231,28 @@ def _fresh_head(
     return tuple(rows) if found == {*rows} else ()
 
 
-def _misfit(
-    wanted: _Model,
-    given: Mapping[str, Tensor],
-    place: _Place,
-    fresh: tuple[str, ...],
-    spec: DataSpec | None,
-) -> str:
+def _misfit(wanted: _Model, given: Mapping[str, Tensor], place: _Place, changes: _Changes) -> str:
     spare = {*place.names} | {n for n in wanted.own if n.rpartition(".")[2] == COUNTER}
     here = {n: t.shape for n, t in wanted.own.items() if n in place.names or n not in spare}
     unsaved = {name for name, _ in wanted.model.named_buffers()}
     there = {own: given[name].shape for own, name in place.names.items()}
-    there |= {own: here[own] for own in fresh}
+    there |= {own: here[own] for own in (*changes.fresh, *changes.positions)}
     for name in _rest(given, place, within=True):
         inner = ".".join(_bare(tuple(name[len(place.stem) :].split(".")), wanted.wrappers))
         if inner not in unsaved and inner.rpartition(".")[2] != COUNTER:
             there[inner] = given[name].shape
-    told = misfit(there, here, here.keys())
-    side = _other_side(there, here, spec) if told and there.keys() == here.keys() else None
-    return told if side is None else f"{told.rpartition(': ')[0]}: set data.image_size={side}"
-
-
-def _other_side(
-    there: Mapping[str, torch.Size], here: Mapping[str, torch.Size], spec: DataSpec | None
-) -> int | None:
-    """The side of the images that a file is for, where nothing but positions and head differs."""
-    if spec is None or spec.height != spec.width:
-        return None
-    other = [
-        name
-        for name in here
-        if there[name] != here[name]
-        and (there[name][1:] != here[name][1:] or here[name][0] != spec.classes)
-    ]
-    if len(other) != 1:
-        return None
-    theirs, ours = there[other[0]], here[other[0]]
-    if len(ours) != 3 or len(theirs) != 3 or (theirs[0], theirs[2]) != (ours[0], ours[2]):
-        return None
-    for prefix in range(
-        min(MOST_PREFIX_TOKENS, theirs[1], ours[1]) + 1
-    ):  # class, distillation and register tokens
-        patches, here_a_side = isqrt(theirs[1] - prefix), isqrt(ours[1] - prefix)
-        squares = patches**2 == theirs[1] - prefix and here_a_side**2 == ours[1] - prefix
-        if squares and here_a_side and spec.height % here_a_side == 0:
-            return patches * (spec.height // here_a_side)
-    return None
+    return misfit(there, here, here.keys())
 
 
 def _notes(
     wanted: _Model,
     given: Mapping[str, Tensor],
     place: _Place,
-    fresh: tuple[str, ...],
+    changes: _Changes,
     others: list[_Place],
 ) -> tuple[str, ...]:
     """One clause for each thing that was done."""
-    notes = []
+    notes, fresh = [], changes.fresh
     if place.stem:
         notes.append(f"names are taken without {place.stem!r}")
     if place.taken_off:
@@ -273,6 +263,7 @@ def _notes(
             f"the head ({', '.join(fresh)}) starts fresh, as it is for {classes} classes there and "
             f"{len(wanted.own[fresh[0]])} here"
         )
+    notes += [one.told(name) for name, one in changes.positions.items()]
     counters = [name for name in wanted.own if name not in place.names]
     if counters:
         notes.append(f"it has no {COUNTER} of {len(counters)} norms: they start at 0")

@@ -33,6 +33,11 @@ class OwnModelConfig(SignatureConfig, ModelConfig):
         return _is_module(gives(value) if inspect.isfunction(value) else value)
 
     @classmethod
+    def is_meant(cls, value: Any, part: bool) -> bool:
+        """Whether it is a network, and not a block of one: no other of its file uses it."""
+        return not part
+
+    @classmethod
     def of(cls, value: Any, name: str) -> type[Self]:
         """The settings of one.
 

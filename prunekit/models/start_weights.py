@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import torch
 from pydantic import AfterValidator
@@ -15,6 +15,9 @@ from prunekit.foundation.system import followed
 from prunekit.foundation.values import RunPath
 from prunekit.foundation.warn import LOG
 from prunekit.registry.configs import DataSpec
+
+if TYPE_CHECKING:
+    from prunekit.models.matching import FoundTensors
 
 PRETRAINED = "pretrained"
 """The `init` that asks for the weights a stock model was published with."""
@@ -58,7 +61,7 @@ def load_initial(model: nn.Module, init: str, spec: DataSpec | None = None) -> N
         found = find_tensors(model, given, spec)
         own = tensors(model)
         taken = {
-            name: _converted(there, given[there], own[name])
+            name: _converted(there, _resized(found, name, given[there]), own[name])
             for name, there in found.name_in_file.items()
             if name not in found.fresh
         }
@@ -119,6 +122,11 @@ def _read(init: str) -> dict[str, Tensor]:
     if not (path.exists() or path.suffix in SUFFIXES):
         return open_run(init).final_weights()
     return read_weights(path)
+
+
+def _resized(found: FoundTensors, name: str, given: Tensor) -> Tensor:
+    plain = given.layout == torch.strided and given.is_floating_point() and not given.is_meta
+    return found.positions[name](given) if plain and name in found.positions else given
 
 
 def _converted(name: str, given: Tensor, own: Tensor) -> Tensor:

@@ -47,6 +47,8 @@ class Component:
     builtin: bool
     own: bool = False
     """Whether it is of the file of code in use, which is then its distribution."""
+    listed: bool = True
+    """Whether it is told unasked; a part of others in a file of code is found by its name alone."""
 
     @property
     def qualified(self) -> str:
@@ -147,16 +149,19 @@ class AmbiguousNameError(ValueError):
 
 def usable_names(known: Sequence[Component]) -> list[str]:
     """The name under which each component can be had, with its distribution where it must."""
-    return [c.name if resolve_all(c.name, known) == [c] else c.qualified for c in known]
+    told = [c for c in known if c.listed]
+    return [c.name if resolve_all(c.name, known) == [c] else c.qualified for c in told]
 
 
 def resolve_all(name: str, known: Sequence[Component]) -> list[Component]:
     """The components that `name` may stand for: one, unless it is unknown or ambiguous.
 
     A built-in wins over what is installed. `distribution:name` is exact; else what follows a colon
-    is a variant, as in `torchvision:vit_b_16`. A name of the user's own file must be one alone.
+    is a variant, as in `torchvision:vit_b_16`. A name of the user's own file must be one alone,
+    unless it is that of a part of others in it.
     """
     same = [c for c in known if c.name == name]
+    same = [c for c in same if c.listed] or same
     first = same if any(c.own for c in same) else [c for c in same if c.builtin]
     found = first or same or [c for c in known if c.qualified == name]
     if found or ":" not in name:

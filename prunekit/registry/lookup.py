@@ -41,7 +41,8 @@ class Registry:
             is its own config.
         builtins: name -> `module:Class`.
         plain: `module:Class` of the settings of plain classes and functions in a file of a user's
-            own, with `takes(value)` and `of(value, name)`; None = this kind has a base alone.
+            own, with `takes(value)`, `is_meant(value, part)` and `of(value, name)`; None = this
+            kind has a base alone.
         among: the registries of all kinds, for the hint that a name is one of another kind.
     """
 
@@ -151,6 +152,15 @@ class Registry:
         if self._plain is None or not import_object(self._plain).takes(value):
             return None
         return str(value.__name__)
+
+    def is_meant(self, value: Any, part: bool) -> bool:
+        """Whether a plain class or function of this kind is one that a recipe would name.
+
+        Args:
+            value: what `plain_name` has a name for.
+            part: whether another class or function of its file uses it.
+        """
+        return bool(import_object(str(self._plain)).is_meant(value, part))
 
     def config_class(self, name: str) -> type[ComponentConfig]:
         """The settings of a component: its nested `Config`, or the class where it is its own.

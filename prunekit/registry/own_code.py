@@ -23,6 +23,7 @@ from prunekit.errors import CheckpointError, PluginError, UsageError
 from prunekit.foundation.plain import shown
 from prunekit.registry import REGISTRIES
 from prunekit.registry.installed import OWN_MODULE, Component, reason
+from prunekit.registry.own_parts import parts_of_others
 from prunekit.registry.signature import place_of
 
 LARGEST = 10_000_000
@@ -182,18 +183,21 @@ def _offers(file: CodeFile) -> dict[Component, Any]:
     module = sys.modules.get(file.module) or _run(file)
     _READ[file.module] = replace(file, changed=False)  # also where the same lies elsewhere now
     offers: dict[Component, Any] = {}
+    parts = parts_of_others(file.source)
     for value in list(vars(module).values()):
         if getattr(value, "__module__", None) != file.module or not hasattr(value, "__qualname__"):
             continue
         if value.__name__.startswith("_"):
             continue
         named = {kind: registry.own_name(value) for kind, registry in REGISTRIES.items()}
-        if not any(named.values()):
+        plain = not any(named.values())
+        if plain:
             named = {kind: registry.plain_name(value) for kind, registry in REGISTRIES.items()}
         for kind, name in named.items():
             if name is not None:
                 place = f"{file.name}:{value.__qualname__}"
-                one = Component(kind, name, place, file.name, "", False, own=True)
+                listed = not plain or REGISTRIES[kind].is_meant(value, name in parts)
+                one = Component(kind, name, place, file.name, "", False, True, listed)
                 _refuse_second(offers, one, value)
                 offers[one] = value
     return offers

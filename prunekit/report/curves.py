@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from prunekit.report.comparison import repeating
-from prunekit.report.read import RunRecord
+from prunekit.report.read import RunRecord, clean
+from prunekit.report.settings import value_text
 from prunekit.report.study import AxisLabels, Cell, Study
 
 Points = Sequence[tuple[float, float]]
+PLAIN_LOSS = "cross_entropy"
+"""Of a run from before there was a choice."""
+TEACHER = ("teacher", "teacher_init")
 LEVELS = 60
 """Points of a curve against another scalar."""
 
@@ -61,6 +65,40 @@ def curves(study: Study, key: str, against: str | None = None) -> list[Curve]:
     found = [one for cell in study.cells if (one := curve(cell, key, against)) is not None]
     repeated = repeating(study, list(dict.fromkeys(one.arm for one in found)))
     return [one for one in found if one.arm not in repeated]
+
+
+def by_loss(study: Study, found: Sequence[Curve]) -> dict[str, list[Curve]]:
+    """The curves by the loss that their runs minimise, under a name for each; one name: `""`.
+
+    Numbers of two losses do not compare. The teacher does not count: it may be another for each
+    seed.
+    """
+    cells = {(cell.arm, tuple(cell.labels.items())): cell for cell in study.cells}
+    losses = [_loss_of(cells[one.arm, tuple(one.labels.items())]) for one in found]
+    groups: dict[str, list[Curve]] = {}
+    for one, loss in zip(found, losses, strict=True):
+        same = [other for other in losses if other["name"] == loss["name"]]
+        told = [
+            f"{key} {value}"
+            for key, value in loss.items()
+            if any(other.get(key) != value for other in same)
+        ]
+        groups.setdefault(", ".join([loss["name"], *told]), []).append(one)
+    return groups if len(groups) > 1 else {"": list(found)}
+
+
+def study_loss(study: Study) -> str:
+    """The name of the loss of all runs; empty where there are several."""
+    names = {_loss_of(cell)["name"] for cell in study.cells if cell.runs}
+    return names.pop() if len(names) == 1 else ""
+
+
+def _loss_of(cell: Cell) -> dict[str, str]:
+    """The name and the settings of a loss as text, without those of a teacher."""
+    loss = next(iter(cell.runs.values())).recipe.get("loss") or PLAIN_LOSS
+    settings = loss if isinstance(loss, Mapping) else {"name": loss}
+    found = {clean(str(key)): value_text(value) for key, value in settings.items()}
+    return {"name": "", **{key: text for key, text in found.items() if key not in TEACHER}}
 
 
 def curve(cell: Cell, key: str, against: str | None = None) -> Curve | None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from fractions import Fraction
+from math import lcm, sqrt
 from typing import Any
 
 from prunekit.runs.directory import logged_series
@@ -10,6 +12,10 @@ from prunekit.runs.directory import logged_series
 ACCURACIES = ("eval/validation_top1", "eval/test_top1")
 DIP = 0.01
 """A fall of accuracy, as a share, that is worth a word."""
+ERRORS = 2
+"""So many standard errors of an accuracy a fall must be: a few images fall by chance."""
+MOST_IMAGES = 10**6
+"""Accuracies are looked at as shares of so many images at most."""
 MOST_NAMED = 5
 
 
@@ -27,12 +33,25 @@ def dips(lines: Sequence[Mapping[str, Any]]) -> list[int]:
     changed, found = updates(lines), set[int]()
     for key in ACCURACIES:
         series = logged_series(lines, key)
+        images = fewest_images([value for _, value in series])
         for (_, before), (step, now), (_, after) in zip(
             series, series[1:], series[2:], strict=False
         ):
-            if step in changed and now < min(before, after) - DIP:
+            fall = min(before, after) - now
+            if step in changed and fall > max(DIP, chance(now + fall / 2, images)):
                 found.add(step)
     return sorted(found)
+
+
+def fewest_images(accuracies: Sequence[float]) -> int:
+    """The fewest images that these can be shares of."""
+    shares = (Fraction(value).limit_denominator(MOST_IMAGES) for value in accuracies)
+    return min(MOST_IMAGES, lcm(*(share.denominator for share in shares)))
+
+
+def chance(accuracy: float, images: int) -> float:
+    """How far two accuracies near this one may be apart by chance, as a share."""
+    return ERRORS * sqrt(max(0.0, accuracy * (1 - accuracy)) / images)
 
 
 def dips_line(lines: Sequence[Mapping[str, Any]]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -46,6 +47,7 @@ def read_command_line(
     *,
     with_baselines: bool = False,
     format_of: Callable[[str], int | None] = lambda name: None,
+    reading: Callable[[str], AbstractContextManager[None]] = lambda name: nullcontext(),
 ) -> SweepRequest:
     """Find and read what a command line means.
 
@@ -55,6 +57,7 @@ def read_command_line(
         with_baselines: add the baselines of a recipe.
         format_of: the earlier format of recipes that the sweep with this name was begun with, if it
             was: baselines share settings that the recipe leaves to its defaults.
+        reading: entered with the name of the sweep while its recipe is read.
 
     Raises:
         UsageError: there is no such file; a word that means nothing or is there twice; baselines
@@ -72,7 +75,9 @@ def read_command_line(
         return _of_sweep(path, text, document, read, tuple(words))
     if not isinstance(document.root, dict):
         recipe_from_text(text, source=str(path))  # says what is wrong
-    return _of_recipe(path, document, read, format_of if with_baselines else None)
+    name = next((word.values[0] for word in read if word.key == "name"), document.root.get("name"))
+    with reading(str(name)):
+        return _of_recipe(path, document, read, format_of if with_baselines else None)
 
 
 def is_sweep_file(path: Path) -> bool:

@@ -25,6 +25,7 @@ from prunekit.sweep.runner import run_plan
 from prunekit.sweep.shards import Shard, part_of
 from prunekit.sweep.slurm import Jobs, slurm_executor
 from prunekit.sweep.view import SweepProgress, outcome_view, plan_view
+from prunekit.sweep.wanted_code import naming_its_code
 from prunekit.sweep.workers import Executor, Workers
 
 NO_ESTIMATE = "no time estimate: the machine of the jobs is another"
@@ -53,7 +54,8 @@ class Session:
         """
         self.request, self.retry_failed, self.draw = request, retry_failed, draw
         self.folder = (out / request.design.name).resolve()
-        self.whole = make_plan(request.design, begun_with(self.folder))
+        with naming_its_code(self.folder):
+            self.whole = make_plan(request.design, begun_with(self.folder))
         if self.whole.code is not None:
             require_code(begun_with_code(self.folder), self.folder)
         check_data(self.whole, self.folder, states_of(self.whole, self.folder))

@@ -13,8 +13,10 @@ import re
 import shutil
 import subprocess
 import time
+import tomllib
 import warnings
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 from typing import Any
@@ -54,6 +56,8 @@ FOR_US = ("dev", "docs", "kit", "test")
 NO_KERNEL = "No viable backend for scaled_dot_product_attention"
 LONGEST = 160
 """Letters of an error that are told."""
+CHECKOUT = Path(__file__).parents[2]
+"""Where pyproject.toml lies beside the package, unless a wheel was installed."""
 
 
 def describe(device: torch.device, *, compiling: bool = True) -> dict[str, Any]:
@@ -230,15 +234,28 @@ def extras() -> dict[str, dict[str, str | None]]:
 
 
 def _extra_packages() -> Iterator[tuple[str, str]]:
-    try:
-        lines = requires("prunekit") or []
-    except PackageNotFoundError:  # run from a checkout
-        return
-    for line in lines:
-        extra = re.search(r"extra\s*==\s*['\"]([\w-]+)['\"]", line)
+    for extra, line in _extra_lines():
         package = re.match(r"[\w.-]+", line)
-        if extra and package and extra[1] not in FOR_US and package[0] != "prunekit":
-            yield extra[1], package[0]
+        if package and extra not in FOR_US and package[0] != "prunekit":
+            yield extra, package[0]
+
+
+def _extra_lines() -> Iterator[tuple[str, str]]:
+    """Extra and what it asks for: of a checkout as its file has it, which an editable install
+    knows only as it was when it was made."""
+    try:
+        checkout = tomllib.loads((CHECKOUT / "pyproject.toml").read_text("utf-8"))["project"]
+        if checkout["name"] == "prunekit":
+            for extra, packages in checkout["optional-dependencies"].items():
+                yield from ((extra, line) for line in packages)
+            return
+    except (OSError, ValueError, KeyError):  # installed as a wheel
+        pass
+    with suppress(PackageNotFoundError):
+        for line in requires("prunekit") or []:
+            extra = re.search(r"extra\s*==\s*['\"]([\w-]+)['\"]", line)
+            if extra:
+                yield extra[1], line
 
 
 def _package(name: str) -> str | None:

@@ -8,6 +8,7 @@ import re
 import shlex
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -839,6 +840,32 @@ def test_a_plan_fits_80_columns_and_holds_everything():
     assert PLAN.changes[0] in text
     for fact in ("12.3 MB", "999 B", "8.1 s at 0.0123 s a step", "Note: the run needs more disk"):
         assert fact in text
+
+
+def block(number, density):
+    strategy = None if density is None else "magnitude"
+    weight = TensorPlan(f"blocks.{number}.fc.weight", (8, 4), strategy, "excluded", density)
+    return (weight, TensorPlan(f"blocks.{number}.fc.bias", (8,), None, "excluded", None))
+
+
+def test_a_plan_of_many_blocks_has_a_row_for_what_is_alike_in_them():
+    tensors = [one for i in range(24) for one in block(i, 0.1 if i else 0.25)]
+    tensors += [*block(24, None), TensorPlan("head.0.weight", (2, 8), None, "excluded", None)]
+    many = replace(PLAN, tensors=tuple(tensors))
+    text = drawn(dry_run_view(many))
+    rows = [line for line in text.splitlines() if line.startswith(("blocks", "head"))]
+    assert [row.split()[0] for row in rows] == [
+        "blocks.0-23.fc.weight",
+        "blocks.0-24.fc.bias",
+        "blocks.24.fc.weight",
+        "head.0.weight",
+    ]
+    assert "(24)" in rows[0]
+    assert "0.100-0.250" in rows[0]
+    assert "51 tensors in 4 rows: --all shows each." in text
+    each = drawn(dry_run_view(many, each=True))
+    assert all(one.name in each for one in tensors)
+    assert "--all" not in each
 
 
 def test_a_wide_plan_keeps_whole_names():

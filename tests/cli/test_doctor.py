@@ -79,7 +79,8 @@ def test_a_device_that_is_not_here_is_one_line():
     assert str(done.exception).startswith("device: meta is not to be had here")
 
 
-def test_extras_are_those_of_the_package(monkeypatch):
+def test_extras_are_those_of_the_package(monkeypatch, tmp_path):
+    monkeypatch.setattr(machine, "CHECKOUT", tmp_path)
     lines = [
         "numpy>=2",
         "torch>=2.11; extra == 'fast'",
@@ -90,3 +91,15 @@ def test_extras_are_those_of_the_package(monkeypatch):
     found = machine.extras()
     assert list(found) == ["fast"]
     assert machine.missing(found["fast"]) == ["no-such_package"]
+    (tmp_path / "pyproject.toml").write_text('[project]\nname = "of another package"\n')
+    assert machine.extras() == found
+
+
+def test_extras_of_a_checkout_are_those_of_its_file_today(monkeypatch, tmp_path):
+    monkeypatch.setattr(machine, "requires", lambda name: ["torch; extra == 'of-before'"])
+    monkeypatch.setattr(machine, "CHECKOUT", tmp_path)
+    extras = 'new = ["torch>=2.11", "prunekit[dev]"]\ndev = ["torch"]\n'
+    text = f'[project]\nname = "prunekit"\n[project.optional-dependencies]\n{extras}'
+    (tmp_path / "pyproject.toml").write_text(text)
+    found = machine.extras()
+    assert {extra: list(packages) for extra, packages in found.items()} == {"new": ["torch"]}

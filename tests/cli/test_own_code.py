@@ -333,6 +333,9 @@ def test_a_sweep_takes_no_run_of_other_code_for_its_own(call, folder, monkeypatc
     assert call(*SWEEP, "--code", "mine.py")[0] == 0
     assert sorted(os.listdir(sweep / "runs/own")) == runs  # each is there already
     assert call("report", "sweeps/own")[0] == 0
+    for target in SWEEP, ["sweep", "sweeps/own/sweep.yaml"]:
+        code, _, err = call(*target)
+        assert (code, err.splitlines()[-1][:32]) == (3, "sweeps/own: was made with 'mine.p")
     written(folder, SOURCE.replace(".relu()", ".tanh()"))
     code, _, err = call(*SWEEP, "--code", "mine.py")
     assert (code, err.count("\n")) == (5, 1)

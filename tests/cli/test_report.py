@@ -136,6 +136,17 @@ def test_nonsense_is_one_line_and_writes_nothing(runs, monkeypatch, words, error
     assert files_in(runs.parent) == ["runs"]
 
 
+def test_where_no_run_has_finished_it_says_so_and_ends_with_5(tmp_path):
+    for seed in range(2):
+        status = {"status": "diverged", "message": "not finite at step 1"}
+        make_run(tmp_path / "runs" / str(seed), seed=seed, status=status)
+    done = invoke(tmp_path / "runs", "--out", tmp_path / "out")
+    assert isinstance(done.exception, CheckpointError)
+    said = "0: diverged: not finite at step 1, and 1 more in the list"
+    assert str(done.exception).endswith(said)
+    assert "diverged" in (tmp_path / "out" / "index.html").read_text()
+
+
 @pytest.mark.slow
 def test_a_report_needs_no_torch_and_no_plugin(tmp_path):
     """Also of runs whose strategy is not installed here."""

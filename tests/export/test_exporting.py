@@ -139,12 +139,38 @@ def test_normalisation_inside_takes_pixel_values(tmp_path):
     assert "take step 3 themselves" in (found.folder / "README.md").read_text()
 
 
-def test_an_export_on_top_of_another_replaces_it_and_names_what_stays(small, tmp_path):
-    export_run(small, packed=True, out=tmp_path / "out")
-    before = (tmp_path / "out" / "README.md").read_text()
-    found = export_run(small, pt2=True, out=tmp_path / "out")
-    assert (tmp_path / "out" / "README.md").read_text() != before
-    assert "model.packed.safetensors is of an earlier export" in found.notes[-1]
+def test_an_export_keeps_what_is_said_of_files_of_the_same_model(small, tmp_path):
+    out = tmp_path / "out"
+    export_run(small, packed=True, out=out)
+    found = export_run(small, pt2=True, out=out)
+    both = {"model.packed.safetensors", "model.pt2", "model.safetensors"}
+    assert set(found.files) == set(read_json(out / "export.json")["files"]) == both
+    assert found.kept == ("model.packed.safetensors",)
+    again = export_run(small, packed=True, out=out)
+    assert set(again.kept) == {"model.pt2", "model.safetensors"}
+    assert again.checks == found.checks
+    text = card_of(out)[1]
+    assert all(f"| {name} |" in text for name in both)
+    assert "earlier" not in " ".join(again.notes)
+    (out / "model.pt2").unlink()
+    assert "model.pt2" not in export_run(small, packed=True, out=out).files
+
+
+@pytest.mark.parametrize("other", ["form", "run", "file", "record"])
+def test_what_is_not_of_this_model_is_named_and_not_kept(small, tmp_path, other):
+    out = tmp_path / "out"
+    export_run(small, pt2=True, out=out)
+    if other == "run":
+        small = finished_run(tmp_path / "another", MLP)
+    elif other == "file":
+        with (out / "model.pt2").open("ab") as file:
+            file.write(b"more")
+    elif other == "record":
+        (out / "export.json").write_text("{}")  # as of a version that did not tell
+    inside = {"onnx": True, "normalize": True, "timing": False} if other == "form" else {}
+    found = export_run(small, **inside or {"packed": True}, out=out)
+    assert "model.pt2" not in found.files
+    assert "model.pt2 is of an earlier export, of another model or form" in " ".join(found.notes)
 
 
 @pytest.mark.parametrize("strategies", [[], [{"name": "removing", **CHANNELS}]])

@@ -494,23 +494,40 @@ def test_stock_weights_of_a_model_that_asks_for_their_version_are_taken():
     assert model.classifier[1].weight.shape == (7, 1280)
 
 
+class Positions(nn.Module):
+    """Patches of 4 pixels, class and register tokens among the positions."""
+
+    def __init__(self, side, classes, tokens, width=6):
+        super().__init__()
+        self.pos = nn.Parameter(torch.randn(1, tokens + (side // 4) ** 2, width))
+        self.fc = nn.Linear(6, classes)
+
+    def forward(self, images):
+        return self.fc(images.mean((1, 2, 3), keepdim=True).expand(-1, 6, 1, 1).flatten(1))
+
+
 @pytest.mark.parametrize(("side", "tokens"), [(8, 1), (24, 1), (24, 0), (24, 5)])
-def test_positions_of_another_image_size_name_the_size(tmp_path, side, tokens):
-    """Patches of 4 pixels, class and register tokens among the positions; the head differs too."""
+def test_positions_of_another_image_size_are_resampled_as_timm_does(tmp_path, side, tokens):
+    """The head differs too."""
+    layers = pytest.importorskip("timm.layers")
+    torch.manual_seed(0)
+    trained, model = Positions(side, 9, tokens), Positions(16, 5, tokens)
+    torch.save(trained.state_dict(), tmp_path / "trained.pth")
+    with warnings_kept() as told:
+        load_initial(model, str(tmp_path / "trained.pth"), DataSpec(3, 16, 16, 5))
+    expected = layers.resample_abs_pos_embed(trained.pos.detach(), [4, 4], num_prefix_tokens=tokens)
+    torch.testing.assert_close(model.pos.detach(), expected)
+    sides = f"resampled from {side // 4}x{side // 4} to 4x4 patches"
+    assert f"pos, of images of another size, is {sides}" in told[0]
+    assert "(fc.weight, fc.bias) starts fresh" in told[0]
 
-    class Positions(nn.Module):
-        def __init__(self, side, classes):
-            super().__init__()
-            self.pos = nn.Parameter(torch.zeros(1, tokens + (side // 4) ** 2, 6))
-            self.fc = nn.Linear(6, classes)
 
-    path = tmp_path / "trained.pth"
-    torch.save(Positions(side, 9).state_dict(), path)
-    spec = DataSpec(classes=5, channels=3, height=16, width=16)
-    with pytest.raises(
-        CheckpointError, match=rf"here \(1, \d+, 6\).*: set data.image_size={side}$"
-    ):
-        load_initial(Positions(16, 5), str(path), spec)
+def test_positions_that_are_no_square_or_of_another_width_are_refused(tmp_path):
+    spec = DataSpec(3, 16, 16, 5)
+    for odd in (Positions(24, 5, 1, width=7), Positions(24, 5, 2)):
+        torch.save(odd.state_dict(), tmp_path / "odd.pth")
+        with pytest.raises(CheckpointError, match="pos"):
+            load_initial(Positions(16, 5, 1), str(tmp_path / "odd.pth"), spec)
 
 
 def test_a_model_of_another_width_names_no_image_size(tmp_path, source):

@@ -149,6 +149,73 @@ def test_what_each_kind_takes_and_what_is_imported_or_private_is_not_offered(tmp
     }
 
 
+PARTS = """
+from pathlib import Path
+from torch import nn
+from torch.utils.data import Dataset
+
+
+class Block(nn.Module):
+    def __init__(self, width: int = 4):
+        super().__init__()
+
+
+class Net(nn.Module):
+    def __init__(self, num_classes: int):
+        super().__init__()
+        self.block = Block()
+
+
+class Wider(Net):
+    pass
+
+
+class Photos(Dataset):
+    def __init__(self, split, root="photos"):
+        self.files = list_files(Path(root) / split)
+
+    def __getitem__(self, i):
+        return self.files[i]
+
+
+def list_files(folder):
+    return sorted(folder.iterdir())
+
+
+def loose(folder, split):
+    return folder
+
+
+def pair(count: int = 3):
+    return Photos("train"), Photos("test")
+
+
+def seed_everything(seed: int = 0):
+    return None
+
+
+def digits(split):
+    return list_files(split)
+
+
+def mixed(split):
+    return digits(split)
+
+
+seed_everything()
+"""
+
+
+def test_blocks_and_helpers_are_not_listed_and_can_be_named(tmp_path):
+    path = written(tmp_path, PARTS)
+    assert own_names(path) == {"model": {"Net", "Wider"}, "dataset": {"Photos", "pair", "mixed"}}
+    with use_code(path):
+        assert MODELS.parse({"name": "Block"}).width == 4
+        with pytest.raises(PluginError, match="'folder' has neither a type nor a default"):
+            DATASETS.load("loose")
+        assert DATASETS.component("digits").builtin  # a helper of that name is not meant
+
+
 def test_a_strategy_without_a_config_of_its_own_has_that_of_its_base(tmp_path):
     with use_code(written(tmp_path, KINDS)):
         config = STRATEGIES.parse({"name": "Larger", "sparsity": 0.5})

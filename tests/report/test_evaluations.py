@@ -38,6 +38,21 @@ def test_a_dip_is_worse_than_before_and_after_on_new_masks(lines, found):
     assert dips(lines) == found
 
 
+@pytest.mark.parametrize(
+    ("images", "wrong", "found"),
+    [
+        (40, (9, 13), []),  # 10 points of 2 sqrt(0.725 * 0.275 / 40) = 14.1
+        (40, (8, 15), [20]),  # 17.5 points of 14.4
+        (4000, (800, 900), [20]),  # 2.5 points of 1.3
+        (16, (0, 1), []),  # one image of few
+    ],
+)
+def test_a_few_images_are_no_dip(images, wrong, found):
+    shares = {10: wrong[0], 20: wrong[1], 30: wrong[0] - (images == 4000)}
+    lines = log({step: 1 - count / images for step, count in shares.items()}, [20])
+    assert dips(lines) == found
+
+
 @given(st.lists(st.floats(0, 1), max_size=9))
 def test_nothing_is_a_dip_without_an_update(values):
     assert dips(log(dict(enumerate(values)), [])) == []

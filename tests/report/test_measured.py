@@ -139,6 +139,8 @@ def study_of(runs):
 def test_several_numbers_of_threads_are_told(runs):
     told = "The runs were timed with several numbers of threads: times do not compare."
     assert told not in report_of(compare([runs])).notices
+    assert any(cost.timed for cost, _ in cost_panels(*study_of(runs)))
     result = {**report(0.9), "latency": {**OLD, "threads": 4}}
     make_run(runs / "other", strategies=magnitude(0.5), result=result)
     assert told in report_of(compare([runs])).notices
+    assert not any(cost.timed for cost, _ in cost_panels(*study_of(runs)))  # no axis for both

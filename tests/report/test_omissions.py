@@ -248,6 +248,27 @@ def test_cells_that_logged_nothing_are_named_below_the_curve(tmp_path):
     assert told.endswith("Not drawn, as too little was logged: dense.")
 
 
+def test_runs_of_several_losses_have_a_picture_of_each(tmp_path):
+    lines = [{"step": step, "train/loss": 1.0 / step, "eval/test_top1": 0.5} for step in (1, 2, 3)]
+    taught = "{{name: distill, teacher: runs/{}, alpha: {}}}".format
+    losses = ["cross_entropy", taught("a", 0.5), taught("b", 0.5), taught("a", 0.9)]
+    for seed, loss in enumerate(losses):
+        folder = make_run(tmp_path / str(seed), seed=seed, result=report(0.9), lines=lines)
+        with (folder / "resolved.yaml").open("a") as file:
+            file.write(f"loss: {loss}\n")
+    found, _ = drawn([tmp_path])
+    shown = {name for name in found if name.startswith("curve")}
+    assert shown == {
+        "curve-train-loss-cross-entropy",
+        "curve-train-loss-distill-alpha-0-5",
+        "curve-train-loss-distill-alpha-0-9",
+        "curve-eval-test-top1",
+    }
+    assert "Of the runs that minimise distill, alpha 0.5" in (
+        found["curve-train-loss-distill-alpha-0-5"].caption
+    )
+
+
 def test_a_curve_that_cannot_be_drawn_is_told(tmp_path):
     for seed in (0, 1):
         lines = [{"step": 2 * step + seed, "train/loss": 1.0} for step in range(1, 9)]

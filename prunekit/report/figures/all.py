@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from prunekit.errors import UsageError
 from prunekit.foundation.number_text import counted
 from prunekit.foundation.suggestions import did_you_mean
-from prunekit.report.curves import curves, logged_keys
+from prunekit.report.curves import Curve, by_loss, curves, logged_keys
 from prunekit.report.document import Comparison, Picture
-from prunekit.report.figures.cost import cost_picture
+from prunekit.report.figures.cost import cost_panels, cost_picture
 from prunekit.report.figures.curves import BURDEN, MOST_PANELS, curve_picture, panel_labels
 from prunekit.report.figures.grid import grid_picture
 from prunekit.report.figures.of_cells import (
@@ -36,7 +36,8 @@ from prunekit.report.words import heading, in_words
 
 MOST_BURDENS = 24
 MOST_GRIDS = 8
-ALWAYS = ("train/loss", "eval/test_top1")
+LOSS = "train/loss"
+ALWAYS = (LOSS, "eval/test_top1")
 
 
 @dataclass(frozen=True)
@@ -113,6 +114,11 @@ def pictures(found: Comparison, drawings: Drawings, against: str | None) -> Iter
             "line joins the means that no other beats at no higher cost; chance is part of it. "
             "Where values near 100 % would lie on each other, the axis is stretched there."
         )
+        if any(cost.timed for cost, _ in cost_panels(found.study, found.key)):
+            caption += (
+                " Times are those of the machine as each run found it: what else ran makes them "
+                "longer, and no front leaves that out. Ratios to dense, in the table, compare."
+            )
         caption = f"{caption} {undrawn_costs(found.study, found.key)}".rstrip()
         yield Picture("costs", "Accuracy against what it costs", caption, costs)
     yield from _grids(found, drawings)
@@ -164,24 +170,38 @@ def _first_cells(cells: Sequence[object]) -> str:
 def _curves(study: Study, keys: Sequence[str], against: str | None) -> Iterator[Picture]:
     for key in keys:
         found = curves(study, key, against)
-        figure = curve_picture(study, found, key, against)
-        if figure is None:
-            continue
-        keys_shown = f"{key} against {against}" if against else key
-        title = f"{in_words(key)} against {in_words(against)}" if against else in_words(key)
-        caption = "Line: mean over seeds; band: lowest to highest."
-        if title != keys_shown:
-            caption += f" In the log: {keys_shown}."
-        if against:
-            caption += f" Each run is read where its {against} first came to a level."
-        if without := unlogged(study, found):
-            caption += f" Not drawn, as too little was logged: {without}."
-        left_out = [curve_gaps(study, found, key, against)]
-        if (places := len(panel_labels(found))) > MOST_PANELS:
-            left_out.append(f"The first {MOST_PANELS} of {places} places are drawn.")
-        told = " ".join(filter(None, left_out))
-        name = re.sub(r"[^0-9A-Za-z]+", "-", f"curve-{keys_shown}")
-        yield Picture(name, heading(title), caption, figure, told)
+        left_out = curve_gaps(study, found, key, against)
+        without = unlogged(study, found) if found else ""
+        apart = LOSS in (key, against)
+        for loss, some in (by_loss(study, found) if apart else {"": found}).items():
+            one = _curve(study, some, key, against, loss)
+            if one is not None:
+                note = f" Not drawn, as too little was logged: {without}." if without else ""
+                told = " ".join(filter(None, [left_out, one.left_out]))
+                yield replace(one, caption=one.caption + note, left_out=told)
+
+
+def _curve(
+    study: Study, found: Sequence[Curve], key: str, against: str | None, loss: str
+) -> Picture | None:
+    """One picture of a scalar; None without a curve."""
+    figure = curve_picture(study, found, key, against)
+    if figure is None:
+        return None
+    keys_shown = f"{key} against {against}" if against else key
+    title = f"{in_words(key)} against {in_words(against)}" if against else in_words(key)
+    caption = "Line: mean over seeds; band: lowest to highest."
+    if title != keys_shown:
+        caption += f" In the log: {keys_shown}."
+    if against:
+        caption += f" Each run is read where its {against} first came to a level."
+    if loss:
+        caption += f" Of the runs that minimise {loss}: numbers of another loss do not compare."
+        keys_shown, title = f"{keys_shown} {loss}", f"{title}, {loss}"
+    places = len(panel_labels(found))
+    more = f"The first {MOST_PANELS} of {places} places are drawn." if places > MOST_PANELS else ""
+    name = re.sub(r"[^0-9A-Za-z]+", "-", f"curve-{keys_shown}")
+    return Picture(name, heading(title), caption, figure, more)
 
 
 def undrawn(study: Study, drawings: Drawings, against: str | None) -> list[str]:

@@ -21,6 +21,7 @@ from prunekit.report.figures.style import (
     styles,
     thousands,
 )
+from prunekit.report.read import SEVERAL, common
 from prunekit.report.statistics import Summary, summary
 from prunekit.report.study import AxisLabels, Cell, Study
 
@@ -40,6 +41,8 @@ class Cost:
     keys: tuple[str, ...]
     scale: float = 1.0
     more_is_better: bool = False
+    timed: bool = False
+    """Whether it is a time of a machine."""
 
 
 COSTS = (
@@ -47,8 +50,13 @@ COSTS = (
     Cost("Tokens", "patch tokens of an image after compression", KEYS["tokens"]),
     Cost("Theoretical MACs", "multiply-adds of an image, zeros skipped", KEYS["macs_theoretical"]),
     Cost("Executed MACs", "multiply-adds of an image, zeros multiplied", KEYS["macs_executed"]),
-    Cost("Latency, torch", "ms of the pass of one image", KEYS["latency_torch_1_ms"]),
-    Cost("Latency, onnxruntime", "ms of the pass of one image", KEYS["latency_onnxruntime_1_ms"]),
+    Cost("Latency, torch", "ms of the pass of one image", KEYS["latency_torch_1_ms"], timed=True),
+    Cost(
+        "Latency, onnxruntime",
+        "ms of the pass of one image",
+        KEYS["latency_onnxruntime_1_ms"],
+        timed=True,
+    ),
     Cost("Training", "FLOPs spent", KEYS["training_flops"]),
 )
 SAME = 1.02
@@ -112,9 +120,19 @@ def spent(cell: Cell, cost: Cost) -> Summary | None:
 
 
 def cost_panels(study: Study, key: str) -> list[tuple[Cost, list[Point]]]:
-    """The costs that vary by more than whole units do, and their points."""
-    panels = [(cost, points_of(study, cost, key)) for cost in COSTS]
+    """The costs that vary by more than whole units do, and their points.
+
+    Times are among them where all runs are of one kind of machine and number of threads.
+    """
+    compare = times_compare(study)
+    panels = [(cost, points_of(study, cost, key)) for cost in COSTS if compare or not cost.timed]
     return [(cost, points) for cost, points in panels if _varies([p.cost for p in points])]
+
+
+def times_compare(study: Study) -> bool:
+    """Whether runs were timed on one kind of device, with one number of threads."""
+    threads = {run.number("latency", "threads") for run in study.runs} - {None}
+    return common(study.runs, "device_name") != SEVERAL and len(threads) < 2
 
 
 def _varies(costs: Sequence[float]) -> bool:

@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from prunekit.report.curves import Curve
+from prunekit.report.curves import PLAIN_LOSS, Curve, study_loss
 from prunekit.report.figures.style import (
     End,
     dress,
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 MOST_PANELS = 12
+TRAINING = "train/loss"
 BURDEN = "probe/burden/"
 ACROSS = 3
 LABELLED = 7
@@ -56,12 +57,13 @@ def curve_picture(
     figure = new_figure(7.6 if single else 3.9 * columns, 4.4 if single else 3.1 * rows + 0.8)
     axes = figure.subplots(rows, columns, squeeze=False, sharey=True, sharex=True)
     last = max((line["step"] for run in study.runs for line in run.lines), default=0)
-    x_label = _unit(against) if against else "optimizer step"
+    plain = study_loss(study) == PLAIN_LOSS
+    x_label = _unit(against, plain) if against else "optimizer step"
     for number, (axis, panel) in enumerate(zip(axes.flat, panels, strict=False)):
         here = [curve for curve in curves if curve.labels.items() <= panel.items()]
         _panel(axis, here, looks, last if HELD.match(key) and not against else None)
         title = ", ".join(f"{name} {label}" for name, label in panel.items())
-        dress(axis, x_label, _unit(key), title)
+        dress(axis, x_label, _unit(key, plain), title)
         axis.label_outer()
         if number + columns >= len(panels):  # the lowest of its column
             axis.tick_params(labelbottom=True)
@@ -140,9 +142,10 @@ def _end(axis: Axes, curve: Curve, color: str) -> End:
     return End(curve.arm, float(curve.x[at]), float(curve.mean[at]), color)
 
 
-def _unit(key: str) -> str:
+def _unit(key: str, plain: bool) -> str:
+    """What an axis shows; `plain` where runs minimise the cross-entropy, which is in nats."""
     if key.endswith("loss"):
-        return f"{in_words(key)}, nats"
+        return f"{in_words(key)}, nats" if plain or key != TRAINING else in_words(key)
     if key.startswith(f"{BURDEN}gradient"):
         return f"{key.removeprefix('probe/')}\nnats per unit of weight"
     return f"{in_words(key)}, %" if PERCENT.match(key) else in_words(key)

@@ -8,7 +8,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from prunekit.foundation.number_text import percent
-from prunekit.report.figures.style import PALETTE, dress, literal, new_figure, steps_axis
+from prunekit.report.figures.style import (
+    PALETTE,
+    dress,
+    literal,
+    new_figure,
+    steps_axis,
+    thousands,
+)
 from prunekit.runs.density_history import DensityHistory, density_history
 from prunekit.runs.directory import logged_series
 
@@ -109,6 +116,8 @@ def flips_panel(axis: Axes, lines: Lines) -> None:
         axis.plot([], [], "s", color=color, label=literal(tag.removeprefix(FLIPS)))
     steps_axis(axis, last)
     axis.set_ylim(bottom=0)
+    if axis.get_ylim()[1] >= 10_000:
+        thousands(axis.yaxis)
     dress(axis, "optimizer step", "entries whose mask changed", "Flips")
     if len(tags) > 1:
         place: dict[str, Any] = {

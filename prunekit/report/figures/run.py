@@ -133,7 +133,9 @@ def _title(run: RunDir, report: Mapping[str, Any]) -> str:
     if tokens.get("before") not in (None, tokens.get("after")):
         facts.append(f"{tokens['before']} → {tokens['after']} tokens")
     if macs := report.get("macs"):
-        facts.append(f"{si(macs['dense'])} → {si(macs['executed'])} multiply-adds executed")
+        dense, executed = si(macs["dense"]), si(macs["executed"])
+        saved = f"{dense} → {executed}" if executed != dense else f"all {dense}"
+        facts.append(f"{saved} multiply-adds executed")
     return "\n".join([name, *textwrap.wrap("  ·  ".join(facts) or "not finished", TITLE_WIDTH)])
 
 
@@ -159,7 +161,7 @@ def _finish(axis: Axes, lines: Lines, title: str, unit: str) -> None:
     axis.set_ylabel(unit)
     steps_axis(axis, _last_step(lines))
     if axis.get_legend_handles_labels()[0]:
-        axis.legend(frameon=False, fontsize=8)
+        axis.legend(fontsize=8, framealpha=0.8, edgecolor="none")  # it may lie on a curve
 
 
 def _minimised(run: RunDir) -> str:
