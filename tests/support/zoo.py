@@ -362,6 +362,48 @@ class MeansOnOneRank(Sound):
 # --- models, settings, the end
 
 
+class Softens(Sound):
+    """Soft masks until the end; nothing is wrong with it."""
+
+    class Config(Sound.Config):
+        mode: Literal["ste"] = "ste"
+
+    modes = ("ste",)
+    soft_masks = True
+
+    def softness(self, ctx):
+        return 0.5
+
+    def update(self, ctx):
+        masks = super().update(ctx).masks
+        if ctx.clock.active_step == ctx.clock.active_steps:
+            return Update(masks)
+        return Update(masks, soft={n: mask * self.softness(ctx) for n, mask in masks.items()})
+
+
+@broken(STRATEGIES, r"step 2: the mask of .* is soft at the end of its window")
+class StaysSoft(Softens):
+    def update(self, ctx):
+        masks = ScoredStrategy.update(self, ctx).masks
+        return Update(masks, soft={name: mask * 0.5 for name, mask in masks.items()})
+
+
+@broken(STRATEGIES, r"the mask of .* is another in a run that was saved at step \d and continued")
+class ForgetsItsSoftness(Softens):
+    calls = 0
+
+    def softness(self, ctx):
+        self.calls += 1
+        return 1 / self.calls
+
+
+@broken(STRATEGIES, r"masks differ between ranks")
+class SoftByItsOwnBuffers(Softens):
+    def softness(self, ctx):
+        buffers = [b.float().mean() for n, b in ctx.model.named_buffers() if "mean" in n]
+        return torch.stack([torch.ones(()), *buffers]).sum().sigmoid()
+
+
 @broken(STRATEGIES, r"refuses all models: .*\n  tiny: .*no layer named encoder\n  mlp: .*no layer")
 class FitsNothing(Sound):
     def prepare(self, model):

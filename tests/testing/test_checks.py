@@ -161,7 +161,10 @@ def test_a_built_in_probe_conforms(name, config):
 # --- what is broken
 
 
-@pytest.mark.parametrize("cls", [zoo.Sound, pytest.param(zoo.Averages, marks=pytest.mark.slow)])
+SOUND = [zoo.Sound, *(pytest.param(c, marks=pytest.mark.slow) for c in (zoo.Averages, zoo.Softens))]
+
+
+@pytest.mark.parametrize("cls", SOUND)
 def test_nothing_is_wrong_with_what_the_zoo_descends_from(cls):
     check_strategy(cls, {}, examples=examples(10))
     check_strategy(cls, cls.Config(sparsity=0.9), trial=Trial("conv", 3, (2, 3), 4, "adamw"))
