@@ -66,7 +66,7 @@ class SRigL(RigL):
             chosen = {n: top_of_rows(rows[n].matrix(noise(n, ctx)), fans[n]) for n in weights}
             return Update({n: rows[n].back(mask) for n, mask in chosen.items()})
         layers = {
-            n: Layer(one.matrix(w), one.matrix(ctx.masks[n]), one.matrix(ctx.grads[n]), began[n])
+            n: Neurons(one.matrix(w), one.matrix(ctx.masks[n]), one.matrix(ctx.grads[n]), began[n])
             for (n, w), one in zip(weights.items(), rows.values(), strict=True)
         }
         share = Fraction(repr(self.drop_fraction(ctx.clock)))
@@ -94,8 +94,8 @@ def fan_in(count: int, neurons: int, most: int) -> int:
     return min(most, count // neurons)
 
 
-class Layer(NamedTuple):
-    """What an update sees of a layer."""
+class Neurons(NamedTuple):
+    """What an update sees of the neurons of a layer."""
 
     weight: Tensor
     """Dense, [neurons, inputs]."""
@@ -107,7 +107,7 @@ class Layer(NamedTuple):
     """Weights that it may keep."""
 
 
-def moved(layers: Mapping[str, Layer], share: Fraction, gamma: float) -> dict[str, Tensor]:
+def moved(layers: Mapping[str, Neurons], share: Fraction, gamma: float) -> dict[str, Tensor]:
     """The next mask of each layer.
 
     Args:

@@ -9,13 +9,13 @@ from torch import nn
 
 from prunekit.pruning.pruner import Pruner
 from prunekit.pruning.strategies import strategy
-from prunekit.pruning.strategies.srigl import Layer, moved as moved_layers
+from prunekit.pruning.strategies.srigl import Neurons, moved as moved_layers
 
 
 def moved(weight, mask, grad, share, gamma, count):
     """Of one layer, beside another that must not matter."""
-    other = Layer(torch.ones(1, 2), torch.ones(1, 2).bool(), torch.ones(1, 2), 2)
-    layers = {"other": other, "w": Layer(weight, mask, grad, count)}
+    other = Neurons(torch.ones(1, 2), torch.ones(1, 2).bool(), torch.ones(1, 2), 2)
+    layers = {"other": other, "w": Neurons(weight, mask, grad, count)}
     return moved_layers(layers, share, gamma)["w"]
 
 
