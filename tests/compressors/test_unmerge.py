@@ -21,7 +21,9 @@ AVERAGES = ("tome", "average_pool")
 def tokens(samples: int, count: int, protected: int, seed: int) -> TokenBatch:
     generator = torch.Generator().manual_seed(seed)
     x = torch.randn(samples, protected + count, 3, generator=generator)
-    return TokenBatch(x, torch.ones(samples, protected + count, 1), protected)
+    size = torch.ones(samples, protected + count, 1)
+    attention = torch.rand(samples, protected + count, generator=generator).softmax(-1)
+    return TokenBatch(x, size, protected, class_attention=attention)
 
 
 def made(name: str, ratio: float, seed: int) -> DataCompressor:
@@ -54,6 +56,8 @@ def test_each_position_gets_what_became_of_its_token(
     for ratio in ratios:
         one = made(name, ratio, seed).train(training)
         try:
+            attention = torch.arange(now.x.shape[1]).expand(counts[0], -1).float().softmax(-1)
+            now = TokenBatch(now.x, now.size, now.protected, class_attention=attention)
             now, group = passed(one, now, seed)
         except RecipeError:
             assume(False)
