@@ -1,0 +1,84 @@
+"""What stands around the package agrees with it: versions, workflows, hooks, templates."""
+
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+from ruamel.yaml import YAML
+
+from tests.support.versions import constraints, floors
+
+ROOT = Path(__file__).parents[2]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
+
+
+def read(path: Path) -> dict:
+    return YAML(typ="safe").load(path.read_text(encoding="utf-8"))
+
+
+def steps(workflow: dict) -> list[dict]:
+    return [step for job in workflow["jobs"].values() for step in job["steps"]]
+
+
+def test_the_citation_has_the_version_and_the_licence() -> None:
+    cited = read(ROOT / "CITATION.cff")
+    assert cited["cff-version"] == "1.2.0"
+    assert (cited["version"], cited["license"]) == (
+        PROJECT["project"]["version"],
+        PROJECT["project"]["license"],
+    )
+
+
+@pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.name)
+def test_a_workflow_runs_what_is_here_with_no_rights_and_no_secrets(path: Path) -> None:
+    workflow = read(path)
+    assert workflow["permissions"] == {"contents": "read"}
+    assert "secrets" not in path.read_text(encoding="utf-8")
+    for job in workflow["jobs"].values():
+        assert job["runs-on"]
+        assert job["timeout-minutes"] <= 90
+    for step in steps(workflow):
+        assert ("run" in step) != ("uses" in step)
+        if "uses" in step:
+            assert re.fullmatch(r"actions/[a-z-]+@v\d+", step["uses"])
+        elif step["run"].startswith(".ci/"):
+            assert (ROOT / step["run"].split()[0]).stat().st_mode & 0o100
+
+
+def test_the_matrix_has_the_oldest_and_the_newest() -> None:
+    matrix = read(ROOT / ".github/workflows/ci.yml")["jobs"]["versions"]["strategy"]["matrix"]
+    found = {(one["python"], one["versions"]) for one in matrix["include"]}
+    oldest = PROJECT["project"]["requires-python"].removeprefix(">=")
+    assert {(oldest, "oldest"), (oldest, "newest")} < found
+
+
+def test_the_hooks_are_the_linters_of_ci() -> None:
+    hooks = read(ROOT / ".pre-commit-config.yaml")["repos"][0]["hooks"]
+    commands = {" ".join(hook["entry"].replace("--fix", "").split()) for hook in hooks}
+    told = (ROOT / ".ci/run").read_text(encoding="utf-8")
+    assert commands == {"ruff check", "ruff format", "mypy"}
+    for command in commands:
+        assert re.search(rf"^{command}", told, re.MULTILINE)
+
+
+@pytest.mark.parametrize("name", ["bug.yml", "method.yml"])
+def test_a_template_is_a_form(name: str) -> None:
+    form = read(ROOT / ".github/ISSUE_TEMPLATE" / name)
+    assert {"name", "description", "body"} <= form.keys()
+    assert all({"type", "id", "attributes"} <= field.keys() for field in form["body"])
+    if name == "bug.yml":
+        assert "prunekit doctor" in str(form)
+
+
+def test_constraints_are_the_floors_of_the_project() -> None:
+    assert floors()["torch"] == "2.11"
+    assert len(floors()) == len(PROJECT["project"]["dependencies"])
+    assert f"torch=={floors()['torch']}.*" in constraints("oldest")
+    assert constraints("newest") == []
+    script = ROOT / "tests" / "support" / "versions.py"
+    done = subprocess.run([sys.executable, script, "2.12"], capture_output=True, check=True)
+    assert done.stdout.decode().split() == ["torch==2.12.*"]
