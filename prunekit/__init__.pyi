@@ -36,6 +36,7 @@ from prunekit.pruning.compact.compacting import compact as compact
 from prunekit.pruning.compact.conv_graph import without_closed as without_closed
 from prunekit.pruning.distributions.base import Demand as Demand, Distribution as Distribution
 from prunekit.pruning.distributions.proportional import Proportional as Proportional
+from prunekit.pruning.optimizer_state import StateChange as StateChange
 from prunekit.pruning.probes import probe as probe
 from prunekit.pruning.probes.base import Probe as Probe
 from prunekit.pruning.pruner import Pruner as Pruner
@@ -51,6 +52,10 @@ from prunekit.pruning.strategies.base import (
     Masks as Masks,
     PruningStrategy as PruningStrategy,
     Update as Update,
+)
+from prunekit.pruning.strategies.contexts import (
+    BatchContext as BatchContext,
+    GradientContext as GradientContext,
 )
 from prunekit.pruning.strategies.scored import ScoredStrategy as ScoredStrategy
 from prunekit.pruning.structures.base import Grouped as Grouped, Structure as Structure

@@ -17,6 +17,7 @@ from prunekit.registry.installed import KINDS
 
 PUBLIC = {
     "prunekit": [
+        "BatchContext",
         "Cadence",
         "CheckpointError",
         "Clock",
@@ -29,6 +30,7 @@ PUBLIC = {
         "Demand",
         "Distribution",
         "Duration",
+        "GradientContext",
         "Group",
         "Grouped",
         "LoggedRun",
@@ -58,6 +60,7 @@ PUBLIC = {
         "Schedule",
         "ScoredStrategy",
         "Slotted",
+        "StateChange",
         "StrategyConfig",
         "Structure",
         "Timeline",
@@ -147,10 +150,12 @@ PRUNER = [
     "after_step",
     "assigned",
     "attach",
+    "batch_penalty",
     "before_step",
     "dense",
     "dense_weights",
     "finish",
+    "gradients",
     "load_state_dict",
     "masks",
     "metrics",

@@ -5,7 +5,7 @@ Nothing here is for one maker's devices: a new backend of torch works as soon as
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import cache
 
@@ -160,15 +160,26 @@ def has_events(device: torch.device) -> bool:
 @contextmanager
 def random_states_kept(devices: Iterable[torch.device]) -> Iterator[None]:
     """What is drawn inside, on the host and on these devices, changes no later draw."""
+    held = random_states(devices)
+    try:
+        yield
+    finally:
+        put_random_states(held)
+
+
+def random_states(devices: Iterable[torch.device]) -> dict[torch.device, torch.Tensor]:
+    """Where the draws of torch stand, on the host and on these devices."""
     others = {device for device in devices if device.type not in ("cpu", "meta")}
-    held = [(device, _random_state(device)) for device in others]
-    with torch.random.fork_rng(devices=[]):
-        try:
-            yield
-        finally:
-            for device, state in held:
-                module = torch.get_device_module(device)
-                module.set_rng_state(state, *_place(device))
+    return {HOST: torch.get_rng_state()} | {device: _random_state(device) for device in others}
+
+
+def put_random_states(states: Mapping[torch.device, torch.Tensor]) -> None:
+    """Draw again from where `random_states` was taken."""
+    for device, state in states.items():
+        if device.type == "cpu":
+            torch.set_rng_state(state)
+        else:
+            torch.get_device_module(device).set_rng_state(state, *_place(device))
 
 
 def _random_state(device: torch.device) -> torch.Tensor:

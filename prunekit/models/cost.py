@@ -68,7 +68,7 @@ def train_flops(macs: Macs, images: int, once: int = 0) -> int:
 
     Args:
         macs: of one image.
-        images: trained on.
+        images: that went forward and backward, each as often as it did.
         once: multiply-adds of an image that are only run forward, as those of a teacher.
     """
     return 2 * (3 * macs.executed + once) * images

@@ -18,6 +18,7 @@ from prunekit.foundation.timeline import Clock
 from prunekit.foundation.warn import warn_once
 from prunekit.pruning.assignment import Assigned
 from prunekit.pruning.learning import Learning
+from prunekit.pruning.optimizer_state import StateChange
 from prunekit.pruning.soft import beside_fault
 from prunekit.pruning.strategies.base import Masks, PruningStrategy, Update
 
@@ -68,16 +69,39 @@ def check_update(assigned: Assigned, update: Update, params: Mapping[str, Tensor
             raise PluginError(f"{name}: values of shape {tuple(values.shape)} that fit no mask")
         if assigned.strategy.corrects and not values.is_floating_point():
             raise PluginError(f"{name}: expected values of floating point, got {values.dtype}")
+    for name, change in update.state.items():
+        if name not in assigned.cover:
+            raise PluginError(f"{name}: a change of state for a parameter outside of the scope")
+        if fault := state_fault(change, params[name]):
+            raise PluginError(f"{name}: {fault}")
 
 
-def check_penalty(assigned: Assigned, term: Tensor) -> None:
+def state_fault(change: object, param: Tensor) -> str | None:
+    """Entries of a parameter, and what its optimizer is to hold of them."""
+    if not isinstance(change, StateChange):
+        return f"a change of state is a StateChange, not {type(change).__name__}"
+    where = change.where
+    if where.dtype != torch.bool or where.shape != param.shape:
+        return (
+            f"a change of state is where a bool tensor of shape {tuple(param.shape)} says, not "
+            f"{where.dtype} of shape {tuple(where.shape)}"
+        )
+    for key, value in change.values.items():
+        if isinstance(value, Tensor) and value.shape != param.shape:
+            return f"state {key!r} of shape {tuple(value.shape)}, not {tuple(param.shape)}"
+        if not isinstance(value, Tensor | int | float):
+            return f"state {key!r} is {type(value).__name__}, not a number or a tensor"
+    return None
+
+
+def check_penalty(assigned: Assigned, term: Tensor, hook: str = "penalty") -> None:
     """A penalty must be a scalar that autograd can follow to the parameters.
 
     Raises:
         PluginError: it is something else; None, for no penalty, is not asked.
     """
     if fault := penalty_fault(term):
-        raise PluginError(f"{assigned.origin}: penalty {fault}")
+        raise PluginError(f"{assigned.origin}: {hook} {fault}")
 
 
 def check_scalars(hook: str, values: Mapping[str, float]) -> None:

@@ -12,12 +12,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from prunekit.errors import UsageError
+from prunekit.errors import PluginError, UsageError
 from prunekit.foundation.modules import called_with
 from prunekit.foundation.seeding import seed_for
 from prunekit.foundation.timeline import Clock
 from prunekit.pruning.learning import Learning
 from prunekit.pruning.masks import MaskSet
+from prunekit.pruning.optimizer_state import held_state
 from prunekit.pruning.strategies.base import Masks
 
 LossFunction = Callable[[Tensor, Tensor], Tensor]
@@ -179,6 +180,12 @@ class StepContext:
         """The masks of the scope; parameters that no strategy masks have none."""
         mask_set = self.around.mask_set
         return {n: mask_set.mask(n) for n in sorted(self.names) if n in mask_set.params}
+
+    def optimizer_state(self, name: str) -> Mapping[str, Tensor]:
+        """What the attached optimizers hold of a parameter now."""
+        if name not in self.around.params:
+            raise PluginError(f"{self.label}: optimizer_state: the model has no {name!r}")
+        return held_state(self.around.params[name], self.around.mask_set.optimizers)
 
     @cached_property
     def factors(self) -> Mapping[str, Tensor]:

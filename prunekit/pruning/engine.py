@@ -32,7 +32,6 @@ from prunekit.pruning.checks import (
     check_due,
     check_finish,
     check_learning,
-    check_penalty,
     check_scalars,
     check_state,
     check_steps,
@@ -42,9 +41,12 @@ from prunekit.pruning.checks import (
 from prunekit.pruning.context import Sources, StepContext, Surroundings
 from prunekit.pruning.corrections import Correction, summed
 from prunekit.pruning.flow import note_input
+from prunekit.pruning.gradient_passes import GradientPasses
 from prunekit.pruning.learning import Learning
 from prunekit.pruning.masks import MaskSet
+from prunekit.pruning.optimizer_state import digest_of, refuse_state
 from prunekit.pruning.outlook import Outlook, outlook
+from prunekit.pruning.penalties import Penalties
 from prunekit.pruning.probes.base import Probe, labels, prepare_all
 from prunekit.pruning.sharded import refuse_sharded_model
 from prunekit.pruning.soft import check_beside
@@ -110,6 +112,8 @@ class Engine:
         self.mask_set.fingerprints = sources.ranks.world > 1
         self.learning = Learning(self.params)
         self.around = Surroundings(model, self.params, self.mask_set, sources, self.learning)
+        self.penalties = Penalties(self.around, self._due)
+        self.passes = GradientPasses(self.around, self._due)
         self.changes_gradients = any(map(_changes_gradients, strategies))
         """Whether a penalty or an adjustment may follow the raw gradients."""
 
@@ -147,7 +151,7 @@ class Engine:
         self.learning.note()
         self._observe()
         if self.changes_gradients:
-            self._add_penalties()
+            self.penalties.of_weights(self.step)
             for due in self._due.active(self.step, inside=True):
                 due.assigned.strategy.adjust_gradients(self._context(due))
         take_step = self._update_all(inside=True)
@@ -329,21 +333,6 @@ class Engine:
                 check_scalars(f"probe {probe.config.name!r}: observe", seen)
                 self.observed |= {f"{label}/{key}": value for key, value in seen.items()}
 
-    def _add_penalties(self) -> None:
-        terms = []
-        for due in self._due.active(self.step, inside=True):
-            term = due.assigned.strategy.penalty(self.model, due.clock)
-            if term is not None:
-                check_penalty(due.assigned, term)
-                terms.append(term)
-        if not terms:
-            return
-        params = [p for p in self.params.values() if p.requires_grad]
-        grads = torch.autograd.grad(sum(terms[1:], terms[0]), params, allow_unused=True)
-        for param, grad in zip(params, grads, strict=True):
-            if grad is not None:
-                param.grad = grad if param.grad is None else param.grad.add_(grad)
-
     def _update_all(self, *, inside: bool) -> bool:
         """Ask the strategies that are due, inside the step or between steps; see `reads`."""
         take_step = True
@@ -403,6 +392,7 @@ class Engine:
             check_update(assigned, update, self.params)
             check_beside(strategy, update, self.params)
             check_learning(assigned, ctx.clock, self.learning, update)
+            refuse_state(update.state, self.params, self.mask_set.optimizers)
         assigned.soft = bool(update.soft) or any(n in self.mask_set.soft for n in update.masks)
         assigned.flips = self.mask_set.apply(update, assigned.cover, corrects=strategy.corrects)
         assigned.corrected = self.mask_set.corrections.found
@@ -411,9 +401,10 @@ class Engine:
         assigned.target, assigned.asked = strategy.target(ctx.clock), strategy.asked(ctx.clock)
         check_count(assigned, ctx.clock, self.model, self.mask_set.counted(assigned.scope))
         ranks = self.around.sources.ranks
-        if ranks.world > 1 and not ranks.all_equal(self.mask_set.digest()):
+        if ranks.world > 1 and not ranks.all_equal(digest_of(update.state, self.mask_set.digest())):
+            what = "the masks, or what is changed of the state," if update.state else "the masks"
             raise PluginError(
-                "the masks differ between ranks: scores from rank-local data must go through "
+                f"{what} differ between ranks: scores from rank-local data must go through "
                 "ctx.mean_over_ranks"
             )
         corrected = ranks.world > 1 and strategy.corrects

@@ -17,6 +17,7 @@ from torch.optim import Optimizer
 from prunekit.compressors.auxiliary import with_a_loss
 from prunekit.errors import UsageError
 from prunekit.foundation.warn import LOG
+from prunekit.pruning.closures import LoopGradients
 from prunekit.pruning.ending import guard, refuse_short, write_zeros
 from prunekit.pruning.engine import Engine
 from prunekit.pruning.masks import MaskSet
@@ -48,6 +49,7 @@ class Loop:
             or any(strategy.reads == "gradients" for strategy in strategies)
         )
         self._with_a_loss = with_a_loss(engine.model)
+        self.gradients = LoopGradients(engine)
         self._units: list[UnitCount] = []  # of the strategies when they finished
         self._over = ""  # why no further call makes sense
         self._told: set[str] = set()
@@ -85,6 +87,7 @@ class Loop:
                 "optimizer.step uses (those of all micro-batches)"
             )
         self._refuse_replaced("before_step")
+        self.gradients.refuse_missing()
         if not self.mask_set.is_hooked:
             raise UsageError(
                 "before_step: a copied optimizer has lost the hooks around its step: call "
@@ -128,6 +131,7 @@ class Loop:
         elif self._takes and self._moved:
             self._tell_of_idle()
         self._inside, self._moved = False, []
+        self.gradients.forget()
         self.engine.count_step()
         if self.engine.step <= self.engine.timeline.total_steps:
             self.engine.update_masks()

@@ -28,6 +28,7 @@ from prunekit.foundation.warn import LOG
 from prunekit.pruning.checks import masks_fault, refuse
 from prunekit.pruning.corrections import Corrections
 from prunekit.pruning.counts import Counted, MaskCount, count_masks
+from prunekit.pruning.optimizer_state import change_state
 from prunekit.pruning.rewrite import AtRest, rewrite
 from prunekit.pruning.scores import count_each
 from prunekit.pruning.sharded import refuse_sharded
@@ -212,8 +213,7 @@ class MaskSet:
         self._correct(corrections)
         for name in new:
             self._put_beside(name, beside, sums, fold=update.fold)
-        if update.restart:
-            self._forget_state(cover)
+        self._change_state(update, cover)
         for hooks in self._hooks:
             hooks.unproven = True
         return flips
@@ -376,6 +376,14 @@ class MaskSet:
                 masks.append(by)
         if grads:
             torch._foreach_mul_(grads, masks)
+
+    def _change_state(self, update: Update, cover: Iterable[str]) -> None:
+        if update.restart:
+            self._forget_state(cover)
+        for name, change in update.state.items():
+            change_state(self.params[name], change, self.optimizers)
+            if name in self._working and self.modes[name] != "ste":
+                self._mask_state(name)
 
     def _forget_state(self, names: Iterable[str]) -> None:
         for optimizer in self.optimizers:

@@ -14,7 +14,7 @@ model = pruner.finish()
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
@@ -157,6 +157,46 @@ class Pruner:
         """
         self._loop.attach(*optimizers)
 
+    def batch_penalty(self, inputs: Any, logits: Any, targets: Tensor) -> Tensor:
+        """What the strategies add to the loss of a batch or micro-batch: add it before backward.
+
+        0 where none adds anything; one that does refuses a step without this call.
+
+        Args:
+            inputs: what the model was given.
+            logits: its output with its graph, [B, classes], or a pair of them.
+            targets: int64 [B], classes; or float [B, classes], shares of them.
+
+        Returns:
+            A scalar, float32 at least: a mean over the samples, to be weighed as the loss is.
+
+        Raises:
+            PluginError: a strategy gives what its contract does not allow.
+        """
+        return self._loop.gradients.penalty(inputs, logits, targets)
+
+    def gradients(
+        self, closure: Callable[[], Any], scaler: torch.amp.GradScaler | None = None
+    ) -> Any:
+        """Forward and backward of a step, as often as a strategy asks: once where none does.
+
+        Each call of `closure` begins with cleared gradients and draws the same noise of torch; the
+        buffers of the model, as the statistics of BatchNorm, are moved by the first alone.
+
+        Args:
+            closure: passes the whole batch of the step forward and backward, with all its
+                micro-batches, and returns the mean loss.
+            scaler: what the closure scales its loss by; gradients are unscaled here then.
+
+        Returns:
+            What `closure` returned first.
+
+        Raises:
+            UsageError: it returned no number where a strategy wants the loss.
+            PluginError: a strategy gives what its contract does not allow.
+        """
+        return self._loop.gradients.take(closure, scaler)
+
     def before_step(self) -> bool:
         """On final gradients, before clipping. Whether `optimizer.step` is to be taken.
 
@@ -292,7 +332,8 @@ class Pruner:
         return self._engine.optimizer_rules()
 
     def metrics(self) -> dict[str, float]:
-        """What strategies and probes want logged: `strategy/<label>/<key>`, `probe/<label>/<key>`.
+        """What strategies and probes want logged: `strategy/<label>/<key>`, `probe/<label>/<key>`,
+        and `penalty/<label>` of the last batch.
 
         Where an update corrected weights that stay, `strategy/<label>/corrected` says how many,
         and `strategy/<label>/correction` by how much, as a share of their norm.
@@ -300,7 +341,7 @@ class Pruner:
         Raises:
             PluginError: one of them gives something else than numbers.
         """
-        return self.strategy_metrics() | self._engine.observed
+        return self.strategy_metrics() | self._engine.observed | self._engine.penalties.metrics()
 
     def strategy_metrics(self) -> dict[str, float]:
         """The share of the strategies in `metrics`."""

@@ -30,6 +30,13 @@ def check_target_result(result: Any) -> str | None:
     return f"returned {result!r}, not None or a sparsity in [0, 1)"
 
 
+def check_passes_result(result: Any) -> str | None:
+    """A count."""
+    if isinstance(result, int) and not isinstance(result, bool) and result > 0:
+        return None
+    return f"returned {result!r}, not a number of passes, 1 at least"
+
+
 def check_update_result(result: Any) -> str | None:
     """An Update with finite values; its masks are checked where they are put in force."""
     if fault := type_fault(result):
@@ -37,6 +44,10 @@ def check_update_result(result: Any) -> str | None:
     for name, value in result.values.items():
         if not torch.isfinite(value).all():
             return f"values of {name} are not finite"
+    for name, change in result.state.items():
+        for key, value in change.values.items():
+            if not torch.as_tensor(value).isfinite().all():
+                return f"the state {key!r} of {name} is not finite"
     return None
 
 
@@ -93,6 +104,7 @@ def check_finished_model(
 ALLOWED = {
     "update": ("train/eval mode",),  # the pruner puts it back
     "adjust_gradients": ("the gradient of",),
+    "around_gradients": ("the gradient of", "buffer "),  # those of the passes that it asks for
 }
 Check = Callable[[Any], str | None]
 """What is wrong with a result, in words; None = nothing."""

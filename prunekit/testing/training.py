@@ -124,15 +124,15 @@ class Training:
         if t and self.engine.timeline.clock(t, ending=False).phase_step == 0:
             self._new_optimizer()
         set_lr(self.optimizer, 1 - t / (2 * total))
-        self.optimizer.zero_grad(set_to_none=True)
-        self._backward(t)
+        self.engine.passes.take(t, lambda: self._backward(t))
         if self.engine.before_step():
             self.optimizer.step()
         self.engine.count_step()
         self.engine.update_masks()
 
-    def _backward(self, t: int) -> None:
+    def _backward(self, t: int) -> Tensor:
         """Gradients, their mean over the ranks; as DDP does, buffers are those of rank 0."""
+        self.optimizer.zero_grad(set_to_none=True)
         self.model.train()
         if self.ranks is not None:
             own = buffers(self.model)
@@ -141,7 +141,8 @@ class Training:
         x, y = batch(
             (self.trial.seed, "batch", t, self.ranks.rank if self.ranks else 0), self.small
         )
-        loss = F.cross_entropy(self.forward(x), y)
+        logits = self.forward(x)
+        loss = F.cross_entropy(logits, y) + self.engine.penalties.of_batch(t, x, logits, y).sum()
         if not torch.isfinite(loss):
             raise ConformanceError(f"the loss is not finite at step {t}: what was done to weights?")
         torch.autograd.backward(loss)
@@ -149,6 +150,7 @@ class Training:
             for param in self.model.parameters():
                 if param.grad is not None:
                     param.grad.copy_(self.ranks.mean(param.grad))
+        return loss.detach()
 
     def _new_optimizer(self) -> None:
         config, rules = OPTIMIZERS[self.trial.optimizer], self.engine.optimizer_rules()

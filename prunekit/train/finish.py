@@ -113,7 +113,7 @@ def _look_at(trainer: Trainer) -> Trained:
         sparsity=measure_sparsity(model, masks),
         macs=count_macs(model, shape, masks),
         flops=train_flops(
-            count_macs(model, shape, training=True), trainer.images, trainer.run.loss.extra_macs()
+            count_macs(model, shape, training=True), trainer.passed, trainer.run.loss.extra_macs()
         ),
         asked=engine.asked(),
         target=engine.target(),

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
 
+import torch.nn.functional as F
 from torch import Tensor
 
 from prunekit.compressors.auxiliary import with_a_loss
@@ -41,7 +42,10 @@ class Observer:
         logging = run.recipe.logging
         self.every = max(1, logging.every.steps(total, epoch))
         self.histograms = logging.histograms and max(1, logging.histograms.steps(total, epoch))
-        self._terms = tuple(f"compressor/{label}/loss" for label in with_a_loss(run.model))
+        self._terms = (
+            *(f"compressor/{label}/loss" for label in with_a_loss(run.model)),
+            *(f"penalty/{label}" for label in run.engine.penalties.labels),
+        )
         self._sums = Tally(3 + len(self._terms), run.group.device)
         self._since = (time.perf_counter(), 0)
         self._listener = WarningRelay(self.warn)
@@ -111,7 +115,8 @@ class Observer:
         if "skipped" in state:
             self.run.data.pixels.skipped.also(state["skipped"])
         if self.run.group.is_main:
-            self._sums.set(state["sums"])
+            missing = 3 + len(self._terms) - len(state["sums"])  # of an earlier version
+            self._sums.set(F.pad(state["sums"], (0, missing)))
             self.warnings = list(dict.fromkeys([*state["warnings"], *self.warnings]))
 
     def saw_batch(self, sums: Tensor) -> None:

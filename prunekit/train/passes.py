@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
+from torch.optim import Optimizer
 
 from prunekit.compressors.auxiliary import taken_of, with_a_loss
 from prunekit.data import EvalSplit
@@ -33,6 +34,20 @@ class Evaluation:
     """Share of samples whose class is ranked first, in [0, 1]."""
     loss: float
     """Mean cross-entropy in nats."""
+
+
+@dataclass(frozen=True, slots=True)
+class StepGradients:
+    """What taking the gradients of a step showed."""
+
+    sums: Tensor
+    """[3 + penalties]: see `Passes.gradients`; of the first pass."""
+    passes: int
+    """Forward and backward passes of the whole batch."""
+
+
+class _OverflowError(Exception):
+    """A pass in fp16 was not finite."""
 
 
 class Passes:
@@ -67,19 +82,40 @@ class Passes:
         if run.group.world > 1:
             self.forward = shared_out(self.evaluated, run.model)
 
+    def of_step(self, t: int, optimizer: Optimizer) -> StepGradients:
+        """Leave the final gradients of step `t`, in as many passes as a strategy takes.
+
+        Raises:
+            DivergedError: they are not finite.
+        """
+        while True:
+            seen: list[Tensor] = []
+            with suppress(_OverflowError):  # the same batch again, at a lower scale
+                passes = self.run.engine.passes.take(t, lambda: self._once(t, optimizer, seen))  # noqa: B023 - called before the next round
+                return StepGradients(seen[0], passes)
+
+    def _once(self, t: int, optimizer: Optimizer, seen: list[Tensor]) -> Tensor:
+        """One pass; the mean loss of this rank, with the penalties of its batches."""
+        optimizer.zero_grad(set_to_none=True)
+        sums = self.gradients(t)
+        seen.append(sums)
+        if not self.precision.accepts(self.run.model, optimizer, t):
+            raise _OverflowError
+        return sums[0] + sums[3:].sum()
+
     def gradients(self, t: int) -> Tensor:
         """Add the gradients of the mean loss over the global batch of step `t`, in micro-batches.
 
         Returns:
             [3 + terms], on the device: this rank's share of the mean loss, its hits and its
             samples, and its share of each term that a compressor adds, in the order of
-            `with_a_loss`.
+            `with_a_loss`, and that a strategy does, in the order of `Penalties.labels`.
         """
         self.forward.train()
-        data, rank = self.run.data, self.run.group.rank
+        data, rank, penalties = self.run.data, self.run.group.rank, self.run.engine.penalties
         samples, done = data.rank_batch, 0
         device = self.run.group.device
-        count = 3 + len(self._with_a_loss)
+        count = 3 + len(self._with_a_loss) + len(penalties.labels)
         sums = torch.zeros(count, dtype=widest(device), device=device)
         for i, (x, y) in enumerate(data.micro_batches(t)):
             self._look()
@@ -89,9 +125,13 @@ class Passes:
             torch.manual_seed(seed_for(self.run.recipe.seed, "noise", t, rank, i))
             with self._no_sync(last=last):
                 with self.precision.autocast():
-                    batch = batch_of(x, self._trained(x), y)
-                    loss = checked_value(self.run.loss, batch) * (len(y) / samples)
-                    terms = [term * (len(y) / samples) for term in self._terms(loss)]
+                    batch, share = batch_of(x, self._trained(x), y), len(y) / samples
+                    loss = checked_value(self.run.loss, batch) * share
+                    terms = [term * share for term in self._terms(loss)]
+                    if penalties.labels:
+                        logits = (batch.logits, batch.distilled)
+                        added = penalties.of_batch(t, x, logits, y) * share
+                        terms.extend(added.unbind())
                 self.precision.backward(sum(terms, loss))
             if i == 0 and not last:
                 self._compiled.own_gradients(self.run.model.parameters())

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from prunekit.errors import DivergedError, RecipeError
-from prunekit.foundation.autocast import DTYPES, autocast
+from prunekit.foundation.autocast import DTYPES, autocast, unscale_again
 from prunekit.foundation.devices import has_float64
 
 PATIENCE = 40
@@ -44,7 +44,7 @@ class Precision:
             )
         self.scaler = torch.amp.GradScaler(device.type, enabled=name == "fp16")
         self._bad = torch.zeros((), dtype=torch.bool, device=device)
-        self._overflows = 0
+        self._overflows, self._unscaled = 0, False
 
     def autocast(self) -> AbstractContextManager[Any]:
         """Forward passes in this precision."""
@@ -55,7 +55,7 @@ class Precision:
         torch.autograd.backward(self.scaler.scale(loss))
 
     def accepts(self, model: nn.Module, optimizer: Optimizer, step: int) -> bool:
-        """Unscale the gradients and look at them: the same on all ranks, as they are means.
+        """Unscale the gradients of a pass and look at them: the same on all ranks, being means.
 
         Returns:
             False after an overflow in fp16: the scale is lower now, and the batch is to run again.
@@ -63,11 +63,14 @@ class Precision:
         Raises:
             DivergedError: not finite.
         """
+        if self._unscaled:
+            unscale_again(self.scaler)
         self.scaler.unscale_(optimizer)
+        self._unscaled = True
         if self.scaler.is_enabled():
             self._overflows = self._overflows + 1 if bool(_not_finite(model)) else 0
             if 0 < self._overflows <= PATIENCE:
-                self.scaler.update()
+                self._update()
                 return False
         self.look(model, step)
         return True
@@ -96,7 +99,11 @@ class Precision:
         """`optimizer.step()`, if one is to be taken; the scale may rise again either way."""
         if take:
             self.scaler.step(optimizer)
+        self._update()
+
+    def _update(self) -> None:
         self.scaler.update()
+        self._unscaled = False
 
 
 def _not_finite(model: nn.Module) -> Tensor:

@@ -39,6 +39,8 @@ class Trainer:
         self.stopping = Stopping(self.group)
         self.state = ModelState(run)
         self.watch, self.images = Stopwatch(self.device), 0
+        self.passed = 0
+        """Images that went forward and backward: more than `images` where a step passes twice."""
         self.refused: set[int] = set()
         """Steps whose checkpoints could not be read."""
         self.passes: Passes
@@ -91,6 +93,7 @@ class Trainer:
         self.run.loss.load_state_dict(saved.get("loss", {}))
         self.observer.load_state_dict(saved["observer"])
         self.state.best, self.images = saved["best"], saved["images"]
+        self.passed = saved.get("passed", self.images)  # earlier ones passed once a step
         self.watch.seconds = saved["seconds"]
 
     def _wrap(self) -> None:
@@ -115,13 +118,11 @@ class Trainer:
         if self.plan.begins(t):
             self._begin_phase()
         set_lr(self.optimizer, self.plan.lr_factor(t))
-        while True:
-            self.optimizer.zero_grad(set_to_none=True)
-            sums = self.passes.gradients(t)
-            if self.precision.accepts(model, self.optimizer, t):
-                break  # else fp16 overflowed: the same batch again, at a lower scale
-        self.observer.saw_batch(sums)
-        self.images += self.data.rank_batch * self.group.world
+        found = self.passes.of_step(t, self.optimizer)
+        self.observer.saw_batch(found.sums)
+        images = self.data.rank_batch * self.group.world
+        self.images += images
+        self.passed += images * found.passes
         if engine.update_due():
             # each rank decides for itself, so all must look at the same finite numbers
             self.precision.stop_if_bad(t)
@@ -226,6 +227,7 @@ class Trainer:
                     "best": self.state.best,
                     "loss": self.run.loss.state_dict(),
                     "images": self.images,
+                    "passed": self.passed,
                     "seconds": self.watch.seconds,
                 }
             save_checkpoint(self.run_dir, step, weights, others)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import abc
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, Protocol
 
@@ -13,7 +13,9 @@ from torch import Tensor, nn
 from prunekit.foundation.parameters import ParamRule
 from prunekit.foundation.timeline import Clock
 from prunekit.pruning.counts import count_entries
+from prunekit.pruning.optimizer_state import StateChange
 from prunekit.pruning.selection import keep_count
+from prunekit.pruning.strategies.contexts import BatchContext, GradientContext
 from prunekit.registry.configs import Mode, StrategyConfig
 
 Masks = Mapping[str, Tensor]
@@ -30,6 +32,9 @@ class Update:
     class that `corrects`, for entries that stay kept as well."""
     restart: bool = False
     """Forget the optimizer state of the cover (AC/DC)."""
+    state: Mapping[str, StateChange] = field(default_factory=dict)
+    """Parameter name -> which of its entries the optimizer forgets, or what it is to hold of
+    them; once the new masks are in force, and after `restart`."""
     skip_step: bool = False
     """Take no optimizer step this time (RigL, inside the step); the clock still moves."""
     finite: Mapping[str, Tensor] = field(default_factory=dict)
@@ -72,6 +77,14 @@ class Context(Protocol):
     @property
     def masks(self) -> Masks:
         """The masks of the scope as they are now; for a probe, of what strategies mask."""
+
+    def optimizer_state(self, name: str) -> Mapping[str, Tensor]:
+        """What the optimizer remembers of a parameter, read-only: `exp_avg`, `momentum_buffer` and
+        the like, of its shape where they are held entry by entry, and counts, [].
+
+        Empty before the first step of an optimizer, which each phase of a run begins anew. Keys of
+        a second optimizer of the parameter end in `#1`.
+        """
 
     @property
     def factors(self) -> Mapping[str, Tensor]:
@@ -121,7 +134,7 @@ class PruningStrategy(abc.ABC):
     A controller, like an optimizer: no `nn.Module`, owns no parameter, never writes a weight. Only
     `due` and `update` are required. Order over a run:
     `check -> prepare -> cover, check_scope -> initialize -> update at t = 0 ->
-    {penalty, adjust_gradients, due -> update}* -> finish`.
+    {around_gradients {batch_penalty}*, penalty, adjust_gradients, due -> update}* -> finish`.
 
     `prunekit.testing.check_strategy` checks what must hold: masks are bool, of their parameter's
     shape, of names in the cover; equal inputs and state give equal masks on every rank; a
@@ -190,6 +203,31 @@ class PruningStrategy(abc.ABC):
     def optimizer_rules(self) -> Sequence[ParamRule]:
         """Learning-rate and decay rules that the method asks for; the recipe's own rules win."""
         return ()
+
+    def batch_penalty(self, ctx: BatchContext) -> Tensor | None:
+        """A scalar that is added to the loss of each micro-batch, inside its forward pass.
+
+        A mean over the samples, as the loss is: micro-batches are weighed by their samples, and
+        ranks are averaged. Under autocast where the loss is; draws no random number.
+        """
+        return None
+
+    def around_gradients(self, ctx: GradientContext, compute: Callable[[], Tensor]) -> None:
+        """Take the gradients of a step; the ones that the last `compute` left are used.
+
+        Args:
+            ctx: the weights, to be perturbed in between, and the gradients of the last `compute`.
+            compute: clears the gradients, passes forward and backward through the whole batch (all
+                micro-batches and ranks, the same samples and noise each time) and returns the mean
+                loss of this rank. Buffers, as the statistics of BatchNorm, are moved by the first
+                call alone, and the loss that is logged is that of the first.
+        """
+        compute()
+
+    def gradient_passes(self, clock: Clock) -> int:
+        """How often `around_gradients` calls `compute` in the step at `clock`. Pure; it is what
+        the costs of a run are told by, and checked."""
+        return 1
 
     def penalty(self, model: nn.Module, clock: Clock) -> Tensor | None:
         """A scalar whose gradient is added once an optimizer step."""
