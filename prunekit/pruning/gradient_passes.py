@@ -18,8 +18,6 @@ from prunekit.pruning.strategies.base import PruningStrategy
 
 Pass = Callable[[], Tensor]
 """Clear the gradients, take those of a whole batch and make them final; the loss, a scalar."""
-MOST_ASKED = 1000
-"""Steps that are asked how often they pass, of a run that has more."""
 
 
 class GradientPasses:
@@ -77,14 +75,6 @@ class GradientPasses:
             )
         return passes
 
-    def mean(self) -> float:
-        """Passes of a step, as a mean over the run; of a long one over a part of its steps."""
-        total = self._due.timeline.total_steps
-        if not self._takers or not total:
-            return 1.0
-        steps = range(0, total, max(1, total // MOST_ASKED))
-        return sum(map(self.at, steps)) / len(steps)
-
     def at(self, step: int) -> int:
         """Passes of the step that begins at `step`."""
         due = self.taker(step)
@@ -109,17 +99,19 @@ class PassContext(StepContext):
     @contextmanager
     def perturbed(self, values: Mapping[str, Tensor]) -> Iterator[None]:
         """Other weights inside, in the same memory: a CUDA graph reads its weights from there."""
-        params, masks = self.around.params, self.around.mask_set.params
+        params, mask_set = self.around.params, self.around.mask_set
         self._refuse_unfit("perturbed", values)
-        own = {name: params[name].data.clone() for name in values}
+        own, outer = {name: params[name].data.clone() for name in values}, mask_set.perturbed
         try:
             for name, value in values.items():
                 target = params[name].data  # by .data it counts as no write of others
                 target.copy_(value)
-                if name in masks:
-                    target.masked_fill_(~self.around.mask_set.mask(name), 0)
+                if name in mask_set.params:
+                    target.masked_fill_(~mask_set.mask(name), 0)
+            mask_set.perturbed = {**outer, **values}
             yield
         finally:
+            mask_set.perturbed = outer
             for name, value in own.items():
                 params[name].data.copy_(value)
 

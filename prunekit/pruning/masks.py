@@ -76,6 +76,8 @@ class MaskSet:
         self._moved: list[tuple[str, str, Tensor]] = []  # what `prove_zeros` saw and none has read
         self.corrections = Corrections({}, params, {}, fingerprints=False)
         """Of the last update."""
+        self.perturbed: dict[str, Tensor] = {}
+        """Dense W of a pass at other weights: what stands for those that are kept apart."""
         self.fingerprints = False
         """Whether masks are to be compared between ranks: they are counted with fingerprints."""
 
@@ -107,6 +109,8 @@ class MaskSet:
         weight = self.params[name].detach()
         if name not in self._dense:
             return weight
+        if name in self.perturbed:
+            return self.perturbed[name]
         if self.modes[name] == "ste":
             return self._dense[name]
         return torch.where(self.mask(name), weight, self._dense[name])
@@ -381,7 +385,7 @@ class MaskSet:
         if update.restart:
             self._forget_state(cover)
         for name, change in update.state.items():
-            change_state(self.params[name], change, self.optimizers)
+            change_state(self.params[name], self.dense(name), change, self.optimizers)
             if name in self._working and self.modes[name] != "ste":
                 self._mask_state(name)
 

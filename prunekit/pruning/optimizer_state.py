@@ -46,7 +46,7 @@ class _Entry:
         """Whether it is of the parameter as a whole, as a count of steps."""
         return self.key == "step" or self.tensor.ndim == 0
 
-    def start(self, param: Tensor) -> Tensor | float:
+    def start(self, param: Tensor, dense: Tensor) -> Tensor | float:
         """What the optimizer begins with."""
         group = next(
             group
@@ -55,7 +55,7 @@ class _Entry:
         )
         who = type(self.optimizer).__name__
         if self.key in COPIES:
-            return param.detach()
+            return dense
         return float(group.get(STARTS.get((who, self.key), ""), ONES.get((who, self.key), 0.0)))
 
 
@@ -63,8 +63,8 @@ STARTS = {("Adagrad", "sum"): "initial_accumulator_value", ("Rprop", "step_size"
 """Optimizer and key -> the setting that it starts from."""
 ONES = {("RMSpropTF", "square_avg"): 1.0}
 """Optimizer and key -> the number that it starts from, which is no setting."""
-COPIES = {"lookahead_slow_buff", "x0"}
-"""Keys of timm that start as a copy of the weight."""
+COPIES = {"ax", "lookahead_slow_buff", "x0"}
+"""Keys of ASGD, and of timm's Lookahead and MADGRAD, that start as a copy of the weight."""
 
 
 def held_state(param: Tensor, optimizers: Sequence[Optimizer]) -> Mapping[str, Tensor]:
@@ -103,12 +103,21 @@ def refuse_state(
 
 
 @torch.no_grad()
-def change_state(param: Tensor, change: StateChange, optimizers: Sequence[Optimizer]) -> None:
-    """Forget or set the state of the entries that `change` names; see `refuse_state`."""
+def change_state(
+    param: Tensor, dense: Tensor, change: StateChange, optimizers: Sequence[Optimizer]
+) -> None:
+    """Forget or set the state of the entries that `change` names; see `refuse_state`.
+
+    Args:
+        param: the parameter.
+        dense: what it holds when an optimizer moves it.
+        change: what to do.
+        optimizers: those that may hold it.
+    """
     where = change.where.to(param.device)
     for one in _entries(param, optimizers):
         if not change.values and not one.is_count:
-            value = one.start(param)
+            value = one.start(param, dense)
         elif one.shown in change.values:
             value = change.values[one.shown]
         else:

@@ -19,6 +19,8 @@ FEW = 10
 """A ramp in fewer updates prunes much at once; up to so many steps are named."""
 NO_QUARTER = 2
 """Of so many steps 75 % are all of them, rounded half up."""
+MOST_ASKED = 1000
+"""Steps that are asked how often they pass, of a run that has more."""
 LIMIT = 100_000
 """Of a row of more steps than these only a part is looked at."""
 
@@ -42,6 +44,8 @@ class Outlook:
     """Optimizer steps of the strategy's window."""
     named: bool
     """Whether the steps are named, however many there are."""
+    passes: float = 1.0
+    """Forward and backward passes of a step of the window, as a mean."""
 
     def line(self) -> str:
         """`magnitude: masks change 101 times, 250 steps at the full sparsity`."""
@@ -51,7 +55,8 @@ class Outlook:
             joint = "; " if "step" in changes else ", "
             full = f"{joint}{self.full_steps:,} {steps} {self._where()}"
         emerges = "; the sparsity emerges" if self.emerges else ""
-        return f"{self.label}: {changes}{full}{emerges}"
+        passes = "" if self.passes == 1 else f"; {self.passes:.3g} passes a step"
+        return f"{self.label}: {changes}{full}{emerges}{passes}"
 
     def warnings(self) -> Iterator[str]:
         """What of a ramp goes too fast or comes too late in a run of this length."""
@@ -122,7 +127,19 @@ def outlook(timeline: Timeline, assigned: Assigned) -> Outlook:
         rises=rises if ramps else None,
         emerges=strategy.target(start) is None,
         named=named,
+        passes=_mean_passes(timeline, strategy),
     )
+
+
+def _mean_passes(timeline: Timeline, strategy: PruningStrategy) -> float:
+    """Passes of a step; of a long run a part of its steps is asked."""
+    if type(strategy).around_gradients is PruningStrategy.around_gradients:
+        return 1.0
+    during, total = strategy.config.during, timeline.total_steps
+    steps = range(0, total, max(1, total // MOST_ASKED))
+    active = [step for step in steps if timeline.is_active(step, during, ending=False)]
+    clocks = [timeline.clock(step, during, ending=False) for step in active]
+    return sum(map(strategy.gradient_passes, clocks)) / len(clocks) if clocks else 1.0
 
 
 def _full_steps(changes: Sequence[tuple[int, float | None]], total: int) -> int | None:

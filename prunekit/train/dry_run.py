@@ -72,7 +72,7 @@ class DryRun:
     disk_bytes: int
     """Estimated size of the finished run directory."""
     step_seconds: float
-    """Mean of three real steps."""
+    """Mean of three real steps, brought to the mean number of passes."""
     total_seconds: float
     device: str
     changes: tuple[str, ...] = ()
@@ -86,6 +86,8 @@ class DryRun:
     """Of those, what the masks would prune."""
     units: tuple[UnitCount, ...] = ()
     """What the masks of each strategy would keep, in its own units."""
+    passes: float = 1.0
+    """Forward and backward passes of a step, as a mean over the run."""
 
 
 STEPS = 3
@@ -125,6 +127,8 @@ def plan(run: Run) -> DryRun:
     used = _what_is_used(run, shape, masks)  # before the steps, which move the weights
     step_seconds, memory = _three_steps(run)
     outlooks = engine.outlooks()
+    passes = 1 + sum((one.passes - 1) * one.steps for one in outlooks) / max(steps, 1)
+    step_seconds *= passes / _timed_passes(run)
     too_short = [sentence for one in outlooks for sentence in one.warnings()]
     state = OPTIMIZER_BYTES.get(run.recipe.optimizer.name, 8) + (4 if run.recipe.ema else 0)
     return DryRun(
@@ -149,6 +153,7 @@ def plan(run: Run) -> DryRun:
         step_seconds=step_seconds,
         total_seconds=step_seconds * steps,
         device=str(run.group.device),
+        passes=passes,
         changes=tuple(outlook.line() for outlook in outlooks),
         notes=(
             *filter(None, [run.data.pixels.line]),
@@ -218,6 +223,13 @@ def _why_not(reasons: Mapping[str, str]) -> str:
     if len(set(reasons.values())) <= 1:
         return next(iter(reasons.values()), "no strategy")
     return "; ".join(f"{label}: {reason}" for label, reason in reasons.items())
+
+
+def _timed_passes(run: Run) -> float:
+    """Passes of a step, as a mean over those that `_three_steps` takes the time of."""
+    last = min(STEPS + 1, run.timeline.total_steps)
+    passes = [run.engine.passes.at(step) for step in range(1, last)] or [run.engine.passes.at(0)]
+    return sum(passes) / len(passes)
 
 
 def _three_steps(run: Run) -> tuple[float, int]:

@@ -36,7 +36,8 @@ class BatchContext:
     """The plain module; its parameters hold W*M."""
     weights: Mapping[str, Tensor]
     """Dense W of the scope, made when it is read. Gradients go through: to all of W in `ste`, whose
-    optimizer moves it, and to the kept entries in `hard` and `masked`."""
+    optimizer moves it, and to the kept entries in `hard` and `masked`. In a pass at perturbed
+    weights they are those."""
     masks: Mapping[str, Tensor]
     """The masks of the scope, bool, True = kept."""
 
