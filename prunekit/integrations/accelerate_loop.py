@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from accelerate import Accelerator
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from prunekit.integrations.driving import finished, other_processes, put_back, saved
@@ -41,12 +41,31 @@ class AcceleratedPruner:
         ranks = other_processes(accelerator.device)
         self.pruner = Pruner(model, strategies, total_steps=total_steps, ranks=ranks, **settings)
         self._accelerator = accelerator
-        self._inside = False
+        self._inside = self._unscaled = False
         accelerator.register_for_checkpointing(self)
 
     def attach(self, *optimizers: Optimizer) -> None:
         """Hook into the optimizers that `prepare` gave; the masks of step 0 come into force."""
         self.pruner.attach(*optimizers)
+
+    def batch_penalty(self, inputs: Any, logits: Any, targets: Tensor) -> Tensor:
+        """What strategies add to the loss of a batch, to be added where that is computed: a scalar,
+        0 where none adds anything; see `Pruner.batch_penalty`.
+        """
+        return self.pruner.batch_penalty(inputs, logits, targets)
+
+    def gradients(self, closure: Callable[[], Any]) -> Any:
+        """Forward and backward of a step, as often as a strategy asks; see `Pruner.gradients`.
+
+        Args:
+            closure: passes the whole batch of the step, by `accelerator.backward`, outside of
+                `accumulate`, and returns the mean loss.
+
+        Returns:
+            What `closure` returned first.
+        """
+        self._unscaled = True
+        return self.pruner.gradients(closure, self._accelerator.scaler)
 
     def before_step(self) -> None:
         """After each backward, before clipping; does nothing where gradients are accumulated.
@@ -55,7 +74,8 @@ class AcceleratedPruner:
         would unscale them again.
         """
         if self._accelerator.sync_gradients:
-            self._accelerator.unscale_gradients()
+            if not self._unscaled:
+                self._accelerator.unscale_gradients()
             self.pruner.before_step()
             self._inside = True
 
@@ -63,7 +83,7 @@ class AcceleratedPruner:
         """After each `optimizer.step`; does nothing where gradients are accumulated."""
         if self._inside:
             self.pruner.after_step()
-            self._inside = False
+            self._inside = self._unscaled = False
 
     def finish(self) -> nn.Module:
         """Leave the zeros in the weights for good; the plain module."""

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
-from torch import nn
+from torch import Tensor, nn
 
 from prunekit.errors import UsageError
 from prunekit.integrations.driving import finished, module_at, other_processes, put_back, saved
@@ -65,6 +65,12 @@ class LightningPruning(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """The masks of step 0, or of the checkpoint, come into force."""
         self._pruner.attach(*trainer.optimizers)
+
+    def batch_penalty(self, inputs: Any, logits: Any, targets: Tensor) -> Tensor:
+        """What strategies add to the loss of a batch, to be added where that is computed: a scalar,
+        0 where none adds anything; see `Pruner.batch_penalty`.
+        """
+        return self._pruner.batch_penalty(inputs, logits, targets)
 
     def on_before_optimizer_step(self, *_: Any) -> None:
         """After backward and unscaling, before clipping."""

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from prunekit.errors import UsageError
@@ -65,6 +65,12 @@ class TrainerPruning(TrainerCallback):
             folder = self.resume_from or self._folder(args, state)
             put_back(self.pruner, read_beside(Path(folder), state.global_step))
         self.pruner.attach(its["optimizer"])
+
+    def batch_penalty(self, inputs: Any, logits: Any, targets: Tensor) -> Tensor:
+        """What strategies add to the loss of a batch, to be added where that is computed: a scalar,
+        0 where none adds anything; see `Pruner.batch_penalty`.
+        """
+        return self._pruner.batch_penalty(inputs, logits, targets)
 
     def on_pre_optimizer_step(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **its: Any

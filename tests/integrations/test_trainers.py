@@ -19,6 +19,7 @@ from prunekit.integrations import (
     follow_steps,
 )
 from prunekit.integrations.driving import STATE_FILE
+from tests.support.passing import LogitDecay, Sam
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]  # theirs, of many kinds
 
@@ -176,8 +177,8 @@ class Wrapped(nn.Module):
         return {"loss": nn.functional.cross_entropy(logits, labels), "logits": logits}
 
 
-def trained(choice, tmp_path, callback=None, resume=None, **settings):
-    model, callback = Wrapped(), callback or TrainerPruning(chosen(choice))
+def trained(choice, tmp_path, callback=None, resume=None, of=Wrapped, **settings):
+    model, callback = of(), callback or TrainerPruning(chosen(choice))
     arguments = transformers.TrainingArguments(
         str(tmp_path), num_train_epochs=EPOCHS, per_device_train_batch_size=16, use_cpu=True,
         report_to=[], save_strategy="steps", save_steps=5, disable_tqdm=True,
@@ -341,6 +342,120 @@ def test_an_overflow_in_accelerate_counts_and_harms_nothing(choice):
     finished = pruner.finish()
     assert all(bool(p.isfinite().all()) for p in finished.parameters())
     assert kept(finished) <= 160
+
+
+# --- terms of the loss, and steps that pass twice -----------------------------------------------
+
+
+def by_hand(make):
+    """A plain loop with a `Pruner` whose strategy sees the batch."""
+    model = net()
+    pruner = Pruner(model, [make()], total_steps=EPOCHS * BATCHES)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+    pruner.attach(optimizer)
+    for _ in range(EPOCHS):
+        for x, y in LOADER:
+
+            def closure(x=x, y=y):
+                logits = model(x)
+                loss = nn.functional.cross_entropy(logits, y) + pruner.batch_penalty(x, logits, y)
+                loss.backward()
+                return loss
+
+            pruner.gradients(closure)
+            pruner.before_step()
+            optimizer.step()
+            pruner.after_step()
+    return pruner.finish()
+
+
+def by_lightning(make, folder):
+    callback = LightningPruning([make()], part="net")
+
+    class Adding(Module):
+        def training_step(self, batch, index):
+            logits = self.net(batch[0])
+            loss = nn.functional.cross_entropy(logits, batch[1])
+            return loss + callback.batch_penalty(batch[0], logits, batch[1])
+
+    trainer(callback).fit(Adding(), LOADER)
+    return callback.model
+
+
+def by_hand_in_lightning(make, folder):
+    callback = LightningPruning([make()], part="net")
+
+    class Handing(Module):
+        def training_step(self, batch, index):
+            def closure():
+                logits = self.net(batch[0])
+                loss = nn.functional.cross_entropy(logits, batch[1])
+                loss = loss + callback.batch_penalty(batch[0], logits, batch[1])
+                self.manual_backward(loss)
+                return loss
+
+            callback.pruner.gradients(closure)
+            self.optimizers().step()
+
+    trainer(callback).fit(Handing(manual=True), LOADER)
+    return callback.model
+
+
+def by_transformers(make, folder):
+    callback = TrainerPruning([make()])
+
+    class Adding(Wrapped):
+        def forward(self, x, labels):
+            found = super().forward(x, labels)
+            added = callback.batch_penalty(x, found["logits"], labels)
+            return found | {"loss": found["loss"] + added}
+
+    return trained(None, folder, callback, of=Adding)[0].net
+
+
+def by_accelerate(make, folder):
+    accelerate.state.AcceleratorState._reset_state(True)
+    accelerator = accelerate.Accelerator(cpu=True)
+    model = net()
+    pruner = AcceleratedPruner(accelerator, model, [make()], total_steps=EPOCHS * BATCHES)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+    prepared, optimizer, loader = accelerator.prepare(model, optimizer, LOADER)
+    pruner.attach(optimizer)
+    for _ in range(EPOCHS):
+        for x, y in loader:
+
+            def closure(x=x, y=y):
+                logits = prepared(x)
+                loss = nn.functional.cross_entropy(logits, y) + pruner.batch_penalty(x, logits, y)
+                accelerator.backward(loss)
+                return loss
+
+            pruner.gradients(closure)
+            pruner.before_step()
+            optimizer.step()
+            pruner.after_step()
+    return pruner.finish()
+
+
+@pytest.mark.parametrize("way", [by_lightning, by_transformers, by_accelerate])
+def test_a_term_of_the_loss_reaches_each_trainer(way, tmp_path):
+    def make():
+        return LogitDecay(LogitDecay.Config(mode="ste"))
+
+    assert same(way(make, tmp_path), by_hand(make))
+
+
+@pytest.mark.parametrize("way", [by_hand_in_lightning, by_accelerate])
+def test_a_loop_inside_of_a_trainer_passes_twice(way, tmp_path):
+    def make():
+        return Sam(Sam.Config())
+
+    assert same(way(make, tmp_path), by_hand(make))
+
+
+def test_a_trainer_that_passes_by_itself_refuses_who_passes_twice():
+    with pytest.raises(UsageError, match=r"sam passes several times in a step"):
+        trainer(LightningPruning([Sam(Sam.Config())], part="net")).fit(Module(), LOADER)
 
 
 # --- a step that is out of reach ----------------------------------------------------------------
