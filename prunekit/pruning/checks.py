@@ -69,6 +69,10 @@ def check_update(assigned: Assigned, update: Update, params: Mapping[str, Tensor
             raise PluginError(f"{name}: values of shape {tuple(values.shape)} that fit no mask")
         if assigned.strategy.corrects and not values.is_floating_point():
             raise PluginError(f"{name}: expected values of floating point, got {values.dtype}")
+    _check_changes(assigned, update, params)
+
+
+def _check_changes(assigned: Assigned, update: Update, params: Mapping[str, Tensor]) -> None:
     for name, change in update.state.items():
         if name not in assigned.cover:
             raise PluginError(f"{name}: a change of state for a parameter outside of the scope")

@@ -106,7 +106,9 @@ class PassContext(StepContext):
             for name, value in values.items():
                 target = params[name].data  # by .data it counts as no write of others
                 target.copy_(value)
-                if name in mask_set.params:
+                if name in mask_set.soft:
+                    target.mul_(mask_set.factor(name))
+                elif name in mask_set.params:
                     target.masked_fill_(~mask_set.mask(name), 0)
             mask_set.perturbed = {**outer, **values}
             yield

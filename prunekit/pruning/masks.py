@@ -386,7 +386,7 @@ class MaskSet:
             self._forget_state(cover)
         for name, change in update.state.items():
             change_state(self.params[name], self.dense(name), change, self.optimizers)
-            if name in self._working and self.modes[name] != "ste":
+            if name in self._working and (self.modes[name] != "ste" or name in self._moving):
                 self._mask_state(name)
 
     def _forget_state(self, names: Iterable[str]) -> None:

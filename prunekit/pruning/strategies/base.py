@@ -32,9 +32,6 @@ class Update:
     class that `corrects`, for entries that stay kept as well."""
     restart: bool = False
     """Forget the optimizer state of the cover (AC/DC)."""
-    state: Mapping[str, StateChange] = field(default_factory=dict)
-    """Parameter name -> which of its entries the optimizer forgets, or what it is to hold of
-    them; once the new masks are in force, and after `restart`."""
     skip_step: bool = False
     """Take no optimizer step this time (RigL, inside the step); the clock still moves."""
     finite: Mapping[str, Tensor] = field(default_factory=dict)
@@ -49,6 +46,9 @@ class Update:
     moving: Masks = field(default_factory=dict)
     """In `ste`, for some of `masks`: the entries that the optimizer moves, those that are kept
     among them. The others stay as they are, without optimizer state. Names left out: all move."""
+    state: Mapping[str, StateChange] = field(default_factory=dict)
+    """Parameter name -> which of its entries the optimizer forgets, or what it is to hold of
+    them; once the new masks are in force, and after `restart`."""
 
 
 class Context(Protocol):
