@@ -1,6 +1,7 @@
 """Strategies, compressors and probes that each break their contract in one way."""
 
 import random
+from dataclasses import replace
 from typing import Literal
 
 import torch
@@ -13,6 +14,7 @@ from prunekit.compressors.tome import Tome
 from prunekit.errors import RecipeError
 from prunekit.foundation.timeline import duration
 from prunekit.pruning.cadence import Cadence
+from prunekit.pruning.optimizer_state import StateChange
 from prunekit.pruning.probes.base import Probe
 from prunekit.pruning.schedules import AnySchedule, Constant
 from prunekit.pruning.strategies.base import PruningStrategy, Update
@@ -226,6 +228,57 @@ class PenalisesByHand(Sound):
 class PenaltyWithoutGradient(Sound):
     def penalty(self, model, clock):
         return torch.tensor(1.0)
+
+
+@broken(STRATEGIES, r"batch_penalty, step 0: draws from the global random state of torch")
+class PenaltyDrawsGlobally(Sound):
+    def batch_penalty(self, ctx):
+        return (ctx.logits * torch.rand(())).mean()
+
+
+@broken(STRATEGIES, r"batch_penalty, step 0: returned nan")
+class PenaltyOfNothing(Sound):
+    def batch_penalty(self, ctx):
+        return ctx.logits[:0].mean()
+
+
+@broken(STRATEGIES, r"around_gradients, step 0: it changes parameter 1\.weight")
+class PerturbsByHand(Sound):
+    def around_gradients(self, ctx, compute):
+        for param in ctx.model.parameters():
+            param.data.add_(0.1)
+        compute()
+
+
+@broken(STRATEGIES, r"called compute 2 times, and gradient_passes says 1")
+class PassesInSecret(Sound):
+    def around_gradients(self, ctx, compute):
+        compute()
+        compute()
+
+
+@broken(STRATEGIES, r"gradient_passes, step 0: is not pure")
+class PassesByMood(Sound):
+    passes = 0
+
+    def around_gradients(self, ctx, compute):
+        compute()
+
+    def gradient_passes(self, clock):
+        self.passes += 1
+        return self.passes
+
+
+@broken(STRATEGIES, r"the state 'momentum_buffer' of 1\.weight is not finite")
+class StateOfNothing(Sound):
+    def update(self, ctx):
+        found, change = super().update(ctx), {"momentum_buffer": float("nan")}
+        state = {
+            name: StateChange(mask, change)
+            for name, mask in found.masks.items()
+            if ctx.optimizer_state(name)
+        }
+        return replace(found, state=state)
 
 
 # --- randomness, purity, memory, ranks
