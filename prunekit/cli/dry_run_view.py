@@ -117,7 +117,7 @@ def costs_view(plan: DryRun) -> Table:
         f"{si(plan.macs_theoretical)} without the masked weights",
         "passes": None
         if plan.passes == 1
-        else f"{plan.passes:.3g} a step, forward and backward: its cost is as many times that of one",
+        else f"{plan.passes:.3g} a step, forward and backward: as many times the cost of one",
         "memory": f"{si(plan.memory_bytes)}B",
         "disk": f"{si(plan.disk_bytes)}B",
         "time": f"{seconds_text(plan.total_seconds)} at {plan.step_seconds:.3g} s a step "
