@@ -107,7 +107,7 @@ def _show(found: Export) -> None:
             )
     click.echo(f"Wrote {folder / 'README.md'}, the model card")
     click.echo(f"{count(found.zeros)} zeros in the pruned tensors of each file")
-    if found.checks:
+    if found.checks.keys() - {*found.kept}:
         click.echo(f"Traced and written in {seconds_text(found.seconds)}, checks not counted")
     if found.latency:
         for batch, one in found.latency.onnxruntime.items():
