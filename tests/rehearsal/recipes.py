@@ -125,6 +125,7 @@ OPTIONS: dict[str, dict[str, Tree]] = {
         "pitome": {
             "compressors": [{"name": "pitome", "slot": "blocks.0", "metric": "keys", **RATIO}]
         },
+        "evit": {"compressors": [{"name": "evit", "slot": "blocks.0", **RATIO}]},
         "random_drop": {"compressors": [{"name": "random_drop", **RATIO}]},
         "average_pool": {
             "compressors": [
