@@ -10,7 +10,15 @@ from torch import Tensor, nn
 from prunekit.compressors.base import CLASS_ATTENTION, KEYS, DataCompressor, Depth, TokenBatch
 from prunekit.errors import UsageError
 from prunekit.models.attention_view import AttentionView, wanted_of
-from prunekit.models.seams import TRANSFORMERS, Hooked, Seam, as_bias, unhook, watch, with_bias
+from prunekit.models.seams import (
+    TRANSFORMERS,
+    Hooked,
+    Seam,
+    as_bias,
+    tell_attention,
+    unhook,
+    with_bias,
+)
 
 FIRST = -1
 """The place before block 0, slot `tokens`."""
@@ -124,7 +132,7 @@ class BlockHooks(Hooked):
             getattr(block, self.seam.entry).register_forward_pre_hook(self.enter)
             getattr(block, self.seam.end).register_forward_hook(self.leave)
             if self.compressor.reads & {KEYS, CLASS_ATTENTION}:
-                watch(attention, self)
+                tell_attention(attention, self)
 
     def begin(self, _: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...] | None:
         """The block's input is zero: what its residual adds to other tokens."""

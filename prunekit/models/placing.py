@@ -25,11 +25,11 @@ def attach_all(
     Raises:
         RecipeError: see `attach`.
     """
-    for one in placed(model, config):
+    for one in in_each_block(model, config):
         attach(model, one.slot, COMPRESSORS.create(one), input_shape)
 
 
-def placed(model: nn.Module, config: CompressorConfig) -> Iterator[CompressorConfig]:
+def in_each_block(model: nn.Module, config: CompressorConfig) -> Iterator[CompressorConfig]:
     """The settings of each compressor that an entry stands for."""
     if config.slot != EVERY_BLOCK:
         yield config

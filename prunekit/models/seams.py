@@ -95,7 +95,7 @@ def with_bias(
 
 
 def shows_keys(attention: nn.Module) -> bool:
-    """Whether `watch` knows this attention: softmax(q k) v with as many keys as queries."""
+    """Whether `tell_attention` knows this attention: softmax(q k) v, a key a query."""
     if isinstance(attention, nn.MultiheadAttention):
         return can_lose_heads(attention) and attention.in_proj_weight is not None
     if type(attention).__name__ == "Attention" and type(attention).__module__.startswith("timm."):
@@ -105,7 +105,7 @@ def shows_keys(attention: nn.Module) -> bool:
     return of_transformers and all(hasattr(attention, name) for name in needed)
 
 
-def watch(attention: Any, listener: Listener) -> None:
+def tell_attention(attention: Any, listener: Listener) -> None:
     """Let a listener be told of each pass through an attention that `shows_keys`."""
     if isinstance(attention, nn.MultiheadAttention):
         attention.register_forward_pre_hook(_Weights(listener).take)

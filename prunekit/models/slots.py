@@ -23,8 +23,8 @@ from prunekit.models.slot_trial import protected_tokens, tried_passage, try_size
 from prunekit.models.stock_slots import (
     check_place,
     passage_of,
-    place_of,
     put,
+    slot_index,
     slot_names,
     stock_gives,
     stock_place,
@@ -123,7 +123,7 @@ def _attach_stock(
     place, who = stock_place(model), type(model).__name__
     assert place is not None, "attach() looked"
     passage = passage_of(model)
-    if passage is not None and place_of(slot) in passage.held:
+    if passage is not None and slot_index(slot) in passage.held:
         raise taken_slot(slot)
     shape = input_shape or _usual_shape(model)
     if shape is None:

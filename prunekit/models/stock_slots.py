@@ -85,7 +85,7 @@ def slot_names(place: StockPlace) -> tuple[str, ...]:
     return "tokens", *(f"blocks.{index}" for index in range(len(place.layers)))
 
 
-def place_of(slot: str) -> int:
+def slot_index(slot: str) -> int:
     """The number of a slot's block; `FIRST` before them."""
     return FIRST if slot == "tokens" else int(slot.removeprefix("blocks."))
 
@@ -100,8 +100,8 @@ def stock_gives(model: nn.Module, place: StockPlace, slot: str) -> frozenset[str
     """What a compressor may read in a slot beside tokens and sizes."""
     if slot == "tokens":
         return frozenset({DEPTH})
-    seam = next(possible_seams(place.layers[place_of(slot)]), None)
-    if seam is None or not shows_keys(getattr(place.layers[place_of(slot)], seam.attention)):
+    seam = next(possible_seams(place.layers[slot_index(slot)]), None)
+    if seam is None or not shows_keys(getattr(place.layers[slot_index(slot)], seam.attention)):
         return frozenset({DEPTH})
     # of timm, of torchvision, of Transformers
     holders = ((model, "cls_token"), (model, "class_token"), (place.owner, "cls_token"))
@@ -163,7 +163,7 @@ def check_place(
         RecipeError: no place between attention and MLP, attention that takes no bias, or tokens
             that are dropped behind a merge, so that a head that counts patches cannot.
     """
-    where = place_of(slot)
+    where = slot_index(slot)
     if where != FIRST and passage.seams[where] is None:
         raise RecipeError(
             f"slot: {who} has no place between attention and MLP in block {where} "
@@ -205,7 +205,7 @@ def put(model: Any, slot: str, compressor: DataCompressor, passage: Passage) -> 
     Raises:
         AttributeError: the head reads patches, and the model has no such head.
     """
-    place, where = stock_place(model), place_of(slot)
+    place, where = stock_place(model), slot_index(slot)
     assert place is not None, "the caller looked"
     free = _tell_head(model, place, passage) if passage_of(model) is None else None
     if where == FIRST:

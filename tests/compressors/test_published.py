@@ -10,7 +10,7 @@ from prunekit.compressors.evit import Evit
 from prunekit.compressors.tome import Tome
 from prunekit.errors import RecipeError
 from prunekit.models import build_model, token_counts
-from prunekit.models.placing import attach_all, placed
+from prunekit.models.placing import attach_all, in_each_block
 from prunekit.models.vit import ViTConfig
 from prunekit.registry.configs import DataSpec
 from prunekit.testing import check_compressor
@@ -174,7 +174,8 @@ def test_a_falling_number_is_as_many_in_all(r, depth):
             pass
 
     found = [
-        one.r for one in placed(Blocks(), tome(slot="blocks.*", r=r, over_blocks="decreasing"))
+        one.r
+        for one in in_each_block(Blocks(), tome(slot="blocks.*", r=r, over_blocks="decreasing"))
     ]
     assert sum(found) == r * depth
     if depth > 1:
@@ -199,7 +200,7 @@ def test_settings_that_do_not_go_together(settings, message):
 def test_a_share_that_begins_at_more_than_all_is_refused():
     config = tome(slot="blocks.*", ratio=0.5, over_blocks="decreasing")
     with pytest.raises(RecipeError, match=r"give one below 0\.5"):
-        list(placed(timm_vit(), config))
+        list(in_each_block(timm_vit(), config))
 
 
 @pytest.mark.parametrize(

@@ -43,6 +43,7 @@ MODELS_TRIED = {
 """Small settings of a model, and the side of its images; another one is tried as it comes."""
 COMPRESSORS_TRIED = {
     "tome": {"ratio": 0.7, "similarity": "neg_l2"},  # two rounds
+    "evit": {"ratio": 0.5, "slot": "blocks.0"},
 }
 OTHER_STOCK = ("timm:test_convnext",)
 SLOTTED = ("vit", "timm", "transformers")
@@ -229,8 +230,9 @@ def test_all_of_it(name, compressor, strategy, tmp_path):
             {"name": "pitome", "ratio": 0.6, "metric": "keys", "slot": "blocks.0"},
             {"name": "tofu", "ratio": 0.4, "metric": "keys", "slot": "blocks.1"},
         ],
+        [{"name": "tome", "r": 3, "slot": "blocks.*", "metric": "keys"}],
     ],
-    ids=["proportional", "blocks", "pitome_tofu"],
+    ids=["proportional", "blocks", "pitome_tofu", "keys"],
 )
 @pytest.mark.slow
 def test_token_merging_exports_in_all_its_forms(compressors, tmp_path):

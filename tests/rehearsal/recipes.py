@@ -137,6 +137,7 @@ OPTIONS: dict[str, dict[str, Tree]] = {
                 }
             ]
         },
+        "evit": {"compressors": [{"name": "evit", "slot": "blocks.0", **RATIO}]},
     },
     "probe": {
         "none": {},
@@ -190,7 +191,11 @@ ONCE: tuple[Tree, ...] = (
     {"phases": [{"name": "a", "length": "4st", "keep": "best"}, {"name": "b", "length": "4st"}]},
     MODELS["vgg"],
     {"loggers": [{"name": "wandb"}]},
-    {"model": {"name": "timm:test_vit"}, "compressors": [{"name": "tome", **RATIO}]} | NATIVE,
+    {
+        "model": {"name": "timm:test_vit"},
+        "compressors": [{"name": "tome", "slot": "blocks.*", "metric": "keys", **RATIO}],
+    }
+    | NATIVE,
     {"data": {"eval_resize": 20, "mean": [0.5], "std": [0.5]}},
     {"optimizer": {"name": "adamw", "lr": 1e-3, "layer_decay": 0.9, "freeze": ["pos_embed"]}},
 )
