@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from torch import nn
 
+from prunekit.models.limits import refuse_too_large
 from prunekit.models.slots import TokenCounts, attach, slots, token_counts
 from prunekit.models.start_weights import PRETRAINED, load_initial
 from prunekit.registry.configs import DataSpec, ModelConfig
@@ -23,7 +24,10 @@ def build_model(config: ModelConfig, spec: DataSpec) -> nn.Module:
         RecipeError: the data does not fit the model.
         CheckpointError: the start weights cannot be read or belong to another model.
         DataError: stock weights cannot be downloaded.
+        ResourceError: it takes more memory than there is.
     """
+    if config.sized:
+        refuse_too_large(config, spec)
     model = config.build(spec)
     if config.init not in (None, PRETRAINED):  # stock weights are the model's own business
         load_initial(model, config.init, spec)

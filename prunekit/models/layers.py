@@ -11,7 +11,7 @@ from torch import nn
 from prunekit.errors import RecipeError
 from prunekit.registry.configs import DataSpec
 
-Width = Annotated[int, Field(ge=1)]
+Width = Annotated[int, Field(ge=1, le=2**24)]
 """Output channels of a convolution, or units of a linear layer."""
 Layer = nn.Linear | nn.Conv2d
 

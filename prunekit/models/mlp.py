@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Literal, Self
+from typing import ClassVar, Literal, Self
 
 from torch import nn
 
@@ -20,6 +20,7 @@ class MLPConfig(ModelConfig):
     The default is `lenet_300_100`.
     """
 
+    sized: ClassVar[bool] = True
     name: Literal["mlp"]
     init: OwnInit = None
     """Start weights: a run directory, or a .safetensors, .pth, .pt or .bin file."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Iterator
 from itertools import pairwise
-from typing import Literal, Self
+from typing import ClassVar, Literal, Self
 
 import torch.nn.functional as F
 from pydantic import Field, ValidationInfo, field_validator
@@ -28,13 +28,14 @@ class ResNetConfig(ModelConfig):
     name: Literal["resnet"]
     init: OwnInit = None
     """Start weights: a run directory, or a .safetensors, .pth, .pt or .bin file."""
-    depth: int = Field(default=20, ge=8)
+    depth: int = Field(default=20, ge=8, le=10_000)
     """6n + 2 for n blocks a stage: 20, 32, 44, 56, 110."""
     stages: tuple[Width, Width, Width] = (16, 32, 64)
     """Channels that the blocks of each stage hand on; none less than the one before."""
     widths: tuple[Width, ...] | None = None
     """Output channels of the first convolution of each block; null = those of its stage."""
 
+    sized: ClassVar[bool] = True
     paper = "arXiv:1512.03385"
 
     @field_validator("depth")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from itertools import accumulate, pairwise
-from typing import Literal, Self
+from typing import ClassVar, Literal, Self
 
 from pydantic import ValidationInfo, field_validator
 from torch import nn
@@ -34,6 +34,7 @@ class VGGConfig(ModelConfig):
     widths: tuple[Width, ...] | None = None
     """Output channels of each convolution; null = 64, 128, 256, 512 and 512 by stage."""
 
+    sized: ClassVar[bool] = True
     paper = "arXiv:1409.1556"
 
     @field_validator("widths")

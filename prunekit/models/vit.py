@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from itertools import repeat
-from typing import Annotated, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 import torch
 from pydantic import Field, ValidationInfo, field_validator
@@ -37,13 +37,13 @@ class ViTConfig(ModelConfig):
     """Start weights: a run directory, or a .safetensors, .pth, .pt or .bin file."""
     patch_size: int = Field(default=16, ge=1)
     """Side of a patch in pixels; must divide the image."""
-    depth: int = Field(default=4, ge=1)
+    depth: int = Field(default=4, ge=1, le=1000)
     """Encoder blocks."""
-    embed_dim: int = Field(default=384, ge=1)
+    embed_dim: int = Field(default=384, ge=1, le=2**20)
     """Width of a token."""
-    heads: int = Field(default=3, ge=1)
+    heads: int = Field(default=3, ge=1, le=2**20)
     """Attention heads; must divide `embed_dim`."""
-    mlp_ratio: float = Field(default=4.0, gt=0)
+    mlp_ratio: float = Field(default=4.0, gt=0, le=1000)
     """Hidden width of each MLP over `embed_dim`."""
     qkv_bias: bool = True
     """Whether the projection to queries, keys and values has a bias."""
@@ -65,9 +65,10 @@ class ViTConfig(ModelConfig):
     distill_token: Annotated[bool, NewKey(3, before=False)] = False
     """A second token with a head of its own, for a teacher (DeiT, arXiv:2012.12877); evaluation
     takes the mean of both heads."""
-    registers: Annotated[int, NewKey(3, before=0), Field(ge=0)] = 0
+    registers: Annotated[int, NewKey(3, before=0), Field(ge=0, le=2**20)] = 0
     """Learned tokens without a position that no head reads (arXiv:2309.16588)."""
 
+    sized: ClassVar[bool] = True
     paper = "arXiv:2010.11929"
 
     @field_validator("heads")

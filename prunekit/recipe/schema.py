@@ -94,7 +94,7 @@ class Phase(Frozen):
     """How the learning rate moves."""
     start: Literal["continue", "anchor"] = "continue"
     """From the weights as they are, or rewound to those of the anchor step."""
-    repeat: int = Field(default=1, ge=1)
+    repeat: int = Field(default=1, ge=1, le=10_000)
     """How many times in a row."""
     keep: Literal["last", "best"] = "last"
     """Which weights go on: the last, or the best on the validation split since masks changed."""
@@ -184,7 +184,7 @@ class Recipe(Frozen):
     """Whether BatchNorm normalises in training over the samples of all processes."""
     compile: Compile = False
     """Whether the training step goes through `torch.compile`, and in which of its modes."""
-    threads: int = Field(default=1, ge=1)
+    threads: int = Field(default=1, ge=1, le=1024)
     """CPU threads a process; another number gives other last bits."""
     device: Annotated[DeviceName, NewKey(3, before="auto")] = "auto"
     """Where it is computed: `auto` for the accelerator that torch finds, else the CPU; or a device

@@ -50,7 +50,7 @@ class DatasetConfig(ComponentConfig, abc.ABC):
     """Whether missing files may be fetched from the network."""
     image_size: int | None = Field(default=None, ge=1)
     """Side in pixels to which a batch is resized on the training device; null = as decoded."""
-    batch_size: int = Field(default=128, ge=1)
+    batch_size: int = Field(default=128, ge=1, le=2**31)
     """Samples an optimizer step, over all ranks."""
     micro_batch: int | None = Field(default=None, ge=1)
     """Samples a forward pass on one rank; null = the rank's whole share."""
@@ -136,6 +136,9 @@ class ModelConfig(ComponentConfig, abc.ABC):
     """The settings of a model."""
 
     paper: ClassVar[str] = ""
+    sized: ClassVar[bool] = False
+    """Whether the settings say how large it is: then it is built once more, on the `meta` device
+    and without values, and refused before it is made where it does not fit into memory."""
     init: RunPath | None = None
     """Start weights: a run directory, a .safetensors, .pth, .pt or .bin file, or `pretrained` for a
     stock model. A head for another number of classes starts fresh."""
