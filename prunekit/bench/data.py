@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 
 from prunekit.bench.measure import AGAIN, Section, Timed, Variant, in_turn, one_thread
-from prunekit.bench.streamed import bench_streamed
+from prunekit.bench.streamed import bench_streamed, bench_whole
 from prunekit.data.load import open_dataset
 from prunekit.foundation.system import seconds_of_children
 from prunekit.recipe.load import dataset_from
@@ -136,4 +136,4 @@ def _seconds() -> float:
     return time.process_time() + seconds_of_children()
 
 
-SECTIONS = {"memory": bench_resident, "streamed": bench_streamed}
+SECTIONS = {"memory": bench_resident, "streamed": bench_streamed, "whole": bench_whole}

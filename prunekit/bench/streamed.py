@@ -43,54 +43,98 @@ GOALS = {"torchcodec": 1.3, "Pillow": 1.0, "packed, torchcodec": 2.4}
 
 
 def bench_streamed(*, quick: bool = False) -> Section:
-    """Measure on one thread of each process, the reading ones counted.
+    """Up to pixels: decoded, cropped and resized, on both sides, and nothing besides.
+
+    Measured on one thread of each process, the reading ones counted.
 
     Args:
         quick: whether a few images do, and no goal is judged.
     """
-    images, (least, most) = (2 * BATCH, (2, 2)) if quick else (8 * BATCH, (7, 15))
+    images, (least, most) = _extent(quick)
     torchcodec = best_decoder()[0] == "torchcodec"
     with one_thread(), ExitStack() as stack:
-        root = Path(stack.enter_context(TemporaryDirectory(prefix="prunekit-")))
-        size = _write(root / "set", images)
-        packed = _pack(root / "set", root / "packed")
+        root, packed, size = _made(images, stack)
         variants: dict[str, Variant] = {
-            BASELINE: _by_torchvision(root / "set", _pillow_steps()),
-            AGAIN: _by_torchvision(root / "set", _pillow_steps()),
-            "torchvision, v2, pixels": _by_torchvision(root / "set", _pixel_steps()),
+            BASELINE: _by_torchvision(root, _pillow_steps()),
+            AGAIN: _by_torchvision(root, _pillow_steps()),
+            "torchvision, v2": _by_torchvision(root, _pixel_steps()),
         }
-        for where, folder in (("", root / "set"), ("packed, ", packed)):
+        for where, folder in (("", root), ("packed, ", packed)):
             for name, decoder in DECODERS.items():
                 if torchcodec or decoder == "pillow":
                     variants[where + name] = _by_prunekit(folder, images, decoder, stack)
-            made = _by_prunekit(folder, images, best_decoder()[0], stack, whole=True)
-            variants[f"{where}whole batch"] = made
         measured = in_turn(variants, least, most)
     rows = Timed(measured, not quick).rows({name: 1 / goal for name, goal in GOALS.items()})
     return Section(
         name="streamed",
-        title=f"{images} JPEGs of {WIDTH}x{HEIGHT}, {size / images / 1e3:.0f} kB each: random "
-        f"resized crop to {SIDE}, flip, float, batches of {BATCH}",
-        baseline=f"torchvision's ImageFolder and transforms of Pillow images, in a DataLoader with "
-        f"{WORKERS} worker",
+        title=f"{_title(images, size)}random resized crop to {SIDE}, batches of {BATCH}",
+        baseline=f"torchvision's ImageFolder, RandomResizedCrop and PILToTensor, in a DataLoader "
+        f"with {WORKERS} worker",
         rows=[_judged(row, not quick) for row in rows],
         rounds=measured.rounds,
         null=measured.null.error,
         notes=[
             "time of all processes, the reading ones counted; the goals are 1.3, 1 and 2.4 times "
             "the images a second of processor time",
-            "ours: to pixels in the memory of the training process; `whole batch`: mirrored and "
-            "normalised as well, which a GPU does where there is one",
-            "torchvision, v2, pixels: its fastest way, to pixels too, mirrored",
-            f"decoders: {decoder_version('pillow')}"
-            + (
-                f", {decoder_version('torchcodec')}"
-                if torchcodec
-                else "; torchcodec is not installed"
-            ),
-            "packed: shorter side 256, JPEG quality 90; every image is compared with its checksum",
+            "torchvision, v2: the same by its transforms of tensors, its fastest way",
+            *_notes(),
         ],
     )
+
+
+def bench_whole(*, quick: bool = False) -> Section:
+    """Batches that a model can be given, all of it on the CPU: mirrored and normalised as well.
+
+    Args:
+        quick: whether a few images do.
+    """
+    images, (least, most) = _extent(quick)
+    with one_thread(), ExitStack() as stack:
+        root, packed, size = _made(images, stack)
+        best, steps = best_decoder()[0], [*_pillow_steps()[:1], *_example_steps()]
+        variants = {
+            BASELINE: _by_torchvision(root, steps),
+            AGAIN: _by_torchvision(root, steps),
+            best: _by_prunekit(root, images, best, stack, whole=True),
+            f"packed, {best}": _by_prunekit(packed, images, best, stack, whole=True),
+        }
+        measured = in_turn(variants, least, most)
+    return Section(
+        name="whole",
+        title=f"{_title(images, size)}random resized crop to {SIDE}, flip, float, normalised, "
+        f"batches of {BATCH}",
+        baseline=f"torchvision's ImageFolder and the transforms of PyTorch's ImageNet example, in "
+        f"a DataLoader with {WORKERS} worker",
+        rows=Timed(measured, not quick).rows({}),
+        rounds=measured.rounds,
+        null=measured.null.error,
+        notes=["mirroring and normalising are the device's where there is one", *_notes()],
+    )
+
+
+def _extent(quick: bool) -> tuple[int, tuple[int, int]]:
+    """Images, and rounds at least and at most."""
+    return (2 * BATCH, (2, 2)) if quick else (8 * BATCH, (7, 15))
+
+
+def _made(images: int, stack: ExitStack) -> tuple[Path, Path, int]:
+    """A folder of images, the pack of it, and the bytes of those of training."""
+    root = Path(stack.enter_context(TemporaryDirectory(prefix="prunekit-")))
+    size = _write(root / "set", images)
+    return root / "set", _pack(root / "set", root / "packed"), size
+
+
+def _title(images: int, size: int) -> str:
+    return f"{images} JPEGs of {WIDTH}x{HEIGHT}, {size / images / 1e3:.0f} kB each: "
+
+
+def _notes() -> list[str]:
+    torchcodec = best_decoder()[0] == "torchcodec"
+    other = f", {decoder_version('torchcodec')}" if torchcodec else "; torchcodec is not installed"
+    return [
+        f"decoders: {decoder_version('pillow')}{other}",
+        "packed: shorter side 256, JPEG quality 90; every image is compared with its checksum",
+    ]
 
 
 def _judged(row: Row, judged: bool) -> Row:
@@ -129,23 +173,27 @@ def _pack(root: Path, out: Path) -> Path:
 
 
 def _pillow_steps() -> list[Any]:
-    """As PyTorch's ImageNet example has them."""
+    """Crop, resize, and the bytes of it."""
+    from torchvision import transforms
+
+    return [transforms.RandomResizedCrop(SIDE), transforms.PILToTensor()]
+
+
+def _example_steps() -> list[Any]:
+    """What PyTorch's ImageNet example does after it has cropped and resized."""
     from torchvision import transforms
 
     return [
-        *(transforms.RandomResizedCrop(SIDE), transforms.RandomHorizontalFlip()),
-        *(transforms.ToTensor(), transforms.Normalize(MEAN, STD)),
+        *(transforms.RandomHorizontalFlip(), transforms.ToTensor()),
+        transforms.Normalize(MEAN, STD),
     ]
 
 
 def _pixel_steps() -> list[Any]:
-    """The fastest there is: what a device can do as well is left to it."""
+    """The fastest there is."""
     from torchvision.transforms import v2
 
-    return [
-        *(v2.ToImage(), v2.RandomResizedCrop(SIDE, antialias=True)),
-        *(v2.RandomHorizontalFlip(), v2.ToPureTensor()),
-    ]
+    return [v2.ToImage(), v2.RandomResizedCrop(SIDE, antialias=True), v2.ToPureTensor()]
 
 
 def _by_torchvision(root: Path, steps: list[Any]) -> Variant:

@@ -42,7 +42,7 @@ prunekit bench all --check                     all; exits with 10 on a miss
 PARTS = {
     "masks": ("threshold", "update", "step", "memory", "eval"),
     "tokens": ("merge", "rounds", "block", "step"),
-    "data": ("memory", "streamed"),
+    "data": ("memory", "streamed", "whole"),
     "train": ("step",),
     "startup": ("commands", "validate"),
     "probes": ("mlp", "vit"),

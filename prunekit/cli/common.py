@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import gc
-import json
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -14,13 +13,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
-from click.shell_completion import CompletionItem
 
 from prunekit.errors import UsageError
 from prunekit.foundation.suggestions import did_you_mean
 from prunekit.recipe.find import named_recipes, shipped_sweeps
 
 if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
+
     from prunekit.registry import Registry
 
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
@@ -190,15 +190,15 @@ def complete_recipe(
 ) -> list[CompletionItem]:
     """Recipes by name and the recipe files of this folder; else whatever the shell finds."""
     names = [*named_recipes(), *sorted(str(path) for path in Path().glob("*.y*ml"))]
-    items = [CompletionItem(name) for name in names if name.startswith(incomplete)]
-    return items or [CompletionItem(incomplete, type="file")]
+    items = _beginning(incomplete, names)
+    return items or [_item(incomplete, type="file")]
 
 
 def complete_sweep(
     ctx: click.Context, param: click.Parameter, incomplete: str
 ) -> list[CompletionItem]:
     """As `complete_recipe`, the shipped sweeps first."""
-    sweeps = [CompletionItem(name) for name in shipped_sweeps() if name.startswith(incomplete)]
+    sweeps = _beginning(incomplete, shipped_sweeps())
     return [*sweeps, *complete_recipe(ctx, param, incomplete)]
 
 
@@ -262,7 +262,13 @@ def complete_component(
 
 
 def _beginning(incomplete: str, words: Any) -> list[CompletionItem]:
-    return [CompletionItem(word) for word in words if word.startswith(incomplete)]
+    return [_item(word) for word in words if word.startswith(incomplete)]
+
+
+def _item(word: str, **settings: str) -> CompletionItem:
+    from click.shell_completion import CompletionItem  # which only a shell asks for
+
+    return CompletionItem(word, **settings)
 
 
 @contextmanager
@@ -285,6 +291,8 @@ def starting() -> Iterator[None]:
 
 def print_json(document: Mapping[str, Any]) -> None:
     """Print one JSON document, with the version of its layout."""
+    import json  # which most commands do without
+
     click.echo(json.dumps({"schema_version": 1, **document}, indent=2, allow_nan=False))
 
 

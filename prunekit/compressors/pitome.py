@@ -9,8 +9,9 @@ from pydantic import Field
 from torch import Tensor
 
 from prunekit.compressors.base import DEPTH, Depth, TokenBatch
+from prunekit.compressors.means import Matching, product
 from prunekit.compressors.rounds import RoundsCompressor, RoundsConfig
-from prunekit.compressors.tome import SMALLEST_NORM, Matching, product, ranking
+from prunekit.compressors.tome import SMALLEST_NORM, ranking
 
 FIRST_MARGIN = 0.9
 """The margin of the first block; from there it falls to 0 (arXiv:2405.16148, section 3.2)."""

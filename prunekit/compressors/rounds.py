@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from prunekit.compressors.base import KEYS, RatioCompressor, RatioConfig, TokenBatch
-from prunekit.compressors.tome import Matching, merge
+from prunekit.compressors.means import Matching
+from prunekit.compressors.tome import merge
 
 
 class RoundsConfig(RatioConfig):

@@ -9,8 +9,9 @@ from pydantic import Field
 from torch import Tensor
 
 from prunekit.compressors.base import DEPTH, TokenBatch
+from prunekit.compressors.means import Matching
 from prunekit.compressors.rounds import RoundsCompressor, RoundsConfig
-from prunekit.compressors.tome import SMALLEST_NORM, Matching, match
+from prunekit.compressors.tome import SMALLEST_NORM, match
 
 
 class ToFu(RoundsCompressor):

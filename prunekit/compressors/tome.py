@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from prunekit.compressors.base import KEYS, RatioCompressor, RatioConfig, TokenBatch
+from prunekit.compressors.means import Groups, Matching, SharedMeans, means, product, sums
 from prunekit.foundation.values import NewKey
 
 Similarity = Literal["dot", "cosine", "neg_l2"]
@@ -70,7 +70,7 @@ class Tome(RatioCompressor):
         for later, removed in zip(range(len(rounds) - 1, -1, -1), rounds, strict=True):
             matching = self._match(merged, removed)
             group = matching.group if group is None else matching.group.gather(1, group)
-            origin = tokens, Matching(group, matching.tokens)
+            origin = None if later else (tokens, Matching(group, matching.tokens))
             keys = self._merged_keys(merged, matching) if later else None
             merged = merge(merged, matching, deterministic=self.config.deterministic, origin=origin)
             merged = TokenBatch(*merged, keys)
@@ -114,15 +114,6 @@ SMALLEST_NORM = 1e-6
 """Norms below this count as this, so that a zero vector has a cosine."""
 
 
-class Matching(NamedTuple):
-    """Where each token goes."""
-
-    group: Tensor
-    """int64 [B, N]: the output slot of each input token, in 0 .. tokens - 1."""
-    tokens: int
-    """Tokens that come out, protected ones counted."""
-
-
 @torch.no_grad()
 def match(
     x: Tensor,
@@ -146,14 +137,14 @@ def match(
         first: where A begins among the tokens that are not protected; it has every second one.
     """
     samples, count = x.shape[:2]
-    patches = x.detach()[:, protected:].float()
-    score, target = _scores(patches[:, first::2], patches[:, 1 - first :: 2], similarity).max(-1)
+    sources, targets = (x[:, protected + begin :: 2].float() for begin in (first, 1 - first))
+    score, target = _best(_scores(sources, targets, similarity))
     stays = ranking(score) >= removed
     b_begins = protected + score.shape[1] - removed
     group = torch.empty(samples, count, dtype=torch.int64, device=x.device)
     group[:, :protected] = torch.arange(protected, device=x.device)
     group[:, protected + first :: 2] = torch.where(
-        stays, protected + stays.cumsum(-1) - 1, b_begins + target
+        stays, stays.cumsum(-1) + (protected - 1), target + b_begins
     )
     group[:, protected + 1 - first :: 2] = torch.arange(b_begins, count - removed, device=x.device)
     return Matching(group, count - removed)
@@ -172,9 +163,22 @@ def ranking(score: Tensor) -> Tensor:
     return before.sum(-1)
 
 
+def _best(scores: Tensor) -> tuple[Tensor, Tensor]:
+    """[B, A, D] -> the highest of each row and its place; of equal ones the first."""
+    if scores.device.type != "cpu" or torch.compiler.is_compiling():
+        best, place = scores.max(-1)
+        return best, place
+    # sums run by vectors where the sources lie beside each other; `max` and comparisons do not
+    best = scores.amax(-1)
+    below = (scores - best.unsqueeze(-1)).sign_()  # -1, and 0 for what is the highest
+    count = scores.shape[-1]
+    places = torch.arange(count, dtype=scores.dtype)
+    return best, torch.add(places, below, alpha=-count).amin(-1).long()
+
+
 def _scores(a: Tensor, b: Tensor, similarity: Similarity) -> Tensor:
-    """[B, A, C] and [B, D, C] -> [B, A, D]."""
-    dot = product(a, b.transpose(-2, -1))
+    """[B, A, C] and [B, D, C] -> [B, A, D], held as [B, D, A]."""
+    dot = product(b, a.transpose(-2, -1)).transpose(-2, -1)
     if similarity == "cosine":
         length_a, length_b = (
             torch.linalg.vector_norm(t, dim=-1).clamp_min(SMALLEST_NORM) for t in (a, b)
@@ -208,98 +212,22 @@ def merge(
             there in one step. None = `tokens` and `matching`.
     """
     dtype = torch.promote_types(tokens.x.dtype, torch.float32)
-    x, sizes = tokens.x.to(dtype), tokens.size.to(dtype)
-    new_size = (_sum_dense if deterministic else _sum_rows)(sizes, matching)
-    weight = sizes / new_size.gather(1, matching.group.unsqueeze(-1))
+    rows, samples = matching.rows(), tokens.x.shape[0]
+    x, sizes = tokens.x.to(dtype).flatten(0, 1), tokens.size.to(dtype).flatten(0, 1)
+    new_size = sums(sizes, matching, rows, deterministic=deterministic)
+    weight = sizes / new_size.index_select(0, rows)
     if torch.compiler.is_exporting():
-        merged = (_sum_dense if deterministic else _sum_rows)(x * weight, matching)
+        merged = means(x, Groups(matching, rows, weight), deterministic=deterministic)
     else:
-        first, came = origin or (tokens, matching)
-        share = first.size.to(dtype) / new_size.gather(1, came.group.unsqueeze(-1))
-        start = x if first is tokens else first.x.to(dtype)
-        means = _Merge.apply(start, share, came, x.detach(), weight, matching, deterministic)
-        merged = means.view(x.shape[0], matching.tokens, x.shape[2])
-    return TokenBatch(merged.to(tokens.x.dtype), new_size.to(tokens.size.dtype), tokens.protected)
-
-
-class _Merge(torch.autograd.Function):
-    """Sums of weighted tokens, whose gradients go back over all rounds in one read and one write.
-
-    dL/dx_i = (size_i / size'_g) dL/dy_g for what token i has become a part of.
-    """
-
-    @staticmethod
-    def forward(
-        first: Tensor,
-        share: Tensor,
-        came: Matching,
-        x: Tensor,
-        weight: Tensor,
-        matching: Matching,
-        deterministic: bool,
-    ) -> Tensor:
-        """What x makes, B * T rows of C; the gradient is that of `first`, by `share` and `came`."""
-        if deterministic:
-            return _sum_dense(x * weight, matching)
-        return _sum_weighted(x, weight, matching)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        """Keep where tokens went, and with which weight."""
-        _, share, came, *_ = inputs
-        ctx.save_for_backward(share, came.group)
-        ctx.tokens = came.tokens
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        """B * T rows of C -> [B, N, C]."""
-        share, group = ctx.saved_tensors
-        rows, grad = _rows(Matching(group, ctx.tokens)), grads[0].reshape(-1, grads[0].shape[-1])
-        if grad.device.type == "cpu":  # bags of one row: the product in one pass
-            weight = share.flatten().unsqueeze(-1)
-            back = F.embedding_bag(rows.unsqueeze(-1), grad, mode="sum", per_sample_weights=weight)
-        else:
-            back = grad.index_select(0, rows) * share.flatten(0, 1)
-        return back.view(*group.shape, -1), None, None, None, None, None, None
-
-
-def _rows(matching: Matching) -> Tensor:
-    """The slot of each token among those of all samples, int64 [B * N]."""
-    group = matching.group
-    begins = torch.arange(group.shape[0], device=group.device) * matching.tokens
-    return (group + begins.unsqueeze(-1)).flatten()
-
-
-def _sum_weighted(x: Tensor, weight: Tensor, matching: Matching) -> Tensor:
-    """Sums of x * weight in the order of the tokens, [B * T, C], without a product that is held."""
-    rows = _rows(matching)
-    counts = rows.new_zeros(x.shape[0] * matching.tokens).index_add_(0, rows, torch.ones_like(rows))
-    order = rows.argsort(stable=True)
-    return F.embedding_bag(
-        order,
-        x.flatten(0, 1),
-        counts.cumsum(0) - counts,
-        mode="sum",
-        per_sample_weights=weight.flatten().index_select(0, order),
+        first, back = x, None
+        if origin is not None and origin[0] is not tokens:
+            start, came = origin[0], origin[1].rows()
+            first = start.x.to(dtype).flatten(0, 1)
+            back = start.size.to(dtype).flatten(0, 1) / new_size.index_select(0, came), came
+        groups = Groups(matching, rows, weight)
+        merged = SharedMeans.apply(first, back, x.detach(), groups, deterministic)
+    return TokenBatch(
+        merged.view(samples, matching.tokens, -1).to(tokens.x.dtype),
+        new_size.view(samples, matching.tokens, 1).to(tokens.size.dtype),
+        tokens.protected,
     )
-
-
-def _sum_rows(values: Tensor, matching: Matching) -> Tensor:
-    samples, _, width = values.shape
-    zeros = values.new_zeros(samples * matching.tokens, width)
-    summed = zeros.index_add(0, _rows(matching), values.flatten(0, 1))
-    return summed.view(samples, matching.tokens, width)
-
-
-def _sum_dense(values: Tensor, matching: Matching) -> Tensor:
-    slots = torch.arange(matching.tokens, device=values.device).unsqueeze(-1)
-    belongs = (matching.group.unsqueeze(1) == slots).to(values.dtype)
-    return product(belongs, values)
-
-
-def product(a: Tensor, b: Tensor) -> Tensor:
-    """`a @ b` in the precision of its operands, also under autocast."""
-    if not torch.amp.is_autocast_available(a.device.type):  # the meta device has none
-        return a @ b
-    with torch.autocast(a.device.type, enabled=False):
-        return a @ b

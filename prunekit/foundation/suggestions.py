@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from difflib import SequenceMatcher
 
 LONGEST = 64
 """Longer words are no slips of the finger, and comparing them costs their length squared."""
@@ -47,6 +46,8 @@ def closest(word: str, known: Iterable[str], limit: int = 3) -> list[str]:
 
 def _ranked(word: str, known: Iterable[str]) -> list[tuple[int, float, str]]:
     """(letters that differ, minus the likeness in [0, 1], the word), the nearest first."""
+    from difflib import SequenceMatcher  # which most commands do without
+
     plain = word.lower().replace("-", "_")
     ranked = []
     for option in dict.fromkeys(known):

@@ -7,7 +7,7 @@ weights are put in place. One that runs it again, on weights that it has moved, 
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -132,10 +132,12 @@ class StepHooks:
     @torch.no_grad()
     def leave(self) -> None:
         """Put W*M in place, also after a step that ended in an error."""
-        for (param, dense, working, moving), effective in self._effective:
+        for (_, dense, _, moving), effective in self._effective:
             if moving is not None:
                 torch.where(moving != 0, dense, effective, out=dense)
-            param.data = torch.mul(dense, working, out=effective)
+        put_effective([(one[1], one[2], effective) for one, effective in self._effective])
+        for (param, *_), effective in self._effective:
+            param.data = effective
         for held, grad in self._aside:
             held.grad = grad
         self._effective, self._aside, self.inside, self._depth = [], [], False, 0
@@ -156,6 +158,21 @@ class StepHooks:
         if self.unproven:
             self.weights.prove_zeros(optimizer)
             self.unproven = False
+
+
+def put_effective(several: Sequence[tuple[Tensor, Tensor, Tensor]]) -> None:
+    """Write W*M where it is kept, of (W, M, where): on a device all of them in a few kernels.
+
+    The memory stays the same: graphs of a device and DDP hold on to it.
+    """
+    elsewhere = [one for one in several if one[0].device.type != "cpu"]
+    if elsewhere:  # two kernels for all in place of one for each, bound by their launch
+        sources, masks, kept = (list(tensors) for tensors in zip(*elsewhere, strict=True))
+        torch._foreach_copy_(kept, sources)
+        torch._foreach_mul_(kept, masks)
+    for dense, working, effective in several:
+        if dense.device.type == "cpu":  # one pass over memory
+            torch.mul(dense, working, out=effective)
 
 
 class SeenGradients:

@@ -67,12 +67,15 @@ class Component:
 @lru_cache(maxsize=1)
 def own_version() -> str:
     """The version of the installed prunekit; empty where it runs uninstalled."""
-    from importlib.metadata import PackageNotFoundError, version
+    from importlib.metadata import PackageNotFoundError, distribution
 
     try:
-        return version("prunekit")
+        own = distribution("prunekit")
     except PackageNotFoundError:
         return ""
+    # the parser of a whole message takes longer than all the rest
+    line = re.search(r"^Version: *(\S+)", own.read_text("METADATA") or "", re.MULTILINE)
+    return line[1] if line else own.version
 
 
 @lru_cache(maxsize=1)

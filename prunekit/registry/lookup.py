@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
 
 from prunekit.errors import PluginError
@@ -66,14 +67,20 @@ class Registry:
 
     def components(self) -> list[Component]:
         """Everything under this kind, built-ins first. Imports nothing."""
-        kind, own = self.kind, own_version()
-        found = [Component(kind, n, v, "prunekit", own, True) for n, v in self._builtins.items()]
+        found = [*self._built_in]
         third = installed_components(tuple(sys.path))
-        found += sorted((c for c in third if c.kind == kind), key=lambda c: (c.name, c.qualified))
+        found += sorted(
+            (c for c in third if c.kind == self.kind), key=lambda c: (c.name, c.qualified)
+        )
         for name, cls in self._temporary.items():
             value = f"{cls.__module__}:{cls.__qualname__}"
-            found.append(Component(kind, name, value, "this process", "", False))
+            found.append(Component(self.kind, name, value, "this process", "", False))
         return [*found, *self.own]
+
+    @cached_property
+    def _built_in(self) -> list[Component]:
+        kind, own = self.kind, own_version()
+        return [Component(kind, n, v, "prunekit", own, True) for n, v in self._builtins.items()]
 
     def names(self) -> list[str]:
         """The names that a recipe may use, with the distribution where it must. Imports nothing."""

@@ -7,6 +7,7 @@ import inspect
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from importlib.machinery import ModuleSpec
 from pathlib import Path
 
@@ -48,13 +49,17 @@ def find_spec(module: str) -> ModuleSpec | None:
 
     Asks the finders of `sys.meta_path`, so that editable installs are found as well.
     """
-    spec, path, parts = None, None, module.split(".")
-    for end in range(1, len(parts) + 1):
-        spec = _ask_finders(".".join(parts[:end]), path)
-        if spec is None:
-            return None
-        path = spec.submodule_search_locations
-    return spec
+    parent, dot, _ = module.rpartition(".")
+    if not dot:
+        return _ask_finders(module, None)
+    package = _package(parent, tuple(sys.path))
+    return None if package is None else _ask_finders(module, package.submodule_search_locations)
+
+
+@lru_cache
+def _package(name: str, search_path: tuple[str, ...]) -> ModuleSpec | None:
+    """That of a package, looked up once for all that is in it."""
+    return find_spec(name)
 
 
 def _ask_finders(module: str, path: Sequence[str] | None) -> ModuleSpec | None:

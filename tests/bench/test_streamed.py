@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from prunekit.bench.streamed import _processor_seconds, bench_streamed
+from prunekit.bench.streamed import _processor_seconds, bench_streamed, bench_whole
 
 
 @pytest.mark.slow
@@ -18,6 +18,13 @@ def test_streamed_rows_stand_beside_torchvision():
     goals = {name: rows[name].goal for name in ("torchcodec", "Pillow", "packed, torchcodec")}
     assert list(goals.values()) == ["<= 0.769 x", "<= 1 x", "<= 0.417 x"]
     assert all(row.ours > 0 for row in section.rows)
+
+
+@pytest.mark.slow
+def test_whole_batches_stand_beside_the_example_of_pytorch():
+    section = bench_whole(quick=True)
+    assert {"baseline again", "packed"} <= {row.what.partition(",")[0] for row in section.rows}
+    assert all(row.ours > 0 and not row.goal for row in section.rows)
 
 
 def test_the_time_of_another_process_is_its_own():

@@ -76,6 +76,8 @@ PLAIN: dict[str, tuple[int, list[dict[str, Any]], dict[str, Any]]] = {
     "fp16": (1, [MAGNITUDE], {"precision": "fp16"}),
     "merged": (0, [], {"compressors": [chosen("tome", ratio=0.4)]}),
     "mixed": (0, [], {"data": {"augment": ["mixup", "cutmix", "random_erasing"]}}),
+    "rand_augment": (0, [], {"data": {"augment": ["flip", "rand_augment"]}}),
+    "trivial_augment": (0, [], {"data": {"augment": ["trivial_augment"]}}),
     "gradient norm": (1, [], {"probes": [chosen("gradient_norm", cadence={"every": "1st"})]}),
     "burden": (1, [], {"probes": [chosen("burden", every="1st")]}),
 }

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor
 
+from prunekit.data.augment.no_waits import NoWaits
 from prunekit.data.split import generator
 from prunekit.foundation.transfer import send
 from prunekit.registry.augmentations import STRENGTHS
@@ -69,8 +71,14 @@ def operate(images: Tensor, draws: Tensor, name: str, interpolation: str) -> Ten
                 # one sample is a view: no copy of it is made
                 one = slice(piece[0], piece[0] + 1)
                 rows = one if len(piece) == 1 else send(torch.tensor(piece), images.device)
-                images[rows] = kernel(images[rows], strength, interpolation)
+                with _no_waits(images.device):
+                    done = kernel(images[rows], strength, interpolation)
+                images[rows] = done
     return images
+
+
+def _no_waits(device: torch.device) -> AbstractContextManager[object]:
+    return nullcontext() if device.type == "cpu" else NoWaits()
 
 
 def _pieces(members: list[int], images: Tensor) -> Iterator[list[int]]:
