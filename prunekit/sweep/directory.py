@@ -123,10 +123,14 @@ def _design(sweep: Sweep) -> object:
 
 
 def _read_plan(path: Path) -> dict[str, Any]:
+    return checked(path, _of_this_format(path), PlanDocument)
+
+
+def _of_this_format(path: Path) -> dict[str, Any]:
     plan = read_json(path)
     if not isinstance(plan, dict) or plan.get("format") != FORMAT:
         raise CheckpointError(f"{path}: corrupt, or of another version of prunekit")
-    return checked(path, plan, PlanDocument)
+    return plan
 
 
 def begun_with(folder: Path) -> int | None:
@@ -137,7 +141,7 @@ def begun_with(folder: Path) -> int | None:
     """
     if not is_sweep(folder):
         return None
-    plan = _read_plan(folder / "plan.json")
+    plan = _of_this_format(folder / "plan.json")  # a newer one may have another shape
     begun = plan.get("recipe_format", 1)
     if type(begun) is not int or not 1 <= begun <= RECIPE_FORMAT:
         raise CheckpointError(

@@ -137,7 +137,6 @@ OPTIONS: dict[str, dict[str, Tree]] = {
                 }
             ]
         },
-        "evit": {"compressors": [{"name": "evit", "slot": "blocks.0", **RATIO}]},
     },
     "probe": {
         "none": {},
