@@ -67,7 +67,7 @@ def no_larger_than(weights: Mapping[str, Tensor]) -> Iterator[None]:
     seen, builder = [0, 0], threading.get_ident()
 
     def count_parameter(_module: nn.Module, name: str, parameter: nn.Parameter) -> None:
-        if threading.get_ident() != builder:
+        if threading.get_ident() != builder or parameter.is_meta:  # which holds nothing
             return
         seen[0] += 1
         seen[1] += parameter.numel()

@@ -11,6 +11,8 @@ from prunekit.recipe.identity import recipe_hash
 from prunekit.recipe.load import recipe_from
 from prunekit.registry import MODELS
 from prunekit.registry.configs import DataSpec
+from prunekit.runs.directory import open_run
+from tests.support.training import run, same
 
 SPEC = DataSpec(3, 64, 64, 5)
 
@@ -101,3 +103,13 @@ def test_a_model_file_remembers_the_arguments(tmp_path):
     write_model(path, model, {}, {"prunekit": hostile})
     with pytest.raises(CheckpointError, match="checkpoint_path: is set by prunekit"):
         load_model(path)
+
+
+def test_a_model_that_arguments_make_small_loads_from_its_file(tmp_path):
+    small = {"patch_size": 4, "depth": 1, "embed_dim": 12, "num_heads": 3}
+    model = {"name": "timm:vit_tiny_patch16_224", "kwargs": small}
+    phases = [{"name": "train", "length": "1st"}]
+    run_dir = run(tmp_path, model=model, phases=phases)
+    loaded = load_model(run_dir)
+    assert sum(p.numel() for p in loaded.parameters()) < 10_000
+    assert same(dict(loaded.state_dict()), open_run(run_dir).final_weights())
