@@ -66,6 +66,7 @@ class Frozen(BaseModel):
 
     model_config = ConfigDict(
         frozen=True,
+        validate_default=True,  # a default may not go with what is written
         extra="forbid",
         strict=True,
         allow_inf_nan=False,

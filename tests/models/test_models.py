@@ -154,6 +154,11 @@ def test_a_patch_that_does_not_divide_names_those_that_do():
         build_model(config, DataSpec(3, 32, 24, 10))
 
 
+def test_a_default_that_does_not_go_with_what_is_written_is_told():
+    with pytest.raises(ValidationError, match="3 heads do not divide embed_dim 64: use 2 or 4"):
+        ViTConfig(name="vit", embed_dim=64)
+
+
 def test_heads_that_do_not_divide_name_those_that_do():
     with pytest.raises(ValidationError, match="5 heads do not divide embed_dim 384: use 4 or 6"):
         ViTConfig(name="vit", embed_dim=384, heads=5)
@@ -361,11 +366,14 @@ def test_a_stock_model_with_merging_compiles(images):
 
 
 @pytest.mark.parametrize("make", [tiny_torchvision, tiny_timm])
-def test_proportional_attention_is_refused_by_stock_models(make):
-    model = make()
-    with pytest.raises(RecipeError, match="no bias on the logits"):
-        attach(model, "tokens", tome(proportional_attention=True))
-    assert token_counts(model).slots == {}
+def test_proportional_attention_is_given_by_stock_models(make):
+    images = torch.rand(2, 3, 32, 32)
+    plain, proportional = make().eval(), make().eval()
+    proportional.load_state_dict(plain.state_dict())
+    attach(plain, "tokens", tome(0.5))
+    attach(proportional, "tokens", tome(0.5, proportional_attention=True))
+    assert token_counts(plain).slots == token_counts(proportional).slots
+    assert not torch.allclose(plain(images), proportional(images))
 
 
 @pytest.mark.parametrize("make", [tiny_vit, tiny_torchvision, tiny_timm])
@@ -379,8 +387,8 @@ def test_a_slot_takes_one_compressor(make):
 def test_an_unknown_slot_lists_the_slots():
     with pytest.raises(RecipeError, match=r"no slot 'blocks.3': .* tokens, blocks.0, .*blocks.2"):
         attach(tiny_vit(), "blocks.3", tome())
-    with pytest.raises(RecipeError, match=r"no slot 'blocks\.0': its slots are tokens"):
-        attach(tiny_torchvision(), "blocks.0", tome())
+    with pytest.raises(RecipeError, match=r"no slot 'blocks\.9': its slots are tokens, blocks.0"):
+        attach(tiny_torchvision(), "blocks.9", tome())
 
 
 def test_a_model_without_slots_says_so():
@@ -467,7 +475,11 @@ def test_a_torchvision_name_has_a_variant(name):
 
 @pytest.mark.parametrize(
     ("variant", "found"),
-    [("vit_tiny_patch16_224", ("tokens",)), ("resnet18", ()), ("convnext_atto", ())],
+    [
+        ("vit_tiny_patch16_224", ("tokens", *(f"blocks.{i}" for i in range(12)))),
+        ("resnet18", ()),
+        ("convnext_atto", ()),
+    ],
 )
 def test_timm_models_fit_the_data(variant, found):
     pytest.importorskip("timm")

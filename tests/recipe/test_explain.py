@@ -57,7 +57,7 @@ r.yaml:8:15 model.name: no model is called 'vti'. Did you mean 'vit'? Known: vit
 r.yaml:9:14 compressors: must be a list, not the text 'tome'
 r.yaml:12:5 strategies.0.spasity: unknown key of 'magnitude'. Did you mean 'sparsity'?
 r.yaml:13:15 strategies.0.sparsity: must be less than 1, not 1.2
-r.yaml:14:22 strategies.0.schedule.name: must be 'constant',
+r.yaml:14:22 strategies.0.schedule.name: no schedule is called 'cubc'. Did you mean 'cubic'?
 r.yaml:15:15 strategies.0.cadence.evry: unknown key. Did you mean 'every'?
 r.yaml:16:34 strategies.0.distribution.normalise: unknown key of 'global'. Did you mean 'normalize'?
 r.yaml:17:5 strategies.1.name: missing: it has no default
