@@ -82,6 +82,7 @@ MODELS = Registry(
         "lenet5": "prunekit.models.lenet:LeNet5Config",
         "vgg": "prunekit.models.vgg:VGGConfig",
         "resnet": "prunekit.models.resnet:ResNetConfig",
+        "wrn": "prunekit.models.wrn:WRNConfig",
         "torchvision": "prunekit.models.stock:TorchvisionConfig",
         "timm": "prunekit.models.stock:TimmConfig",
         "transformers": "prunekit.models.stock_transformers:TransformersConfig",

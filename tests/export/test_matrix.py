@@ -25,6 +25,7 @@ MODELS_TRIED = {
     "lenet5": ({"name": "lenet5", "widths": [4, 6, 12]}, 28),
     "vgg": ({"name": "vgg", "depth": 11, "widths": [4] * 8}, 16),
     "resnet": ({"name": "resnet", "depth": 8, "stages": [4, 6, 8]}, 8),
+    "wrn": ({"name": "wrn", "depth": 10, "stem": 4, "stages": [4, 6, 8]}, 8),
     "torchvision": ({"name": "torchvision:squeezenet1_1"}, 64),
     "timm": ({"name": "timm:test_vit", "kwargs": {"depth": 1}}, 32),
     "transformers": (
@@ -65,6 +66,7 @@ UNITS = {
     "lenet5": "conv1.weight",
     "vgg": "conv*.weight",
     "resnet": "layer*.conv1.weight",
+    "wrn": "layer*.conv1.weight",
 }
 """Weights whose rows can leave; of another model all that a strategy prunes by default."""
 STRATEGIES_TRIED = {

@@ -18,6 +18,7 @@ from prunekit.errors import RecipeError
 from prunekit.models import build_model
 from prunekit.models.cost import Macs, count_macs
 from prunekit.models.resnet import BasicBlock, PadShortcut
+from prunekit.models.wrn import WideBlock
 from prunekit.pruning.distributions import Demand, Uniform
 from prunekit.pruning.pruner import Pruner
 from prunekit.pruning.selection import keep_count
@@ -46,6 +47,9 @@ CONFIGS = {
     "vgg": st.fixed_dictionaries({"depth": st.just(11), "widths": widths(8)}),
     "resnet": st.fixed_dictionaries(
         {"depth": st.just(14), "stages": widths(3).map(sorted), "widths": widths(6)}
+    ),
+    "wrn": st.fixed_dictionaries(
+        {"depth": st.just(16), "stem": width, "stages": widths(3), "widths": widths(6)}
     ),
 }
 every_model = pytest.mark.parametrize("name", CONFIGS)
@@ -110,11 +114,18 @@ def test_the_table_has_every_model_of_ours():
         ({"name": "resnet", "depth": 44}, 0.66, 97),
         ({"name": "resnet", "depth": 56}, 0.85, 126),
         ({"name": "resnet", "depth": 110}, 1.7, 253),
+        ({"name": "wrn", "depth": 40, "widen_factor": 1}, 0.6, 83.3),
+        ({"name": "wrn", "depth": 40, "widen_factor": 4}, 8.9, 1300),
+        ({"name": "wrn", "depth": 16, "widen_factor": 8}, 11.0, 1550),
+        ({"name": "wrn", "depth": 22, "widen_factor": 8}, 17.2, 2450),
+        ({"name": "wrn", "depth": 28, "widen_factor": 10}, 36.5, 5240),
+        ({"name": "wrn", "depth": 28, "widen_factor": 12}, 52.5, 7560),
     ],
     ids=lambda value: str(value) if isinstance(value, dict) else "",
 )
 def test_published_sizes(settings, millions, mega_macs):
-    """Parameters as in table 6 of arXiv:1512.03385; multiply-adds as commonly quoted."""
+    """Parameters as in table 6 of arXiv:1512.03385 and table 4 of arXiv:1605.07146; multiply-adds
+    as commonly quoted."""
     spec = MNIST if settings["name"] == "lenet5" else DataSpec(3, 32, 32, 10)
     with torch.device("meta"):
         model = build_model(MODELS.parse(settings), spec)
@@ -204,6 +215,27 @@ def test_resnet_in_functions():
     assert_close(model(x), F.linear(out.mean((2, 3)), s["fc.weight"], s["fc.bias"]))
 
 
+def test_wrn_in_functions():
+    """By figure 1(b) of arXiv:1605.07146, with the shortcut as its authors' code has it."""
+    settings = {"stem": 3, "stages": [3, 5, 4], "widths": [5, 3, 1, 2, 6, 7]}
+    model = stir(build(configure("wrn", depth=16, **settings)))
+    s, x = model.state_dict(), torch.randn(2, *IMAGE)
+    out = F.conv2d(x, s["conv1.weight"], padding=1)
+    for block in (f"layer{stage}.{index}" for stage in (1, 2, 3) for index in (0, 1)):
+        stride = 2 if block in ("layer2.0", "layer3.0") else 1
+        active = F.relu(normed(out, s, f"{block}.bn1"))
+        inner = F.conv2d(active, s[f"{block}.conv1.weight"], None, stride, 1)
+        branch = F.conv2d(
+            F.relu(normed(inner, s, f"{block}.bn2")), s[f"{block}.conv2.weight"], padding=1
+        )
+        if stride == 2:
+            out = F.conv2d(active, s[f"{block}.shortcut.weight"], stride=2)
+        out = out + branch
+    assert out.shape == (2, 4, 4, 5)
+    out = F.relu(normed(out, s, "bn1"))
+    assert_close(model(x), F.linear(out.mean((2, 3)), s["fc.weight"], s["fc.bias"]))
+
+
 def test_a_shortcut_keeps_what_it_is_given():
     x = torch.arange(2.0 * 3 * 5).reshape(1, 2, 3, 5) + 1
     out = PadShortcut(added=3, stride=2)(x)
@@ -214,7 +246,7 @@ def test_a_shortcut_keeps_what_it_is_given():
     assert isinstance(block.shortcut, nn.Identity)
 
 
-@pytest.mark.parametrize("name", ["lenet5", "vgg", "resnet"])
+@pytest.mark.parametrize("name", ["lenet5", "vgg", "resnet", "wrn"])
 def test_kernels_start_as_he_et_al_draw_them(name):
     model = build(configure(name))
     for module in model.modules():
@@ -247,8 +279,9 @@ def test_an_image_that_pooling_would_use_up_is_refused(name):
 
 
 @pytest.mark.parametrize("side", [1, 5, 33])
-def test_a_residual_network_takes_any_image(side):
-    model = stir(build(configure("resnet", depth=8), DataSpec(1, side, side, 3)))
+@pytest.mark.parametrize(("name", "depth"), [("resnet", 8), ("wrn", 10)])
+def test_a_residual_network_takes_any_image(name, depth, side):
+    model = stir(build(configure(name, depth=depth), DataSpec(1, side, side, 3)))
     assert torch.isfinite(model(torch.randn(2, 1, side, side))).all()
 
 
@@ -264,6 +297,8 @@ def test_a_residual_network_takes_any_image(side):
         ({"name": "resnet", "widths": [16] * 27}, "27 widths for the 9 blocks of depth 20"),
         ({"name": "resnet", "depth": 21}, r"21 is not 6n \+ 2: use 20 or 26"),
         ({"name": "resnet", "stages": [8, 4, 8]}, "fewer channels than the one before"),
+        ({"name": "wrn", "widths": [16] * 8}, "8 widths for the 9 blocks of depth 22"),
+        ({"name": "wrn", "depth": 20}, r"20 is not 6n \+ 4: use 16 or 22"),
         ({"name": "lenet5", "widths": [20, 50]}, "widths"),
         ({"name": "lenet_300_100", "widths": [0, 100]}, "widths"),
     ],
@@ -283,7 +318,8 @@ def test_settings_that_do_not_fit_are_refused(settings, message):
 def test_the_config_of_a_model_builds_it_again(name, data):
     config = configure(name, **data.draw(CONFIGS[name]))
     model = build(config)
-    fixed = {key: getattr(config, key) for key in ("depth", "stages") if hasattr(config, key)}
+    keys = ("depth", "stem", "stages")
+    fixed = {key: getattr(config, key) for key in keys if hasattr(config, key)}
     again = configure(name, **fixed).sized_as(model)
     assert shapes(build(again)) == shapes(model)
     assert config.sized_as(model) == config
@@ -296,7 +332,7 @@ def test_the_config_of_an_untouched_model_is_its_own(name):
     assert config.sized_as(build(config, MNIST)) == config
 
 
-@pytest.mark.parametrize("name", ["lenet_300_100", "lenet5", "vgg", "resnet"])
+@pytest.mark.parametrize("name", ["lenet_300_100", "lenet5", "vgg", "resnet", "wrn"])
 def test_a_model_of_another_kind_changes_no_config(name):
     config = configure(name)
     assert config.sized_as(nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU(), nn.Linear(3, 2))) == config
@@ -322,6 +358,9 @@ def chains(model):
     if any(isinstance(m, BasicBlock) for m in model.modules()):
         blocks = [(n, m) for n, m in model.named_modules() if isinstance(m, BasicBlock)]
         return {f"{name}.conv1": (block.bn1, block.conv2) for name, block in blocks}
+    if any(isinstance(m, WideBlock) for m in model.modules()):
+        wide = [(n, m) for n, m in model.named_modules() if isinstance(m, WideBlock)]
+        return {f"{name}.conv1": (block.bn2, block.conv2) for name, block in wide}
     layers = [(n, m) for n, m in model.named_children() if isinstance(m, nn.Conv2d | nn.Linear)]
     norms = {n: m for n, m in model.named_children() if isinstance(m, nn.BatchNorm2d)}
     return {
@@ -347,6 +386,7 @@ def cut(model, masks):
 def test_closed_channels_can_be_cut_out_and_the_rest_computes_the_same(name, seed):
     """What structures close is what surgery removes, and `sized_as` builds what is left."""
     small = {"vgg": {"depth": 11, "widths": [4, 5, 6, 4, 5, 6, 4, 5]}, "resnet": {"depth": 14}}
+    small |= {"wrn": {"depth": 10, "widen_factor": 1}}
     small |= {"lenet5": {"widths": [4, 5, 6]}, "mlp": {"hidden": [6, 5]}}
     config = configure(name, **small.get(name, {}))
     model, x = stir(build(config, seed=seed)), torch.randn(2, *IMAGE)

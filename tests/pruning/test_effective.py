@@ -64,6 +64,7 @@ MODELS_OF_OURS = [
     {"name": "lenet5", "widths": [3, 4, 5]},
     {"name": "vgg", "depth": 11, "widths": [4] * 8},
     {"name": "resnet", "depth": 8, "stages": [4, 6, 8]},
+    {"name": "wrn", "depth": 10, "stem": 4, "stages": [4, 6, 8]},
     {"name": "vit", "patch_size": 7, "depth": 2, "embed_dim": 8, "heads": 2},
 ]
 

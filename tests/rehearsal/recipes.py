@@ -113,6 +113,7 @@ MODELS: dict[str, Tree] = {
     },
 }
 """Of ours, that no strategy above has."""
+WIDE: Tree = {"model": {"name": "wrn", "depth": 10, "stem": 4, "stages": [4, 8, 8]}}
 OTHER_OPTIMIZERS = (
     *("asgd", "adadelta", "adafactor", "adagrad", "adam", "adamax"),
     *("nadam", "radam", "rmsprop", "rprop", "timm:lion"),
@@ -189,6 +190,7 @@ ONCE: tuple[Tree, ...] = (
     MODELS["mlp"],
     {"phases": [{"name": "a", "length": "4st", "keep": "best"}, {"name": "b", "length": "4st"}]},
     MODELS["vgg"],
+    WIDE | {"data": {"image_size": 16}},
     {"loggers": [{"name": "wandb"}]},
     {
         "model": {"name": "timm:test_vit"},

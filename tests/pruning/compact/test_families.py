@@ -32,6 +32,7 @@ OWN = {
     "lenet5": {"name": "lenet5", "widths": [4, 5, 6]},
     "vgg": {"name": "vgg", "depth": 11, "widths": [4] * 8},
     "resnet": {"name": "resnet", "depth": 8, "stages": [4, 4, 6]},
+    "wrn": {"name": "wrn", "depth": 10, "stem": 4, "stages": [4, 6, 6]},
 }  # fmt: skip
 STOCK = {
     "timm vit": lambda: timm.create_model(
@@ -50,6 +51,7 @@ INNER = {
     "vit": ["blocks.*.mlp.fc1.weight"],
     "vit without bias": ["blocks.*.mlp.fc1.weight"],
     "resnet": ["layer*.conv1.weight"],
+    "wrn": ["layer*.conv1.weight"],
     "timm vit": ["blocks.*.mlp.fc1.weight"],
     "timm deit": ["blocks.*.mlp.fc1.weight"],
     "torchvision vit": ["*.mlp.0.weight"],
