@@ -22,6 +22,8 @@ from prunekit.foundation.number_text import count, counted, size_text
 
 if TYPE_CHECKING:
     from prunekit.data.file_index import FileIndex
+    from prunekit.data.pack_format import PackDocument
+    from prunekit.data.packing import Indices
     from prunekit.registry.configs import Split
 
 PACK_EXAMPLES = """
@@ -142,6 +144,16 @@ def pack_command(
         jobs=jobs,
         skip_broken=skip_broken,
     )
+    _tell_of_splits(indices, made)
+    if as_json:
+        print_json(info_plain(out))
+    else:
+        click.echo(info_text(out))
+        click.echo(f"train on it with data.root={out}")
+
+
+def _tell_of_splits(indices: Indices, made: PackDocument) -> None:
+    """What was noted of the folders, and which images are not in the pack."""
     for split, index in indices.items():
         for note in index.notes:
             click.echo(f"{split}: {note}", err=True)
@@ -151,11 +163,6 @@ def pack_command(
                 f"such as {left_out[0]}",
                 err=True,
             )
-    if as_json:
-        print_json(info_plain(out))
-    else:
-        click.echo(info_text(out))
-        click.echo(f"train on it with data.root={out}")
 
 
 @command.command("check", cls=ExampleCommand, examples=CHECK_EXAMPLES)

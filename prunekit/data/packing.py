@@ -133,8 +133,7 @@ def pack_images(
         with replacing(work / "settings.json") as file:
             file.write_text(json.dumps(_plain(settings)), encoding="utf-8")
         if not is_pack(work) or not _is_of(work, indices):
-            with suppress(FileNotFoundError):
-                (work / DOCUMENT).unlink()
+            (work / DOCUMENT).unlink(missing_ok=True)
             packer = _Packer(work, settings, jobs, skip_broken, signals)
             try:
                 parts = packer.run(indices)
@@ -142,12 +141,17 @@ def pack_images(
             except OSError as error:
                 raise cannot_write(work, error) from error
         found = read_pack(work)
-        for path in work.iterdir():
-            if path.suffix == ".journal" or path.name in ("settings.json", ".lock", ".lock.json"):
-                path.unlink()
-        os.rename(work, out)
-        flush(out.parent)
+        _put_in_place(work, out)
     return found
+
+
+def _put_in_place(work: Path, out: Path) -> None:
+    """Rename a whole pack, without what only making it needed."""
+    for path in work.iterdir():
+        if path.suffix == ".journal" or path.name in ("settings.json", ".lock", ".lock.json"):
+            path.unlink()
+    os.rename(work, out)
+    flush(out.parent)
 
 
 @dataclass(frozen=True, slots=True)

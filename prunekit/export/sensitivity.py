@@ -2,51 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import nn
 
-from prunekit.data import DataSet, open_dataset
-from prunekit.errors import CheckpointError, RecipeError, UsageError
+from prunekit.data import open_dataset
+from prunekit.errors import RecipeError, UsageError
+from prunekit.export.layer_trials import LayerPoint, LayerTrials, Split
 from prunekit.export.subject import MODEL_FILE
 from prunekit.foundation.devices import device_of_run
-from prunekit.foundation.modules import copy_into, tensors
-from prunekit.foundation.timeline import Timeline
 from prunekit.models.saved import load_model
-from prunekit.pruning.context import Sources
-from prunekit.pruning.engine import Engine
 from prunekit.recipe.load import dataset_from
 from prunekit.registry import STRATEGIES
 from prunekit.registry.make import make
 from prunekit.runs.directory import open_run
 
 SPARSITIES = (0.3, 0.5, 0.7, 0.8, 0.9, 0.95)
-Split = Literal["train", "validation", "test"]
-NO_STEP = Timeline.single(0)
 ALREADY = 0.01
 """From so many zeros on, as a share, a model counts as pruned."""
 SAMPLES = 2000
 """Images an accuracy is measured on, where there are as many."""
-
-
-@dataclass(frozen=True, slots=True)
-class LayerPoint:
-    """One layer at one sparsity."""
-
-    sparsity: float
-    """That was asked for, of the units of the layer."""
-    kept: int
-    """Units."""
-    top1: float
-    """[0, 1]."""
-    loss: float
-    """Cross-entropy in nats."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,18 +149,12 @@ def sensitivity(  # noqa: PLR0913 - each is a choice of the caller's
     )
     model.to(place)
     with closing(data):
-        trial = _Trials(
+        trial = LayerTrials(
             model, data, split or ("validation" if data.validation_size else "train"), samples
         )
         top1, loss = trial.measure()
-        layers, left_out = list[LayerSensitivity](), dict[str, str]()
-        for name in _layers(model, strategy, structure):
-            try:
-                tried = [trial.point(name, s, strategy, structure) for s in sparsities]
-            except RecipeError as error:
-                left_out[name] = str(error)
-            else:
-                layers.append(_layer(name, tried, top1 - tolerance))
+        tried, left_out = _each_alone(trial, sparsities, strategy, structure)
+    layers = [_layer(name, points, top1 - tolerance) for name, points in tried.items()]
     if not layers:
         raise UsageError(f"{strategy} prunes no layer of {source}: {next(iter(left_out.values()))}")
     return Sensitivity(
@@ -197,6 +170,19 @@ def sensitivity(  # noqa: PLR0913 - each is a choice of the caller's
         left_out=left_out,
         zeros=_zeros(model, [layer.name for layer in layers]),
     )
+
+
+def _each_alone(
+    trial: LayerTrials, sparsities: Sequence[float], strategy: str, structure: str
+) -> tuple[dict[str, list[tuple[LayerPoint, int]]], dict[str, str]]:
+    """What each layer gives at each sparsity, with its units; of others, why they do not."""
+    tried, left_out = dict[str, list[tuple[LayerPoint, int]]](), dict[str, str]()
+    for name in _layers(trial.model, strategy, structure):
+        try:
+            tried[name] = [trial.point(name, s, strategy, structure) for s in sparsities]
+        except RecipeError as error:
+            left_out[name] = str(error)
+    return tried, left_out
 
 
 def _zeros(model: nn.Module, names: Sequence[str]) -> float:
@@ -251,56 +237,3 @@ def _chosen(points: Sequence[LayerPoint], least: float) -> float:
             break
         chosen = point.sparsity
     return chosen
-
-
-class _Trials:
-    """A model that is pruned and put back as it was, again and again."""
-
-    def __init__(self, model: nn.Module, data: DataSet, split: Split, samples: int) -> None:
-        self.model, self.data, self.split = model, data, split
-        sizes = {"train": data.train_size, "validation": data.validation_size}
-        there = sizes.get(split, data.test_size)
-        if not there:
-            raise UsageError(f"split {split}: the run held no samples out: use train or test")
-        self.count = min(samples, there)
-        self.as_it_was = {name: tensor.clone() for name, tensor in tensors(model).items()}
-
-    def point(
-        self, name: str, sparsity: float, strategy: str, structure: str
-    ) -> tuple[LayerPoint, int]:
-        """What the model gives with this layer pruned, and the units of the layer."""
-        settings = {"sparsity": sparsity, "structure": structure, "scope": {"include": [name]}}
-        made = make(STRATEGIES, strategy, settings)
-        sources = Sources(data=self.data, input_shape=self.data.spec.input_shape)
-        try:
-            engine = Engine(self.model, [made], NO_STEP, sources=sources)
-            engine.start()
-            (units,) = engine.units()
-            top1, loss = self.measure()
-        finally:
-            copy_into(self.model, self.as_it_was, "the model")
-        return LayerPoint(sparsity, units.kept, top1, loss), units.total
-
-    @torch.no_grad()
-    def measure(self) -> tuple[float, float]:
-        """Accuracy and loss."""
-        hits, loss, seen = 0, 0.0, 0
-        self.model.eval()
-        for images, labels in self._batches():
-            logits, seen = self.model(images).float(), seen + len(labels)
-            hits += int((logits.argmax(-1) == labels).sum())
-            loss += float(F.cross_entropy(logits, labels, reduction="sum"))
-        if loss != loss:
-            raise CheckpointError("the model gives a loss that is not finite")
-        return hits / seen, loss / seen
-
-    def _batches(self) -> Iterator[tuple[Tensor, Tensor]]:
-        if self.split == "train":
-            yield from self.data.calibration(self.count)
-            return
-        left = self.count
-        for images, labels in self.data.eval_batches(self.split):
-            yield images[:left], labels[:left]
-            left -= min(left, len(labels))
-            if not left:
-                return

@@ -97,28 +97,9 @@ def settings_from(
     Raises:
         PluginError: a signature that cannot be settings, with its file and line.
     """
-    place = place_of(made_by)
-    try:
-        parameters = {} if bare else dict(inspect.signature(made_by, eval_str=True).parameters)
-    except Exception as error:  # whatever an annotation does
-        raise PluginError(f"{place}: its signature cannot be read: {reason(error)}") from error
-    meant = _meanings(made_by)
-    fields: dict[str, Any] = {}
-    types: dict[str, Any] = {}
-    for key, parameter in parameters.items():
-        if key in given:
-            continue
-        try:
-            _check_kind(parameter, base, shared)
-            types[key] = _type_of(parameter)
-            kind, default = _field(parameter, types[key])
-            fields[key] = kind, Field(default=default, description=meant.get(key))
-        except _FaultError as error:
-            raise PluginError(f"{place}: {error}") from None
-        except UnreadableError as error:
-            if parameter.default is parameter.empty or key in shared:
-                raise PluginError(f"{place}: {error}") from None
-            types.pop(key, None)  # it keeps its default
+    parameters = {} if bare else _parameters(made_by)
+    asked = [one for key, one in parameters.items() if key not in given]
+    fields, types = _fields(made_by, asked, base, shared)
     literal: Any = Literal.__getitem__(name)
     config = create_model(
         made_by.__name__,
@@ -131,6 +112,41 @@ def settings_from(
     filled = tuple(key for key in parameters if key in given)
     config.signature = Signature(made_by, parameters, types, filled)
     return config
+
+
+def _parameters(made_by: Callable[..., Any]) -> dict[str, inspect.Parameter]:
+    try:
+        return dict(inspect.signature(made_by, eval_str=True).parameters)
+    except Exception as error:  # whatever an annotation does
+        place = place_of(made_by)
+        raise PluginError(f"{place}: its signature cannot be read: {reason(error)}") from error
+
+
+def _fields(
+    made_by: Callable[..., Any],
+    parameters: Sequence[inspect.Parameter],
+    base: type[ComponentConfig],
+    shared: Sequence[str],
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The fields of the config, and the types of those parameters that a recipe can write."""
+    meant = _meanings(made_by)
+    fields: dict[str, Any] = {}
+    types: dict[str, Any] = {}
+    for parameter in parameters:
+        key = parameter.name
+        try:
+            _check_kind(parameter, base, shared)
+            annotated = _type_of(parameter)
+            kind, default = _field(parameter, annotated)
+        except _FaultError as error:
+            raise PluginError(f"{place_of(made_by)}: {error}") from None
+        except UnreadableError as error:
+            if parameter.default is parameter.empty or key in shared:
+                raise PluginError(f"{place_of(made_by)}: {error}") from None
+            continue  # it keeps its default
+        types[key] = annotated
+        fields[key] = kind, Field(default=default, description=meant.get(key))
+    return fields, types
 
 
 def _check_kind(

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from prunekit.compressors.base import DataCompressor
@@ -112,24 +113,7 @@ def check_probe(
             probe = cls(settings)
         return Training(case, models[case.model], [], probes=[probe], **more)
 
-    def run(case: Trial) -> None:
-        whole, stopped = make(case), make(case)
-        watch = Watch(whole.engine.probes[0], whole)
-        watch.put_pure("due", hooks.check_due_result)
-        watch.put("observe", hooks.check_metrics_result)
-        whole.start()
-        stopped.start()
-        told = _told(whole, sum(case.phases))
-        _told(stopped, case.stop)
-        state = through_a_file(stopped.saved(), "the saved run")
-        again = make(case, anchor=state["anchor"])
-        with faults_of("load_state_dict"):
-            again.load(state)
-        if _told(again, sum(case.phases)) != told[case.stop :]:
-            raise ConformanceError(
-                f"a run that was saved after step {case.stop} and continued tells something else: "
-                "state_dict() must hold what observe remembers"
-            )
+    run = partial(_probe_of_a_stopped_run, make)
 
     def find() -> tuple[Trial, ConformanceError] | None:
         if trial is not None:
@@ -139,6 +123,27 @@ def check_probe(
         return next((found for found in searches if found is not None), None)
 
     report("probe", cls, settings, find)
+
+
+def _probe_of_a_stopped_run(make: Callable[..., Training], case: Trial) -> None:
+    """One run that goes through, and one that is saved, made anew and continued."""
+    whole, stopped = make(case), make(case)
+    watch = Watch(whole.engine.probes[0], whole)
+    watch.put_pure("due", hooks.check_due_result)
+    watch.put("observe", hooks.check_metrics_result)
+    whole.start()
+    stopped.start()
+    told = _told(whole, sum(case.phases))
+    _told(stopped, case.stop)
+    state = through_a_file(stopped.saved(), "the saved run")
+    again = make(case, anchor=state["anchor"])
+    with faults_of("load_state_dict"):
+        again.load(state)
+    if _told(again, sum(case.phases)) != told[case.stop :]:
+        raise ConformanceError(
+            f"a run that was saved after step {case.stop} and continued tells something else: "
+            "state_dict() must hold what observe remembers"
+        )
 
 
 def _told(training: Training, until: int) -> list[dict[str, float]]:

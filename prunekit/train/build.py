@@ -113,34 +113,14 @@ def _put_together(
         world=group.world,
         storage=storage or _settled(recipe, group),
     )
-    torch.manual_seed(seed_for(recipe.seed, "model"))
-    start = {"init": None} if resuming else {}
-    model = _built(recipe.model.model_copy(update=start), data.spec)
-    shape = data.spec.input_shape
-    for index, compressor in enumerate(recipe.compressors):
-        with about_key(f"compressors.{index}", compressor):
-            attach_all(model, compressor, shape)
-    if not resuming and recipe.model.init not in (None, PRETRAINED):
-        load_compressors(model, recipe.model.init)
-    freeze(model, recipe.optimizer.freeze)
+    model = _model(recipe, data.spec, resuming=resuming)
     plan = lay_out(recipe, data.steps_per_epoch)
     strategies: list[PruningStrategy] = [STRATEGIES.create(one) for one in recipe.strategies]
     probes: list[Probe] = [PROBES.create(one) for one in recipe.probes]
     loss: Loss = LOSSES.create(recipe.loss)
+    sources = _sources(recipe, data, group, anchor, loss)
     engine = Engine(
-        model,
-        strategies,
-        plan.timeline,
-        probes=probes,
-        sources=Sources(
-            recipe.seed,
-            data=data,
-            input_shape=shape,
-            ranks=group,
-            anchor=anchor,
-            loss_of_images=lambda x, logits, y: checked_value(loss, batch_of(x, logits, y)),
-        ),
-        resuming=resuming,
+        model, strategies, plan.timeline, probes=probes, sources=sources, resuming=resuming
     )
     if not resuming:
         tell_of_classes(engine, data.spec)
@@ -149,11 +129,38 @@ def _put_together(
     move_to(model, group.device)
     with about_key("loss", recipe.loss):
         loss.prepare(model, LossSetting(data.spec, data.preprocessing, group.device))
-    layout = lies_channels_last(recipe, model, shape, group.device)
+    layout = lies_channels_last(recipe, model, data.spec.input_shape, group.device)
     run = Run(recipe, group, data, model, engine, loss, plan, layout)
     if not resuming:
         _check(run)
     return run
+
+
+def _model(recipe: Recipe, spec: DataSpec, *, resuming: bool) -> nn.Module:
+    """The model with its start weights and compressors, and what is frozen of it."""
+    torch.manual_seed(seed_for(recipe.seed, "model"))
+    start = {"init": None} if resuming else {}
+    model = _built(recipe.model.model_copy(update=start), spec)
+    for index, compressor in enumerate(recipe.compressors):
+        with about_key(f"compressors.{index}", compressor):
+            attach_all(model, compressor, spec.input_shape)
+    if not resuming and recipe.model.init not in (None, PRETRAINED):
+        load_compressors(model, recipe.model.init)
+    freeze(model, recipe.optimizer.freeze)
+    return model
+
+
+def _sources(
+    recipe: Recipe, data: DataSet, group: ProcessGroup, anchor: Anchor | None, loss: Loss
+) -> Sources:
+    return Sources(
+        recipe.seed,
+        data=data,
+        input_shape=data.spec.input_shape,
+        ranks=group,
+        anchor=anchor,
+        loss_of_images=lambda x, logits, y: checked_value(loss, batch_of(x, logits, y)),
+    )
 
 
 def _check_processes(recipe: Recipe, group: ProcessGroup) -> None:

@@ -129,8 +129,6 @@ def plan(run: Run) -> DryRun:
     outlooks = engine.outlooks()
     passes = 1 + sum((one.passes - 1) * one.steps for one in outlooks) / max(steps, 1)
     step_seconds *= passes / _timed_passes(run)
-    too_short = [sentence for one in outlooks for sentence in one.warnings()]
-    state = OPTIMIZER_BYTES.get(run.recipe.optimizer.name, 8) + (4 if run.recipe.ema else 0)
     return DryRun(
         recipe_name=run.recipe.name,
         tensors=tuple(_tensor_plan(run, name, masks) for name in engine.params),
@@ -148,8 +146,7 @@ def plan(run: Run) -> DryRun:
         macs_executed=macs.executed,
         macs_theoretical=macs.theoretical,
         memory_bytes=memory,
-        disk_bytes=(CHECKPOINTS + (run.plan.anchor_step > 0)) * (parameters * (4 + state) + scope)
-        + 4 * parameters,
+        disk_bytes=_disk_bytes(run, parameters, scope),
         step_seconds=step_seconds,
         total_seconds=step_seconds * steps,
         device=str(run.group.device),
@@ -160,7 +157,7 @@ def plan(run: Run) -> DryRun:
             *run.data.notes,
             *run.notes,
             *engine.notes,
-            *too_short,
+            *(sentence for one in outlooks for sentence in one.warnings()),
             *average_notes(run.recipe.ema),
             *used,
             *(
@@ -169,6 +166,13 @@ def plan(run: Run) -> DryRun:
             ),
         ),
     )
+
+
+def _disk_bytes(run: Run, parameters: int, scope: int) -> int:
+    """Of the checkpoints, each with a byte of mask per entry of the scope, and of the model."""
+    state = OPTIMIZER_BYTES.get(run.recipe.optimizer.name, 8) + (4 if run.recipe.ema else 0)
+    kept = CHECKPOINTS + (run.plan.anchor_step > 0)
+    return kept * (parameters * (4 + state) + scope) + 4 * parameters
 
 
 def _what_is_used(run: Run, shape: tuple[int, int, int], masks: Mapping[str, Tensor]) -> list[str]:
