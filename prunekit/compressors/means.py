@@ -126,7 +126,8 @@ class SharedMeans(torch.autograd.Function):
 def product(a: Tensor, b: Tensor) -> Tensor:
     """`a @ b` of each sample in the precision of its operands, also under autocast."""
     kind = a.device.type
-    if not torch.amp.is_autocast_available(kind) or not torch.is_autocast_enabled(kind):
-        return torch.bmm(a, b)  # the meta device has none
+    # the meta device has none; to ask whether a device has it breaks the graphs of torch 2.11
+    if a.is_meta or not torch.is_autocast_enabled(kind):
+        return torch.bmm(a, b)
     with torch.autocast(kind, enabled=False):
         return torch.bmm(a, b)

@@ -401,9 +401,18 @@ def test_stock_models_take_them_where_they_take_merging(kind, library):
 
 
 @pytest.mark.parametrize("library", ["torchvision", "timm"])
-def test_stock_models_cannot_weigh_pooled_tokens(library):
-    with pytest.raises(RecipeError, match="no bias on the logits"):
-        attach(stock_model(library), "tokens", average_pool(proportional_attention=True))
+def test_stock_models_weigh_pooled_tokens(library):
+    images, torch_state = torch.rand(2, 3, 32, 32), torch.random.get_rng_state()
+    given = []
+    for weighs in (False, True):
+        torch.random.set_rng_state(torch_state)
+        model = stock_model(library).eval()
+        for parameter in model.parameters():  # torchvision's head begins at zero
+            torch.nn.init.normal_(parameter, std=0.2)
+        attach(model, "tokens", average_pool(proportional_attention=weighs))
+        given.append(model(images))
+    assert given[0].shape == given[1].shape
+    assert not torch.allclose(*given)
 
 
 def test_a_run_with_dropped_tokens_resumes_bit_for_bit(tmp_path):
