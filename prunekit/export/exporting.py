@@ -59,6 +59,7 @@ class _Work:
 
     @contextmanager
     def timed(self) -> Iterator[None]:
+        """Add the seconds of the block to `seconds`."""
         begun = time.perf_counter()
         yield
         self.seconds += time.perf_counter() - begun
