@@ -101,6 +101,7 @@ def _by_peer(size: Size, *, pruned: bool) -> Variant:
             prune.remove(module, name)  # type: ignore[no-untyped-call]
 
     def variant() -> float:
+        """Seconds of one pruning by the peer; the copy of the weights is made outside of them."""
         gc.collect()  # what the last time left behind is a cycle
         weights = peer_weights(copy.deepcopy(start))  # masks would pile up
         return timed(lambda: prune_by_peer(weights))()
@@ -116,6 +117,7 @@ def _by_engine(training: TrainingCase, slope: int = 1) -> Variant:
     grads = {name: placed(grad) for name, grad in drawn.items()}
 
     def variant() -> float:
+        """Seconds of one update by the engine, behind a step that is not counted."""
         for name, param in engine.params.items():
             param.grad = grads[name]
         engine.before_step()

@@ -31,6 +31,7 @@ def plain_merge(x: Tensor, size: Tensor, removed: int) -> Tensor:
         target = target.unsqueeze(-1).gather(1, goes)
 
     def added(values: Tensor) -> Tensor:
+        """What goes added to what it goes to: [B, N, W] -> [B, N - removed, W]."""
         width = values.shape[-1]
         sources, targets = values[:, ::2], values[:, 1::2]
         left = sources.gather(1, stays.expand(-1, -1, width))

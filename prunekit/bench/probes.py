@@ -94,16 +94,19 @@ class _Loop:
     count: int
 
     def backward(self) -> None:
+        """New gradients of the one batch."""
         self.optimizer.zero_grad()
         torch.autograd.backward(F.cross_entropy(self.engine.model(self.x), self.y))
 
     def record(self) -> None:
+        """One call of the probe, written to the log."""
         engine = self.engine
         clock = engine.timeline.clock(STEPS - 1, ending=False)
         context = StepContext(engine.around, ALONE, tuple(engine.params), clock, -1)
         self.log.scalars(STEPS, engine.probes[0].observe(context))
 
     def steps(self) -> None:
+        """`count` steps as the trainer takes them; what was observed is written."""
         engine = self.engine
         for _ in range(self.count):
             self.backward()

@@ -76,6 +76,11 @@ def _python(*words: str) -> Variant:
     around = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
 
     def variant() -> float:
+        """Processor seconds of one such process, user and system.
+
+        Raises:
+            ResourceError: it failed.
+        """
         before = seconds_of_children()
         done = subprocess.run(
             [sys.executable, *words],

@@ -281,6 +281,7 @@ def _counted(work: Callable[[], None]) -> Variant:
     last = 0.0
 
     def seconds() -> float:
+        """Processor seconds of the work since the last call of this, all processes together."""
         nonlocal last
         before, began = set(_children()), time.process_time()
         work()

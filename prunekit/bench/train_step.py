@@ -92,6 +92,7 @@ def _by_hand(run: Run) -> Variant:
     t = 0
 
     def step() -> None:
+        """One step on the next batch, without prunekit."""
         nonlocal t
         x, y = data.train_batch(t)
         optimizer.zero_grad(set_to_none=True)
@@ -112,7 +113,8 @@ def _by_trainer(run: Run, stack: ExitStack) -> Variant:
     trainer.begin()
     observer.begin(0)
 
-    def step() -> None:  # as `Trainer.fit`, where nothing is evaluated or saved
+    def step() -> None:
+        """As a step of `Trainer.fit`, where nothing is evaluated or saved."""
         trainer.advance()
         observer.saw_step()
         observer.saw_update()

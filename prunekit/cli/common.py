@@ -103,10 +103,17 @@ def code_option(*, again: bool = False) -> Decorator:
     """
 
     def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
+        """The command with the option; it is called as before."""
+
         @functools.wraps(command)
         def with_code(
             *args: Any, code: Path | None, code_changed: bool = False, **kwargs: Any
         ) -> Any:
+            """Run the command while the file is in use.
+
+            Raises:
+                UsageError: `--code-changed` without a file.
+            """
             if code is None:
                 if code_changed:
                     raise UsageError("--code-changed belongs to --code FILE")

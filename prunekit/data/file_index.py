@@ -171,6 +171,7 @@ class _Arrays:
         return len(files)
 
     def index(self, folder: Path, classes: tuple[str, ...], notes: tuple[str, ...]) -> FileIndex:
+        """All that was added, in the order of `classes`."""
         ends, sizes, times = torch.cat(self._numbers, dim=1).contiguous().unbind()
         counts = torch.tensor([self.counts[name] for name in classes])
         labels = torch.arange(len(classes)).repeat_interleave(counts)

@@ -16,7 +16,8 @@ from prunekit.foundation.devices import HOST, choose_device
 from prunekit.foundation.files import all_or_nothing
 from prunekit.foundation.modules import copy_on
 from prunekit.models.cost import count_macs
-from prunekit.models.saved import images_metadata, load_model, model_metadata, not_built
+from prunekit.models.file_metadata import images_metadata
+from prunekit.models.saved import load_model, model_metadata, not_built
 from prunekit.pruning.compact import Compacted, compact
 from prunekit.pruning.sparsity import masks_left
 from prunekit.registry.own_code import CodeFile, use_code

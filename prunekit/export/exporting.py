@@ -41,7 +41,7 @@ from prunekit.export.subject import (
 from prunekit.export.zeros import count_zeros
 from prunekit.foundation.devices import choose_device
 from prunekit.foundation.files import all_or_nothing, write_json
-from prunekit.models.saved import images_metadata
+from prunekit.models.file_metadata import images_metadata
 from prunekit.registry.own_code import CodeFile, use_code
 from prunekit.runs.tensors import read_tensors, write_tensors
 
@@ -59,6 +59,7 @@ class _Work:
 
     @contextmanager
     def timed(self) -> Iterator[None]:
+        """Add the seconds of the block to `seconds`."""
         begun = time.perf_counter()
         yield
         self.seconds += time.perf_counter() - begun

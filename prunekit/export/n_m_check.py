@@ -10,7 +10,8 @@ from torch import Tensor
 from prunekit.errors import CheckpointError, UsageError
 from prunekit.foundation.parameters import Holders, Scope
 from prunekit.foundation.system import followed
-from prunekit.models.saved import CONFIG, load_model
+from prunekit.models.file_metadata import CONFIG
+from prunekit.models.saved import load_model
 from prunekit.pruning.structures.n_m import input_axis
 from prunekit.registry.own_code import CodeFile, use_code
 from prunekit.runs.directory import open_run

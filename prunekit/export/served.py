@@ -23,8 +23,9 @@ from prunekit.foundation.autocast import DTYPES, autocast
 from prunekit.foundation.devices import AUTO, device_of_run
 from prunekit.foundation.numerics import Numerics
 from prunekit.foundation.system import followed
+from prunekit.models.file_metadata import IMAGES, read_preprocessing
 from prunekit.models.memory_format import laid_out, lies_channels_last
-from prunekit.models.saved import IMAGES, load_model, read_preprocessing
+from prunekit.models.saved import load_model
 from prunekit.recipe.schema import Recipe
 from prunekit.registry.own_code import current_code
 from prunekit.runs.directory import RECIPES, RunDir, model_file, no_run, open_run

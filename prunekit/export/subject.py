@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from prunekit.data import DataSet, open_dataset
 from prunekit.data.preprocessing import Preprocessing
 from prunekit.errors import CheckpointError, DataError
-from prunekit.models.saved import CONFIG, images_metadata, load_model
+from prunekit.models.file_metadata import CONFIG, images_metadata
+from prunekit.models.saved import load_model
 from prunekit.pruning.compact.values import Proof, Removed, Stayed
 from prunekit.recipe.schema import Recipe
 from prunekit.registry.configs import DataSpec

@@ -82,6 +82,7 @@ class _Model:
 
     @staticmethod
     def of(model: nn.Module) -> _Model:
+        """Of a model, whose wrappers are left out unless two of its names then are one."""
         own = tensors(model)
         known = {id(param): name for name, param in model.named_parameters()}
         names = {name: name for name in own}

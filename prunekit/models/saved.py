@@ -7,7 +7,6 @@ run had a compressor the stock model computes something else, as it does not hol
 from __future__ import annotations
 
 import json
-import textwrap
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -15,7 +14,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
-from pydantic import TypeAdapter, ValidationError
 from torch import Tensor, nn
 
 from prunekit.data.preprocessing import Preprocessing
@@ -23,6 +21,7 @@ from prunekit.errors import CheckpointError, RecipeError, UsageError
 from prunekit.foundation.modules import copy_on, one_forward
 from prunekit.foundation.system import followed
 from prunekit.models.bounds import no_larger_than, settings_in, without_values
+from prunekit.models.file_metadata import CONFIG, first_fault, read_preprocessing
 from prunekit.models.resized import Sizes, fill_in, resize_model, sizes_left
 from prunekit.registry.own_code import CodeFile, code_of, require_code, use_code
 from prunekit.runs.directory import model_file
@@ -31,13 +30,6 @@ from prunekit.runs.tensors import read_tensors, write_tensors
 if TYPE_CHECKING:
     from prunekit.registry.configs import CompressorConfig, DataSpec, ModelConfig
 
-
-CONFIG = "prunekit"
-"""Metadata key: JSON of `{"model": ModelConfig, "data": DataSpec, "compressors": [...]}`, of a
-smaller model that its config cannot tell `"sizes": Sizes`, and, where one of them is of a file of
-the user's own, `"code": {"name": ..., "sha256": ...}`."""
-IMAGES = "images"
-"""Metadata key: JSON of a `Preprocessing`."""
 NOT_BUILT = (
     RecipeError, ValueError, LookupError, TypeError, RuntimeError,
     ArithmeticError, AssertionError, AttributeError, MemoryError,
@@ -137,11 +129,6 @@ def write_model(
         for name, tensor in model.state_dict(keep_vars=True).items()
     }
     write_tensors(path, tensors, metadata)
-
-
-def images_metadata(preprocessing: Preprocessing) -> dict[str, str]:
-    """What `preprocessing()` reads back: how images become the input of the model, its classes."""
-    return {IMAGES: json.dumps(asdict(preprocessing))}
 
 
 def load_model(source: str | Path, *, code: str | Path | CodeFile | None = None) -> nn.Module:
@@ -259,7 +246,7 @@ def _load(model: nn.Module, weights: Mapping[str, Tensor], *, strict: bool) -> N
 
 def _not_loaded(path: Path, error: Exception) -> CheckpointError:
     return CheckpointError(
-        f"{path}: cannot be loaded by this version of prunekit: {_first_fault(error)}"
+        f"{path}: cannot be loaded by this version of prunekit: {first_fault(error)}"
     )
 
 
@@ -278,53 +265,6 @@ def preprocessing(source: str | Path) -> Preprocessing:
     """
     path, _, metadata = _opened(source)
     return read_preprocessing(path, metadata)
-
-
-def read_preprocessing(path: Path, metadata: Mapping[str, str]) -> Preprocessing:
-    """What the metadata of a file says of its images; `path` is for the message.
-
-    Raises:
-        CheckpointError: nothing, or what cannot be.
-    """
-    if IMAGES not in metadata:
-        raise CheckpointError(
-            f"{path}: does not tell how images become the input of its model, as files of earlier "
-            "versions: normalise them with the mean and deviation of the training split"
-        )
-    try:
-        found = TypeAdapter(Preprocessing).validate_json(metadata[IMAGES])
-        if len(found.mean) != len(found.std):
-            raise ValueError(f"{len(found.mean)} means and {len(found.std)} deviations")
-        if found.resize is not None and found.resize < (found.image_size or found.resize + 1):
-            raise ValueError(f"a square of {found.image_size} of a side of {found.resize}")
-        if CONFIG in metadata:
-            _check_data(found, settings_in(metadata[CONFIG])["data"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(
-            f"{path}: what it says of its images cannot be read by this version of prunekit: "
-            f"{_first_fault(error)}"
-        ) from error
-    return found
-
-
-def _check_data(found: Preprocessing, data: Mapping[str, int]) -> None:
-    said = {
-        "channels": len(found.mean),
-        "height": found.size[0],
-        "width": found.size[1],
-        "classes": len(found.classes),
-    }
-    for key, count in said.items():
-        if count != data[key]:
-            raise ValueError(f"{count} {key}, where the model has {data[key]}")
-
-
-def _first_fault(error: Exception) -> str:
-    if isinstance(error, ValidationError):
-        fault = error.errors(include_url=False, include_input=False)[0]
-        return textwrap.shorten(f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}", 300)
-    text = textwrap.shorten(str(error), 300)  # torch names every tensor, line by line
-    return text or type(error).__name__
 
 
 def _opened(source: str | Path) -> tuple[Path, dict[str, Tensor], dict[str, str]]:
@@ -364,13 +304,11 @@ def _build(
 
 
 __all__ = [
-    "images_metadata",
     "keys_of_sizes",
     "load_at_eval_ratio",
     "load_model",
     "model_metadata",
     "not_built",
     "preprocessing",
-    "read_preprocessing",
     "write_model",
 ]

@@ -146,9 +146,11 @@ class _Pair(Hooked):
         return vars(self) | {"q": None}
 
     def take_q(self, _: nn.Module, inputs: object, q: Tensor) -> None:
+        """Hook: keep the queries, [B, N, C], or [B, H, N, D] behind a norm of heads."""
         self.q = q
 
     def take_k(self, _: nn.Module, inputs: object, k: Tensor) -> None:
+        """Hook: note what the view wants of the queries before and these keys, shaped alike."""
         view, q, self.q = self.listener.view, self.q, None
         if view is not None and q is not None:
             view.note(self._cut(q), self._cut(k), self.listener.bias(), self.scale)
@@ -166,6 +168,7 @@ class _Weights(Hooked):
         self.listener = listener
 
     def take(self, attention: nn.MultiheadAttention, inputs: tuple[Any, ...]) -> None:
+        """Hook before torch's attention, whose first input is [B, N, C]."""
         view, x, heads = self.listener.view, inputs[0], attention.num_heads
         if view is None:
             return

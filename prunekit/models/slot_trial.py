@@ -25,16 +25,15 @@ from torch import Tensor, nn
 from prunekit.compressors.base import DataCompressor, Depth, TokenBatch
 from prunekit.errors import RecipeError
 from prunekit.models.block_trial import tried_seam
-from prunekit.models.dry_pass import unseen, unwatched
+from prunekit.models.dry_pass import unseen
 from prunekit.models.passage import Passage
 from prunekit.models.seams import Seam
+from prunekit.models.shaken import shaken
 from prunekit.models.stock_slots import StockPlace, put
 from prunekit.registry.configs import CompressorConfig
 
 CLOSE = 1e-6
 """Largest difference over the largest value."""
-NOISE = 0.02
-"""Standard deviation of what is added to weights."""
 REMEDY = "take the compressor out, or use another model, such as vit"
 
 
@@ -170,7 +169,7 @@ class _HeadTrial:
         # a list of blocks is walked through, and not called
         none = nn.ModuleList() if isinstance(place.blocks, nn.ModuleList) else nn.Identity()
         memo: dict[int, Any] = {id(place.blocks): none, id(place.module): self.feed}
-        self.model = _shaken(model, memo).eval()
+        self.model = shaken(model, memo).eval()
         self.images = torch.randn(2, *input_shape, dtype=torch.float64)
         self._answer()
         self.tokens = self.feed.came.clone()
@@ -213,7 +212,7 @@ def _try_blocks(who: str, blocks: nn.Module, tokens: Tensor, protected: int) -> 
     order = torch.cat([torch.arange(protected), protected + torch.randperm(count)])
     x = torch.randn(2, protected + count, tokens.shape[2], dtype=torch.float64)
     for name, block in _different(blocks):
-        own = _shaken(block, {}).eval()
+        own = shaken(block, {}).eval()
         try:
             difference = _difference(own(x)[:, order], own(x[:, order]))
         except Exception as error:
@@ -237,7 +236,7 @@ def try_seams(blocks: nn.Module, width: int) -> list[Seam | None]:
     for _, block in blocks.named_children():
         if (make := _make(block)) not in found:
             with unseen():
-                own = _shaken(block, {}).eval()
+                own = shaken(block, {}).eval()
                 found[make] = tried_seam(partial(copy.deepcopy, own), width, differ)
     return [found[_make(block)] for block in blocks.children()]
 
@@ -262,33 +261,6 @@ def _make(block: nn.Module) -> str:
 
 def _setting(value: object) -> bool:
     return isinstance(value, int | str | tuple | None)
-
-
-def _shaken(module: nn.Module, memo: dict[int, Any]) -> nn.Module:
-    """A copy in float64 on the CPU with noise on its weights, parts replaced as `memo` says."""
-    replaced = {id(part) for key in list(memo) for part in _below(module, key)}
-    for tensor in (*module.parameters(), *module.buffers()):
-        if id(tensor) not in replaced:
-            memo[id(tensor)] = _shaken_tensor(tensor)
-    return unwatched(copy.deepcopy(module, memo))
-
-
-def _below(module: nn.Module, key: int) -> Iterator[Tensor]:
-    for part in module.modules():
-        if id(part) == key:
-            yield from part.parameters()
-            yield from part.buffers()
-
-
-def _shaken_tensor(tensor: Tensor) -> Tensor:
-    values = torch.ones(tensor.shape, dtype=tensor.dtype) if tensor.is_meta else tensor.detach()
-    values = values.to("cpu", copy=True)
-    if not values.is_floating_point():
-        return values
-    values = values.double()
-    if isinstance(tensor, nn.Parameter):
-        values = nn.Parameter(values + NOISE * torch.randn_like(values))
-    return values
 
 
 def _in_common(tokens: Tensor) -> int:

@@ -33,10 +33,8 @@ from prunekit.pruning.checks import (
     check_finish,
     check_learning,
     check_scalars,
-    check_state,
     check_steps,
     check_update,
-    refuse,
 )
 from prunekit.pruning.context import Sources, StepContext, Surroundings
 from prunekit.pruning.corrections import Correction, summed
@@ -48,6 +46,7 @@ from prunekit.pruning.optimizer_state import digest_of, refuse_state
 from prunekit.pruning.outlook import Outlook, outlook
 from prunekit.pruning.penalties import Penalties
 from prunekit.pruning.probes.base import Probe, labels, prepare_all
+from prunekit.pruning.saved_state import check_state, refuse
 from prunekit.pruning.sharded import refuse_sharded_model
 from prunekit.pruning.soft import check_beside
 from prunekit.pruning.sparsity import UnitCount, weighed

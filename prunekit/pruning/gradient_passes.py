@@ -58,6 +58,7 @@ class GradientPasses:
         passes = 0
 
         def once() -> Tensor:
+            """One pass, counted; the first of them moves the buffers."""
             nonlocal passes
             passes += 1
             with nullcontext() if passes == 1 else buffers_kept(self._around.model):

@@ -25,11 +25,11 @@ from torch.optim import Optimizer
 from prunekit.errors import DivergedError, PluginError, UsageError
 from prunekit.foundation.transfer import read, send
 from prunekit.foundation.warn import LOG
-from prunekit.pruning.checks import masks_fault, refuse
 from prunekit.pruning.corrections import Corrections
 from prunekit.pruning.counts import Counted, MaskCount, count_masks
 from prunekit.pruning.optimizer_state import change_state
 from prunekit.pruning.rewrite import AtRest, rewrite
+from prunekit.pruning.saved_state import masks_fault, refuse
 from prunekit.pruning.scores import count_each
 from prunekit.pruning.sharded import refuse_sharded
 from prunekit.pruning.soft import BesideMasks, fingerprints, taken_over

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from prunekit.errors import UsageError
-from prunekit.foundation.modules import FirstInput
+from prunekit.foundation.first_input import FirstInput
 from prunekit.foundation.parameters import ParamRule
 from prunekit.foundation.suggestions import did_you_mean
 from prunekit.foundation.timeline import Timeline

@@ -99,6 +99,11 @@ class _Reader:
         self.nodes = self.documents = 0
 
     def take(self, event: Event) -> None:
+        """The next event of the parser.
+
+        Raises:
+            RecipeError: a second document, or more than a recipe may hold.
+        """
         if isinstance(event, DocumentStartEvent):
             self.start_document(event)
         elif isinstance(event, MappingEndEvent | SequenceEndEvent):
@@ -108,6 +113,7 @@ class _Reader:
             self.take_node(event)
 
     def start_document(self, event: DocumentStartEvent) -> None:
+        """See `take`; directives are noted as faults."""
         self.documents += 1
         if self.documents > 1:
             raise RecipeError(f"{self.where(event).label}: a second document: a file is one recipe")
@@ -115,6 +121,7 @@ class _Reader:
             self.fault(event, (), "% directives are not allowed: leave them out")
 
     def count(self, event: Event) -> None:
+        """See `take`: values in all, and levels."""
         self.nodes += 1
         if self.nodes > MAX_NODES:
             raise RecipeError(f"{self.where(event).label}: more than {MAX_NODES:,} values")
@@ -122,6 +129,7 @@ class _Reader:
             raise RecipeError(f"{self.where(event).label}: nested more than {MAX_DEPTH} deep")
 
     def take_node(self, event: NodeEvent) -> None:
+        """A key, or a value that goes into what is open."""
         parent = self.open[-1] if self.open else None
         if parent and isinstance(parent.container, dict) and not parent.key_read:
             self.take_key(parent, event)
@@ -140,6 +148,7 @@ class _Reader:
             parent.key, parent.key_read = None, False
 
     def path_of_next(self, parent: _Open | None) -> KeyPath:
+        """Where the value that comes stands; -1 = below a key that could not be read."""
         if parent is None:
             return ()
         if isinstance(parent.container, list):
@@ -147,6 +156,7 @@ class _Reader:
         return (*parent.path, -1 if parent.key is None else parent.key)
 
     def value_of(self, event: NodeEvent, path: KeyPath) -> Any:
+        """The value, or the open container that its own come into; None where it is not read."""
         if isinstance(event, MappingStartEvent | SequenceStartEvent):
             container: dict[str, Any] | list[Any] = (
                 {} if isinstance(event, MappingStartEvent) else []
@@ -173,6 +183,7 @@ class _Reader:
             self.document.keys[*parent.path, key] = self.where(event)
 
     def scalar(self, event: ScalarEvent, path: KeyPath) -> Any:
+        """What is written, by the rules of YAML 1.2; what cannot be read is noted as a fault."""
         plain = event.implicit[0]
         try:
             value = scalar(event.value) if plain else event.value
@@ -186,6 +197,7 @@ class _Reader:
         return value
 
     def refuse_references(self, event: NodeEvent, path: KeyPath) -> None:
+        """Note aliases, anchors and tags as faults."""
         if isinstance(event, AliasEvent):
             self.fault(event, path, f"alias *{event.anchor}: write the value out")
             self.document.unread.add(path)
@@ -196,6 +208,7 @@ class _Reader:
             self.document.unread.add(path)
 
     def where(self, event: Event) -> SourcePosition:
+        """Line and column, from 1."""
         mark = event.start_mark
         return self.place_of(mark.line + 1, mark.column + 1)
 

@@ -197,7 +197,9 @@ def _offers(file: CodeFile) -> dict[Component, Any]:
             if name is not None:
                 place = f"{file.name}:{value.__qualname__}"
                 listed = not plain or REGISTRIES[kind].is_meant(value, name in parts)
-                one = Component(kind, name, place, file.name, "", False, True, listed)
+                one = Component(
+                    kind, name, place, file.name, "", builtin=False, own=True, listed=listed
+                )
                 _refuse_second(offers, one, value)
                 offers[one] = value
     return offers

@@ -13,9 +13,7 @@ from prunekit.compressors.base import DataCompressor, TokenBatch
 from prunekit.errors import PluginError
 from prunekit.testing.cases import global_noise
 from prunekit.testing.faults import ConformanceError, faults_of
-
-TOLERANCE = 1e-5
-"""Where the order of a sum may change: relative and absolute."""
+from prunekit.testing.token_values import close, of_each
 
 
 def check_loss_term(compressor: DataCompressor, tokens: TokenBatch, *, removes: bool) -> None:
@@ -51,19 +49,11 @@ def check_loss_term(compressor: DataCompressor, tokens: TokenBatch, *, removes: 
 def check_mean(compressor: DataCompressor, tokens: TokenBatch, term: Tensor) -> None:
     """The term is a mean over the samples, unless it is random: twice the batch has the same."""
     _, other = with_term(compressor, tokens, noise=1)
-    keys, attention = tokens.keys, tokens.class_attention
-    twice = TokenBatch(
-        tokens.x.repeat(2, 1, 1),
-        tokens.size.repeat(2, 1, 1),
-        tokens.protected,
-        None if keys is None else keys.repeat(2, 1, 1),
-        None if attention is None else attention.repeat(2, 1),
-        tokens.depth,
-    )
+    twice = of_each(tokens, lambda values: torch.cat([values, values]))
     _, doubled = with_term(compressor, twice)
     if other is None or doubled is None or not torch.equal(term, other):
         return
-    if tokens.x.dtype == torch.float32 and not _close(term, doubled):
+    if tokens.x.dtype == torch.float32 and not close(term, doubled):
         raise ConformanceError(
             f"the term for the loss is {term.item():g}, and {doubled.item():g} of a batch that has "
             "each sample twice: give the mean over the samples"
@@ -107,9 +97,5 @@ def check_same_term(
     other = taken_of(compiled)
     if term is None and other is None:
         return
-    if term is None or other is None or not _close(term, other):
+    if term is None or other is None or not close(term, other):
         raise ConformanceError("torch.compile (backend eager) leaves another term for the loss")
-
-
-def _close(one: Tensor, other: Tensor) -> bool:
-    return torch.allclose(one, other, rtol=TOLERANCE, atol=TOLERANCE)

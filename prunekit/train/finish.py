@@ -13,8 +13,9 @@ from prunekit.errors import DivergedError
 from prunekit.foundation.files import write_json
 from prunekit.models import token_counts
 from prunekit.models.cost import Macs, count_macs, train_flops
+from prunekit.models.file_metadata import images_metadata
 from prunekit.models.patch_groups import merged_patches
-from prunekit.models.saved import images_metadata, model_metadata, write_model
+from prunekit.models.saved import model_metadata, write_model
 from prunekit.pruning.assignment import lose_rows
 from prunekit.pruning.effective import effective_share, told_effective
 from prunekit.pruning.sparsity import (

@@ -94,6 +94,15 @@ class _Normalised(torch.autograd.Function):
     def forward(
         ctx: Any, x: Tensor, group: ProcessGroup, count: int, eps: float
     ) -> tuple[Tensor, Tensor, Tensor]:
+        """[B, C, ...] -> the same, normalised, float32 at least; mean and variance, each [C].
+
+        Args:
+            ctx: of autograd.
+            x: the batch of this process; all have as many samples.
+            group: the processes.
+            count: values of a channel, over all of them.
+            eps: is added to the variance.
+        """
         x, dims = _wide(x), [d for d in range(x.ndim) if d != 1]
         own = torch.stack([x.mean(dims), x.var(dims, correction=0)])
         all_own = [torch.empty_like(own) for _ in range(group.world)]
@@ -112,6 +121,7 @@ class _Normalised(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor, *_: Any) -> tuple[Tensor, None, None, None]:
+        """The gradient of x, by sums over all processes (arXiv:1502.03167, section 3)."""
         out, scale = ctx.saved_tensors
         dims = [d for d in range(out.ndim) if d != 1]
         own = torch.stack([grad.sum(dims), (grad * out).sum(dims)])

@@ -15,7 +15,8 @@ from prunekit.export import evaluating, served
 from prunekit.export.evaluating import evaluate_run
 from prunekit.export.exporting import export_run
 from prunekit.foundation.files import read_json, write_json
-from prunekit.models.saved import IMAGES, load_model
+from prunekit.models.file_metadata import IMAGES
+from prunekit.models.saved import load_model
 from prunekit.recipe.load import recipe_from
 from prunekit.registry import DATASETS
 from prunekit.runs.tensors import read_tensors, write_tensors

@@ -11,8 +11,9 @@ from prunekit.errors import CheckpointError
 from prunekit.models import build_model
 from prunekit.models.attention import FewerHeadsAttention
 from prunekit.models.bounds import without_values
+from prunekit.models.file_metadata import CONFIG
 from prunekit.models.resized import Sizes, fill_in, resize_model, sizes_left
-from prunekit.models.saved import CONFIG, load_model, model_metadata, write_model
+from prunekit.models.saved import load_model, model_metadata, write_model
 from prunekit.pruning.compact import compact
 from prunekit.pruning.compact.conv_graph import without_closed
 from prunekit.registry import COMPRESSORS, MODELS

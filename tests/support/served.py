@@ -14,7 +14,8 @@ from prunekit.data import open_dataset
 from prunekit.foundation.files import write_json
 from prunekit.models import attach, build_model, token_counts
 from prunekit.models.cost import Macs
-from prunekit.models.saved import images_metadata, model_metadata, write_model
+from prunekit.models.file_metadata import images_metadata
+from prunekit.models.saved import model_metadata, write_model
 from prunekit.pruning.sparsity import measure_sparsity
 from prunekit.recipe.load import recipe_from
 from prunekit.recipe.yaml_text import dump_yaml

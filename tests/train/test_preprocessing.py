@@ -26,7 +26,7 @@ from prunekit.data import open_dataset
 from prunekit.data.builtin import DigitsConfig
 from prunekit.data.preprocessing import Preprocessing
 from prunekit.models.bounds import no_larger_than
-from prunekit.models.saved import images_metadata
+from prunekit.models.file_metadata import images_metadata
 from prunekit.recipe.load import recipe_from
 from prunekit.runs.tensors import METADATA, read_tensors, write_tensors
 from tests.support.training import run, with_steps

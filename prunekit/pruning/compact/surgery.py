@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from prunekit.foundation.modules import FirstInput, computing_with
+from prunekit.foundation.first_input import FirstInput
+from prunekit.foundation.modules import computing_with
 from prunekit.foundation.parameters import Holder, Holders
 from prunekit.models.attention import FewerHeadsAttention
 from prunekit.models.dry_pass import unwatched

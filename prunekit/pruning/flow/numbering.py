@@ -81,12 +81,14 @@ class _Ranges:
         self._names, self._starts = list(self.first), list(self.first.values())
 
     def place(self, number: int) -> tuple[str, int]:
+        """The thing that a number lies in, and where in it, from 0."""
         at = bisect_right(self._starts, number) - 1
         while self._sizes[self._names[at]] == 0:  # an empty tensor has no number
             at -= 1
         return self._names[at], number - self._starts[at]
 
     def of(self, name: str) -> range:
+        """The numbers of a thing."""
         return range(self.first[name], self.first[name] + self._sizes[name])
 
 

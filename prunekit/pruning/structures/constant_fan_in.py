@@ -121,10 +121,12 @@ def fan_ins(rows: Mapping[str, Rows], demand: Demand, distribution: Distribution
         return {name: one.fan_in for name, one in rows.items()}
 
     def rounded(of: int) -> dict[str, int]:
+        """Name -> entries a row keeps where `of` are asked for in all."""
         counts = distribution.keep_counts(replace(demand, sparsity=1 - of / total, min_keep=0))
         return {n: _nearest(counts[n], one, demand.min_keep) for n, one in rows.items()}
 
     def enough(of: int) -> bool:
+        """Whether no less stays then than is asked."""
         return (
             sum(one.number * k for one, k in zip(rows.values(), rounded(of).values(), strict=True))
             >= keep
