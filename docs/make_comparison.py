@@ -1,9 +1,12 @@
-"""Run every strategy on one task and write `docs/comparison.md`.
+"""Run every strategy on a task and write its part of `docs/comparison.md`.
 
     python docs/make_comparison.py ROOT [--out runs] [--epochs 5] [--seeds 3] [--jobs 2]
+    python docs/make_comparison.py --task one_shot
+    python docs/make_comparison.py --task cifar FOLDER [--only vit gradual]
 
-ROOT holds torchvision's MNIST files. A run that is done is not run again, so a script that was
-stopped goes on where it was. `--table` only writes the page from the runs that there are.
+ROOT holds torchvision's MNIST files, FOLDER images in a folder for each class; digits need none. A
+run that is done is not run again, so a script that was stopped goes on where it was. `--table` only
+writes the page from the runs that there are; what is not there stands in it as not run.
 """
 
 from __future__ import annotations
@@ -12,12 +15,14 @@ import argparse
 import contextlib
 import io
 import multiprocessing
+import re
 import statistics
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from comparison_tasks import TASKS, Task, TaskCell
 
 SPARSITIES = (0.8, 0.9, 0.95, 0.98)
 NM = {0.5: (2, 4), 0.75: (1, 4)}
@@ -55,6 +60,16 @@ def one_shot(sparsity: float, source: str) -> Tree:
         ],
         "phases": [("dense", 0.6), ("tune", 0.4)],
     }  # fmt: skip
+
+
+def fine_tuned(name: str, **settings: Any) -> Callable[[float, str], Tree]:
+    """60 % of the steps dense, one cut, 40 % of the steps of fine-tuning."""
+
+    def changes(sparsity: float, source: str) -> Tree:
+        one = {"name": name, "sparsity": sparsity, "during": ["tune"], **settings}
+        return {"strategies": [one], "phases": [("dense", 0.6), ("tune", 0.4)]}
+
+    return changes
 
 
 def lottery(sparsity: float, source: str) -> Tree:
@@ -116,13 +131,31 @@ ARMS = (
     Arm("ac_dc", "alternately sparse and dense", one(name="ac_dc")),
     Arm("movement", "scores of movement", one(name="movement")),
     Arm("lottery_ticket", f"{ROUNDS} rounds of pruning, each rewound to step 0", lottery),
+    Arm("granet", "rigl from 50 % to the target", one(name="granet", start_sparsity=0.5, **EVERY_100)),
+    Arm("srigl", "rigl with as many inputs for each unit", one(name="srigl", **EVERY_100)),
+    Arm("top_kast", "top k forward, half as sparse backward",
+        lambda s, source: {"strategies": [{"name": "top_kast", "sparsity": s,
+                                           "backward_sparsity": round(2 * s - 1, 3),
+                                           **EVERY_100}]}),
+    Arm("gmp_star", "gradual, the ramp begins with a jump",
+        one(name="magnitude", mode="hard", regrow=False,
+            schedule={"name": "cubic", "initial": 0.72, "stop": "60%"}, **EVERY_100)),
+    Arm("isomorphic", "`gradual`, one threshold for each kind of layer",
+        one(name="magnitude", mode="hard", regrow=False, distribution="isomorphic",
+            schedule={"name": "cubic", "stop": "75%"}, **EVERY_100)),
+    Arm("taylor", "dense for 60 %, one cut by the loss, fine-tuning", fine_tuned("taylor")),
+    Arm("wanda", "the same by weights times inputs", fine_tuned("wanda")),
+    Arm("sparse_gpt", "the same by second order, weights corrected", fine_tuned("sparse_gpt")),
+    Arm("fpgm", "the same, rows of fc1 and fc2 by their distances; sparsity counts rows",
+        fine_tuned("fpgm", scope={"exclude": ["fc3.weight"]})),
     Arm("filter_magnitude", "rows of fc1 and fc2, at the start; sparsity counts rows",
         one(name="filter_magnitude", scope={"exclude": ["fc3.weight"]})),
     Arm("n_m", "magnitude, n:m along the input, `ste`",
         n_of_m("magnitude", schedule="constant", **EVERY_100), tuple(NM)),
     Arm("sr_ste", "n:m with SR-STE's decay", n_of_m("sr_ste"), tuple(NM)),
 )  # fmt: skip
-NOT_COMPARED = {"movement_soft": "its sparsity emerges: no target can be asked for"}
+EMERGES = "its sparsity emerges: no target can be asked for"
+NOT_COMPARED = {"movement_soft": EMERGES, "str_threshold": EMERGES}
 
 
 @dataclass(frozen=True)
@@ -173,35 +206,35 @@ def recipe_of(cell: Cell, root: str, out: Path, epochs: int) -> Tree:
     }
 
 
-def run_cell(job: tuple[Cell, str, Path, int]) -> tuple[str, str]:
+def run_cell(job: tuple[str, Tree, Path]) -> tuple[str, str]:
     """Run a cell that is not done; its name and what went wrong."""
-    cell, root, out, epochs = job
+    name, tree, out = job
     from prunekit.errors import PrunekitError
     from prunekit.recipe.load import recipe_from
     from prunekit.recipe.yaml_text import dump_yaml
     from prunekit.train.launch import run_recipe
 
-    if done(cell, out):
-        return cell.name, ""
+    if done(name, out):
+        return name, ""
     try:
-        recipe = recipe_from(recipe_of(cell, root, out, epochs))
+        recipe = recipe_from(tree)
         with contextlib.redirect_stdout(io.StringIO()):
             run_recipe(recipe, source_text=dump_yaml(recipe), out=out)
     except PrunekitError as error:
-        return cell.name, str(error)
-    return cell.name, ""
+        return name, str(error)
+    return name, ""
 
 
-def done(cell: Cell, out: Path) -> bool:
-    """Whether its newest run came to its end."""
-    return (out / cell.name / "latest" / "report.json").is_file()
+def done(name: str, out: Path) -> bool:
+    """Whether the newest run of a cell came to its end."""
+    return (out / name / "latest" / "report.json").is_file()
 
 
-def report_of(cell: Cell, out: Path) -> Tree:
+def report_of(name: str, out: Path) -> Tree:
     """The numbers of a finished cell."""
     from prunekit import open_run
 
-    return open_run(out / cell.name / "latest").report()
+    return open_run(out / name / "latest").report()
 
 
 def table(out: Path, seeds: int) -> str:
@@ -216,7 +249,7 @@ def table(out: Path, seeds: int) -> str:
         for sparsity in shown:
             wanted = [Cell(arm.name, arm.sparsities[0] if arm.name == "dense" else sparsity, seed)
                       for seed in range(seeds)]  # fmt: skip
-            reports = [report_of(cell, out) for cell in wanted if done(cell, out)]
+            reports = [report_of(cell.name, out) for cell in wanted if done(cell.name, out)]
             flops += [report["train"]["flops"] / 1e12 for report in reports]
             row.append(_accuracy([100 * r["accuracy"]["test_top1"] for r in reports]))
         spent = f"{statistics.mean(flops):.2f} TFLOP" if flops else "-"
@@ -234,13 +267,11 @@ def _accuracy(values: list[float]) -> str:
     return f"{statistics.mean(values):.2f} ± {statistics.stdev(values):.2f}"
 
 
-def page(out: Path, epochs: int, seeds: int) -> str:
-    """The whole page."""
-    first = next(cell for cell in cells(seeds) if done(cell, out))
-    where = report_of(first, out)["environment"]
-    return f"""# All strategies on one task
-
-MLP 784-300-100-10 on the whole MNIST, {epochs} epochs of 468 steps (batch 128), AdamW 1e-3, cosine; test accuracy
+def mnist_part(out: Path, epochs: int, seeds: int) -> str:
+    """The part of MNIST."""
+    command = f"ROOT --epochs {epochs} --seeds {seeds}"
+    found = [cell.name for cell in cells(seeds) if done(cell.name, out)]
+    return f"""MLP 784-300-100-10 on the whole MNIST, {epochs} epochs of 468 steps (batch 128), AdamW 1e-3, cosine; test accuracy
 after the last step in percent, mean ± standard deviation over {seeds} seeds. Columns are the sparsity of the weights
 in scope. Training FLOPs count what is executed (masked zeros are multiplied), forward and twice that for backward; a
 strategy's own passes for scores are not in them.
@@ -253,15 +284,74 @@ classifier stays dense. `dense` is the same runs in each column. `lottery_ticket
 Three seeds separate only large differences: of two rows whose means differ by less than about twice the larger
 deviation nothing can be said.
 
-Command: `python docs/make_comparison.py ROOT --epochs {epochs} --seeds {seeds}`. Device: {where["device_name"]}, CPU,
-1 thread a process; torch {where["versions"]["torch"]}, Python {where["python"]}; {time.strftime("%Y-%m-%d")}.
+{made_by(command, found, out)}
 """
 
 
+def task_part(task: Task, out: Path, seeds: int) -> str:
+    """The table of another task."""
+    found = [cell.name for cell in task.cells(seeds) if done(cell.name, out)]
+
+    def report(cell: TaskCell) -> Tree | None:
+        return report_of(cell.name, out) if done(cell.name, out) else None
+
+    root = "FOLDER " if task.name == "cifar" else ""
+    command = f"--task {task.name} {root}--seeds {seeds}"
+    of = sum(1 for _ in task.cells(seeds))
+    made = f"{made_by(command, found, out)} {len(found)} of {of} runs."
+    return f"{task.table(report, seeds)}\n\n{made}\n"
+
+
+def made_by(command: str, found: list[str], out: Path) -> str:
+    """The command, where and when the runs were made."""
+    told = f"Command: `python docs/make_comparison.py {command}`."
+    if not found:
+        return f"{told} Not run yet."
+    reports = [out / name / "latest" for name in found]
+    last = max(path.resolve().name[:8] for path in reports)
+    where = report_of(found[0], out)["environment"]
+    return (
+        f"{told} Device: {where['device_name']}, CPU,\n1 thread a process; torch "
+        f"{where['versions']['torch']}, Python {where['python']}; {last[:4]}-{last[4:6]}-{last[6:]}."
+    )
+
+
+PAGE = Path(__file__).parent / "comparison.md"
+
+
+def write_part(name: str, text: str, page: Path) -> None:
+    """Write what stands between the marks of a task; the rest of the page is written by hand."""
+    mark = re.compile(rf"(<!-- task: {name} -->\n).*?(<!-- end -->)", re.DOTALL)
+    new, count = mark.subn(lambda m: f"{m[1]}\n{text}\n{m[2]}", page.read_text(encoding="utf-8"))
+    if count != 1:
+        raise SystemExit(f"{page}: {count} parts of the task {name}, not one")
+    page.write_text(new, encoding="utf-8")
+
+
+def jobs_of(options: argparse.Namespace) -> tuple[list[Any], list[Any]]:
+    """What is to be run: first what other runs read, then the rest."""
+    out, seeds = options.out, options.seeds
+    if options.task == "mnist":
+        all_of = [(c, recipe_of(c, options.root, out, options.epochs)) for c in cells(seeds)]
+        first: tuple[str, ...] = ("persistent",)
+    else:
+        task = TASKS[options.task]
+        wanted = [
+            c for c in task.cells(seeds) if {c.model, c.arm} & {*options.only} or not options.only
+        ]
+        all_of = [(c, task.recipe(c, options.root, out)) for c in wanted]
+        first = task.first
+    jobs = [(c.arm, (c.name, tree, out)) for c, tree in all_of]
+    return [job for arm, job in jobs if arm in first], [
+        job for arm, job in jobs if arm not in first
+    ]
+
+
 def main() -> None:
-    """Run what is missing, then write the page."""
+    """Run what is missing, then write the part of the page."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("root")
+    parser.add_argument("root", nargs="?", default="data")
+    parser.add_argument("--task", choices=["mnist", *TASKS], default="mnist")
     parser.add_argument(
         "--out",
         type=Path,
@@ -271,18 +361,20 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=5)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--jobs", type=int, default=1)
+    parser.add_argument("--only", nargs="*", default=[], help="models or arms of --task")
     parser.add_argument("--table", action="store_true")
+    parser.add_argument("--page", type=Path, default=PAGE)
     options = parser.parse_args()
-    jobs = [(cell, options.root, options.out, options.epochs) for cell in cells(options.seeds)]
-    jobs = [] if options.table else jobs
-    sources = [job for job in jobs if job[0].arm == "persistent"]
-    rest = [job for job in jobs if job[0].arm != "persistent"]
+    batches = ([], []) if options.table else jobs_of(options)
     with multiprocessing.get_context("spawn").Pool(options.jobs) as pool:
-        for batch in (sources, rest):
+        for batch in batches:
             for name, problem in pool.imap_unordered(run_cell, batch):
                 print(name, problem or "done", flush=True)
-    target = Path(__file__).parent / "comparison.md"
-    target.write_text(page(options.out, options.epochs, options.seeds), encoding="utf-8")
+    if options.task == "mnist":
+        text = mnist_part(options.out, options.epochs, options.seeds)
+    else:
+        text = task_part(TASKS[options.task], options.out, options.seeds)
+    write_part(options.task, text, options.page)
 
 
 if __name__ == "__main__":

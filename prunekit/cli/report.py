@@ -55,7 +55,8 @@ prunekit report --masks runs/a/latest runs/b/latest
     "--reference",
     type=click.Path(path_type=Path, dir_okay=False),
     metavar="CSV",
-    help="Published values beside the heat maps: columns called like the axes, values last.",
+    help="Published values. With a column `arm`, beside the arms; else beside the heat maps: "
+    "columns called like the axes, values last.",
 )
 @click.option(
     "--where", multiple=True, metavar="COLUMN=VALUE", help="Which rows of the reference count."
@@ -87,10 +88,14 @@ def command(
     """
     from prunekit.report.document import Report, compare, report_of, with_pictures
     from prunekit.report.figures.all import WantedPictures, pictures, plan_drawings, undrawn
+    from prunekit.sweep.published import is_published
 
     if not runs and masks is None:
         raise UsageError("give run directories, a folder of runs or a sweep; or --masks A B")
-    found = compare(list(runs), baselines) if runs else None
+    of_arms = reference if reference is not None and is_published(reference) else None
+    if of_arms is not None:
+        reference = None
+    found = compare(list(runs), baselines, of_arms) if runs else None
     report = report_of(found) if found else Report("Masks of two runs")
     if found is not None:
         wanted = WantedPictures(curves, against, grid, reference, _pairs(where))
@@ -162,7 +167,7 @@ def _plain(report: Report, found: Comparison | None, files: list[Path]) -> dict[
             "axes": {axis: list(labels) for axis, labels in study.axes.items()},
             "arms": list(study.arms),
             "runs": run_rows(study),
-            "cells": cell_rows(study, found.key),
+            "cells": cell_rows(study, found.key, found.published),
             "differences": difference_rows(study, found.differences),
             "warnings": dict(warnings(study)),
         }

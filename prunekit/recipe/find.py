@@ -38,11 +38,14 @@ def shipped_sweeps() -> dict[str, Path]:
     return _files_in("recipes/sweeps")
 
 
+def shipped_folder(folder: str) -> Path:
+    """Where a folder of what comes with prunekit lies; it need not be there."""
+    inside = PACKAGE / folder
+    return inside if inside.is_dir() else PACKAGE.parent / folder
+
+
 def _files_in(folder: str) -> dict[str, Path]:
-    for place in (PACKAGE / folder, PACKAGE.parent / folder):
-        if place.is_dir():
-            return {path.stem: path for path in sorted(place.glob("*.yaml"))}
-    return {}
+    return {path.stem: path for path in sorted(shipped_folder(folder).glob("*.yaml"))}
 
 
 def named_recipes() -> dict[str, Component]:

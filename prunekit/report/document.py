@@ -15,8 +15,8 @@ from prunekit.report.comparison import (
     chosen_baselines,
     differences,
 )
-from prunekit.report.notices import notices, warnings
-from prunekit.report.omissions import absent_numbers, uncompared
+from prunekit.report.notices import notices, published_notices, warnings
+from prunekit.report.omissions import absent_numbers, uncompared, unmatched
 from prunekit.report.read import clean, common
 from prunekit.report.study import Study, open_study
 from prunekit.report.tables import (
@@ -27,6 +27,7 @@ from prunekit.report.tables import (
     recipe_table,
     warning_table,
 )
+from prunekit.sweep.published import COPY, Published, read_published
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -75,23 +76,31 @@ class Comparison:
     differences: tuple[Difference, ...]
     against: tuple[Baseline, ...] = ()
     """What cells are compared with."""
+    published: Published | None = None
+    """What others published for the arms."""
 
 
-def compare(paths: list[Path], against: tuple[str, ...] = ()) -> Comparison:
+def compare(
+    paths: list[Path], against: tuple[str, ...] = (), reference: Path | None = None
+) -> Comparison:
     """Read runs or a sweep and compare them.
 
     Args:
         paths: run directories, folders of them, or one sweep directory.
         against: baselines, each an arm or `axis=label`; none = those that can be recognised.
+        reference: a CSV file of values that others published for the arms; None = that of the
+            sweep, if it has one.
 
     Raises:
         CheckpointError: a path holds no run, or nothing can be read.
-        UsageError: a baseline is not there.
+        UsageError: a baseline is not there, or the file of published values does not fit.
     """
     study = open_study(paths)
     key = accuracy_key(study)
     chosen = chosen_baselines(study, against)
-    return Comparison(study, key, tuple(differences(study, chosen, key)), tuple(chosen))
+    file = reference or next((path / COPY for path in paths if (path / COPY).is_file()), None)
+    published = read_published(file, list(study.axes)) if file is not None else None
+    return Comparison(study, key, tuple(differences(study, chosen, key)), tuple(chosen), published)
 
 
 def report_of(found: Comparison) -> Report:
@@ -101,9 +110,10 @@ def report_of(found: Comparison) -> Report:
         *study.missing,
         *absent_numbers(study, found.key),
         *uncompared(study, list(found.against), found.key),
+        *(unmatched(study, found.published) if found.published else ()),
     )
     tables = [
-        cell_table(study, found.key),
+        cell_table(study, found.key, found.published),
         *measured_tables(study),
         difference_table(study, found.differences) if found.differences else None,
         recipe_table(study),
@@ -112,7 +122,7 @@ def report_of(found: Comparison) -> Report:
     return Report(
         title=clean(study.name),
         conditions=conditions(study),
-        notices=tuple(notices(study, len(missing))),
+        notices=(*notices(study, len(missing)), *published_notices(study, found.published)),
         tables=tuple(table for table in tables if table is not None),
         missing=tuple(clean(line) for line in missing),
     )

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from prunekit.errors import UsageError
+from prunekit.foundation.csv_table import read_csv
 from prunekit.foundation.suggestions import did_you_mean
 from prunekit.report.comparison import accuracies, accuracy
 from prunekit.report.read import clean
@@ -140,9 +139,6 @@ def _zero(labels: Sequence[str]) -> int | None:
     return next((i for i, label in enumerate(labels) if number_of(label) == 0), None)
 
 
-MAX_BYTES = 10_000_000
-
-
 @dataclass(frozen=True)
 class Reference:
     """Values at the labels of some axes."""
@@ -180,7 +176,7 @@ def read_reference(path: Path, axes: Sequence[str], where: Mapping[str, str]) ->
     Raises:
         UsageError: it cannot be read, no column fits an axis, or several rows fit a place.
     """
-    columns, rows = _read(path)
+    columns, rows = read_csv(path)
     for column in where:
         if column not in columns:
             raise UsageError(
@@ -212,27 +208,6 @@ def read_reference(path: Path, axes: Sequence[str], where: Mapping[str, str]) ->
     if len(values) < len(rows):
         raise UsageError(f"{path}: several rows for one place: keep one, or add a --where")
     return Reference(clean(path.name), clean(value), tuple(of_axis), values)
-
-
-def _read(path: Path) -> tuple[list[str], list[dict[str, str]]]:
-    try:
-        with path.open("rb") as file:
-            data = file.read(MAX_BYTES + 1)
-        text = data.decode("utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "not UTF-8"
-        raise UsageError(f"{path}: {reason}: give a CSV file with a header") from None
-    try:
-        table = [row for row in csv.reader(io.StringIO(text), strict=True) if row]
-    except csv.Error as error:
-        raise UsageError(f"{path}: no CSV file: {error}") from None
-    if len(data) > MAX_BYTES or len(table) < 2 or len(table[0]) < 2:
-        raise UsageError(f"{path}: give a CSV file with a header, two columns or more, and rows")
-    header = [name.strip() for name in table[0]]
-    for line, row in enumerate(table, start=1):
-        if len(row) != len(header) or len(set(header)) < len(header):
-            raise UsageError(f"{path}: row {line} does not fit the header")
-    return header, [dict(zip(header, map(str.strip, row), strict=True)) for row in table[1:]]
 
 
 def _column(axis: str, columns: Sequence[str]) -> str | None:

@@ -10,6 +10,7 @@ from prunekit.recipe.identity import NOT_HASHED_DATA
 from prunekit.report.comparison import is_dense, is_random, repeating
 from prunekit.report.read import SEVERAL, common
 from prunekit.report.study import Study
+from prunekit.sweep.published import Published
 
 OF_BATCHES = ("batch_size", "micro_batch", "eval_batch", "augment", "eval_resize", "mean", "std")
 NO_CHOICE = {*NOT_HASHED_DATA, *OF_BATCHES}
@@ -56,6 +57,17 @@ def notices(study: Study, missing: int | None = None) -> list[str]:
     if len({run.number("latency", "threads") for run in study.runs} - {None}) > 1:
         found.append("The runs were timed with several numbers of threads: times do not compare.")
     return found
+
+
+def published_notices(study: Study, published: Published | None) -> list[str]:
+    """What to keep in mind where published values stand beside the measured ones."""
+    if published is None or not any(published.at(c.arm, c.labels) for c in study.cells):
+        return []
+    sources = f" ({'; '.join(published.sources)})" if published.sources else ""
+    return [
+        f"Published values are those of {published.name}{sources}: data, settings or splits may "
+        "differ from the runs here, so compare the order of arms before single numbers."
+    ]
 
 
 def _baselines(study: Study) -> list[str]:

@@ -14,6 +14,7 @@ from prunekit.report.figures.cost import cost_panels, spent
 from prunekit.report.grid import Grid, Reference
 from prunekit.report.study import Cell, Study
 from prunekit.report.tables import part
+from prunekit.sweep.published import Published
 
 MOST_NAMED = 6
 """Cells that a sentence names; of more it gives the number."""
@@ -130,6 +131,16 @@ def _place(one: Cell | Curve) -> tuple[str, tuple[tuple[str, str], ...]]:
 def log_faults(study: Study) -> list[str]:
     """One line for each run whose log cannot be read, or not all of it."""
     return [run.log_fault for run in study.runs if run.log_fault]
+
+
+def unmatched(study: Study, published: Published) -> list[str]:
+    """One line for each published value that no cell stands beside."""
+    placed = {published.place(cell.arm, cell.labels) for cell in study.cells}
+    return [
+        f"{published.name}: {' '.join(place)}: no cell has this arm and these labels"
+        for place in published.values
+        if place not in placed
+    ]
 
 
 def unplaced(reference: Reference, made: Iterable[Grid]) -> str:

@@ -12,6 +12,7 @@ from prunekit.report.columns import KEYS
 from prunekit.report.comparison import Difference, accuracies
 from prunekit.report.statistics import summary
 from prunekit.report.study import Cell, Study
+from prunekit.sweep.published import Published
 
 CsvRow = Mapping[str, Any]
 FORMULA = ("=", "+", "-", "@", "\t", "\r")
@@ -33,8 +34,11 @@ def run_rows(study: Study) -> list[CsvRow]:
     ]
 
 
-def cell_rows(study: Study, key: str) -> list[CsvRow]:
-    """One row a cell: mean and deviation of the accuracy in percent, means of the rest."""
+def cell_rows(study: Study, key: str, published: Published | None = None) -> list[CsvRow]:
+    """One row a cell: mean and deviation of the accuracy in percent, means of the rest.
+
+    With `published` what others published for it, and where.
+    """
     rows: list[CsvRow] = []
     for cell in study.cells:
         found = summary(list(accuracies(cell, key).values()))
@@ -50,10 +54,20 @@ def cell_rows(study: Study, key: str) -> list[CsvRow]:
                 "seeds_with_accuracy": found.count if found else 0,
                 "accuracy_percent": found.mean if found else None,
                 "deviation": found.deviation if found else None,
+                **(_published(cell, published) if published else {}),
                 **{name: one.mean if one else None for name, one in means.items()},
             }
         )
     return rows
+
+
+def _published(cell: Cell, published: Published) -> dict[str, Any]:
+    value = published.at(cell.arm, cell.labels)
+    return {
+        "published_percent": float(value.accuracy) if value else None,
+        "published_deviation": float(value.deviation) if value and value.deviation else None,
+        "published_source": value.source if value else None,
+    }
 
 
 def difference_rows(study: Study, found: Iterable[Difference]) -> list[CsvRow]:

@@ -11,6 +11,7 @@ from prunekit.report.saving import arrived
 from prunekit.report.settings import ABSENT, distinctions, short_keys
 from prunekit.report.statistics import MANY, PairedDifference, Summary, summary
 from prunekit.report.study import Cell, Study
+from prunekit.sweep.published import Published
 
 NONE = "-"
 SAME = 1e-4
@@ -30,8 +31,10 @@ class Table:
     """What a reader must know to read it."""
 
 
-def cell_table(study: Study, key: str) -> Table:
-    """One row a cell: accuracy, and what it costs."""
+def cell_table(study: Study, key: str, published: Published | None = None) -> Table:
+    """One row a cell: accuracy, beside it what others published, and what it costs."""
+    beside = [published.at(cell.arm, cell.labels) if published else None for cell in study.cells]
+    has = any(beside)
     shown = [
         column
         for column in COLUMNS
@@ -39,6 +42,7 @@ def cell_table(study: Study, key: str) -> Table:
     ]
     columns = (
         *("arm", *study.axes, "seeds", f"{key.split('_')[0]} accuracy, %"),
+        *(("published, %",) if has else ()),
         *(column.heading for column in shown),
     )
     rows = [
@@ -46,9 +50,10 @@ def cell_table(study: Study, key: str) -> Table:
             *_arm_and_labels(study, cell),
             part(len(accuracies(cell, key)), len(cell.runs)),
             mean_and_deviation(accuracy(cell, key)),
+            *((str(value or NONE),) if has else ()),
             *(_mean(cell, column) for column in shown),
         )
-        for cell in study.cells
+        for cell, value in zip(study.cells, beside, strict=True)
     ]
     note = (
         "Mean ± standard deviation over seeds. MACs are multiply-adds of one image: executed with "

@@ -46,7 +46,7 @@ def write_numbers(found: Comparison, folder: Path) -> list[Path]:
     """
     tables = {
         "runs.csv": run_rows(found.study),
-        "cells.csv": cell_rows(found.study, found.key),
+        "cells.csv": cell_rows(found.study, found.key, found.published),
         "differences.csv": difference_rows(found.study, found.differences),
     }
     return [

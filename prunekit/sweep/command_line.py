@@ -9,10 +9,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from prunekit.errors import UsageError
-from prunekit.recipe.document import SourceDocument
-from prunekit.recipe.find import find_recipe, shipped_sweeps
+from prunekit.errors import RecipeError, UsageError
+from prunekit.foundation.suggestions import did_you_mean
+from prunekit.recipe.document import RecipeFault, SourceDocument
+from prunekit.recipe.find import find_recipe, shipped_folder, shipped_sweeps
 from prunekit.recipe.load import (
+    as_lines,
     read_text,
     read_text_document,
     recipe_from_document,
@@ -24,6 +26,7 @@ from prunekit.recipe.yaml_text import yaml_text
 from prunekit.sweep.baselines import base_name, baseline_arms
 from prunekit.sweep.design import Change, Design, read_design
 from prunekit.sweep.file import Word, label, read_word
+from prunekit.sweep.published import read_published
 
 SWEEP_KEYS = {"recipe", "axes", "arms"}
 """A file with one of them is a sweep, another a recipe."""
@@ -39,6 +42,8 @@ class SweepRequest:
     words: tuple[str, ...]
     """What was said on top of it."""
     notes: tuple[str, ...] = field(default=())
+    reference: str = ""
+    """The CSV file with what others published, if the sweep names one."""
 
 
 def read_command_line(
@@ -128,7 +133,31 @@ def _of_sweep(
                 last.append(Change(word.key, word.values[0], word.place))
             else:
                 _add_axis(document, word)
-    return SweepRequest(read_design(document, find, last), text, given)
+    design = read_design(document, find, last)
+    return SweepRequest(design, text, given, reference=_reference(path, document, design))
+
+
+def _reference(path: Path, document: SourceDocument, design: Design) -> str:
+    """The text of the file with published values; empty where there is none.
+
+    Raises:
+        RecipeError: one line: it is not there, does not fit, or has an arm that the sweep has not.
+    """
+    named = document.root.get("reference")
+    if named is None:
+        return ""
+    places = (path.parent / named, shipped_folder("recipes/sweeps") / named)
+    file = next((place for place in places if place.is_file()), places[0])
+    try:
+        found = read_published(file, [axis.name for axis in design.axes])
+        arms = [arm.name for arm in design.arms]
+        for arm, *_ in found.values:
+            if arm not in arms:
+                raise UsageError(f"{file}: the sweep has no arm {arm!r}.{did_you_mean(arm, arms)}")
+    except UsageError as error:
+        place = document.place(("reference",))
+        raise RecipeError(as_lines([RecipeFault(place, "reference", str(error))])) from None
+    return read_text(file)
 
 
 def _narrow_axis(document: SourceDocument, word: Word) -> bool:

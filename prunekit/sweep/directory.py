@@ -1,7 +1,7 @@
 """Sweep directories: `<out>/<sweep>/` with the plan, the state of each cell and the runs.
 
-`sweep.yaml` (as given), `plan.json`, `resolved/<key>.yaml`, `cells/<key>.json`, `logs/<key>.txt`,
-`runs/<recipe>/<stamp>/` and a lock. Torch-free.
+`sweep.yaml` (as given), `reference.csv` if it names one, `plan.json`, `resolved/<key>.yaml`,
+`cells/<key>.json`, `logs/<key>.txt`, `runs/<recipe>/<stamp>/` and a lock. Torch-free.
 """
 
 from __future__ import annotations

@@ -99,6 +99,8 @@ class SweepFile(Frozen):
     """What is varied."""
     arms: dict[Name, AnyArm] = Field(default_factory=dict)
     """What is compared; none = the recipe alone."""
+    reference: str | None = None
+    """A CSV file, from this file's folder, of accuracies that others published for the arms."""
 
 
 RANGE = re.compile(r"(-?[0-9]{1,9})\.\.(-?[0-9]{1,9})")

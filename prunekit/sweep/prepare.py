@@ -15,6 +15,7 @@ from prunekit.sweep.command_line import SweepRequest
 from prunekit.sweep.directory import CellState, read_state, resolved_path, state_path
 from prunekit.sweep.holding import held
 from prunekit.sweep.plan import Plan, PlannedCell
+from prunekit.sweep.published import COPY
 
 
 def unique_cells(plan: Plan) -> dict[str, PlannedCell]:
@@ -104,6 +105,10 @@ def prepared(
 
     def write() -> None:
         _write(folder / "sweep.yaml", request.text)
+        if request.reference:
+            _write(folder / COPY, request.reference)
+        else:
+            (folder / COPY).unlink(missing_ok=True)
         for key, cell in unique_cells(plan).items():
             _write(resolved_path(folder, key), dump_yaml(cell.recipe))
         write_json(folder / "plan.json", {**plan.as_json(), "words": list(request.words)})
