@@ -102,7 +102,7 @@ def label(value: object) -> str:
 
 
 @pytest.mark.timeout(120)
-@pytest.mark.parametrize(("name", "way", "command"), cases(2), ids=label)
+@pytest.mark.parametrize(("name", "way", "command"), cases(4), ids=label)
 def test_a_damaged_run_ends_in_a_line(
     name: str,
     way: Callable[[Path, random.Random], None],
