@@ -279,7 +279,6 @@ def _build(
     weights: Mapping[str, Tensor] | None = None,
     sizes: Sizes | None = None,
 ) -> nn.Module:
-    from prunekit.models import build_model
     from prunekit.models.placing import attach_all
     from prunekit.registry import COMPRESSORS, MODELS
     from prunekit.registry.configs import DataSpec
@@ -289,11 +288,12 @@ def _build(
     config = cast("ModelConfig", MODELS.parse({**built["model"], "init": None}, as_of=0))
     spec = DataSpec(**built["data"])
     with torch.random.fork_rng(devices=[]):
+        # its tensors are the bound of its size, which building it on `meta` first would not know
         if sizes is None or weights is None:
-            model = build_model(config, spec)
+            model = config.build(spec)
         else:
             with without_values(weights):
-                model = build_model(config, spec)
+                model = config.build(spec)
             resize_model(model, sizes)
             fill_in(model, weights)
             _load(model, weights, strict=False)  # a compressor is tried on the model
