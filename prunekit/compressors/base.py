@@ -188,7 +188,7 @@ class RatioConfig(CompressorConfig):
 
     @model_validator(mode="after")
     def _says_how_many(self) -> Self:
-        if self.r is None and "ratio" not in self.model_fields_set:
+        if self.r is None and not self.ratio and "ratio" not in self.model_fields_set:
             raise ValueError("ratio or r: say how many tokens are removed")
         if self.r is not None and self.ratio:
             raise ValueError("r: in place of ratio: give one of the two")

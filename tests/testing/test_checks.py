@@ -88,6 +88,7 @@ COMPRESSOR_SETTINGS = {
     "pitome": [{"ratio": 0.4}, {"ratio": 0.7, "metric": "keys", "margin": 0.3, "alpha": 0.5}],
     "random_drop": [{"ratio": 0.4}],
     "average_pool": [{"ratio": 0.6, "eval_ratio": 0.0}],
+    "evit": [{"ratio": 0.4}],
 }
 PROBE_SETTINGS = {
     "gradient_norm": [{"cadence": OFTEN}],
