@@ -75,6 +75,7 @@ def command(
     check_overrides(overrides)
     from prunekit.export import sensitivity as module
     from prunekit.report.sensitivity import write_sensitivity
+    from prunekit.runs.directory import refuse_link
 
     found = module.sensitivity(
         source,
@@ -88,6 +89,8 @@ def command(
         device=device,
     )
     document = found.document()
+    if out is None:
+        refuse_link(source / "sensitivity")
     files = write_sensitivity(document, found.per_pattern(), out or source / "sensitivity")
     if as_json:
         print_json({**document, "files": [str(file) for file in files]})
