@@ -149,7 +149,7 @@ def read_bytes(path: str | Path) -> bytes:
         return file.read()
 
 
-def read_text(path: str | Path, encoding: str = "utf-8", errors: str = "strict") -> str:
+def text_of(path: str | Path, encoding: str = "utf-8", errors: str = "strict") -> str:
     """All the text of a file, with `\n` between lines; errors as of `open_regular`.
 
     Raises:
@@ -213,7 +213,7 @@ def read_json(path: Path) -> Any:
     try:
         if path.stat().st_size > LARGEST:
             raise CheckpointError(f"{path}: corrupt: larger than {LARGEST // 10**6} MB")
-        value = json.loads(read_text(path))
+        value = json.loads(text_of(path))
     except FileNotFoundError as error:
         raise CheckpointError(f"{path}: missing: the run did not get that far") from error
     except OSError as error:
@@ -262,7 +262,7 @@ def sorted_lines(path: Path) -> tuple[list[dict[str, Any]], int]:
     Raises:
         OSError: the file cannot be read.
     """
-    texts = read_text(path, errors="replace").splitlines()
+    texts = text_of(path, errors="replace").splitlines()
     lines = []
     for text in texts:
         with suppress(ValueError, RecursionError):

@@ -109,7 +109,7 @@ def page(report: Report, folder: Path) -> str:
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
-        finalize=shown,
+        finalize=without_controls,
     )
     environment.filters["coded"] = coded
     pictures = [
@@ -129,7 +129,7 @@ def page(report: Report, folder: Path) -> str:
     )
 
 
-def shown(value: Any) -> Any:
+def without_controls(value: Any) -> Any:
     """What a page holds in place of a value: of text that is no markup yet, what is `printable`."""
     from markupsafe import Markup
 

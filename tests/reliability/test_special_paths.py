@@ -17,7 +17,7 @@ import prunekit
 from prunekit.cli.app import main
 from prunekit.errors import CheckpointError
 from prunekit.foundation.devices import most_processes
-from prunekit.foundation.files import lock, open_regular, read_text
+from prunekit.foundation.files import lock, open_regular, text_of
 from prunekit.foundation.processor import available_cores
 from prunekit.runs.directory import refuse_links
 from prunekit.sweep.prepare import refuse_links_of_sweep
@@ -105,7 +105,7 @@ def test_the_opener_waits_for_nothing(kind: str, tmp_path: Path) -> None:
     with pytest.raises(IsADirectoryError):
         open_regular(tmp_path)
     (tmp_path / "text").write_bytes("é\r\nb".encode())
-    assert read_text(tmp_path / "text") == "é\nb"
+    assert text_of(tmp_path / "text") == "é\nb"
 
 
 RUN = ("run", "quickstart", "--out", "{here}/new")
