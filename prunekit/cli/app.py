@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import importlib
+import io
 import sys
 from typing import Any, NoReturn
 
 import click
 
-from prunekit.cli.common import Options, examples_section, quiet_stdout, traceback_option
+from prunekit.cli.common import Options, examples_section, quiet_stdout, say, traceback_option
 from prunekit.cli.failures import INTERRUPTED, report_failure
 from prunekit.foundation.suggestions import did_you_mean
 
@@ -110,7 +111,7 @@ def print_version(ctx: click.Context, param: click.Parameter, value: bool) -> No
 
     own = own_version() or "0+unknown"  # run from a checkout that is not installed
     python = ".".join(str(part) for part in sys.version_info[:3])
-    click.echo(f"prunekit {own} (torch {version('torch')}, Python {python})")
+    say(f"prunekit {own} (torch {version('torch')}, Python {python})")
     ctx.exit()
 
 
@@ -136,7 +137,9 @@ def main(args: list[str] | None = None) -> NoReturn:
     try:
         result = cli.main(args, prog_name="prunekit", standalone_mode=False, obj=options)
     except click.ClickException as error:
-        error.show()
+        shown = io.StringIO()  # it may name a file
+        error.show(file=shown)
+        say(shown.getvalue(), err=True, nl=False)
         sys.exit(error.exit_code)
     except (click.Abort, KeyboardInterrupt):
         sys.exit(INTERRUPTED)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Protocol
 import click
 
 from prunekit.cli.bench_view import head_view, ratio_text, section_view
-from prunekit.cli.common import ExampleCommand, device_option, json_option, print_json
+from prunekit.cli.common import ExampleCommand, device_option, json_option, print_json, say
 from prunekit.errors import UsageError
 from prunekit.foundation.suggestions import did_you_mean
 from prunekit.foundation.system import load_of_machine
@@ -158,7 +158,7 @@ def measured(
         except UsageError as error:
             if not skip:
                 raise
-            click.echo(f"skipped: {error}", err=True)
+            say(f"skipped: {error}", err=True)
             continue
         if device == HOST or subject not in ON_DEVICES:
             where, here = HOST, some
@@ -175,9 +175,9 @@ def goals_met(found: Sequence[tuple[str, Section]]) -> bool:
     missed = [(what, row) for what, row in rows if row.verdict == "not met"]
     unclear = [(what, row) for what, row in rows if row.verdict in ("undecided", "below the null")]
     for what, row in [*missed, *unclear]:
-        click.echo(f"{row.verdict}: {what}: {ratio_text(row)}, goal {row.goal}", err=True)
+        say(f"{row.verdict}: {what}: {ratio_text(row)}, goal {row.goal}", err=True)
     met = sum(row.verdict == "met" for _, row in rows)
-    click.echo(f"goals: {met} met, {len(missed)} not met, {len(unclear)} undecided", err=True)
+    say(f"goals: {met} met, {len(missed)} not met, {len(unclear)} undecided", err=True)
     return not missed
 
 

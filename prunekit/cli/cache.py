@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from prunekit.cli.common import ExampleCommand, ExampleGroup, json_option, print_json
+from prunekit.cli.common import ExampleCommand, ExampleGroup, json_option, print_json, say
 
 EXAMPLES = """
 prunekit cache list
@@ -50,7 +50,6 @@ def list_command(as_json: bool) -> None:
     """Tell what is there, that was used last first."""
     from prunekit.foundation.cache_files import cache_files, cache_limit
     from prunekit.foundation.number_text import size_text
-    from prunekit.foundation.text import printable
 
     folder, limit = _folder(), cache_limit()
     files = [file for file in cache_files(folder) if file.kind != "lock"]
@@ -65,12 +64,8 @@ def list_command(as_json: bool) -> None:
     for file in files:
         days = max(0.0, time.time() - file.used) / DAY
         age = "today" if days < 1 else f"{days:.0f} days ago"
-        name = printable(file.path.name)
-        click.echo(f"{size_text(file.size):>10}  {age:>14}  {file.kind}  {name}")
-    click.echo(
-        f"{len(files)} files, {size_text(total)} of at most {size_text(limit)}, in "
-        f"{printable(str(folder))}"
-    )
+        say(f"{size_text(file.size):>10}  {age:>14}  {file.kind}  {file.path.name}")
+    say(f"{len(files)} files, {size_text(total)} of at most {size_text(limit)}, in {folder}")
 
 
 @command.command("clear", cls=ExampleCommand, examples=CLEAR_EXAMPLES)
@@ -88,4 +83,4 @@ def clear_command(older_than: float) -> None:
 
     before = time.time() - older_than * DAY
     files = [file for file in cache_files(_folder()) if file.used <= before]
-    click.echo(f"{len(files)} files deleted, {size_text(clear(files))}")
+    say(f"{len(files)} files deleted, {size_text(clear(files))}")

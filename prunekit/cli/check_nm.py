@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from prunekit.cli.common import ExampleCommand, code_option, json_option, print_json
+from prunekit.cli.common import ExampleCommand, code_option, json_option, print_json, say
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -48,7 +48,7 @@ def command(source: Path, n: int, m: int, as_json: bool) -> None:
     from prunekit.foundation.console import console
 
     console().print(_table(found, m))
-    click.echo(f"{holding} of {len(found)} tensors hold {n}:{m}")
+    say(f"{holding} of {len(found)} tensors hold {n}:{m}")
 
 
 def _table(found: list[NMTensor], m: int) -> Table:
@@ -56,7 +56,6 @@ def _table(found: list[NMTensor], m: int) -> Table:
     from rich.text import Text
 
     from prunekit.foundation.number_text import percent
-    from prunekit.foundation.text import printable
 
     table = Table(box=None, pad_edge=False)
     for heading in ("tensor", "shape", "groups that hold", ""):
@@ -65,5 +64,5 @@ def _table(found: list[NMTensor], m: int) -> Table:
         share = percent(one.holding / one.groups) if one.groups else "-"
         verdict = "yes" if one.holds else "no" if one.groups else f"{one.inputs} inputs: not by {m}"
         shape = "x".join(map(str, one.shape))
-        table.add_row(Text(printable(one.name)), shape, share, verdict)
+        table.add_row(Text(one.name), shape, share, verdict)
     return table

@@ -16,6 +16,7 @@ import click
 
 from prunekit.errors import UsageError
 from prunekit.foundation.suggestions import did_you_mean
+from prunekit.foundation.text import printable
 from prunekit.recipe.find import named_recipes, shipped_sweeps
 
 if TYPE_CHECKING:
@@ -296,11 +297,16 @@ def starting() -> Iterator[None]:
                 gc.freeze()
 
 
+def say(text: str, *, err: bool = False, nl: bool = True) -> None:
+    """Print a text, on stdout or stderr, without what a terminal would obey. Every command does."""
+    click.echo(printable(text), err=err, nl=nl)
+
+
 def print_json(document: Mapping[str, Any]) -> None:
     """Print one JSON document, with the version of its layout."""
     import json  # which most commands do without
 
-    click.echo(json.dumps({"schema_version": 1, **document}, indent=2, allow_nan=False))
+    say(json.dumps({"schema_version": 1, **document}, indent=2, allow_nan=False))
 
 
 def quiet_stdout() -> None:

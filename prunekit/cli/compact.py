@@ -13,6 +13,7 @@ from prunekit.cli.common import (
     device_option,
     json_option,
     print_json,
+    say,
 )
 
 if TYPE_CHECKING:
@@ -81,21 +82,21 @@ def _show(found: CompactRun) -> None:
             table.add_row(*(Text(cell) for cell in cells))
         screen.print(table)
     for one in document["stayed"]:
-        click.echo(Stayed(**one).sentence())
+        say(Stayed(**one).sentence())
     for path, name in document["replaced"].items():
-        click.echo(f"{path}: is a {name} of prunekit now, with the same keys")
+        say(f"{path}: is a {name} of prunekit now, with the same keys")
     for note in found.notes:
-        click.echo(note)
+        say(note)
     for key, text in (("parameters", count), ("macs", si)):
         before, after = document[key]["before"], document[key]["after"]
         what = {"parameters": "parameters", "macs": "multiply-adds of one image"}[key]
         share = percent(after / before) if before else "all"
-        click.echo(f"{text(before)} {what}, now {text(after)} ({share})")
+        say(f"{text(before)} {what}, now {text(after)} ({share})")
     if proof := document["proof"]:
-        click.echo(
+        say(
             f"{proof['images']} test images in float64: logits within {proof['difference']:.1e} of "
             "the largest"
         )
     folder = short(found.folder)
     for name, size in found.files.items():
-        click.echo(f"Wrote {folder / name}  {size / 1e6:.2f} MB")
+        say(f"Wrote {folder / name}  {size / 1e6:.2f} MB")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from prunekit.cli.common import ExampleCommand, ExampleGroup, json_option, print_json
+from prunekit.cli.common import ExampleCommand, ExampleGroup, json_option, print_json, say
 from prunekit.cli.data_view import (
     checked_text,
     estimate_plain,
@@ -130,7 +130,7 @@ def pack_command(
     indices = indexed(root, test_folder, test_labels)
     found = estimate_pack(indices, settings)
     free = free_bytes(out)
-    click.echo(estimate_text(found, settings, jobs, out, free), err=as_json)
+    say(estimate_text(found, settings, jobs, out, free), err=as_json)
     if dry_run:
         if as_json:
             print_json({"out": str(out), **estimate_plain(found, jobs), "free_bytes": free})
@@ -148,17 +148,17 @@ def pack_command(
     if as_json:
         print_json(info_plain(out))
     else:
-        click.echo(info_text(out))
-        click.echo(f"train on it with data.root={out}")
+        say(info_text(out))
+        say(f"train on it with data.root={out}")
 
 
 def _tell_of_splits(indices: Indices, made: PackDocument) -> None:
     """What was noted of the folders, and which images are not in the pack."""
     for split, index in indices.items():
         for note in index.notes:
-            click.echo(f"{split}: {note}", err=True)
+            say(f"{split}: {note}", err=True)
         if left_out := made.splits[split].left_out:
-            click.echo(
+            say(
                 f"{split}: {counted(len(left_out), 'image')} left out that could not be decoded, "
                 f"such as {left_out[0]}",
                 err=True,
@@ -207,7 +207,7 @@ def check_command(
         told = {"images": found.images, "wrong": found.wrong, "changed_splits": changed}
         print_json({"root": str(root), **told})
     else:
-        click.echo(checked_text(root, found))
+        say(checked_text(root, found))
     if found.wrong:
         raise DataError(f"{root}: {counted(len(found.wrong), 'image')} not whole")
     if changed:
@@ -225,7 +225,7 @@ def info_command(root: Path, test_folder: str, test_labels: str | None, as_json:
     from prunekit.data.pack_format import is_pack
 
     if is_pack(root):
-        click.echo(info_text(root)) if not as_json else print_json(info_plain(root))
+        say(info_text(root)) if not as_json else print_json(info_plain(root))
         return
     indices = indexed(root, test_folder, test_labels)
     splits: dict[str, dict[str, Any]] = {
@@ -236,11 +236,11 @@ def info_command(root: Path, test_folder: str, test_labels: str | None, as_json:
     if as_json:
         print_json({"root": str(root), "classes": len(classes), "splits": splits})
         return
-    click.echo(f"{root}: a folder of images, {counted(len(classes), 'class')}")
+    say(f"{root}: a folder of images, {counted(len(classes), 'class')}")
     for split, told in splits.items():
-        click.echo(f"  {split}: {count(told['images'])} images, {size_text(told['bytes'])}")
+        say(f"  {split}: {count(told['images'])} images, {size_text(told['bytes'])}")
         for note in told["notes"]:
-            click.echo(f"  {note}")
+            say(f"  {note}")
 
 
 def indexed(root: Path, test_folder: str, test_labels: str | None) -> dict[Split, FileIndex]:

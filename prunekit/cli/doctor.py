@@ -127,12 +127,10 @@ def _section(title: str, rows: Sequence[tuple[str, str | None]]) -> RenderableTy
     from rich.table import Table
     from rich.text import Text
 
-    from prunekit.foundation.text import printable
-
     table = Table(box=None, show_header=False)
     table.add_column(no_wrap=True)
     table.add_column(overflow="fold")
     for name, value in rows or [("none", "")]:
         shown = "not found" if value is None else value
-        table.add_row(*(Text(printable(one)) for one in (name, shown)))
+        table.add_row(*(Text(one) for one in (name, shown)))
     return Group(Text(title, style="bold"), table)

@@ -16,6 +16,7 @@ from prunekit.cli.common import (
     json_option,
     numbers_between_commas,
     print_json,
+    say,
 )
 
 if TYPE_CHECKING:
@@ -90,7 +91,7 @@ def command(
     for part in _shown(found):
         screen.print(part)
     for file in files:
-        click.echo(f"Wrote {file}")
+        say(f"Wrote {file}")
 
 
 def _shown(found: ModelEvaluation) -> list[RenderableType]:
@@ -170,10 +171,8 @@ def _table(title: str, headings: Sequence[str], rows: Sequence[Sequence[str]]) -
     from rich.table import Table
     from rich.text import Text
 
-    from prunekit.foundation.text import printable
-
     table = Table(
-        title=Text(printable(title)),
+        title=Text(title),
         title_justify="left",
         show_header=bool(headings),
         box=None,
@@ -182,5 +181,5 @@ def _table(title: str, headings: Sequence[str], rows: Sequence[Sequence[str]]) -
     for number in range(len(headings or rows[0])):
         table.add_column(headings[number] if headings else "", overflow="fold")
     for row in rows:
-        table.add_row(*(Text(printable(cell)) for cell in row))
+        table.add_row(*(Text(cell) for cell in row))
     return table

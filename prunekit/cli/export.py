@@ -13,6 +13,7 @@ from prunekit.cli.common import (
     device_option,
     json_option,
     print_json,
+    say,
 )
 
 if TYPE_CHECKING:
@@ -97,22 +98,22 @@ def _show(found: Export) -> None:
     folder = short(found.folder)
     for name, size in found.files.items():
         did = "Kept" if name in found.kept else "Wrote"
-        click.echo(f"{did} {folder / name}  {size / 1e6:.2f} MB")
+        say(f"{did} {folder / name}  {size / 1e6:.2f} MB")
         if name in found.checks:
             one = found.checks[name]
-            click.echo(
+            say(
                 f"  {one.images} test images at batches 1, 2 and 7: logits within "
                 f"{one.difference:.1e} of the largest, "
                 + ("one other class" if one.other else "the same classes")
             )
-    click.echo(f"Wrote {folder / 'README.md'}, the model card")
-    click.echo(f"{count(found.zeros)} zeros in the pruned tensors of each file")
+    say(f"Wrote {folder / 'README.md'}, the model card")
+    say(f"{count(found.zeros)} zeros in the pruned tensors of each file")
     if found.checks.keys() - {*found.kept}:
-        click.echo(f"Traced and written in {seconds_text(found.seconds)}, checks not counted")
+        say(f"Traced and written in {seconds_text(found.seconds)}, checks not counted")
     if found.latency:
         for batch, one in found.latency.onnxruntime.items():
-            click.echo(f"onnxruntime, batch {batch}: {beside_dense(one)}")
+            say(f"onnxruntime, batch {batch}: {beside_dense(one)}")
         if found.latency.saving:
-            click.echo(found.latency.saving)
+            say(found.latency.saving)
     for note in found.notes:
-        click.echo(note)
+        say(note)

@@ -6,8 +6,7 @@ import re
 import sys
 import traceback as tracebacks
 
-import click
-
+from prunekit.cli.common import say
 from prunekit.errors import (
     DivergedError,
     PrunekitError,
@@ -16,7 +15,6 @@ from prunekit.errors import (
     UsageError,
 )
 from prunekit.foundation.ranks import place
-from prunekit.foundation.text import printable
 
 INTERRUPTED = 130
 
@@ -33,8 +31,8 @@ def report_failure(error: Exception, *, traceback: bool = False) -> int:
     if rank == 0 or not isinstance(error, SAME_ON_EVERY_RANK):
         speaker = f"[rank {rank}] " if rank else ""
         if traceback:
-            tracebacks.print_exception(error, file=sys.stderr)
-        click.echo(speaker + printable(message(error)), err=True)
+            say("".join(tracebacks.format_exception(error)), err=True, nl=False)
+        say(speaker + message(error), err=True)
     return error.exit_code if isinstance(error, PrunekitError) else 1
 
 

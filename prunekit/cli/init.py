@@ -8,12 +8,11 @@ from pathlib import Path
 import click
 from click.shell_completion import CompletionItem
 
-from prunekit.cli.common import ExampleCommand
+from prunekit.cli.common import ExampleCommand, say
 from prunekit.cli.scaffold import kinds_with_templates, plugin_named, write_plugin
 from prunekit.errors import UsageError
 from prunekit.foundation.files import replacing
 from prunekit.foundation.suggestions import did_you_mean
-from prunekit.foundation.text import printable
 from prunekit.recipe.find import headline, named_recipes, recipe_named, shipped_sweeps
 from prunekit.registry.installed import AmbiguousNameError, UnknownNameError
 
@@ -91,7 +90,7 @@ def command(
     target = output or Path(source.name)
     write_recipe(target, source.read_text("utf-8"), force=force)
     then = f"sweep {target} --dry-run" if stem in sweeps else f"run {target}"
-    click.echo(f"Wrote {target}. Next: prunekit {then}")
+    say(f"Wrote {target}. Next: prunekit {then}")
 
 
 def begin_plugin(name: str, kind: str, target: Path) -> None:
@@ -99,10 +98,10 @@ def begin_plugin(name: str, kind: str, target: Path) -> None:
     plugin = plugin_named(name, kind)
     files = write_plugin(plugin, target)
     folder = str(target) if target.is_absolute() else f"./{target}"
-    click.echo(f"Wrote {target}: {len(files)} files. Next:")
-    click.echo(f"  pip install -e {shlex.quote(f'{folder}[test]')}")
-    click.echo(f"  pytest {shlex.quote(folder)}")
-    click.echo(f"  prunekit run {plugin.recipe}")
+    say(f"Wrote {target}: {len(files)} files. Next:")
+    say(f"  pip install -e {shlex.quote(f'{folder}[test]')}")
+    say(f"  pytest {shlex.quote(folder)}")
+    say(f"  prunekit run {plugin.recipe}")
 
 
 def list_recipes() -> None:
@@ -111,13 +110,13 @@ def list_recipes() -> None:
     rows = []
     for name, recipe in named_recipes().items():
         origin = "" if recipe.builtin else f"[{recipe.distribution} {recipe.version}] "
-        rows.append((name, printable(origin + headline(Path(recipe.value)))))
+        rows.append((name, origin + headline(Path(recipe.value))))
     formatter.write_dl(rows)
     formatter.write_paragraph()
     with formatter.section("Sweeps"):
         sweeps = shipped_sweeps().items()
-        formatter.write_dl([(name, printable(headline(path))) for name, path in sweeps])
-    click.echo(formatter.getvalue(), nl=False)
+        formatter.write_dl([(name, headline(path)) for name, path in sweeps])
+    say(formatter.getvalue(), nl=False)
 
 
 def known_recipe(name: str) -> Path:

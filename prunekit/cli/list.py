@@ -18,6 +18,7 @@ from prunekit.cli.common import (
     kind_named,
     print_json,
     registry_of,
+    say,
 )
 from prunekit.cli.values import VALUES, value_entries, value_kind
 from prunekit.errors import PluginError
@@ -83,7 +84,7 @@ def command(ctx: click.Context, kind: str | None, check: bool, as_json: bool) ->
     if values:
         list_entries(values, value_entries(values), as_json=as_json)
         if VALUES[values].more and not as_json:
-            click.echo(f"  {VALUES[values].more}")
+            say(f"  {VALUES[values].more}")
         return
     kinds = [kind_named(kind)] if kind else list(KINDS)
     found = {"components": [entry for each in kinds for entry in component_entries(each)]}
@@ -93,7 +94,7 @@ def command(ctx: click.Context, kind: str | None, check: bool, as_json: bool) ->
     if check:
         from prunekit.cli.import_check import check_entries
 
-        click.echo(f"Trying {len(everything)} components and recipes ...", err=True)
+        say(f"Trying {len(everything)} components and recipes ...", err=True)
         check_entries(everything)
     if as_json:
         print_json(found)

@@ -11,6 +11,7 @@ from prunekit.cli.common import (
     code_option,
     device_option,
     numbers_between_commas,
+    say,
 )
 
 KINDS_DRAWN = ("tokens", "masks", "density", "sensitivity")
@@ -93,4 +94,4 @@ def command(
         accuracy=accuracy,
         device=device,
     )
-    click.echo(f"Wrote {path}")
+    say(f"Wrote {path}")

@@ -13,6 +13,7 @@ from prunekit.cli.common import (
     device_option,
     json_option,
     print_json,
+    say,
 )
 
 if TYPE_CHECKING:
@@ -95,11 +96,10 @@ def _plain(one: Prediction, picture: Path | None) -> dict[str, object]:
 
 def _show(one: Prediction, picture: Path | None) -> None:
     from prunekit.foundation.number_text import percent
-    from prunekit.foundation.text import printable
 
-    click.echo(printable(one.image))
+    say(one.image)
     for name, share in one.classes:
-        click.echo(f"  {percent(share):>7}  {printable(name)}")
+        say(f"  {percent(share):>7}  {name}")
     if one.merged is not None:
         patches = one.merged.groups.size
-        click.echo(f"  {patches} patches, {one.merged.tokens} tokens: {printable(str(picture))}")
+        say(f"  {patches} patches, {one.merged.tokens} tokens: {picture!s}")

@@ -6,7 +6,7 @@ import json
 
 import click
 
-from prunekit.cli.common import ExampleCommand, code_option
+from prunekit.cli.common import ExampleCommand, code_option, say
 
 EXAMPLES = """
 prunekit schema > prunekit.schema.json
@@ -30,8 +30,8 @@ def command(sweep: bool) -> None:
         from prunekit.recipe.json_schema import schema_of_sweep
         from prunekit.sweep.file import SweepFile
 
-        click.echo(json.dumps(schema_of_sweep(SweepFile), indent=2))
+        say(json.dumps(schema_of_sweep(SweepFile), indent=2))
         return
     from prunekit.recipe.json_schema import json_schema
 
-    click.echo(json.dumps(json_schema(), indent=2))
+    say(json.dumps(json_schema(), indent=2))

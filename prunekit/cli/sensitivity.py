@@ -15,6 +15,7 @@ from prunekit.cli.common import (
     device_option,
     json_option,
     print_json,
+    say,
 )
 from prunekit.errors import UsageError
 
@@ -74,6 +75,7 @@ def command(
     check_overrides(overrides)
     from prunekit.export import sensitivity as module
     from prunekit.report.sensitivity import write_sensitivity
+    from prunekit.runs.directory import refuse_link
 
     found = module.sensitivity(
         source,
@@ -87,6 +89,8 @@ def command(
         device=device,
     )
     document = found.document()
+    if out is None:
+        refuse_link(source / "sensitivity")
     files = write_sensitivity(document, found.per_pattern(), out or source / "sensitivity")
     if as_json:
         print_json({**document, "files": [str(file) for file in files]})
@@ -95,11 +99,11 @@ def command(
 
     console().print(_table(found))
     for note in found.notes:
-        click.echo(note)
+        say(note)
     for name, why in found.left_out.items():
-        click.echo(f"Left out {name}: {why}")
+        say(f"Left out {name}: {why}")
     for file in files:
-        click.echo(f"Wrote {file}")
+        say(f"Wrote {file}")
 
 
 def _numbers(text: str | None) -> Sequence[float]:
@@ -116,13 +120,12 @@ def _table(found: Sensitivity) -> Table:
     from rich.text import Text
 
     from prunekit.foundation.number_text import count, percent
-    from prunekit.foundation.text import printable
 
     title = (
         f"{found.source}: {percent(found.top1)} of {count(found.samples)} {found.split} samples; "
         f"points lost by pruning one layer"
     )
-    table = Table(title=Text(printable(title)), title_justify="left", box=None, pad_edge=False)
+    table = Table(title=Text(title), title_justify="left", box=None, pad_edge=False)
     table.add_column("layer", overflow="fold")
     table.add_column("units", justify="right")
     for point in found.layers[0].points:
@@ -130,6 +133,6 @@ def _table(found: Sensitivity) -> Table:
     table.add_column("chosen", justify="right")
     for layer in found.layers:
         lost = [f"{100 * (found.top1 - point.top1):.1f}" for point in layer.points]
-        row = [printable(layer.name), count(layer.units), *lost, f"{100 * layer.chosen:g} %"]
+        row = [layer.name, count(layer.units), *lost, f"{100 * layer.chosen:g} %"]
         table.add_row(*map(Text, row))
     return table

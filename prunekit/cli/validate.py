@@ -13,12 +13,12 @@ from prunekit.cli.common import (
     complete_sweep,
     json_option,
     print_json,
+    say,
     split_overrides,
     starting,
 )
 from prunekit.errors import PrunekitError
 from prunekit.foundation.number_text import counted
-from prunekit.foundation.text import printable
 from prunekit.recipe.find import find_recipe
 
 EXAMPLES = """
@@ -105,8 +105,8 @@ def tell(verdict: dict[str, Any], *, to_stderr: bool) -> None:
     """One line for a valid recipe, the errors of another."""
     if verdict["valid"]:
         runs = f", {counted(verdict['runs'], 'run')}" if "runs" in verdict else ""
-        click.echo(f"{verdict['recipe']}: valid{runs}", err=to_stderr)
+        say(f"{verdict['recipe']}: valid{runs}", err=to_stderr)
     for line in verdict.get("notes", ()):
-        click.echo(f"{verdict['recipe']}: {printable(line)}", err=to_stderr)
+        say(f"{verdict['recipe']}: {line}", err=to_stderr)
     for line in verdict.get("errors", ()):
-        click.echo(printable(line), err=True)
+        say(line, err=True)

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from prunekit.data.cache import require_memory
 from prunekit.errors import DataError
+from prunekit.foundation.files import open_regular
 from prunekit.registry.configs import DatasetConfig, Samples, Split
 
 
@@ -192,7 +193,8 @@ def read_idx(path: Path, dimensions: int) -> Tensor:
         ResourceError: larger than the memory.
     """
     try:
-        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+        with open_regular(path) as opened:
+            file = gzip.GzipFile(fileobj=opened) if path.suffix == ".gz" else opened
             return _read(file, path, dimensions)
     except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"{path}: cannot be read: {error}: {REMEDY}") from error

@@ -20,6 +20,7 @@ from prunekit.foundation.devices import HOST, free_memory
 from prunekit.foundation.files import replacing
 from prunekit.foundation.number_text import size_text
 from prunekit.foundation.system import memory_left
+from prunekit.foundation.text import printable
 from prunekit.registry.configs import Samples
 
 
@@ -73,8 +74,10 @@ def _one_at_a_time(path: Path) -> Iterator[bool]:
 
 def _warn(reason: str) -> None:
     warnings.warn(
-        f"decoded images are not kept for the next run: {reason}: set PRUNEKIT_CACHE to a folder "
-        "that you may write",
+        printable(
+            f"decoded images are not kept for the next run: {reason}: set PRUNEKIT_CACHE to a "
+            "folder that you may write"
+        ),
         stacklevel=4,
     )
 

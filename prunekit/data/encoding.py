@@ -11,6 +11,7 @@ from PIL import Image
 from prunekit.data.decoding import jpeg_frame, reduction, undecoded, unread, why_broken
 from prunekit.data.images import FORMATS, GRAY, check_readable, plain_mode
 from prunekit.errors import DataError
+from prunekit.foundation.files import read_bytes
 
 
 class Encoded(NamedTuple):
@@ -38,7 +39,7 @@ def encode(path: Path, side: int, quality: int) -> Encoded:
         ResourceError: the memory or files that may be open are not enough.
     """
     try:
-        data = path.read_bytes()
+        data = read_bytes(path)
     except OSError as error:
         raise unread(path, error) from error
     try:

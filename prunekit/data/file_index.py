@@ -14,6 +14,7 @@ from torch import Tensor
 from prunekit.data.listing import ARCHIVES, ImageFile, LeftOut, by_folder, by_list
 from prunekit.errors import DataError
 from prunekit.foundation.bar import Bar
+from prunekit.foundation.files import open_regular
 from prunekit.registry.configs import Split
 
 NAMED = 3
@@ -104,7 +105,7 @@ class FileIndex:
             for index in range(len(self)):
                 path = self.path(index)
                 try:
-                    with path.open("rb") as file:
+                    with open_regular(path) as file:
                         found.update(hashlib.file_digest(file, "sha256").digest())
                 except OSError as error:
                     raise DataError(f"{path}: cannot be read: {error.strerror}") from error

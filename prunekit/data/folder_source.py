@@ -20,6 +20,7 @@ from prunekit.data.decoding import (
 from prunekit.data.file_index import FileIndex
 from prunekit.data.sources import Interpolation, Window
 from prunekit.errors import DataError
+from prunekit.foundation.files import only_regular, open_regular
 
 HEAD = 1 << 16
 """Bytes that tell of an image whether it is gray; where not, all of it is read."""
@@ -70,7 +71,7 @@ class FolderSource:
         """Decode a window of an image; arguments, result and errors as of `ImageSource.read`."""
         path = self.index.path(index)
         try:
-            with open(path, "rb", buffering=0, opener=_at_once) as file:
+            with open(path, "rb", buffering=0, opener=only_regular) as file:
                 self._check(path, index, os.fstat(file.fileno()))
                 data = file.readall()
         except OSError as error:
@@ -88,17 +89,12 @@ class FolderSource:
         raise DataError(f"{path}: was changed after its folder was listed: start again")
 
 
-def _at_once(path: str, flags: int) -> int:
-    """Without waiting where a pipe took the place of a file, which is then told."""
-    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
-
-
 def _channels(index: FileIndex) -> int:
     """1 where all of some images are gray, else 3."""
     some = False
     for i in range(0, len(index), max(1, len(index) // LOOKED_AT)):
         try:
-            with index.path(i).open("rb") as file:
+            with open_regular(index.path(i)) as file:
                 gray = is_gray(file.read(HEAD))
                 if gray is None:
                     gray = is_gray(file.read())

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from prunekit.data.cache import require_memory
 from prunekit.errors import DataError
+from prunekit.foundation.files import open_regular
 
 EXTENSIONS = (".jpg", ".jpeg", ".jfif", ".png", ".ppm", ".pgm", ".bmp", ".tif", ".tiff", ".webp")
 FORMATS = ("JPEG", "PNG", "PPM", "BMP", "TIFF", "WEBP")
@@ -56,6 +57,15 @@ class ImageLike(Protocol):
     def open(self, mode: Literal["rb"]) -> BinaryIO:
         """Its bytes."""
         ...
+
+
+def open_image(path: ImageLike) -> BinaryIO:
+    """Its bytes.
+
+    Raises:
+        OSError: it cannot be read, or is no regular file.
+    """
+    return open_regular(path) if isinstance(path, Path) else path.open("rb")
 
 
 def decode(paths: Sequence[ImageLike], image_size: int | None) -> Tensor:
@@ -169,7 +179,7 @@ def _decode_all(paths: Sequence[ImageLike], layout: Layout, image_size: int | No
 def _read(path: ImageLike, layout: Layout | None, image_size: int | None) -> np.ndarray:
     """One image, uint8 [H, W, C]; as it is where there is no layout yet."""
     try:
-        with path.open("rb") as file:
+        with open_image(path) as file:
             image = Image.open(file, formats=FORMATS)
             check_readable(image.width, image.height, image.mode)
             if layout is not None:

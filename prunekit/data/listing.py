@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from prunekit.data.images import EXTENSIONS
 from prunekit.errors import DataError
+from prunekit.foundation.files import text_of
 
 ARCHIVES = (".tar", ".tar.gz", ".tgz", ".zip")
 UNPACK = (
@@ -130,7 +131,7 @@ def _by_any_name(images: Iterable[ImageFile]) -> Mapping[str, list[ImageFile]]:
 def _lines(labels: Path) -> Iterator[tuple[int, str, str]]:
     """Number, file and class of each line that is not blank."""
     try:
-        lines = labels.read_text("utf-8-sig").splitlines()
+        lines = text_of(labels, "utf-8-sig").splitlines()
     except UnicodeDecodeError as error:
         raise DataError(f"{labels}: is not UTF-8 text: give the file of labels") from error
     if lines and all(line.strip().isdecimal() for line in lines[:3]):

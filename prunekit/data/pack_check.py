@@ -19,6 +19,7 @@ from prunekit.data.packed_source import PackedSource
 from prunekit.data.workers import Task, results_in_order, worth
 from prunekit.errors import DataError
 from prunekit.foundation.bar import Bar
+from prunekit.foundation.files import read_bytes
 from prunekit.registry.configs import Split
 
 CHUNK = 64
@@ -120,7 +121,7 @@ def _decode_all(paths: tuple[Path, ...]) -> tuple[int, list[str]]:
     wrong = []
     for path in paths:
         try:
-            why = _why_broken(path.read_bytes())
+            why = _why_broken(read_bytes(path))
         except OSError as error:
             why = error.strerror or str(error)
         if why:

@@ -18,7 +18,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from prunekit.errors import DataError
-from prunekit.foundation.files import sha256
+from prunekit.foundation.files import sha256, text_of
 from prunekit.foundation.values import Frozen, as_values
 from prunekit.registry.configs import Split
 
@@ -114,7 +114,7 @@ def read_pack(folder: Path) -> PackDocument:
     try:
         if path.stat().st_size > LARGEST_DOCUMENT:
             raise damaged(path, "it is too large")
-        content = json.loads(path.read_text("utf-8"))
+        content = json.loads(text_of(path))
         if _is_later(content):
             raise DataError(f"{path}: packed by a later prunekit: update, or pack again")
         found = PackDocument.model_validate(as_values(content))

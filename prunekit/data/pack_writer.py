@@ -23,7 +23,7 @@ from prunekit.data.encoding import Encoded
 from prunekit.data.file_index import FileIndex
 from prunekit.data.pack_format import DataFile, PackedPart, PackIndex, index_path
 from prunekit.errors import DataError
-from prunekit.foundation.files import flush, replacing, sha256
+from prunekit.foundation.files import flush, read_bytes, replacing, sha256
 from prunekit.registry.configs import Split
 
 FILE_BYTES = 1 << 30
@@ -123,7 +123,7 @@ class PackWriter:
             WriteError: the index cannot be written.
         """
         self.flush()
-        records = np.fromfile(self._journal_path, NUMBERS)
+        records = np.frombuffer(read_bytes(self._journal_path), NUMBERS)
         good = records["length"] > 0
         names = [os.fsencode(self._index.name(i)) for i in np.flatnonzero(good).tolist()]
         labels = self._index.labels[torch.from_numpy(good)]

@@ -17,6 +17,7 @@ from prunekit.data.decoding import Decoder, Take, best_decoder, decode_named, de
 from prunekit.data.pack_format import read_index, read_pack
 from prunekit.data.sources import Interpolation, Window
 from prunekit.errors import DataError
+from prunekit.foundation.files import only_regular
 from prunekit.registry.configs import Split
 
 
@@ -34,7 +35,8 @@ class DataFiles:
             OSError: it cannot be read.
         """
         if file not in self._open:
-            self._open[file] = self.paths[file].open("rb", buffering=0)
+            path = self.paths[file]
+            self._open[file] = open(path, "rb", buffering=0, opener=only_regular)  # noqa: SIM115
         return read_part(self._open[file], offset, length)
 
     def __getstate__(self) -> dict[str, Any]:

@@ -31,7 +31,7 @@ from prunekit.data.pack_writer import PackWriter
 from prunekit.data.workers import results_in_order, worth
 from prunekit.errors import DataError, ResourceError, StopRequestedError, UsageError
 from prunekit.foundation.bar import Bar
-from prunekit.foundation.files import cannot_write, flush, lock, replacing
+from prunekit.foundation.files import cannot_write, flush, lock, replacing, text_of
 from prunekit.foundation.number_text import count
 from prunekit.foundation.signals import StopSignals
 from prunekit.registry.configs import Split
@@ -240,7 +240,7 @@ def _refuse(out: Path, work: Path, settings: PackSettings) -> None:
         what = "is packed already" if is_pack(out) else "is there already"
         raise UsageError(f"{out}: {what}: remove it, or choose another folder with --out")
     with suppress(FileNotFoundError, ValueError):
-        begun = json.loads((work / "settings.json").read_text(encoding="utf-8"))
+        begun = json.loads(text_of(work / "settings.json"))
         if begun != _plain(settings):
             raise UsageError(f"{work}: was begun with {begun}: remove it, or give the same options")
 

@@ -10,7 +10,7 @@ from functools import cached_property
 from torch import Tensor
 
 from prunekit.data.file_index import FileIndex
-from prunekit.data.images import ImageLike, decode
+from prunekit.data.images import ImageLike, decode, open_image
 from prunekit.data.packed_source import PackedImage, PackedSource
 from prunekit.registry.configs import Samples
 
@@ -72,7 +72,7 @@ class FolderImages(StoredImages):
         found = hashlib.sha256()
         for i in range(0, len(self), max(1, len(self) // READ)):
             try:
-                with self[i].open("rb") as file:
+                with open_image(self[i]) as file:
                     found.update(hashlib.sha256(file.read()).digest())
             except OSError as error:  # it is told when it is decoded
                 found.update(str(error.errno).encode())

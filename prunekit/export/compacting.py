@@ -21,6 +21,7 @@ from prunekit.models.saved import load_model, model_metadata, not_built
 from prunekit.pruning.compact import Compacted, compact
 from prunekit.pruning.sparsity import masks_left
 from prunekit.registry.own_code import CodeFile, use_code
+from prunekit.runs.directory import refuse_link
 from prunekit.runs.tensors import write_tensors
 
 FOLDER, NUMBERS_FILE = "compact", "compact.json"
@@ -81,6 +82,8 @@ def _compacted(subject: Subject, out: str | Path | None, device: torch.device) -
         "macs": {"before": before.executed, "after": after.executed},
     }
     folder = subject.run.path / FOLDER if out is None else Path(out)
+    if out is None:
+        refuse_link(folder)
     with all_or_nothing(folder) as temporary:
         path = temporary / MODEL_FILE
         write_tensors(path, smaller.weights, smaller.metadata)

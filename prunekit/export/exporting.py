@@ -43,6 +43,7 @@ from prunekit.foundation.devices import choose_device
 from prunekit.foundation.files import all_or_nothing, write_json
 from prunekit.models.file_metadata import images_metadata
 from prunekit.registry.own_code import CodeFile, use_code
+from prunekit.runs.directory import refuse_link
 from prunekit.runs.tensors import read_tensors, write_tensors
 
 
@@ -132,6 +133,8 @@ def export_run(  # noqa: PLR0913 - a keyword for each file and choice
 
 def _exported(subject: Subject, wanted: _Wanted, out: str | Path | None) -> Export:
     folder = subject.run.path / "export" if out is None else Path(out)
+    if out is None:
+        refuse_link(folder)
     with all_or_nothing(folder) as temporary:
         work = _Work(subject, temporary, wanted.normalize)
         work.notes += notes_of(subject.compact) if subject.compact else ()

@@ -3,17 +3,31 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType
+from rich.segment import Segment
 
 from prunekit.foundation.ranks import place
+from prunekit.foundation.text import printable
 
 WIDE = 10_000
 """Columns of a pipe, which breaks no line: it may be cut, searched or read by a program."""
 
 
-class PipeConsole(Console):
-    """A console that tells when its reader went away; rich would end the program with 1."""
+class PlainConsole(Console):
+    """A console that writes no character of a text that a terminal would obey, wherever it is from.
+
+    It tells when its reader went away; rich would end the program with 1.
+    """
+
+    def render(
+        self, renderable: RenderableType, options: ConsoleOptions | None = None
+    ) -> Iterable[Segment]:
+        """As rich does, with each such character of a text escaped; rich's own controls stay."""
+        for segment in super().render(renderable, options):
+            text, style, control = segment
+            yield segment if control else Segment(printable(text), style)
 
     def on_broken_pipe(self) -> None:
         """Let the group end the command quietly."""
@@ -32,7 +46,7 @@ def console(*, prose: bool = False, stderr: bool = False) -> Console:
     A pipe gets each row and sentence in one line, unless COLUMNS says how wide it is, or what is
     printed is `prose`, for people alone. It writes to stdout, or to `stderr`.
     """
-    made = PipeConsole(
+    made = PlainConsole(
         stderr=stderr,
         color_system=None if os.environ.get("NO_COLOR") else "auto",
         markup=False,

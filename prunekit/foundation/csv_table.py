@@ -7,6 +7,7 @@ import io
 from pathlib import Path
 
 from prunekit.errors import UsageError
+from prunekit.foundation.files import open_regular
 
 MAX_BYTES = 10_000_000
 
@@ -18,7 +19,7 @@ def read_csv(path: Path) -> tuple[list[str], list[dict[str, str]]]:
         UsageError: one line: it cannot be read, has no header and rows, or a row does not fit.
     """
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             data = file.read(MAX_BYTES + 1)
         text = data.decode("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:

@@ -12,7 +12,7 @@ from functools import cache
 import torch
 
 from prunekit.errors import RecipeError, ResourceError
-from prunekit.foundation.processor import processor_name
+from prunekit.foundation.processor import available_cores, processor_name
 from prunekit.foundation.suggestions import did_you_mean
 
 AUTO, HOST = "auto", torch.device("cpu")
@@ -73,6 +73,18 @@ def device_of_run(recorded: str, wanted: str | None = None) -> torch.device:
         return choose_device(recorded)
     except RecipeError:
         return choose_device()
+
+
+def most_processes(wanted: str) -> int:
+    """How many processes a `device` serves here: one on each, on the CPU one a core.
+
+    Raises:
+        RecipeError: torch knows no such device.
+    """
+    asked = _automatic() if wanted == AUTO else _named(wanted)
+    if asked.type == "cpu":
+        return available_cores()
+    return 1 if asked.index is not None else max(1, device_count(asked.type))
 
 
 def _automatic() -> torch.device:

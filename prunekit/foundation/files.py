@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import io
 import json
 import math
 import os
@@ -112,6 +113,52 @@ def cannot_write(path: Path, error: OSError) -> WriteError:
     )
 
 
+def open_regular(path: str | Path) -> io.BufferedReader:
+    """Open a file for reading that has content of its own: everything from outside goes this way.
+
+    A pipe or a device would be waited for without an end, or read without one.
+
+    Raises:
+        OSError: it cannot be opened, or is a folder, a pipe, a socket or a device.
+    """
+    return open(path, "rb", opener=only_regular)
+
+
+def only_regular(path: str, flags: int) -> int:
+    """The opener of `open_regular`, for `open(..., opener=)` itself."""
+    _refuse_special(path, os.stat(path).st_mode)  # before it is opened: to open may do something
+    handle = os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
+    try:
+        _refuse_special(path, os.fstat(handle).st_mode)
+    except OSError:
+        os.close(handle)
+        raise
+    return handle
+
+
+def _refuse_special(path: str, mode: int) -> None:
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(errno.EISDIR, "a folder, not a file", path)
+    if not stat.S_ISREG(mode):
+        raise OSError(errno.EINVAL, "not a regular file", path)
+
+
+def read_bytes(path: str | Path) -> bytes:
+    """All that is in a file; errors as of `open_regular`."""
+    with open_regular(path) as file:
+        return file.read()
+
+
+def text_of(path: str | Path, encoding: str = "utf-8", errors: str = "strict") -> str:
+    """All the text of a file, with `\n` between lines; errors as of `open_regular`.
+
+    Raises:
+        UnicodeDecodeError: it is not of that encoding.
+    """
+    with io.TextIOWrapper(open_regular(path), encoding, errors) as file:
+        return file.read()
+
+
 def require_regular(path: Path) -> None:
     """Refuse what is no file with content of its own, before opening it could wait for ever.
 
@@ -130,7 +177,7 @@ def require_regular(path: Path) -> None:
 
 def sha256(path: Path) -> str:
     """SHA-256 of a file, 64 hex digits."""
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
@@ -166,7 +213,7 @@ def read_json(path: Path) -> Any:
     try:
         if path.stat().st_size > LARGEST:
             raise CheckpointError(f"{path}: corrupt: larger than {LARGEST // 10**6} MB")
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = json.loads(text_of(path))
     except FileNotFoundError as error:
         raise CheckpointError(f"{path}: missing: the run did not get that far") from error
     except OSError as error:
@@ -215,7 +262,7 @@ def sorted_lines(path: Path) -> tuple[list[dict[str, Any]], int]:
     Raises:
         OSError: the file cannot be read.
     """
-    texts = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    texts = text_of(path, errors="replace").splitlines()
     lines = []
     for text in texts:
         with suppress(ValueError, RecursionError):
@@ -243,10 +290,13 @@ def lock(folder: Path, wait: float = 0.0) -> Iterator[None]:
 
     Raises:
         ResourceError: another process holds it; the message names it.
+        CheckpointError: its file is a link to another.
     """
     from filelock import FileLock, Timeout
 
     holder = folder / ".lock.json"
+    if (folder / ".lock").is_symlink():  # what it points to would be emptied
+        raise CheckpointError(f"{folder / '.lock'}: a link: remove it")
     file = FileLock(folder / ".lock", timeout=wait)
     try:
         file.acquire()

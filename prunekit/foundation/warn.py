@@ -10,6 +10,17 @@ from prunekit.foundation.text import printable
 
 LOG = logging.getLogger("prunekit")
 """What it and its children (`prunekit.<plugin>`) warn of lands in the report of a run."""
+
+
+class _Printable(logging.Filter):
+    """Escapes what a terminal would obey: outside of a run Python writes what is logged itself."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        record.msg, record.args = printable(record.getMessage()), ()
+        return True
+
+
+LOG.addFilter(_Printable())
 _said: set[str] = set()
 
 

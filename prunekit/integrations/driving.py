@@ -12,7 +12,7 @@ import torch.distributed as dist
 from torch import nn
 
 from prunekit.errors import CheckpointError, UsageError
-from prunekit.foundation.files import replacing
+from prunekit.foundation.files import open_regular, replacing
 from prunekit.foundation.suggestions import did_you_mean
 from prunekit.pruning.context import OneProcess, Ranks
 from prunekit.pruning.pruner import Pruner
@@ -71,7 +71,8 @@ def read_beside(folder: Path, step: int) -> dict[str, Any]:
     """
     path = folder / STATE_FILE
     try:
-        found: dict[str, Any] = torch.load(path, weights_only=True, map_location="cpu")
+        with open_regular(path) as file:
+            found: dict[str, Any] = torch.load(file, weights_only=True, map_location="cpu")
     except FileNotFoundError as error:
         raise CheckpointError(
             f"{path}: is not there, so the masks of step {step} are not known: give "

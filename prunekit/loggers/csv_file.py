@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 from prunekit.foundation.files import replacing
+from prunekit.foundation.text import printable
 from prunekit.loggers.base import LoggedRun, Logger
 from prunekit.registry.configs import LoggerConfig
 
@@ -45,7 +46,7 @@ class CsvFile(Logger):
         """The row is written at once; one that has the step of the last takes its place."""
         same = self._last.get("step") == str(step)
         row = {**(self._last if same else {}), "step": str(step)}
-        row |= {tag: repr(value) for tag, value in values.items()}
+        row |= {printable(tag): repr(value) for tag, value in values.items()}
         if new := [tag for tag in row if tag not in self._columns]:
             self._columns += new
             with self._path.open(newline="", encoding="utf-8") as file:

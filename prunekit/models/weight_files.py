@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from prunekit.errors import CheckpointError
-from prunekit.foundation.files import require_regular
+from prunekit.foundation.files import open_regular, require_regular
 from prunekit.runs.tensors import read_tensors
 
 TORCH_SUFFIXES = (".pth", ".pt", ".bin", ".ckpt", ".tar")
@@ -40,7 +40,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     """
     require_regular(path)
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             start = file.read(9)
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read: {error.strerror}") from error
@@ -57,7 +57,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
 def _unpickled(path: Path) -> object:
     try:
         # opened here, as torch goes by the ending of a path; its warnings are of the pickle
-        with path.open("rb") as file, warnings.catch_warnings(action="ignore"):
+        with open_regular(path) as file, warnings.catch_warnings(action="ignore"):
             return torch.load(file, map_location="cpu", weights_only=True)
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read: {error.strerror or error}") from error

@@ -7,11 +7,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
-from rich.console import Console, Group, RenderableType
+from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 from torch import Tensor, nn
 
+from prunekit.foundation.console import PlainConsole
 from prunekit.foundation.number_text import count, percent, si
 from prunekit.models.cost import Macs, count_macs
 from prunekit.pruning.sparsity import UnitCount, measure_sparsity
@@ -79,7 +80,9 @@ class ModelSummary:
     def __str__(self) -> str:
         """The same as text, without colours."""
         file = io.StringIO()
-        plain = Console(file=file, width=WIDTH, color_system=None, markup=False, highlight=False)
+        plain = PlainConsole(
+            file=file, width=WIDTH, color_system=None, markup=False, highlight=False
+        )
         plain.print(self)
         return "\n".join(line.rstrip() for line in file.getvalue().splitlines())
 

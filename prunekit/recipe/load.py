@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from prunekit.errors import PluginError, RecipeError
+from prunekit.foundation.files import open_regular
 from prunekit.foundation.plain import KeyPath, dotted, kind_of
 from prunekit.foundation.values import KEY, Frozen, as_values
 from prunekit.recipe.conflicts import conflicts
@@ -144,7 +145,7 @@ def read_text(path: Path) -> str:
         RecipeError: it cannot be read, is too large or is not UTF-8.
     """
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             data = file.read(MAX_BYTES + 1)
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)

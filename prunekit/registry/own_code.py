@@ -20,6 +20,7 @@ from types import ModuleType
 from typing import Any
 
 from prunekit.errors import CheckpointError, PluginError, UsageError
+from prunekit.foundation.files import open_regular
 from prunekit.foundation.plain import shown
 from prunekit.registry import REGISTRIES
 from prunekit.registry.installed import OWN_MODULE, Component, reason
@@ -73,11 +74,11 @@ def read_code(path: str | Path, *, changed: bool = False) -> CodeFile:
         UsageError: there is no such file, or it is none.
     """
     file = Path(path)
-    if not file.is_file():
+    if not file.exists() or file.is_dir():
         what = "a folder: give one file" if file.is_dir() else "no such file"
         raise UsageError(f"--code {file}: {what}")
     try:
-        with file.open("rb") as opened:
+        with open_regular(file) as opened:
             source = opened.read(LARGEST + 1)
     except OSError as error:
         raise UsageError(f"--code {file}: {error.strerror}") from error

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from prunekit.errors import CheckpointError, PrunekitError, RecipeError
-from prunekit.foundation.files import sorted_lines
+from prunekit.foundation.files import sorted_lines, text_of
 from prunekit.foundation.number_text import counted
 from prunekit.foundation.system import followed
 from prunekit.recipe.document import SourcePosition
@@ -164,7 +164,7 @@ def read_recipe(run_dir: Path) -> Tree:
     """
     path = run_dir / "resolved.yaml"
     try:
-        text = path.read_text(encoding="utf-8")
+        text = text_of(path)
         document = read_document(
             text, lambda line, column: SourcePosition((line, column), f"{path}:{line}")
         )

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from prunekit.foundation.files import replacing
+from prunekit.foundation.text import printable
 from prunekit.report.columns import KEYS
 from prunekit.report.comparison import Difference, accuracies
 from prunekit.report.statistics import summary
@@ -118,10 +119,12 @@ def _arm_and_labels(study: Study, cell: Cell) -> dict[str, Any]:
 
 
 def _plain(value: Any) -> Any:
-    """Text that no spreadsheet runs."""
-    if isinstance(value, str) and value.startswith(FORMULA):
+    """Text that no spreadsheet runs and no terminal obeys."""
+    if not isinstance(value, str):
+        return value
+    if value.startswith(FORMULA):
         try:
             float(value)
         except ValueError:
-            return "'" + value
-    return value
+            value = "'" + value
+    return printable(value)

@@ -6,10 +6,10 @@ import base64
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from prunekit.foundation.files import cannot_write, replacing
-from prunekit.foundation.text import escaped
+from prunekit.foundation.text import escaped, printable
 from prunekit.report.document import Comparison, Picture, Report
 from prunekit.report.figures.hover import points_as_json
 from prunekit.report.figures.style import save
@@ -109,9 +109,10 @@ def page(report: Report, folder: Path) -> str:
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
+        finalize=without_controls,
     )
     environment.filters["coded"] = coded
-    shown = [
+    pictures = [
         {
             "title": picture.title,
             "caption": picture.told,
@@ -124,15 +125,23 @@ def page(report: Report, folder: Path) -> str:
     script = (Path(__file__).parent / "page.js").read_text(encoding="utf-8")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     return environment.get_template("page.html.j2").render(
-        report=report, pictures=shown, script=Markup(script), script_hash=f"sha256-{digest}"
+        report=report, pictures=pictures, script=Markup(script), script_hash=f"sha256-{digest}"
     )
+
+
+def without_controls(value: Any) -> Any:
+    """What a page holds in place of a value: of text that is no markup yet, what is `printable`."""
+    from markupsafe import Markup
+
+    plain = isinstance(value, str) and not isinstance(value, Markup)
+    return printable(value) if plain else value
 
 
 def coded(text: str) -> Markup:
     """Escaped, and what stands between backticks as code."""
     from markupsafe import Markup, escape
 
-    parts = [escape(part) for part in str(text).split("`")]
+    parts = [escape(part) for part in printable(str(text)).split("`")]
     if len(parts) % 2 == 0:  # one backtick has no other: then all of them are text
         return Markup("`").join(parts)
     shown = (Markup("<code>{}</code>").format(p) if i % 2 else p for i, p in enumerate(parts))

@@ -24,7 +24,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_map
 
 from prunekit.errors import CheckpointError, WriteError
-from prunekit.foundation.files import check_digest, flush, sha256
+from prunekit.foundation.files import check_digest, flush, sha256, text_of
 
 WEIGHTS, STATE, DIGESTS = "weights.safetensors", "state.pt", "sha256.json"
 
@@ -88,7 +88,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
         CheckpointError: missing, cut short, changed, or holding anything but plain data.
     """
     try:
-        digests = json.loads((path / DIGESTS).read_text(encoding="utf-8"))
+        digests = json.loads(text_of(path / DIGESTS))
         for name in (WEIGHTS, STATE):
             check_digest(path / name, digests)
         weights = load_file(path / WEIGHTS)

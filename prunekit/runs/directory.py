@@ -12,6 +12,7 @@ import math
 import os
 import re
 import shutil
+import stat
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -222,17 +223,36 @@ def model_file(path: Path) -> Path:
 def refuse_links(run_dir: Path) -> None:
     """A run writes and deletes in its own folder alone; a link in it would lead elsewhere.
 
+    So would one to the folder of its events beside it. A pipe or a device would be waited for.
+
     Raises:
-        CheckpointError: a file or folder of the run is a link.
+        CheckpointError: a file or folder of the run is a link, or neither file nor folder.
     """
+    events = events_dir(run_dir)
+    refuse_link(events.parent)
+    refuse_link(events)
     for folder, folders, files in os.walk(run_dir):
         for name in (*folders, *files):
-            path = Path(folder, name)
-            if path.is_symlink():
-                raise CheckpointError(
-                    f"{path}: a link, through which a resumed run would write or delete: put "
-                    f"what it points to in its place"
-                )
+            refuse_link(Path(folder, name))
+
+
+def refuse_link(path: Path) -> None:
+    """Refuse a path that leads elsewhere, before anything is written or deleted through it.
+
+    Raises:
+        CheckpointError: it is a link, or neither file nor folder; what is not there is neither.
+    """
+    try:
+        mode = path.lstat().st_mode
+    except OSError:
+        return
+    if stat.S_ISLNK(mode):
+        raise CheckpointError(
+            f"{path}: a link, through which would be written or deleted elsewhere: put what it "
+            "points to in its place"
+        )
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+        raise CheckpointError(f"{path}: neither a file nor a folder: remove it")
 
 
 def clear_parts(run_dir: Path) -> None:
@@ -259,6 +279,7 @@ def newest_of(out: Path, recipe: Recipe, launch: str | None = None) -> Path | No
     whole = recipe_hash(recipe)
     of_hash = re.compile(rf"\d+T\d+Z-{whole[:8]}(-\d+)?")  # no copy that somebody keeps beside it
     found = [path for path in (out / recipe.name).glob("*") if of_hash.fullmatch(path.name)]
+    found = [path for path in found if not path.is_symlink()]
     for path in sorted(found, key=_age, reverse=True):
         with suppress(CheckpointError, ResourceError):  # no whole manifest, or held
             manifest = RunDir(path).manifest()

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from prunekit.errors import CheckpointError
-from prunekit.foundation.files import replacing, require_regular
+from prunekit.foundation.files import read_bytes, replacing
 
 MERGED_FILE = "merged.npz"
 LEAST_SIDE = 96
@@ -95,8 +95,7 @@ def read_patch_groups(path: Path) -> list[PatchGroups]:
         CheckpointError: missing, or not such a file.
     """
     try:
-        require_regular(path)
-        content = io.BytesIO(path.read_bytes())  # np.load leaves a damaged file open
+        content = io.BytesIO(read_bytes(path))  # np.load leaves a damaged file open
         with np.load(content, allow_pickle=False) as file:
             pixels, groups = file["pixels"], file["groups"]
         whole = pixels.ndim == 4 and groups.ndim == 3 and len(pixels) == len(groups) > 0

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from prunekit.foundation.files import open_regular
 from prunekit.runs.tensors import packed_bytes, read_tensors
 
 CHUNK = 1 << 20
@@ -52,6 +53,6 @@ def zipped_bytes(path: Path, seconds: float) -> int | None:
 
 
 def _chunks(path: Path) -> Iterator[bytes]:
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         while chunk := file.read(CHUNK):
             yield chunk

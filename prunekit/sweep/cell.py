@@ -22,6 +22,7 @@ from prunekit.errors import (
     StopRequestedError,
     WriteError,
 )
+from prunekit.foundation.text import printable
 from prunekit.recipe.identity import recipe_hash
 from prunekit.recipe.load import read_written_out
 from prunekit.recipe.schema import Recipe
@@ -67,7 +68,7 @@ def run_cell(
     except MemoryError:
         state = _failed(folder, recipe, "out of memory", ResourceError.exit_code)
     except Exception as error:
-        traceback.print_exc(file=sys.stderr)
+        sys.stderr.write(printable(traceback.format_exc()))
         state = _failed(folder, recipe, f"{type(error).__name__}: {error}", 1)
     finally:
         _free_memory()
@@ -85,7 +86,7 @@ def _draw(draw: Draw, run: Path) -> None:
     try:
         draw(run)
     except Exception:
-        traceback.print_exc(file=sys.stderr)
+        sys.stderr.write(printable(traceback.format_exc()))
 
 
 def with_sources(folder: Path, key: str, sources: Mapping[str, str]) -> Recipe:

@@ -7,10 +7,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from prunekit.errors import UsageError
-from prunekit.foundation.files import cannot_write, write_json
+from prunekit.foundation.files import cannot_write, read_bytes, replacing, write_json
 from prunekit.foundation.plain import flow
 from prunekit.recipe.load import read_text, read_text_document
 from prunekit.recipe.yaml_text import dump_yaml
+from prunekit.runs.directory import refuse_link
 from prunekit.sweep.command_line import SweepRequest
 from prunekit.sweep.directory import CellState, read_state, resolved_path, state_path
 from prunekit.sweep.holding import held
@@ -97,6 +98,7 @@ def prepared(
     Raises:
         ResourceError, UsageError: as `held`.
     """
+    refuse_links_of_sweep(folder)
     try:
         for name in ("cells", "resolved", "logs", "runs"):
             (folder / name).mkdir(parents=True, exist_ok=True)
@@ -120,13 +122,26 @@ def prepared(
         yield
 
 
+def refuse_links_of_sweep(folder: Path) -> None:
+    """A sweep writes in its own folder alone; its runs are looked at when they go on.
+
+    Raises:
+        CheckpointError: something in it that is written to is a link.
+    """
+    parts = [folder / name for name in ("cells", "resolved", "logs", "runs", "shards")]
+    within = [path for part in parts if part.is_dir() for path in part.iterdir()]
+    for path in (*folder.glob("*"), *within, *(folder / "runs").glob("*/tb")):
+        refuse_link(path)
+
+
 def _write(path: Path, text: str) -> None:
     """Write what the next call writes again, should this one be killed.
 
     What is there already stays as it is, as another shard may be reading it.
     """
     try:
-        if not path.is_file() or path.read_text(encoding="utf-8") != text:
-            path.write_text(text, encoding="utf-8")
+        if not path.is_file() or read_bytes(path) != text.encode():
+            with replacing(path) as temporary:
+                temporary.write_bytes(text.encode())
     except OSError as error:
         raise cannot_write(path, error) from error

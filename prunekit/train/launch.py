@@ -12,6 +12,7 @@ from torch import Tensor
 
 from prunekit.errors import CheckpointError, UsageError, WriteError
 from prunekit.foundation.console import console
+from prunekit.foundation.devices import most_processes
 from prunekit.foundation.files import lock, write_json
 from prunekit.foundation.ranks import place, was_restarted
 from prunekit.recipe.identity import recipe_hash
@@ -21,6 +22,7 @@ from prunekit.recipe.yaml_text import dump_yaml
 from prunekit.registry.own_code import CodeFile, code_of, use_code
 from prunekit.runs.checkpoint import load_checkpoint, newest_checkpoint
 from prunekit.runs.directory import (
+    RunDir,
     clear_parts,
     new_run_dir,
     open_run,
@@ -119,11 +121,23 @@ def resume_run(
     """
     run = open_run(run_dir)
     world = nproc or run.processes()
+    if nproc is None and not place().started_by:
+        _check_processes(run, world, device)
     with use_code(code):
         if world > 1 and not place().started_by:
             given = str(run.path), device or ""
             return Path(start_processes(world, run.recipe().threads, _resume, *given))
         return _resume_here(run.path, device)
+
+
+def _check_processes(run: RunDir, world: int, device: str | None) -> None:
+    """A folder from anywhere does not decide that more processes start than this machine serves."""
+    most = most_processes(device or run.recipe().device) if world > 1 else 1
+    if world > most:
+        raise CheckpointError(
+            f"{run.path}: was made by {world} processes, and there is room for {most} here: give "
+            "--nproc N; on another number the result differs by rounding"
+        )
 
 
 def _run_here(
@@ -165,6 +179,8 @@ def _begin(
     if group.is_main:
         made = str(where if again else new_run_dir(where, recipe.name, recipe_hash(recipe)[:8]))
     run_dir = Path(group.share(made))
+    if again:
+        refuse_links(run_dir)
     with _held(run_dir, group, started):
         if group.is_main:
             (run_dir / "recipe.yaml").write_text(source_text, encoding="utf-8")

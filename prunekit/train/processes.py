@@ -19,6 +19,7 @@ from prunekit.errors import LostPeerError, PrunekitError, ResourceError, StopReq
 from prunekit.foundation.files import write_json
 from prunekit.foundation.ranks import place
 from prunekit.foundation.signals import how_ended
+from prunekit.foundation.text import printable
 from prunekit.registry.own_code import CodeFile, current_code, use_code
 from prunekit.train.going_on import status_of
 from prunekit.train.lost import go_on_with
@@ -123,7 +124,7 @@ def _worker(started: Started, code: CodeFile | None, work: Work, *args: str) -> 
             return work(started, *args)
     except Exception as error:
         if not isinstance(error, PrunekitError):  # a bug, whose place nobody else will know
-            traceback.print_exc()
+            sys.stderr.write(printable(traceback.format_exc()))
         sys.exit(started.failed(error))
 
 

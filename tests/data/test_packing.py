@@ -253,10 +253,8 @@ def test_what_the_machine_lacks_is_not_left_out_as_a_broken_image(root, monkeypa
     def failing(*_):
         raise lacks
 
-    where = "read_bytes" if isinstance(lacks, OSError) else None
-    monkeypatch.setattr(Path, where, failing) if where else monkeypatch.setattr(
-        "prunekit.data.encoding.encode_bytes", failing
-    )
+    where = "read_bytes" if isinstance(lacks, OSError) else "encode_bytes"
+    monkeypatch.setattr(f"prunekit.data.encoding.{where}", failing)
     with pytest.raises(ResourceError, match="free some"):
         packed(root, skip_broken=True)
 

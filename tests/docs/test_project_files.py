@@ -82,3 +82,19 @@ def test_constraints_are_the_floors_of_the_project() -> None:
     script = ROOT / "tests" / "support" / "versions.py"
     done = subprocess.run([sys.executable, script, "2.12"], capture_output=True, check=True)
     assert done.stdout.decode().split() == ["torch==2.12.*"]
+
+
+def test_each_dependency_has_its_licence_on_the_page() -> None:
+    """`python docs/make_licences.py` writes the page anew."""
+    from packaging.requirements import Requirement
+    from packaging.utils import canonicalize_name
+
+    project = PROJECT["project"]
+    work = ("dev", "docs", "test")
+    extras = project["optional-dependencies"].items()
+    wanted = project["dependencies"] + [t for extra, ts in extras if extra not in work for t in ts]
+    rows = re.findall(
+        r"^\| (\S+) \| \S+ \| (.+?) \| ", (ROOT / "docs/licences.md").read_text(), re.M
+    )
+    told = {name for name, licence in rows if licence not in ("not said", "not installed here")}
+    assert {canonicalize_name(Requirement(text).name) for text in wanted} <= told

@@ -14,7 +14,7 @@ from filelock import FileLock
 from prunekit.data.pixel_statistics import Statistics
 from prunekit.errors import WriteError
 from prunekit.foundation.cache_files import cache_folder, note_use
-from prunekit.foundation.files import write_json
+from prunekit.foundation.files import text_of, write_json
 
 
 def kept_statistics(of: str, measure: Callable[[], Statistics]) -> Statistics:
@@ -46,7 +46,7 @@ def kept_statistics(of: str, measure: Callable[[], Statistics]) -> Statistics:
 def _read(path: Path) -> Statistics | None:
     """None where the file is missing or damaged."""
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
+        document = json.loads(text_of(path))
         mean, std = (torch.tensor(document[key], dtype=torch.float64) for key in ("mean", "std"))
     except (OSError, ValueError, KeyError, TypeError):
         return None

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from prunekit.foundation.files import replacing
+from prunekit.foundation.text import printable
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -184,7 +185,7 @@ def save(figure: Figure, folder: Path, name: str) -> list[Path]:
                 figure.savefig(temporary, format=path.suffix[1:], dpi=130, metadata=metadata)
                 if path.suffix == ".svg":
                     text = temporary.read_text(encoding="utf-8")
-                    temporary.write_text(on_dark_too(text), encoding="utf-8")
+                    temporary.write_text(printable(on_dark_too(text)), encoding="utf-8")
     return paths
 
 
