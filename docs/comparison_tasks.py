@@ -66,9 +66,9 @@ def mean_and_deviation(values: list[float]) -> str:
 
 ONE_SHOT: dict[str, tuple[str, Tree]] = {
     "random_subnetwork": ("random, uniform", {"name": "random_subnetwork", "distribution": "uniform"}),
-    "magnitude_uniform": ("|w|, as much of each layer", {"name": "magnitude", "distribution": "uniform", **HARD}),
-    "magnitude_global": ("|w|, one threshold", {"name": "magnitude", "distribution": "global", **HARD}),
-    "isomorphic": ("|w|, one threshold for each kind of layer", {"name": "magnitude", "distribution": "isomorphic", **HARD}),
+    "magnitude_uniform": ("size, as much of each layer", {"name": "magnitude", "distribution": "uniform", **HARD}),
+    "magnitude_global": ("size, one threshold", {"name": "magnitude", "distribution": "global", **HARD}),
+    "isomorphic": ("size, one threshold for each kind of layer", {"name": "magnitude", "distribution": "isomorphic", **HARD}),
     "lamp": ("LAMP scores", {"name": "lamp", **HARD}),
     "taylor": ("first order, 512 images", {"name": "taylor", "samples": 512}),
     "wanda": ("weights times the norm of inputs, 512 images", {"name": "wanda", "samples": 512}),
