@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -66,9 +66,9 @@ def mean_and_deviation(values: list[float]) -> str:
 
 ONE_SHOT: dict[str, tuple[str, Tree]] = {
     "random_subnetwork": ("random, uniform", {"name": "random_subnetwork", "distribution": "uniform"}),
-    "magnitude_uniform": ("|w|, as much of each layer", {"name": "magnitude", "distribution": "uniform", **HARD}),
-    "magnitude_global": ("|w|, one threshold", {"name": "magnitude", "distribution": "global", **HARD}),
-    "isomorphic": ("|w|, one threshold for each kind of layer", {"name": "magnitude", "distribution": "isomorphic", **HARD}),
+    "magnitude_uniform": ("size, as much of each layer", {"name": "magnitude", "distribution": "uniform", **HARD}),
+    "magnitude_global": ("size, one threshold", {"name": "magnitude", "distribution": "global", **HARD}),
+    "isomorphic": ("size, one threshold for each kind of layer", {"name": "magnitude", "distribution": "isomorphic", **HARD}),
     "lamp": ("LAMP scores", {"name": "lamp", **HARD}),
     "taylor": ("first order, 512 images", {"name": "taylor", "samples": 512}),
     "wanda": ("weights times the norm of inputs, 512 images", {"name": "wanda", "samples": 512}),
@@ -243,7 +243,7 @@ def cifar_table(report: Callable[[TaskCell], Tree | None], seeds: int) -> str:
         ]
         dense = [report(TaskCell("cifar", model, "dense", 0.0, seed)) for seed in range(seeds)]
         base = {
-            batch: [one["latency"]["torch"][batch]["median_ms"] for one in dense if one]
+            batch: [times[batch]["median_ms"] for times in _times(dense) if batch in times]
             for batch in ("1", "8")
         }
         for arm in CIFAR.arms:
@@ -254,6 +254,11 @@ def cifar_table(report: Callable[[TaskCell], Tree | None], seeds: int) -> str:
     return "\n".join(lines).rstrip()
 
 
+def _times(reports: Iterable[Tree | None]) -> list[Tree]:
+    """What torch took, by batch; a machine that is busy may have left one out."""
+    return [one["latency"].get("torch", {}) for one in reports if one]
+
+
 def _cifar_row(arm: str, s: float, found: list[Tree], base: dict[str, list[float]]) -> str:
     accuracy = mean_and_deviation([one["accuracy"]["test_top1"] for one in found])
     if not found:
@@ -261,12 +266,13 @@ def _cifar_row(arm: str, s: float, found: list[Tree], base: dict[str, list[float
     counts = [found[0]["parameters"]["stored"], found[0]["macs"]["executed"]]
     times = []
     for batch, dense in base.items():
+        timed = [one[batch] for one in _times(found) if batch in one]
         if arm == "small_dense":  # its own dense model is itself: beside the medians of the others
-            own = [one["latency"]["torch"][batch]["median_ms"] for one in found]
-            ratio = statistics.median(own) / statistics.median(dense) if dense else float("nan")
+            middle = statistics.median(dense) if dense else float("nan")
+            ratios = [one["median_ms"] / middle for one in timed]
         else:
-            ratio = statistics.median(one["latency"]["torch"][batch]["ratio"] for one in found)
-        times.append(f"{ratio:.2f}")
+            ratios = [one["ratio"] for one in timed]
+        times.append(f"{statistics.median(ratios):.2f}" if ratios else "not measured")
     return f"| `{arm}` | {s:g} | {accuracy} | {counts[0]:,} | {counts[1]:,} | {' | '.join(times)} |"
 
 

@@ -69,11 +69,11 @@ def test_the_table_shows_time_beside_the_dense_network(script):
             "accuracy": {"test_top1": 0.5 + 0.01 * cell.seed},
             "parameters": {"stored": 1234},
             "macs": {"executed": 5678},
-            "latency": {"torch": {"1": time, "8": time}},
+            "latency": {"torch": {"1": time} | ({"8": time} if cell.arm != "fpgm" else {})},
         }
 
     rows = script.TASKS["cifar"].table(report, 3).splitlines()
-    assert "| `fpgm` | 0.5 | 51.00 ± 1.00 | 1,234 | 5,678 | 0.40 | 0.40 |" in rows
+    assert "| `fpgm` | 0.5 | 51.00 ± 1.00 | 1,234 | 5,678 | 0.40 | not measured |" in rows
     assert "| `small_dense` | 0 | 51.00 ± 1.00 | 1,234 | 5,678 | 0.75 | 0.75 |" in rows
     assert "| `rigl` | 0.9 | not run | | | | |" in rows
 
