@@ -15,7 +15,7 @@ from prunekit.compressors.base import (
     Depth,
     TokenBatch,
 )
-from prunekit.errors import RecipeError
+from prunekit.errors import PluginError, RecipeError
 
 _REMEDY = (
     "keys and class_attention are those of plain attention, in slots blocks.N, class_attention "
@@ -84,7 +84,13 @@ def check_reads(
 
     Raises:
         RecipeError: it reads more.
+        PluginError: its `reads` is no set of names.
     """
+    if not isinstance(compressor.reads, AbstractSet):
+        raise PluginError(
+            f"compressor {compressor.config.name!r}: reads is {compressor.reads!r}, not a set of "
+            'names, as frozenset({"keys"})'
+        )
     lacking = sorted(compressor.reads - given)
     if lacking:
         raise RecipeError(

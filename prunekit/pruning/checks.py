@@ -28,6 +28,31 @@ def type_fault(update: object) -> str | None:
     return f"returned {type(update).__name__}, not an Update"
 
 
+def tensors_fault(update: Update) -> str | None:
+    """Tensors by the names of parameters, whatever they are for."""
+    for part in TENSORS:
+        given = getattr(update, part)
+        if not isinstance(given, Mapping):
+            return f"gave {part} as {type(given).__name__}, not tensors by name"
+        for name, tensor in given.items():
+            if not isinstance(tensor, Tensor):
+                return f"gave {type(tensor).__name__} in {part} for {name}, not a tensor"
+    if not isinstance(update.state, Mapping):
+        return f"gave state as {type(update.state).__name__}, not changes by name"
+    return None
+
+
+TENSORS = ("masks", "values", "finite", "soft", "moving")
+"""What of an `Update` is tensors by name."""
+
+
+def passes_fault(passes: object) -> str | None:
+    """A count."""
+    if isinstance(passes, int) and not isinstance(passes, bool) and passes > 0:
+        return None
+    return f"returned {passes!r}, not a number of passes, 1 at least"
+
+
 def penalty_fault(term: object) -> str | None:
     """A scalar that autograd can follow to the parameters."""
     if isinstance(term, Tensor) and term.numel() == 1 and term.requires_grad:
@@ -51,7 +76,7 @@ def check_update(assigned: Assigned, update: Update, params: Mapping[str, Tensor
     Raises:
         PluginError: the parameter, what was expected and what came.
     """
-    if fault := type_fault(update):
+    if fault := type_fault(update) or tensors_fault(update):
         raise PluginError(f"update {fault}")
     for name, mask in update.masks.items():
         if name not in assigned.cover:
@@ -63,8 +88,13 @@ def check_update(assigned: Assigned, update: Update, params: Mapping[str, Tensor
                 f"of shape {tuple(mask.shape)}"
             )
     for name, values in update.values.items():
-        if name not in assigned.cover or values.shape != params[name].shape:
-            raise PluginError(f"{name}: values of shape {tuple(values.shape)} that fit no mask")
+        if name not in assigned.cover:
+            raise PluginError(f"{name}: values for a parameter outside of the scope")
+        if values.shape != params[name].shape:
+            raise PluginError(
+                f"{name}: expected values of shape {tuple(params[name].shape)}, got "
+                f"{tuple(values.shape)}"
+            )
         if assigned.strategy.corrects and not values.is_floating_point():
             raise PluginError(f"{name}: expected values of floating point, got {values.dtype}")
     _check_changes(assigned, update, params)
@@ -94,6 +124,18 @@ def state_fault(change: object, param: Tensor) -> str | None:
         if not isinstance(value, Tensor | int | float):
             return f"state {key!r} is {type(value).__name__}, not a number or a tensor"
     return None
+
+
+def passes_of(assigned: Assigned, clock: Clock) -> int:
+    """How often a strategy says that it passes in the step at `clock`.
+
+    Raises:
+        PluginError: it says no whole number of at least 1.
+    """
+    passes = assigned.strategy.gradient_passes(clock)
+    if fault := passes_fault(passes):
+        raise PluginError(f"{assigned.origin}: gradient_passes {fault}")
+    return passes
 
 
 def check_penalty(assigned: Assigned, term: Tensor, hook: str = "penalty") -> None:

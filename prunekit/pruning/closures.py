@@ -11,10 +11,16 @@ from torch import Tensor
 from prunekit.errors import UsageError
 from prunekit.foundation.autocast import unscale_again
 from prunekit.foundation.devices import put_random_states, random_states
+from prunekit.foundation.warn import LOG
 from prunekit.pruning.engine import Engine
 
 Closure = Callable[[], Any]
 """Forward and backward over the whole batch of a step, all its micro-batches; gives the loss."""
+
+TWICE = (
+    "gradients: it was called twice in a step, and what the first call left is gone: put all "
+    "micro-batches of a step into one function"
+)
 
 
 class LoopGradients:
@@ -22,7 +28,7 @@ class LoopGradients:
 
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
-        self._taken = self._penalised = False
+        self._taken = self._penalised = self._told = False
 
     @property
     def _over(self) -> bool:
@@ -36,6 +42,9 @@ class LoopGradients:
             UsageError: it gives no number where a strategy wants to know the loss.
         """
         given: list[Any] = []
+        if self._taken and scaler is None and not self._told:  # after an overflow it comes again
+            self._told = True
+            LOG.warning(TWICE)
         if self._over or self.engine.passes.taker(self.engine.step) is None:
             self._pass(closure, scaler, given)
         else:

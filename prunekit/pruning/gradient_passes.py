@@ -13,6 +13,7 @@ from prunekit.errors import PluginError, RecipeError
 from prunekit.foundation.modules import buffers_kept
 from prunekit.foundation.timeline import Timeline
 from prunekit.pruning.assignment import Assigned, Due, DueStrategies
+from prunekit.pruning.checks import passes_of
 from prunekit.pruning.context import StepContext, Surroundings
 from prunekit.pruning.strategies.base import PruningStrategy
 
@@ -68,7 +69,7 @@ class GradientPasses:
         assigned, names = due.assigned, _learning(self._around.params)
         ctx = PassContext(self._around, assigned.label, names, due.clock, due.index, assigned.scope)
         assigned.strategy.around_gradients(ctx, once)
-        said = assigned.strategy.gradient_passes(due.clock)
+        said = passes_of(assigned, due.clock)
         if passes != said:
             raise PluginError(
                 f"{assigned.origin}, step {step}: around_gradients called compute {passes} times, "
@@ -79,7 +80,7 @@ class GradientPasses:
     def at(self, step: int) -> int:
         """Passes of the step that begins at `step`."""
         due = self.taker(step)
-        return 1 if due is None else due.assigned.strategy.gradient_passes(due.clock)
+        return 1 if due is None else passes_of(due.assigned, due.clock)
 
 
 @dataclass

@@ -11,6 +11,7 @@ from prunekit.foundation.number_text import counted
 from prunekit.foundation.timeline import Clock, Timeline
 from prunekit.pruning.assignment import Assigned, DueStrategies
 from prunekit.pruning.cadence import Cadence
+from prunekit.pruning.checks import passes_of
 from prunekit.pruning.schedules import Schedule
 from prunekit.pruning.strategies.base import PruningStrategy
 from prunekit.pruning.structures.base import Structure
@@ -127,19 +128,20 @@ def outlook(timeline: Timeline, assigned: Assigned) -> Outlook:
         rises=rises if ramps else None,
         emerges=strategy.target(start) is None,
         named=named,
-        passes=_mean_passes(timeline, strategy),
+        passes=_mean_passes(timeline, assigned),
     )
 
 
-def _mean_passes(timeline: Timeline, strategy: PruningStrategy) -> float:
+def _mean_passes(timeline: Timeline, assigned: Assigned) -> float:
     """Passes of a step; of a long run a part of its steps is asked."""
+    strategy = assigned.strategy
     if type(strategy).around_gradients is PruningStrategy.around_gradients:
         return 1.0
     during, total = strategy.config.during, timeline.total_steps
     steps = range(0, total, max(1, total // MOST_ASKED))
     active = [step for step in steps if timeline.is_active(step, during, ending=False)]
     clocks = [timeline.clock(step, during, ending=False) for step in active]
-    return sum(map(strategy.gradient_passes, clocks)) / len(clocks) if clocks else 1.0
+    return sum(passes_of(assigned, c) for c in clocks) / len(clocks) if clocks else 1.0
 
 
 def _full_steps(changes: Sequence[tuple[int, float | None]], total: int) -> int | None:

@@ -11,7 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from prunekit.foundation.timeline import Clock
-from prunekit.pruning.checks import penalty_fault, scalars_fault, type_fault
+from prunekit.pruning.checks import (
+    penalty_fault,
+    scalars_fault,
+    tensors_fault,
+    type_fault,
+)
 from prunekit.testing.cases import RANDOM, SmallModel, batch
 from prunekit.testing.faults import ConformanceError, faults_of
 from prunekit.testing.snapshot import difference, leaves, take
@@ -30,16 +35,9 @@ def check_target_result(result: Any) -> str | None:
     return f"returned {result!r}, not None or a sparsity in [0, 1)"
 
 
-def check_passes_result(result: Any) -> str | None:
-    """A count."""
-    if isinstance(result, int) and not isinstance(result, bool) and result > 0:
-        return None
-    return f"returned {result!r}, not a number of passes, 1 at least"
-
-
 def check_update_result(result: Any) -> str | None:
     """An Update with finite values; its masks are checked where they are put in force."""
-    if fault := type_fault(result):
+    if fault := type_fault(result) or tensors_fault(result):
         return fault
     for name, value in result.values.items():
         if not torch.isfinite(value).all():

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from prunekit.pruning.checks import passes_fault
 from prunekit.pruning.strategies.base import PruningStrategy
 from prunekit.registry.configs import StrategyConfig
 from prunekit.testing import hooks
@@ -94,7 +95,7 @@ class StrategyRuns:
         watch = Watch(training.strategy, training)
         watch.put_pure("due", hooks.check_due_result)
         watch.put_pure("target", hooks.check_target_result)
-        watch.put_pure("gradient_passes", hooks.check_passes_result)
+        watch.put_pure("gradient_passes", passes_fault)
         watch.put("update", hooks.check_update_result)
         watch.put("batch_penalty", hooks.check_penalty_result)
         watch.put("around_gradients")

@@ -10,7 +10,7 @@ from torch import nn
 from torch.testing import assert_close
 
 from prunekit.compressors.base import DataCompressor, Depth, TokenBatch, pass_all
-from prunekit.errors import RecipeError
+from prunekit.errors import PluginError, RecipeError
 from prunekit.models import attach, build_model
 from prunekit.models.cost import count_macs
 from prunekit.models.vit import ViTConfig
@@ -126,6 +126,13 @@ def test_what_a_slot_does_not_have_is_refused_by_name(slot, reads, settings, nam
     with pytest.raises(RecipeError, match=f"'reader' reads {named}, which ViT .* slot '{slot}'"):
         attach(model, slot, Reader(slot, reads))
     assert all(not isinstance(module, DataCompressor) for module in model.modules())
+
+
+def test_a_text_in_place_of_names_is_told():
+    reader = Reader("blocks.0", ())
+    reader.wanted = "keys"
+    with pytest.raises(PluginError, match="'reader': reads is 'keys', not a set of names"):
+        attach(vit(), "blocks.0", reader)
 
 
 class Foreign(nn.Module):

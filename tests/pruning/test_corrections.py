@@ -121,8 +121,10 @@ def test_state_of_the_optimizer_stays_unless_it_is_to_be_forgotten() -> None:
 
 REFUSED = {
     "expected values of floating point, got torch.int64": gives(NEW.long()),
-    "weight: values of shape (4,) that fit no mask": gives(NEW[0]),
-    "other: values of shape (1, 4) that fit no mask": Update({}, {"other": NEW}),
+    "weight: expected values of shape (1, 4), got (4,)": gives(NEW[0]),
+    "other: values for a parameter outside of the scope": Update({}, {"other": NEW}),
+    "update gave values as NoneType, not tensors by name": Update({}, None),
+    "update gave NoneType in soft for weight, not a tensor": gives(NEW, soft={"weight": None}),
     "weight: its values are not finite": gives(NEW / torch.tensor([[1.0, 1.0, 0.0, 1.0]])),
 }
 

@@ -201,6 +201,14 @@ def test_a_number_of_passes_that_was_not_said_is_refused():
         pruned_by(Curious(Curious.Config(passes=2)), net().double())
 
 
+@pytest.mark.parametrize("said", [None, 0, 1.5, True])
+def test_what_is_no_number_of_passes_is_refused_before_a_step(said):
+    strategy = Curious(Curious.Config())
+    strategy.gradient_passes = lambda clock: said
+    with pytest.raises(PluginError, match=rf"gradient_passes returned {said}, not a number of"):
+        Pruner(net(), [strategy], total_steps=2)
+
+
 class Breaks(Sam):
     """Ends in an error while the weights are others."""
 

@@ -82,6 +82,17 @@ def early_look(case):
         case.pruner.after_step()
 
 
+def two_closures(case):
+    """A call for each micro-batch."""
+    case.attached()
+    for _ in range(2):
+        case.pruner.gradients(case.backward)
+    case.pruner.before_step()
+    case.optimizer.step()
+    case.pruner.after_step()
+    case.train(STEPS - 1)
+
+
 def parts(case):
     return case.sgd(case.model[0].parameters()), case.sgd(case.model[2].parameters())
 
@@ -226,6 +237,7 @@ TRIED = {
         reads_gradients(c).train(2, step=False, after=False)
     ),
     "`before_step` comes before backward, and the strategy reads gradients": early_look,
+    "`gradients` comes twice in a step": two_closures,
     "`after_step` comes twice": lambda c: c.attached().train(1).pruner.after_step(),
     "the optimizer steps twice": lambda c: c.attached().train(1, after=False).optimizer.step(),
     "the optimizer does not step": lambda c: c.attached().train(step=False),

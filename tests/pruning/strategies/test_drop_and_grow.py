@@ -330,7 +330,7 @@ def test_rigl_reads_the_gradients_of_the_step_it_replaces_and_makes_no_pass_of_i
     ("name", "settings", "message"),
     [
         ("rigl", {"cadence": {"every": "phase"}}, "write an interval, as 100st"),
-        ("set", {"distribution": "global"}, "distribution: must be 'uniform', .* not 'global'"),
+        ("set", {"distribution": "global"}, "distribution: global counts by scores, and here"),
         ("set", {"drop_fraction": 0}, "drop_fraction: must be more than 0, not 0"),
         ("rigl", {"sparsity": 1}, "sparsity: must be less than 1, not 1"),
     ],
