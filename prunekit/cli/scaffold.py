@@ -15,6 +15,7 @@ from string import Template
 
 from prunekit.errors import UsageError
 from prunekit.foundation.files import cannot_write
+from prunekit.foundation.parts import part_beside
 from prunekit.recipe.find import named_recipes
 from prunekit.registry import REGISTRIES
 from prunekit.registry.installed import KINDS as GROUPS
@@ -107,7 +108,7 @@ def write_plugin(plugin: Plugin, target: Path) -> list[Path]:
     """
     if os.path.lexists(target):
         raise UsageError(f"{target} exists: name another folder: --plugin NAME DIR")
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.part")
+    temporary = part_beside(target)
     files = rendered(plugin)
     try:
         for path, text in files.items():

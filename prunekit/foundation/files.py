@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from prunekit.errors import CheckpointError, ResourceError, UsageError, WriteError
+from prunekit.foundation.parts import part_beside
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """Reasons of the system that space would mend."""
@@ -29,7 +30,7 @@ def replacing(path: Path) -> Iterator[Path]:
     Raises:
         WriteError: the disk is full or the folder cannot be written; `path` is as it was.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    temporary = part_beside(path)
     try:
         yield temporary
         temporary.chmod(0o666 & ~_umask())  # libraries make files that only their owner reads
@@ -61,7 +62,7 @@ def all_or_nothing(folder: Path) -> Iterator[Path]:
     if folder.exists() and not folder.is_dir():
         raise UsageError(f"{folder} is a file: give a folder")
     missing = [parent for parent in (folder, *folder.absolute().parents) if not parent.exists()]
-    temporary, done = folder.with_name(f".{folder.name}.{os.getpid()}.part"), False
+    temporary, done = part_beside(folder), False
     try:
         temporary.mkdir(parents=True)
         yield temporary
@@ -104,12 +105,9 @@ def cannot_write(path: Path, error: OSError) -> WriteError:
         return WriteError(
             f"{path}: cannot be written: {reason}: choose a folder that you may write"
         )
-    free = ""
-    with suppress(OSError):
-        folder = next(parent for parent in path.absolute().parents if parent.is_dir())
-        free = f" ({shutil.disk_usage(folder).free / 1e6:.0f} MB free)"
     return WriteError(
-        f"{path}: cannot be written: {reason}{free}: free some space or choose another folder"
+        f"{path}: cannot be written: {reason} ({free_space(path)}): free some space or choose "
+        "another folder"
     )
 
 
@@ -159,6 +157,14 @@ def text_of(path: str | Path, encoding: str = "utf-8", errors: str = "strict") -
         return file.read()
 
 
+def free_space(path: Path) -> str:
+    """What is free on the disk where `path` is, or would be."""
+    with suppress(OSError, StopIteration):
+        folder = next(parent for parent in path.absolute().parents if parent.is_dir())
+        return f"{shutil.disk_usage(folder).free / 1e6:.0f} MB free"
+    return "free space unknown"
+
+
 def require_regular(path: Path) -> None:
     """Refuse what is no file with content of its own, before opening it could wait for ever.
 
@@ -192,6 +198,16 @@ def check_digest(path: Path, digests: Mapping[str, str]) -> None:
         raise CheckpointError(f"{path}: corrupt: it does not have its SHA-256")
 
 
+def write_text(path: Path, text: str) -> None:
+    """Write a text in UTF-8 in one piece.
+
+    Raises:
+        WriteError: the disk is full or the folder cannot be written; `path` is as it was.
+    """
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
 def write_json(path: Path, value: Any) -> None:
     """Write a JSON document in one piece.
 
@@ -199,9 +215,16 @@ def write_json(path: Path, value: Any) -> None:
         WriteError: the disk is full or the folder cannot be written; `path` is as it was.
         ValueError: `value` holds NaN or infinity, which JSON does not have.
     """
-    text = json.dumps(value, indent=2, allow_nan=False, ensure_ascii=False)
-    with replacing(path) as temporary:
-        temporary.write_text(text + "\n", encoding="utf-8")
+    write_text(path, json_text(value))
+
+
+def json_text(value: Any) -> str:
+    """A JSON document as it is written.
+
+    Raises:
+        ValueError: `value` holds NaN or infinity, which JSON does not have.
+    """
+    return json.dumps(value, indent=2, allow_nan=False, ensure_ascii=False) + "\n"
 
 
 def read_json(path: Path) -> Any:

@@ -10,6 +10,8 @@ import sys
 from contextlib import suppress
 from pathlib import Path
 
+from prunekit.foundation.parts import part_beside
+
 CONTROL_GROUP = Path("/sys/fs/cgroup/memory.max")
 POINTER_BYTES = 255
 """The longest name of a folder: what is larger is no pointer."""
@@ -78,7 +80,7 @@ def point_to(pointer: Path, name: str) -> None:
     Raises:
         OSError: neither can be written, or something else has the name of `pointer`.
     """
-    temporary = pointer.with_name(f".{pointer.name}.{os.getpid()}.part")
+    temporary = part_beside(pointer)
     try:
         temporary.unlink(missing_ok=True)
         try:

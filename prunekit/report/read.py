@@ -14,6 +14,7 @@ from typing import Any
 from prunekit.errors import CheckpointError, PrunekitError, RecipeError
 from prunekit.foundation.files import sorted_lines, text_of
 from prunekit.foundation.number_text import counted
+from prunekit.foundation.parts import is_part
 from prunekit.foundation.system import followed
 from prunekit.recipe.document import SourcePosition
 from prunekit.recipe.yaml_text import read_document
@@ -261,6 +262,8 @@ def find_runs(paths: Sequence[Path]) -> FoundRuns:
 def _run_dirs(path: Path, unreadable: list[str]) -> Iterator[Path]:
     """Run directories at or below `path`, in the order of their names; no link is followed.
 
+    What a killed process left of one that it began to make is none.
+
     What looks like one and is none, or cannot be looked into, is noted in `unreadable`.
     """
     if (path / MARK).is_file():
@@ -271,7 +274,7 @@ def _run_dirs(path: Path, unreadable: list[str]) -> Iterator[Path]:
         unreadable.append(clean(f"{error.filename}: {error.strerror}: runs in it are left out"))
 
     for folder, below, files in os.walk(path, onerror=closed):
-        below.sort()
+        below[:] = sorted(name for name in below if not is_part(name))
         if MARK in files:
             below.clear()
             yield Path(folder).resolve()

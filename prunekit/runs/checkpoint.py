@@ -24,7 +24,8 @@ from torch import Tensor
 from torch.utils._pytree import tree_map
 
 from prunekit.errors import CheckpointError, WriteError
-from prunekit.foundation.files import check_digest, flush, sha256, text_of
+from prunekit.foundation.files import check_digest, flush, free_space, sha256, text_of
+from prunekit.runs.directory import NOTHING_SAVED
 
 WEIGHTS, STATE, DIGESTS = "weights.safetensors", "state.pt", "sha256.json"
 
@@ -53,7 +54,8 @@ def save_checkpoint(run_dir: Path, step: int, weights: Mapping[str, Tensor], sta
     part = final.with_name(f".{final.name}.part")
     try:
         shutil.rmtree(part, ignore_errors=True)
-        part.mkdir(parents=True)
+        final.parent.mkdir(exist_ok=True)  # not the run directory, which may have been taken away
+        part.mkdir()
         save_file({name: tensor.contiguous() for name, tensor in weights.items()}, part / WEIGHTS)
         torch.save(state, part / STATE)
         digests = {name: sha256(part / name) for name in (WEIGHTS, STATE)}
@@ -67,11 +69,14 @@ def save_checkpoint(run_dir: Path, step: int, weights: Mapping[str, Tensor], sta
     except (OSError, RuntimeError, SafetensorError) as error:
         # torch reports a full disk as a RuntimeError of its zip writer
         shutil.rmtree(part, ignore_errors=True)
-        free = shutil.disk_usage(run_dir).free / 1e6
+        then = (
+            f"earlier checkpoints are whole; free some space, then `prunekit resume {run_dir}`"
+            if checkpoints(run_dir)
+            else "there is no earlier one; free some space, then begin again with `prunekit run`"
+        )
         raise WriteError(
             f"{final}: the checkpoint could not be written ({error.__class__.__name__}, "
-            f"{free:.0f} MB free): earlier checkpoints are whole; free some space, then "
-            f"`prunekit resume {run_dir}`"
+            f"{free_space(final)}): {then}"
         ) from error
     return final
 
@@ -125,7 +130,9 @@ def newest_checkpoint(run_dir: Path) -> tuple[Checkpoint, dict[int, str]]:
             return load_checkpoint(path), refused
         except CheckpointError as error:
             refused[step_of(path)] = str(error)
-    detail = "; ".join(refused.values()) or "its folder is empty"
+    if not refused:
+        raise CheckpointError(f"{run_dir}: {NOTHING_SAVED}")
+    detail = "; ".join(refused.values())
     raise CheckpointError(f"{run_dir}: no checkpoint to resume from: {detail}")
 
 

@@ -7,13 +7,13 @@ A run directory holds `recipe.yaml` (as given), `resolved.yaml`, `manifest.json`
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
 import re
-import shutil
 import stat
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -24,10 +24,12 @@ from prunekit.errors import CheckpointError, RecipeError, ResourceError
 from prunekit.foundation.files import (
     cannot_write,
     check_digest,
+    flush,
     lock,
     read_json,
     read_lines,
 )
+from prunekit.foundation.parts import part_beside, remove
 from prunekit.foundation.system import followed, point_to
 
 if TYPE_CHECKING:
@@ -37,6 +39,12 @@ if TYPE_CHECKING:
 
 EXPORT_RECORD = "export/export.json"
 RECIPES = (".yaml", ".yml")
+NOTHING_SAVED = (
+    "the run ended before its first checkpoint: nothing of it can be gone on with: begin it again "
+    "with `prunekit run`"
+)
+STAMP = re.compile(r"\d{8}T\d{6}Z-[0-9a-f]{8}(-\d+)?")
+"""What the directory of a run is called."""
 MASKS_FORMAT = "prunekit-masks-1"
 
 
@@ -158,6 +166,8 @@ class RunDir:
     def _why_not_there(self) -> str:
         if (self.path / "status.json").is_file() and self.status()["status"] == "diverged":
             return "the run diverged, and would again: change its recipe and run that"
+        if not any((self.path / "checkpoints").glob("step-*")):
+            return NOTHING_SAVED
         return f"the run did not get that far; `prunekit resume {self.path}` continues it"
 
     def _document(self, name: str) -> dict[str, Any]:
@@ -198,6 +208,9 @@ def open_run(path: str | Path) -> RunDir:
             "`prunekit run`"
         )
     if not (run / "resolved.yaml").is_file():
+        real = run.resolve()
+        if STAMP.fullmatch(real.name) and not (real / "checkpoints").exists():
+            raise CheckpointError(f"{run}: {NOTHING_SAVED}")
         remedy = (
             f"did you mean {run / 'latest'}?"
             if followed(run / "latest").is_dir()
@@ -259,10 +272,7 @@ def clear_parts(run_dir: Path) -> None:
     """Delete what a kill left half-written; the run must be held, so that nobody writes it."""
     for folder in (run_dir, run_dir / "checkpoints"):
         for part in folder.glob(".*.part"):
-            if part.is_dir():
-                shutil.rmtree(part, ignore_errors=True)
-            else:
-                part.unlink(missing_ok=True)
+            remove(part)
 
 
 def newest_of(out: Path, recipe: Recipe, launch: str | None = None) -> Path | None:
@@ -312,13 +322,18 @@ def events_dir(run_dir: Path) -> Path:
     return own if own.is_dir() else run_dir.parent / "tb" / run_dir.name
 
 
-def new_run_dir(out: Path, name: str, hash8: str) -> Path:
-    """Make an empty run directory `<out>/<name>/<UTC>-<hash8>`.
+def new_run_dir(
+    out: Path, name: str, hash8: str, documents: Mapping[str, str] | None = None
+) -> Path:
+    """Make a run directory `<out>/<name>/<UTC>-<hash8>`, which has its documents from the first.
+
+    A process that is killed on the way leaves none; what it began goes with the next call.
 
     Args:
         out: the parent of all run directories.
         name: the recipe's name.
         hash8: the first digits of the recipe's hash.
+        documents: name -> text of the files that say what the run is.
 
     Raises:
         WriteError: it cannot be made; folders made on the way are removed again.
@@ -328,7 +343,21 @@ def new_run_dir(out: Path, name: str, hash8: str) -> Path:
     stamp = f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{hash8}"
     try:
         parent.mkdir(parents=True, exist_ok=True)
-        return _first_free(parent, stamp)
+        if not documents:
+            return _first_free(parent, stamp, Path.mkdir)
+        part = part_beside(parent / hash8)
+        remove(part)  # of a process that had the number of this one
+        try:
+            part.mkdir()
+            for file, text in documents.items():
+                (part / file).write_text(text, encoding="utf-8")
+                flush(part / file)
+            flush(part)
+            made = _first_free(parent, stamp, part.rename)
+            flush(parent)
+            return made
+        finally:
+            remove(part)
     except OSError as error:
         for folder in missing:
             with suppress(OSError):
@@ -336,14 +365,17 @@ def new_run_dir(out: Path, name: str, hash8: str) -> Path:
         raise cannot_write(parent, error) from error
 
 
-def _first_free(parent: Path, stamp: str) -> Path:
+def _first_free(parent: Path, stamp: str, take: Callable[[Path], object]) -> Path:
     # two runs of one recipe may start in the same second
     number = 1
     while True:
         path = parent / (stamp if number == 1 else f"{stamp}-{number}")
-        with suppress(FileExistsError):
-            path.mkdir()
+        try:
+            take(path)
             return path
+        except OSError as error:
+            if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
+                raise
         number += 1
 
 

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from prunekit.errors import UsageError
-from prunekit.foundation.files import cannot_write, read_bytes, replacing, write_json
+from prunekit.foundation.files import cannot_write, read_bytes, write_json, write_text
 from prunekit.foundation.plain import flow
 from prunekit.recipe.load import read_text, read_text_document
 from prunekit.recipe.yaml_text import dump_yaml
@@ -141,7 +141,6 @@ def _write(path: Path, text: str) -> None:
     """
     try:
         if not path.is_file() or read_bytes(path) != text.encode():
-            with replacing(path) as temporary:
-                temporary.write_bytes(text.encode())
+            write_text(path, text)
     except OSError as error:
         raise cannot_write(path, error) from error

@@ -13,7 +13,7 @@ from torch import Tensor
 from prunekit.errors import CheckpointError, UsageError, WriteError
 from prunekit.foundation.console import console
 from prunekit.foundation.devices import most_processes
-from prunekit.foundation.files import lock, write_json
+from prunekit.foundation.files import json_text, lock, write_text
 from prunekit.foundation.ranks import place, was_restarted
 from prunekit.recipe.identity import recipe_hash
 from prunekit.recipe.load import recipe_from_text
@@ -175,17 +175,19 @@ def _begin(
     """
     anchor, again = AnchorFile(), (where / "manifest.json").is_file()
     run = build(recipe, group, anchor)
-    made = ""
+    made, documents = str(where), dict[str, str]()
     if group.is_main:
-        made = str(where if again else new_run_dir(where, recipe.name, recipe_hash(recipe)[:8]))
+        told = {"recipe.yaml": source_text, "resolved.yaml": dump_yaml(recipe)}
+        documents = {**told, "manifest.json": json_text(manifest_of(run))}
+        if not again:
+            made = str(new_run_dir(where, recipe.name, recipe_hash(recipe)[:8], documents))
     run_dir = Path(group.share(made))
     if again:
         refuse_links(run_dir)
     with _held(run_dir, group, started):
         if group.is_main:
-            (run_dir / "recipe.yaml").write_text(source_text, encoding="utf-8")
-            (run_dir / "resolved.yaml").write_text(dump_yaml(recipe), encoding="utf-8")
-            write_json(run_dir / "manifest.json", manifest_of(run))
+            for name, text in documents.items() if again else ():
+                write_text(run_dir / name, text)
             point_latest(run_dir)
         trainer = _trainer(run, run_dir, anchor, resume_step=0 if again else None)
         train(trainer, trainer.begin)

@@ -86,6 +86,18 @@ class RunLog:
         """Write Markdown, where a logger has a form for it."""
         self._each(lambda log: log.text(step, tag, text))
 
+    @property
+    def written(self) -> int | None:
+        """Lines of `metrics.jsonl` so far; None = it is not written (any more)."""
+        lines = self._logs.get(METRICS_FILE)
+        return lines.written if isinstance(lines, Lines) else None
+
+    def keep(self, written: int | None) -> None:
+        """Drop the lines of `metrics.jsonl` behind so many, in a run that is gone on with."""
+        lines = self._logs.get(METRICS_FILE)
+        if written is not None and isinstance(lines, Lines):
+            self._each(lambda log: lines.keep(written) if log is lines else None)
+
     def finish(self, report: Mapping[str, Any]) -> None:
         """The run is done."""
         self._each(lambda log: log.finish(report))

@@ -100,6 +100,7 @@ class Observer:
         return {
             "sums": self._sums.read(self.run.group.total),
             "warnings": [*self.warnings],
+            "lines": self.log_to.written,
             **({"skipped": skipped} if len(skipped) else {}),
         }
 
@@ -115,6 +116,7 @@ class Observer:
         if "skipped" in state:
             self.run.data.pixels.skipped.also(state["skipped"])
         if self.run.group.is_main:
+            self.log_to.keep(state.get("lines"))
             missing = 3 + len(self._terms) - len(state["sums"])  # of an earlier version
             self._sums.set(F.pad(state["sums"], (0, missing)))
             self.warnings = list(dict.fromkeys([*state["warnings"], *self.warnings]))

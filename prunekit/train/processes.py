@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from prunekit.errors import LostPeerError, PrunekitError, ResourceError, StopRequestedError
-from prunekit.foundation.files import write_json
+from prunekit.foundation.files import write_json, write_text
 from prunekit.foundation.ranks import place
 from prunekit.foundation.signals import how_ended
 from prunekit.foundation.text import printable
@@ -33,7 +33,7 @@ class Started:
 
     def runs_in(self, run_dir: Path) -> None:
         """The run has a directory: where to go on, should no process be left to say so."""
-        (self.folder / "run_dir").write_text(str(run_dir), encoding="utf-8")
+        write_text(self.folder / "run_dir", str(run_dir))
 
     def failed(self, error: Exception) -> int:
         """This process ends with an error; its exit code."""

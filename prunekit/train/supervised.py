@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 
-from prunekit.errors import PrunekitError
+from prunekit.errors import PrunekitError, WriteError
 from prunekit.foundation.files import write_json
 from prunekit.train.distributed import is_lost_peer, suppress_lost_peer
 from prunekit.train.finish import conclude
@@ -28,16 +28,16 @@ def train(trainer: Trainer, start: Callable[[], None]) -> None:
             if not trainer.group.is_main:
                 trainer.group.barrier()  # until the results are whole
         except PrunekitError as error:
-            status.write(_outcome(error), error.exit_code, str(error))
+            status.write_last(_outcome(error), error.exit_code, str(error))
             raise
         except KeyboardInterrupt:
-            status.write("stopped", 130, "interrupted")
+            status.write_last("stopped", 130, "interrupted")
             raise
         except Exception as error:
             if trainer.group.world > 1 and is_lost_peer(error):
                 trainer.stopping.requests.outlasted = GRACE
                 raise lost_peer(trainer.run_dir, trainer.engine.step) from error
-            status.write("failed", 1, f"{type(error).__name__}: {error}")
+            status.write_last("failed", 1, f"{type(error).__name__}: {error}")
             raise
         status.write("done", 0, "")
     if trainer.group.is_main:
@@ -54,6 +54,11 @@ class _Status:
             step = self.trainer.engine.step
             document = {"status": status, "exit_code": code, "message": message, "step": step}
             write_json(self.path, document)
+
+    def write_last(self, status: str, code: int, message: str) -> None:
+        """What went wrong is raised anyway, also where the disk is full or the folder is gone."""
+        with suppress(WriteError):
+            self.write(status, code, message)
 
 
 def _outcome(error: PrunekitError) -> str:

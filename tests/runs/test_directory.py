@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 
 from prunekit.errors import CheckpointError, ResourceError
 from prunekit.foundation import files
+from prunekit.foundation.parts import part_beside
 from prunekit.runs import directory as runs
 from prunekit.runs.tensors import read_tensors, write_tensors
 
@@ -133,7 +134,7 @@ def test_nothing_is_left_where_no_directory_can_be_made(tmp_path, monkeypatch):
     with pytest.raises(ResourceError, match="cannot be written"):
         runs.new_run_dir(tmp_path / "file", "demo", "01234567")
 
-    def full(parent, stamp):
+    def full(*_):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(runs, "_first_free", full)
@@ -195,6 +196,9 @@ def test_what_is_no_run_is_told_with_a_remedy(tmp_path, run):
         runs.open_run(tmp_path / "nothing")
     with pytest.raises(CheckpointError, match=r"give the folder that holds resolved\.yaml"):
         runs.open_run(tmp_path)
+    (begun := tmp_path / "20260101T120000Z-01234567").mkdir()  # killed before it was anything
+    with pytest.raises(CheckpointError, match="before its first checkpoint"):
+        runs.open_run(begun)
     runs.point_latest(run.path)
     with pytest.raises(CheckpointError, match=r"did you mean .*latest\?"):
         runs.open_run(run.path.parent)
@@ -204,8 +208,28 @@ def test_what_is_no_run_is_told_with_a_remedy(tmp_path, run):
     "what", ["manifest", "status", "report", "metrics", "initial_weights", "final_weights"]
 )
 def test_what_a_run_lacks_is_told_with_a_remedy(run, what):
+    with pytest.raises(CheckpointError, match="begin it again with `prunekit run`"):
+        getattr(run, what)()
+    (run.path / "checkpoints" / "step-4").mkdir(parents=True)
     with pytest.raises(CheckpointError, match="prunekit resume"):
         getattr(run, what)()
+
+
+def test_a_run_has_its_documents_from_the_first_and_a_killed_one_leaves_none(tmp_path):
+    parent = tmp_path / "demo"
+    texts = {"resolved.yaml": "name: demo\n", "manifest.json": "{}\n"}
+    dead = subprocess.Popen(["true"])
+    dead.wait()
+    mine = part_beside(parent / "01234567").name
+    left = parent / mine.replace(f"-{os.getpid()}.", f"-{dead.pid}.")
+    at_work = parent / mine.replace(f"-{os.getpid()}.", f"-{os.getppid()}.")
+    for folder in (left, at_work):
+        folder.mkdir(parents=True)
+    made = [runs.new_run_dir(tmp_path, "demo", "01234567", texts) for _ in range(2)]
+    assert len(set(made)) == 2
+    for path in made:
+        assert {file.name: file.read_text() for file in path.iterdir()} == texts
+    assert set(parent.iterdir()) == {*made, at_work}
 
 
 def test_run_without_masks_says_why(run):

@@ -1,0 +1,47 @@
+"""Names of what is written before it has its own, and what a killed process left. Torch-free."""
+
+from __future__ import annotations
+
+import glob
+import os
+import shutil
+import socket
+import zlib
+from contextlib import suppress
+from pathlib import Path
+
+SUFFIX = ".part"
+
+
+def part_beside(path: Path) -> Path:
+    """A name beside `path` that no other process has; what one left of it that is gone, goes.
+
+    `.<name>.<host>-<process>.part`. What another machine left stays: its process may be at work.
+    """
+    host = f"{zlib.crc32(socket.gethostname().encode()):08x}"
+    with suppress(OSError):
+        for left in path.parent.glob(f".{glob.escape(path.name)}.{host}-*{SUFFIX}"):
+            number = left.name.removesuffix(SUFFIX).rpartition("-")[2]
+            if number.isdecimal() and not _is_at_work(int(number)):
+                remove(left)
+    return path.with_name(f".{path.name}.{host}-{os.getpid()}{SUFFIX}")
+
+
+def is_part(name: str) -> bool:
+    """Whether a file or folder of this name is none that was ever whole."""
+    return name.startswith(".") and name.endswith(SUFFIX)
+
+
+def remove(part: Path) -> None:
+    """Delete a file, a link or a folder, if it can be."""
+    if part.is_dir() and not part.is_symlink():
+        shutil.rmtree(part, ignore_errors=True)
+    else:
+        with suppress(OSError):
+            part.unlink(missing_ok=True)
+
+
+def _is_at_work(process: int) -> bool:
+    import psutil
+
+    return bool(psutil.pid_exists(process))

@@ -1,0 +1,248 @@
+"""A process that is forked for one command, and in which the k-th file operation goes wrong.
+
+`python -m tests.reliability.faults` imports all once and then takes a JSON object a line: the
+command, what happens at which operation, where its output goes. It answers with the exit code.
+Operations are those below one folder: a file opened for writing, a folder or link made, a rename, a
+removal, and each time that the disk is waited for. Threads are none, so that forking is safe.
+"""
+
+from __future__ import annotations
+
+import errno
+import gc
+import importlib
+import itertools
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_TRUNC
+CHANGES = ("os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.symlink", "os.truncate")
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a command ended."""
+
+    code: int
+    """The exit code; negative: the signal."""
+    text: str
+    operations: list[str]
+
+
+class Commands:
+    """Commands of prunekit, each in a process of its own that has imported all before."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.numbers = folder, itertools.count()
+        folder.mkdir(exist_ok=True)
+        (folder / "tmp").mkdir(exist_ok=True)
+        environment = os.environ | {"OMP_NUM_THREADS": "1", "TMPDIR": str(folder / "tmp")}
+        self.server = subprocess.Popen(
+            [sys.executable, "-m", "tests.reliability.faults"],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment,
+        )  # fmt: skip
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        assert self.server.stdin is not None
+        self.server.stdin.close()
+        self.server.wait()
+        if self.server.stdout is not None:
+            self.server.stdout.close()
+
+    def __call__(self, *words: object, **how: Any) -> Ended:
+        """Run one command to its end.
+
+        Args:
+            words: of the command line.
+            how: `below`, the folder whose operations count; `at`, which one goes wrong; `what`
+                happens: "kill", "vanish" (the folder), an errno or a signal by its name; `twice`,
+                seconds after which the signal comes again; `largest`, bytes of a file; `clock`,
+                seconds by which the clock is put back at `at`; `on`, a function of which the call
+                counts, in place of operations; `picture`, whether that of a run is drawn.
+        """
+        log = self.folder / f"log-{next(self.numbers)}"
+        asked = {"words": [str(word) for word in words], "log": str(log), **how}
+        assert self.server.stdin is not None
+        assert self.server.stdout is not None
+        print(json.dumps(asked, default=str), file=self.server.stdin, flush=True)
+        code = json.loads(self.server.stdout.readline())
+        trail = Path(f"{log}.operations")
+        operations = trail.read_text().splitlines() if trail.exists() else []
+        return Ended(code, log.read_text(errors="replace"), operations)
+
+
+IMPORTED = (
+    "jinja2.nodes",
+    "matplotlib.backends.backend_agg",
+    "matplotlib.backends.backend_svg",
+    "matplotlib.pyplot",
+    "prunekit.cli.app",
+    "prunekit.compressors.tome",
+    "prunekit.data.builtin",
+    "prunekit.export.exporting",
+    "prunekit.loggers.csv_file",
+    "prunekit.pruning.strategies.magnitude",
+    "prunekit.report.figures",
+    "prunekit.report.write",
+    "prunekit.sweep.session",
+    "prunekit.train.launch",
+)
+
+# ---- in the forked process
+
+
+class Fault:
+    """Counts the operations, and does what is asked at one of them."""
+
+    def __init__(self, asked: dict[str, Any]) -> None:
+        self.below, self.at = asked["below"], asked.get("at", 0)
+        self.what, self.twice = asked.get("what", "kill"), asked.get("twice")
+        self.trail = open(f"{asked['log']}.operations", "a", buffering=1)  # noqa: SIM115
+        self.count, self.last = 0, asked.get("last", False)
+
+    def __call__(self, event: str, arguments: tuple[Any, ...]) -> None:
+        """The audit hook."""
+        if event == "open":
+            path, _, flags = arguments
+            if not (isinstance(path, str | bytes) and flags & WRITES):
+                return
+        elif event in CHANGES:
+            path = arguments[1] if event in ("os.rename", "os.symlink") else arguments[0]
+        else:
+            return
+        self.saw(event, path)
+
+    def saw(self, event: str, path: Any) -> None:
+        """An operation is about to be done."""
+        path = os.path.abspath(os.fsdecode(path)) if not isinstance(path, int) else ""
+        if not path.startswith(self.below):
+            return
+        self.count += 1
+        self.trail.write(f"{event} {path[len(self.below) :]}\n")
+        if self.count == self.at or (self.last and self.count > self.at > 0):
+            self.happen(path)
+
+    def happen(self, path: str) -> None:
+        """It goes wrong, or something happens meanwhile."""
+        if self.what == "kill":
+            os.kill(os.getpid(), signal.SIGKILL)
+        elif self.what.startswith("SIG"):
+            os.kill(os.getpid(), signal.Signals[self.what])
+            if self.twice:
+                time.sleep(self.twice)
+                os.kill(os.getpid(), signal.Signals[self.what])
+        elif self.what == "vanish":
+            os.rename(self.below, f"{self.below}.gone")
+        elif self.what != "nothing":
+            number = getattr(errno, self.what)
+            raise OSError(number, os.strerror(number), path)
+
+
+def waited_for(fault: Fault, fsync: Any) -> Any:
+    """`os.fsync`, which no audit hook hears of."""
+
+    def call(handle: Any) -> None:
+        number = handle if isinstance(handle, int) else handle.fileno()
+        fault.saw("fsync", os.readlink(f"/proc/self/fd/{number}"))
+        fsync(handle)
+
+    return call
+
+
+def before(fault: Fault, function: str) -> None:
+    """The fault happens at the `at`-th call of a function, `module:Class.name`."""
+    module, _, path = function.partition(":")
+    *owners, name = path.split(".")
+    owner: Any = importlib.import_module(module)
+    for part in owners:
+        owner = getattr(owner, part)
+    original = getattr(owner, name)
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        fault.count += 1
+        if fault.count == fault.at:
+            fault.happen("")
+        return original(*args, **kwargs)
+
+    setattr(owner, name, call)
+
+
+def put_back(fault: Fault, seconds: float) -> None:
+    """The clock of the wall jumps back after `at` operations."""
+    now = time.time
+    time.time = lambda: now() - (seconds if fault.count >= fault.at else 0)
+
+
+def child(asked: dict[str, Any]) -> None:
+    """Do the command; does not return."""
+    log = os.open(asked["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    for stream, file in ((0, nothing), (1, log), (2, log)):
+        os.dup2(file, stream)
+    if "cwd" in asked:
+        os.chdir(asked["cwd"])
+    if "below" in asked:
+        fault = Fault(asked)
+        if "on" in asked:
+            before(fault, asked["on"])
+        else:
+            os.fsync = waited_for(fault, os.fsync)
+            sys.addaudithook(fault)
+        if "clock" in asked:
+            put_back(fault, asked["clock"])
+    if "largest" in asked:
+        import resource
+
+        resource.setrlimit(resource.RLIMIT_FSIZE, (asked["largest"], asked["largest"]))
+    if not asked.get("picture"):
+        import prunekit.report
+
+        prunekit.report.picture = lambda run_dir: run_dir  # half of the time that a run takes
+    from prunekit.cli.app import main
+
+    code: Any = 1
+    try:
+        main(asked["words"])
+    except SystemExit as ended:
+        code = ended.code
+    except BaseException:
+        import traceback
+
+        traceback.print_exc()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code if isinstance(code, int) else int(code is not None))
+
+
+def imported() -> None:
+    """All that a run, a report and an export import, so that each child begins with it."""
+    for name in IMPORTED:
+        importlib.import_module(name)
+
+
+def serve() -> None:
+    """Until the input ends."""
+    imported()
+    gc.collect()
+    gc.freeze()
+    for line in sys.stdin:
+        pid = os.fork()
+        if pid == 0:
+            child(json.loads(line))
+        _, status = os.waitpid(pid, 0)
+        sys.stdout.write(f"{os.waitstatus_to_exitcode(status)}\n")
+        sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    serve()
