@@ -12,6 +12,7 @@ from pydantic import BaseModel, ValidationError
 from prunekit.errors import PluginError, RecipeError
 from prunekit.foundation.files import open_regular
 from prunekit.foundation.plain import KeyPath, dotted, kind_of
+from prunekit.foundation.text import printable
 from prunekit.foundation.values import KEY, Frozen, as_values
 from prunekit.recipe.conflicts import conflicts
 from prunekit.recipe.document import RecipeFault, SourceDocument, SourcePosition
@@ -174,7 +175,7 @@ def read_text_document(text: str, source: str) -> SourceDocument:
 
 def as_lines(faults: Sequence[RecipeFault]) -> str:
     """The faults in the order of their places, one a line."""
-    lines = [str(fault) for fault in sorted(faults)]
+    lines = [printable(str(fault)) for fault in sorted(faults)]
     rest = len(lines) - MAX_LINES
     return "\n".join(lines[:MAX_LINES] + ([f"... and {rest} more"] if rest > 0 else []))
 
