@@ -156,7 +156,7 @@ def test_a_file_that_is_no_text(tmp_path, content, told):
 def test_a_file_that_cannot_be_read(tmp_path):
     with pytest.raises(RecipeError, match=r"none\.yaml: No such file or directory: give the path"):
         load_recipe(tmp_path / "none.yaml")
-    with pytest.raises(RecipeError, match="Is a directory"):
+    with pytest.raises(RecipeError, match="a folder, not a file"):
         load_recipe(tmp_path)
     with pytest.raises(RecipeError, match="give the path"):
         load_recipe(Path("a\0b"))

@@ -96,7 +96,7 @@ def try_many(count: int, seed: int, folder: Path) -> int:
 @pytest.mark.parametrize("seed", range(4))
 def test_mutated_recipes_are_read_back_or_refused(seed: int, tmp_path: Path) -> None:
     accepted = try_many(500, seed, tmp_path)
-    assert 25 < accepted < 475  # both kinds are there
+    assert 10 < accepted < 490  # both kinds are there
 
 
 @pytest.mark.soak

@@ -122,7 +122,7 @@ COMMANDS = {
     "pack": ("data", "check", "{here}/pack"),
     "source": (*RUN, "strategies=[{name: optimal_subnetwork, source: {pipe}}]"),
     "match": (*RUN, "strategies.0.distribution={name: match, source: {pipe}}"),
-    "teacher": (*RUN, "loss={name: distill, teacher: run, teacher_init: {pipe}}"),
+    "teacher": (*RUN, "loss={name: distill, teacher: torchvision:resnet18, teacher_init: {pipe}}"),
     "report": ("report", "{pipe}"),
     "resume": ("resume", "{pipe}"),
     "evaluate": ("evaluate", "{pipe}"),
