@@ -71,7 +71,7 @@ def attach(
     Args:
         model: on any device.
         slot: its name.
-        compressor: goes into the mode of the model.
+        compressor: goes into the mode of the model; its settings say this slot from now on.
         input_shape: [C, H, W] of the images; None = those that a stock model is made for.
 
     Raises:
@@ -82,6 +82,7 @@ def attach(
     if slot not in slots(model):
         raise unknown_slot(model, slot)
     check_reads(model, slot, compressor, _given(model, slot))
+    compressor.config = compressor.config.model_copy(update={"slot": slot})
     if isinstance(model, Slotted):
         model.attach(slot, compressor)
         _check_ratios(model, input_shape)

@@ -384,6 +384,14 @@ def test_a_slot_takes_one_compressor(make):
         attach(model, "tokens", tome())
 
 
+@pytest.mark.parametrize("make", [tiny_vit, tiny_torchvision])
+def test_counts_stand_beside_the_slot_that_was_given(make):
+    model = make()
+    for slot in ("blocks.0", "blocks.1"):
+        attach(model, slot, tome(0.5))  # whose settings say `tokens`, as by default
+    assert list(token_counts(model).slots) == ["blocks.0", "blocks.1"]
+
+
 def test_an_unknown_slot_lists_the_slots():
     with pytest.raises(RecipeError, match=r"no slot 'blocks.3': .* tokens, blocks.0, .*blocks.2"):
         attach(tiny_vit(), "blocks.3", tome())
