@@ -46,9 +46,14 @@ class Passage:
         """Without what a pass left, which may be of a trace, or of another device."""
         return vars(self) | {"_sizes": {}}
 
+    @property
+    def at_work(self) -> list[int]:
+        """Places whose compressor does anything, in order."""
+        return [place for place, one in self.held.items() if not one.passes_all]
+
     def sizes_at(self, block: int, x: Tensor) -> Tensor:
         """[B, N, 1] of tokens [B, N, C] that come to a block, or to slot `tokens`."""
-        before = [place for place in self.held if place < block]
+        before = [place for place in self.at_work if place < block]
         if before:
             return self._sizes[max(before)]
         return x.new_ones((*x.shape[:2], 1), dtype=torch.float32)
@@ -58,7 +63,7 @@ class Passage:
         compressor = self.held[place]
         depth = Depth(max(place, 0), len(self.seams))
         out: TokenBatch = compressor(view.shown(tokens, depth))
-        if place == min(self.held):
+        if place == min(self.at_work, default=place):
             self.patches = tokens.x.shape[1] - tokens.protected
         if not compressor.conserves_mass:
             self.patches = out.x.shape[1] - out.protected
@@ -71,7 +76,9 @@ class Passage:
         Raises:
             UsageError: other tokens than those of the last pass.
         """
-        size = self._sizes.get(max(self.held))
+        if not self.at_work:
+            return x
+        size = self._sizes.get(max(self.at_work))
         if size is None or size.shape[:2] != x.shape[:2]:
             raise UsageError(
                 "forward_head: these are not the tokens of the model's last forward_features, "
@@ -174,7 +181,7 @@ class BlockHooks(Hooked):
         self, attention: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
         """Add log(size) to the logits."""
-        if all(compressor.passes_all for compressor in self.passage.held.values()):
+        if not self.passage.at_work:
             return None
         if not self.passage.is_biased(self.index):
             return with_bias(self.seam, args, kwargs, None)

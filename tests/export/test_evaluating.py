@@ -209,7 +209,7 @@ def test_what_is_no_model_of_a_finished_run_is_refused(merging, tmp_path):
     (tmp_path / "text.safetensors").write_text("no tensors")
     (tmp_path / "model.pt2").write_bytes(b"PK")
     for name, what in {
-        "unfinished": "prunekit resume",
+        "unfinished": "begin it again with `prunekit run`",
         "none": "no such file",
         "foreign.safetensors": "not written by a prunekit run",
         "text.safetensors": "no safetensors file",

@@ -392,8 +392,8 @@ def fingerprint_of(run_dir):
 @pytest.mark.parametrize(
     ("what", "error", "message"),
     [
-        ("report.json", CheckpointError, "did not get that far"),
-        ("model.safetensors", CheckpointError, "did not get that far"),
+        ("report.json", CheckpointError, "ended before its first checkpoint"),
+        ("model.safetensors", CheckpointError, "ended before its first checkpoint"),
         ("masks.safetensors", CheckpointError, "has no masks"),
         ("data", CheckpointError, "data changed since the run began"),
         ("foreign", CheckpointError, "does not tell which model"),

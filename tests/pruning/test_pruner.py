@@ -250,7 +250,7 @@ def test_a_schedule_that_ends_after_training_is_refused() -> None:
         (lambda ctx: Update({"0.bias": torch.ones(8, dtype=torch.bool)}), "outside of the scope"),
         (lambda ctx: Update({"0.weight": torch.ones(8, 6)}), r"expected a bool mask .*float32"),
         (lambda ctx: Update({"0.weight": torch.ones(6, 8, dtype=torch.bool)}), r"shape \(6, 8\)"),
-        (lambda ctx: Update(values={"0.weight": torch.ones(2)}), "fit no mask"),
+        (lambda ctx: Update(values={"0.weight": torch.ones(2)}), "expected values of shape"),
     ],
 )
 def test_an_update_that_breaks_the_contract_is_refused(

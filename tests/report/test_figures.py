@@ -250,7 +250,7 @@ def test_a_reference_that_cannot_be_read_is_one_line(tmp_path):
     (tmp_path / "b.csv").write_bytes(b"\xff\xfe\x00")
     for path, told in (
         (tmp_path / "no.csv", "No such file"),
-        (tmp_path, "directory"),
+        (tmp_path, "a folder, not a file"),
         (tmp_path / "b.csv", "UTF-8"),
     ):
         with pytest.raises(UsageError, match=told):

@@ -12,14 +12,14 @@ from torch import Tensor, nn
 
 from prunekit.data import open_dataset
 from prunekit.foundation.files import write_json
-from prunekit.models import attach, build_model, token_counts
+from prunekit.models import build_model, token_counts
 from prunekit.models.cost import Macs
 from prunekit.models.file_metadata import images_metadata
+from prunekit.models.placing import attach_all
 from prunekit.models.saved import model_metadata, write_model
 from prunekit.pruning.sparsity import measure_sparsity
 from prunekit.recipe.load import recipe_from
 from prunekit.recipe.yaml_text import dump_yaml
-from prunekit.registry import COMPRESSORS
 from prunekit.runs.directory import write_masks
 
 DATA = {"name": "digits", "batch_size": 16, "train_limit": 64, "test_limit": 40}
@@ -71,7 +71,7 @@ def finished_run(
         torch.manual_seed(0)
         built = randomised(build_model(recipe.model, opened.spec))
     for config in recipe.compressors:
-        attach(built, config.slot, COMPRESSORS.create(config))
+        attach_all(built, config, opened.spec.input_shape)
     masks = random_masks(built) if pruned else {}
     with torch.no_grad():
         for name, mask in masks.items():

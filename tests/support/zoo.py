@@ -505,7 +505,7 @@ class FinishesBroken(Sound):
         return model
 
 
-@broken(STRATEGIES, r"Config.share does not come back from JSON: 1.0 became 0.5")
+@broken(STRATEGIES, r"Config.share does not come back from JSON: 0.5 became 0.25")
 class HalvesItsSetting(Sound):
     class Config(Sound.Config):
         share: float = 1.0

@@ -371,16 +371,20 @@ RUNS = {
     "compact_vit_cifar_cpu": 9,
     "compact_vit_digits": 9,
     "compression_cpu": 27,
+    "iso_compute": 190,
     "merging": 15,
     "paper_table1": 720,
     "paper_table2": 720,
+    "resnet56_compact": 15,
+    "wrn22_cifar_rigl": 24,
+    "wrn22_cifar_rigl_cpu": 24,
 }
 
 
 @pytest.mark.parametrize(
     "name",
     [
-        pytest.param(name, marks=[pytest.mark.slow] if runs > 200 else [])
+        pytest.param(name, marks=[pytest.mark.slow] if runs > 100 else [])
         for name, runs in sorted(RUNS.items())
     ],
 )

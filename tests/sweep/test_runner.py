@@ -617,7 +617,7 @@ def test_the_schema_knows_the_keys_of_a_sweep(capsys):
     with pytest.raises(SystemExit):
         main(["schema", "--sweep"])
     schema = json.loads(capsys.readouterr().out)
-    assert set(schema["properties"]) == {"name", "recipe", "set", "axes", "arms"}
+    assert set(schema["properties"]) == {"name", "recipe", "reference", "set", "axes", "arms"}
     arm = schema["definitions"]["ArmFile"]["properties"]
     assert set(arm) == {"recipe", "set", "without", "collapse", "needs"}
 
