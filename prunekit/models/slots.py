@@ -82,7 +82,8 @@ def attach(
     if slot not in slots(model):
         raise unknown_slot(model, slot)
     check_reads(model, slot, compressor, _given(model, slot))
-    compressor.config = compressor.config.model_copy(update={"slot": slot})
+    if compressor.config.slot != slot:
+        compressor.config = compressor.config.model_copy(update={"slot": slot})
     if isinstance(model, Slotted):
         model.attach(slot, compressor)
         _check_ratios(model, input_shape)
