@@ -199,13 +199,13 @@ def check_digest(path: Path, digests: Mapping[str, str]) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text in UTF-8 in one piece.
+    """Write a text in UTF-8 in one piece, with the same bytes on each system.
 
     Raises:
         WriteError: the disk is full or the folder cannot be written; `path` is as it was.
     """
     with replacing(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_bytes(text.encode())
 
 
 def write_json(path: Path, value: Any) -> None:
