@@ -49,7 +49,7 @@ def _folder() -> Path:
 def list_command(as_json: bool) -> None:
     """Tell what is there, that was used last first."""
     from prunekit.foundation.cache_files import cache_files, cache_limit
-    from prunekit.foundation.number_text import size_text
+    from prunekit.foundation.number_text import counted, size_text
 
     folder, limit = _folder(), cache_limit()
     files = [file for file in cache_files(folder) if file.kind != "lock"]
@@ -65,7 +65,8 @@ def list_command(as_json: bool) -> None:
         days = max(0.0, time.time() - file.used) / DAY
         age = "today" if days < 1 else f"{days:.0f} days ago"
         say(f"{size_text(file.size):>10}  {age:>14}  {file.kind}  {file.path.name}")
-    say(f"{len(files)} files, {size_text(total)} of at most {size_text(limit)}, in {folder}")
+    held = f"{counted(len(files), 'file')}, {size_text(total)}"
+    say(f"{held} of at most {size_text(limit)}, in {folder}")
 
 
 @command.command("clear", cls=ExampleCommand, examples=CLEAR_EXAMPLES)
@@ -79,8 +80,8 @@ def list_command(as_json: bool) -> None:
 def clear_command(older_than: float) -> None:
     """Delete it; runs at work go on with what they have open."""
     from prunekit.foundation.cache_files import cache_files, clear
-    from prunekit.foundation.number_text import size_text
+    from prunekit.foundation.number_text import counted, size_text
 
     before = time.time() - older_than * DAY
     files = [file for file in cache_files(_folder()) if file.used <= before]
-    say(f"{len(files)} files deleted, {size_text(clear(files))}")
+    say(f"{counted(len(files), 'file')} deleted, {size_text(clear(files))}")
