@@ -218,7 +218,7 @@ def cifar_recipe(cell: TaskCell, root: str, out: Path) -> Tree:
         "name": cell.name,
         "seed": cell.seed,
         "data": {"name": "image_folder", "root": root, "batch_size": 128, "augment": ["flip", "crop"],
-                 "train_limit": 5000, "test_limit": 2000},
+                 "image_size": 16, "train_limit": 5000, "test_limit": 2000},
         "model": model,
         "strategies": strategies,
         "optimizer": {"name": "adamw", "lr": 1e-3, "weight_decay": 0.05, "clip_norm": 1.0},

@@ -23,9 +23,9 @@ from prunekit.registry.configs import DataSpec
 
 SWEEP = Path(__file__).parents[1] / "recipes/sweeps/iso_compute.yaml"
 SPEC = DataSpec(channels=3, height=32, width=32, classes=10)
-STEPS, BATCH = 390, 128
-"""Ten epochs of 39 full batches of 5,000 images."""
-WIDTH, HEADS = 128, 2
+STEPS, BATCH = 468, 64
+"""Six epochs of 78 full batches of 5,000 images."""
+DEPTH, WIDTH, HEADS = 2, 64, 2
 SPARSITIES = (0.75, 0.95)
 RATIO = 0.6
 KINDS: dict[str, dict[str, Any]] = {
@@ -48,8 +48,8 @@ def training_macs(macs: int, steps: int) -> int:
 @cache
 def macs_of(kind: str | None, width: int, hidden: int, sparsity: float = 0.0) -> Macs:
     """Of one training image, with a share of each pruned weight's entries masked."""
-    config = {"name": "vit", "patch_size": 4, "depth": 4, "embed_dim": width, "heads": HEADS}
-    model = build_model(MODELS.parse({**config, "hidden": [hidden] * 4}), SPEC)
+    config = {"name": "vit", "patch_size": 4, "depth": DEPTH, "embed_dim": width, "heads": HEADS}
+    model = build_model(MODELS.parse({**config, "hidden": [hidden] * DEPTH}), SPEC)
     if kind is not None:
         compressor = COMPRESSORS.create(COMPRESSORS.parse(KINDS[kind]))
         attach(model, KINDS[kind]["slot"], compressor)
@@ -121,17 +121,18 @@ def arms() -> Iterator[tuple[str, Changes, bool]]:
 
 
 def _sized(width: int, hidden: int) -> Changes:
-    return {"model.embed_dim": width, "model.hidden": [hidden] * 4}
+    return {"model.embed_dim": width, "model.hidden": [hidden] * DEPTH}
 
 
 HEAD = """# Does merging help a pruned ViT at equal compute? What it saves is spent, and without it others save.
 #
-# vit_cifar_tome_cpu for ten epochs, at two sparsities and with five paired seeds. Merging by tokens and by
-# keys, pooling and dropping (64 -> 26 tokens) as they are, and with what they save of the executed training
-# multiply-adds spent on more steps, a wider network or a lower sparsity (`denser_for_75` beside 0.75: the same
-# multiply-adds without those by zeros); `none` has the budget, `none_fewer_steps` and `none_narrower` that of
-# `tokens`. The burden indicators are logged in all of them. Written by `python docs/iso_compute.py`, which
-# derives steps, widths and sparsities; docs/study.md, section 5.
+# vit_cifar_tome_cpu with two blocks of width 64, for six epochs, at two sparsities and with five paired seeds:
+# small enough for two cores and an hour. Merging by tokens and by keys, pooling and dropping (64 -> 26 tokens)
+# as they are, and with what they save of the executed training multiply-adds spent on more steps, a wider
+# network or a lower sparsity (`denser_for_75` beside 0.75: the same multiply-adds without those by zeros);
+# `none` has the budget, `none_fewer_steps` and `none_narrower` that of `tokens`. The burden indicators are
+# logged in all of them. Written by `python docs/iso_compute.py`, which derives steps, widths and sparsities;
+# docs/study.md, section 5.
 #
 # Data: as in compression_cpu.
 #   prunekit sweep iso_compute --jobs 2 && prunekit report sweeps/iso_compute --baseline none
@@ -146,6 +147,9 @@ def sweep_text() -> str:
         "name: iso_compute",
         "recipe: vit_cifar_tome_cpu",
         "set:",
+        f"  data.batch_size: {BATCH}",
+        f"  model.depth: {DEPTH}",
+        f"  model.embed_dim: {WIDTH}",
         f"  phases.0.length: {STEPS}st",
         "  strategies.0.schedule: {name: cubic, start: 0%, stop: 75%}",
         "  strategies.0.cadence: {every: 5%}",

@@ -48,7 +48,7 @@ def training(recipe):
 @pytest.mark.parametrize("spent", ["more_steps", "wider"])
 def test_what_is_saved_is_spent_to_one_percent(cells, kind, spent):
     budget = training(cells["none", "0.75"])
-    assert training(cells[kind, "0.75"]) < 0.5 * budget
+    assert training(cells[kind, "0.75"]) < 0.6 * budget
     assert training(cells[f"{kind}_{spent}", "0.75"]) == pytest.approx(budget, rel=0.01)
     assert cells[f"{kind}_{spent}", "0.75"].compressors == cells[kind, "0.75"].compressors
 
