@@ -29,6 +29,7 @@ from study_burden import (
     burden_seeds,
 )
 from study_compression import compression, interaction, merging, merging_pairs, speed
+from study_iso import iso_accuracy, iso_burden, iso_kinds, iso_less
 
 from prunekit.report.read import RunRecord, common
 from prunekit.report.study import Study, sweep_study
@@ -52,6 +53,10 @@ TABLES: dict[str, tuple[str, Callable[[Study], str]]] = {
     "speed": ("compression_cpu", speed),
     "merging": ("merging", merging),
     "merging_pairs": ("merging", merging_pairs),
+    "iso_accuracy": ("iso_compute", iso_accuracy),
+    "iso_less": ("iso_compute", iso_less),
+    "iso_kinds": ("iso_compute", iso_kinds),
+    "iso_burden": ("iso_compute", iso_burden),
 }
 
 

@@ -12,6 +12,8 @@ import pytest
 from click.testing import CliRunner
 
 from prunekit.cli.app import cli
+from prunekit.report.study import Cell, Study
+from prunekit.sweep.command_line import read_command_line
 
 DOCS = Path(__file__).parents[2] / "docs"
 FOLLOWED = "kept in the end"
@@ -135,3 +137,64 @@ def test_ways_to_merge_are_set_against_none(
     ahead = float(columns(tables["merging_pairs"], "average_pool - tome_dot")[0])
     from_none = [float(columns(table, arm)[2]) for arm in ("average_pool", "tome_dot")]
     assert ahead == pytest.approx(from_none[0] - from_none[1], abs=0.011)
+
+
+class OfNumbers:
+    """A run of made numbers: one that merges has half the gradient of one that does not."""
+
+    def __init__(self, arm: str, seed: int) -> None:
+        self.merged = not arm.startswith("none")
+        self.top1 = 0.4 + 0.01 * seed + (0.02 + 0.001 * seed if self.merged else 0)
+
+    def number(self, *keys: str) -> float:
+        halved = 0.5 if self.merged else 1.0
+        return {
+            "test_top1": self.top1, "after": 26.0 if self.merged else 64.0, "flops": 80 * halved,
+            "theoretical": 10 * halved, "wall_seconds": 3 * halved,
+        }[keys[-1]]  # fmt: skip
+
+    def series(self, key: str) -> list[tuple[int, float]]:
+        if key == "train/loss":  # it falls by the same way, twice as fast without merging
+            return [(step, 4.0 / (step if self.merged else 2 * step)) for step in (1, 2, 4, 8)]
+        rise = 1.0 if "weight" in key else 0.5 if self.merged else 1.0
+        return [(step, rise * step) for step in (1, 2, 4, 8)]
+
+
+def iso_study(seeds: int) -> Study:
+    """All arms of the sweep file, at both sparsities."""
+    arms = tuple(arm.name for arm in read_command_line("iso_compute", []).design.arms)
+    cells = [
+        Cell(arm, {} if "_denser_" in arm else {"sparsity": sparsity},
+             {seed: OfNumbers(arm, seed) for seed in range(seeds)})
+        for arm in arms for sparsity in ("0.75", "0.95")
+    ]  # fmt: skip
+    return Study("iso_compute", arms, {"sparsity": ("0.75", "0.95")}, tuple(cells), {})
+
+
+def test_arms_of_equal_compute_are_set_against_none_at_their_sparsity(script: ModuleType) -> None:
+    tables = {
+        name: script.TABLES[name][1](iso_study(3)) for name in script.TABLES if "iso_" in name
+    }
+    accuracy = tables["iso_accuracy"]
+    assert len(accuracy.splitlines()) == 2 + 2 * (3 + 4 * 4)
+    for sparsity, arm in (("0.75", "tokens_denser_for_75"), ("0.95", "tokens_denser_for_95")):
+        tokens, *costs, accurate, points, interval, _, _ = columns(accuracy, sparsity, arm)
+        assert (tokens, costs, accurate) == ("26", ["0.50"] * 3, "43.10 ± 1.10")
+        assert points == "+2.10"  # 2.0, 2.1 and 2.2 points by seed
+        assert interval == "+1.85 to +2.35"  # t of 2 degrees of freedom: 4.303 x 0.1 / sqrt(3)
+    assert columns(accuracy, "0.95", "none")[-4:] == [""] * 4
+    assert "tokens_denser_for_75" not in accuracy.split("| 0.95 | none ")[1]
+    less = columns(tables["iso_less"], "0.75", "keys - none_narrower")
+    assert less[:2] == ["0.50", "+2.10"]
+    assert columns(tables["iso_kinds"], "0.95", "tokens - pooling, wider")[0] == "+0.00"
+    burden = columns(tables["iso_burden"], "0.75", "tokens")
+    assert [entry.split(" (")[0] for entry in burden] == ["-50.00 %"] * 2 + ["+0.00 %"] * 2
+
+
+def test_gradients_are_compared_where_the_losses_are_equal(script: ModuleType) -> None:
+    """At loss 1 the run that merges is at step 4 with half of 4, the other at step 2 with 2."""
+    iso = sys.modules[script.TABLES["iso_burden"][1].__module__]
+    assert iso.over_at_equal_loss(OfNumbers("tokens", 0), OfNumbers("none", 0)) == pytest.approx(
+        1.0
+    )
+    assert iso.over(OfNumbers("tokens", 0), OfNumbers("none", 0), iso.GRADIENT, 0.5) == 0.5
