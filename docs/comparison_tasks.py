@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
+
+import torch
 
 Tree = dict[str, Any]
 HARD: Tree = {"mode": "hard", "schedule": "constant", "cadence": {"every": "once"}}
@@ -182,6 +185,7 @@ OF_UNITS: dict[str, Tree] = {
 }  # fmt: skip
 """At `STRUCTURED`, compacted at the end; of a ViT the hidden units, and half of the heads by
 magnitude."""
+IMAGE_SIZE = 16
 INSIDE = {"resnet": "layer*.conv1.weight", "vit": "*.mlp.fc1.weight"}
 NOT_FOR_VIT = ("synflow",)
 
@@ -218,7 +222,7 @@ def cifar_recipe(cell: TaskCell, root: str, out: Path) -> Tree:
         "name": cell.name,
         "seed": cell.seed,
         "data": {"name": "image_folder", "root": root, "batch_size": 128, "augment": ["flip", "crop"],
-                 "image_size": 16, "train_limit": 5000, "test_limit": 2000},
+                 "image_size": IMAGE_SIZE, "train_limit": 5000, "test_limit": 2000},
         "model": model,
         "strategies": strategies,
         "optimizer": {"name": "adamw", "lr": 1e-3, "weight_decay": 0.05, "clip_norm": 1.0},
@@ -241,39 +245,45 @@ def cifar_table(report: Callable[[TaskCell], Tree | None], seeds: int) -> str:
             "time of 1 image / dense | of 8 / dense |",
             "|---|---|---|---|---|---|---|",
         ]
-        dense = [report(TaskCell("cifar", model, "dense", 0.0, seed)) for seed in range(seeds)]
-        base = {
-            batch: [times[batch]["median_ms"] for times in _times(dense) if batch in times]
-            for batch in ("1", "8")
-        }
         for arm in CIFAR.arms:
             for s in cifar_sparsities(model, arm):
-                found = [report(TaskCell("cifar", model, arm, s, seed)) for seed in range(seeds)]
-                lines.append(_cifar_row(arm, s, [one for one in found if one], base))
+                cells = [TaskCell("cifar", model, arm, s, seed) for seed in range(seeds)]
+                lines.append(_cifar_row(cells[0], [one for one in map(report, cells) if one]))
         lines.append("")
     return "\n".join(lines).rstrip()
 
 
-def _times(reports: Iterable[Tree | None]) -> list[Tree]:
-    """What torch took, by batch; a machine that is busy may have left one out."""
-    return [one["latency"].get("torch", {}) for one in reports if one]
-
-
-def _cifar_row(arm: str, s: float, found: list[Tree], base: dict[str, list[float]]) -> str:
+def _cifar_row(cell: TaskCell, found: list[Tree]) -> str:
+    head = f"| `{cell.arm}` | {cell.sparsity:g} |"
     accuracy = mean_and_deviation([one["accuracy"]["test_top1"] for one in found])
     if not found:
-        return f"| `{arm}` | {s:g} | {accuracy} | | | | |"
+        return f"{head} {accuracy} | | | | |"
+    timed = [one["latency"].get("torch", {}) for one in found]
+    if cell.arm == "small_dense":  # its report knows no other network
+        timed = [small_beside_dense(cell.model)]
+    times = [_middle([one[batch]["ratio"] for one in timed if batch in one]) for batch in "18"]
     counts = [found[0]["parameters"]["stored"], found[0]["macs"]["executed"]]
-    times = []
-    for batch, dense in base.items():
-        timed = [one[batch] for one in _times(found) if batch in one]
-        if arm == "small_dense":  # its own dense model is itself: beside the medians of the others
-            middle = statistics.median(dense) if dense else float("nan")
-            ratios = [one["median_ms"] / middle for one in timed]
-        else:
-            ratios = [one["ratio"] for one in timed]
-        times.append(f"{statistics.median(ratios):.2f}" if ratios else "not measured")
-    return f"| `{arm}` | {s:g} | {accuracy} | {counts[0]:,} | {counts[1]:,} | {' | '.join(times)} |"
+    return f"{head} {accuracy} | {counts[0]:,} | {counts[1]:,} | {' | '.join(times)} |"
+
+
+def _middle(ratios: list[float]) -> str:
+    """A machine that is busy may have left the time out."""
+    return f"{statistics.median(ratios):.2f}" if ratios else "not measured"
+
+
+@cache
+def small_beside_dense(model: str) -> Tree:
+    """The time of `small_dense` in turn with the dense network, by batch, now and with one thread."""
+    from prunekit.models import build_model
+    from prunekit.models.latency import by_batch, measure_latency
+    from prunekit.registry import MODELS
+    from prunekit.registry.configs import DataSpec
+
+    torch.set_num_threads(1)
+    trees = (CIFAR_MODELS[model] | SMALL[model], CIFAR_MODELS[model])
+    spec = DataSpec(channels=3, height=IMAGE_SIZE, width=IMAGE_SIZE, classes=10)
+    small, dense = (build_model(MODELS.parse(tree), spec).eval() for tree in trees)
+    return by_batch(measure_latency(small, dense, (3, IMAGE_SIZE, IMAGE_SIZE), seconds=8.0))
 
 
 ONE_SHOT_TASK = Task(

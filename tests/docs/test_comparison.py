@@ -59,7 +59,10 @@ def test_a_small_dense_net_is_what_the_structured_arms_leave(script):
     assert small["vit"] == {"head_counts": [4 // 2] * 4, "hidden": [4 * 96 // 2] * 4}
 
 
-def test_the_table_shows_time_beside_the_dense_network(script):
+def test_the_table_shows_time_beside_the_dense_network(script, monkeypatch):
+    tasks = sys.modules[script.Task.__module__]
+    monkeypatch.setattr(tasks, "small_beside_dense", lambda model: {"1": {"ratio": 0.75}})
+
     def report(cell):
         if cell.model == "vit" or cell.arm not in ("dense", "small_dense", "fpgm"):
             return None
@@ -74,7 +77,7 @@ def test_the_table_shows_time_beside_the_dense_network(script):
 
     rows = script.TASKS["cifar"].table(report, 3).splitlines()
     assert "| `fpgm` | 0.5 | 51.00 ± 1.00 | 1,234 | 5,678 | 0.40 | not measured |" in rows
-    assert "| `small_dense` | 0 | 51.00 ± 1.00 | 1,234 | 5,678 | 0.75 | 0.75 |" in rows
+    assert "| `small_dense` | 0 | 51.00 ± 1.00 | 1,234 | 5,678 | 0.75 | not measured |" in rows
     assert "| `rigl` | 0.9 | not run | | | | |" in rows
 
 
@@ -91,3 +94,11 @@ def test_a_part_is_written_between_its_marks(script, tmp_path):
     assert after.count("<!-- end -->") == len(marks)
     assert after.split("<!-- task: cifar -->")[0] == before.split("<!-- task: cifar -->")[0]
     assert "| `granet` | 0.9 | not run |" in after
+
+
+@pytest.mark.slow
+def test_a_small_dense_net_is_timed_in_turn_with_the_large_one(script):
+    timed = sys.modules[script.Task.__module__].small_beside_dense("resnet")
+    assert timed.keys() == {"1", "8"}
+    for one in timed.values():
+        assert 0 < one["ratio_low"] <= one["ratio"] <= one["ratio_high"]
