@@ -20,7 +20,7 @@ from prunekit.compressors.tome import Tome
 from prunekit.export.latency import session_pass
 from prunekit.export.programs import trace, write_onnx
 from prunekit.models.latency import Pass
-from prunekit.models.slots import attach
+from prunekit.models.placing import attach
 from prunekit.models.vit import ViTConfig
 from prunekit.models.vit_blocks import Attention, EncoderBlock
 from prunekit.registry.configs import DataSpec

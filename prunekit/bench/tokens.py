@@ -23,7 +23,7 @@ from prunekit.bench.measure import (
 from prunekit.bench.plain_tokens import Slice, plain_merge, same_tokens
 from prunekit.compressors.base import DataCompressor, TokenBatch
 from prunekit.compressors.tome import Tome
-from prunekit.models.slots import attach
+from prunekit.models.placing import attach
 from prunekit.models.vit import ViTConfig
 from prunekit.models.vit_blocks import EncoderBlock
 from prunekit.registry.configs import DataSpec

@@ -56,8 +56,7 @@ def taken_of(compressor: DataCompressor) -> Tensor | None:
     term = compressor.take_loss()
     if term is None:
         return None
-    cls = type(compressor)
-    who = f"compressor {compressor.config.name!r} ({cls.__module__}.{cls.__qualname__})"
+    who = who_is(compressor)
     if not isinstance(term, Tensor):
         raise PluginError(f"{who}: add_loss was given a {type(term).__name__}, not a tensor")
     if term.ndim or not term.is_floating_point():
@@ -69,3 +68,9 @@ def taken_of(compressor: DataCompressor) -> Tensor | None:
     if torch.is_grad_enabled() and not term.requires_grad:
         raise PluginError(f"{who}: its loss depends on nothing that learns")
     return term.float()
+
+
+def who_is(compressor: DataCompressor) -> str:
+    """A compressor with its class, for a message."""
+    cls = type(compressor)
+    return f"compressor {compressor.config.name!r} ({cls.__module__}.{cls.__qualname__})"

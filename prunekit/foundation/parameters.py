@@ -59,6 +59,9 @@ WEIGHTED = frozenset({"Linear", "_ConvNd", "Bilinear"})
 ATTENTION_WEIGHTS = frozenset({"in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight"})
 """The input projections of torch's MultiheadAttention, in its two layouts."""
 
+INPUTS_FIRST = frozenset({"transformers.pytorch_utils.Conv1D"})
+"""Linear layers whose weight is [in, out]."""
+
 
 COMPRESSORS = "DataCompressor"
 """Base of modules whose parameters, and those of modules in them, only a pattern of the recipe
@@ -97,7 +100,9 @@ class Holder(NamedTuple):
     @property
     def is_transposed(self) -> bool:
         """Whether the weight is [in, out / groups, ..] and not [out, in / groups, ..]."""
-        return bool(getattr(self.module, "transposed", False)) and len(self.shape) > 1
+        bases = {f"{base.__module__}.{base.__name__}" for base in type(self.module).__mro__}
+        first = getattr(self.module, "transposed", False) or bases & INPUTS_FIRST
+        return bool(first) and len(self.shape) > 1
 
     @property
     def rows(self) -> tuple[tuple[int, ...], tuple[int, ...]]:

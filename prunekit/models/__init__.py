@@ -8,7 +8,8 @@ from __future__ import annotations
 from torch import nn
 
 from prunekit.models.limits import refuse_too_large
-from prunekit.models.slots import TokenCounts, attach, slots, token_counts
+from prunekit.models.placing import attach
+from prunekit.models.slots import TokenCounts, slots, token_counts
 from prunekit.models.start_weights import PRETRAINED, load_initial
 from prunekit.registry.configs import DataSpec, ModelConfig
 

@@ -17,9 +17,10 @@ from prunekit.compressors.base import (
 )
 from prunekit.errors import PluginError, RecipeError
 
-_REMEDY = (
-    "keys and class_attention are those of plain attention, in slots blocks.N, class_attention "
-    "where there is a class token"
+_OF_BLOCKS = "keys and class_attention are those of plain attention, in slots blocks.N"
+_NO_CLASS_TOKEN = (
+    "it is of a class token, and this model has none: use pool: cls in vit, class_token: true in a "
+    "model of timm, or another compressor, such as tome"
 )
 
 
@@ -93,7 +94,8 @@ def check_reads(
         )
     lacking = sorted(compressor.reads - given)
     if lacking:
+        remedy = _NO_CLASS_TOKEN if lacking == [CLASS_ATTENTION] and KEYS in given else _OF_BLOCKS
         raise RecipeError(
             f"slot: compressor {compressor.config.name!r} reads {' and '.join(lacking)}, which "
-            f"{type(model).__name__} does not give in slot {slot!r}: {_REMEDY}"
+            f"{type(model).__name__} does not give in slot {slot!r}: {remedy}"
         )

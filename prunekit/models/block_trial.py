@@ -42,8 +42,8 @@ class Keeping(DataCompressor):
         return TokenBatch(x[:, : self.keeps], size[:, : self.keeps], protected)
 
     def output_tokens(self, n: int) -> int:
-        """Not asked here."""
-        return n
+        """All but the protected one, of which there is one here."""
+        return n if self.keeps is None else min(n, self.keeps - 1)
 
 
 def tried_seam(

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from prunekit.compressors.base import CLASS_ATTENTION, KEYS, DataCompressor, Depth, TokenBatch
+from prunekit.compressors.passing import compressed
 from prunekit.errors import UsageError
 from prunekit.models.attention_view import AttentionView, wanted_of
 from prunekit.models.seams import (
@@ -62,7 +63,7 @@ class Passage:
         """What a place's compressor makes of tokens."""
         compressor = self.held[place]
         depth = Depth(max(place, 0), len(self.seams))
-        out: TokenBatch = compressor(view.shown(tokens, depth))
+        out = compressed(compressor, view.shown(tokens, depth))
         if place == min(self.at_work, default=place):
             self.patches = tokens.x.shape[1] - tokens.protected
         if not compressor.conserves_mass:

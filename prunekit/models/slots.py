@@ -60,24 +60,15 @@ def slots(model: nn.Module) -> Sequence[str]:
     return slot_names(place) if place else ()
 
 
-def attach(
+def put_into(
     model: nn.Module,
     slot: str,
     compressor: DataCompressor,
     input_shape: Sequence[int] | None = None,
-) -> None:
-    """Put a compressor into a slot of the model; where that is refused, a stock model is as it was.
+) -> Callable[[], None]:
+    """Put a compressor into one slot of the model -> what takes it out of a stock model again.
 
-    Args:
-        model: on any device.
-        slot: its name.
-        compressor: goes into the mode of the model; its settings say this slot from now on.
-        input_shape: [C, H, W] of the images; None = those that a stock model is made for.
-
-    Raises:
-        RecipeError: no such slot, a taken one, a ratio that leaves no token in train or eval mode,
-            proportional attention or something to read that the model cannot give, or a stock model
-            whose blocks or head cannot do with merged tokens.
+    See `placing.attach`.
     """
     if slot not in slots(model):
         raise unknown_slot(model, slot)
@@ -87,6 +78,7 @@ def attach(
     if isinstance(model, Slotted):
         model.attach(slot, compressor)
         _check_ratios(model, input_shape)
+        undo = _stays
     else:
         undo = _attach_stock(model, slot, compressor, input_shape)
         try:
@@ -97,6 +89,11 @@ def attach(
     for module in model.modules():
         if isinstance(module, DataCompressor):
             module.train(model.training)
+    return undo
+
+
+def _stays() -> None:
+    """A model that declares its slots has no way to give a compressor back."""
 
 
 def _given(model: nn.Module, slot: str) -> frozenset[str]:
@@ -123,7 +120,7 @@ def _attach_stock(
 ) -> Callable[[], None]:
     """Attach to a model that passes the trial -> what takes the compressor out again."""
     place, who = stock_place(model), type(model).__name__
-    assert place is not None, "attach() looked"
+    assert place is not None, "put_into() looked"
     passage = passage_of(model)
     if passage is not None and slot_index(slot) in passage.held:
         raise taken_slot(slot)

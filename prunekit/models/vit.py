@@ -19,6 +19,7 @@ from prunekit.compressors.base import (
     Depth,
     TokenBatch,
 )
+from prunekit.compressors.passing import compressed
 from prunekit.errors import RecipeError
 from prunekit.foundation.values import NewKey
 from prunekit.models.attention_view import AttentionView, wanted_of
@@ -247,7 +248,7 @@ class ViT(nn.Module):
         tokens = self.embed(images)
         if self.compressor is not None:
             view = AttentionView(wanted_of(self.compressor))
-            tokens = self.compressor(view.shown(tokens, Depth(0, len(self.blocks))))
+            tokens = compressed(self.compressor, view.shown(tokens, Depth(0, len(self.blocks))))
         biased = needs_bias(self)
         for block in self.blocks:
             tokens = block(tokens, biased)

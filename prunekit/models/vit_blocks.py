@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from prunekit.compressors.base import DataCompressor, Depth, TokenBatch
+from prunekit.compressors.passing import compressed
 from prunekit.models.attention_view import AttentionView, wanted_of
 from prunekit.models.residual import DropPath, LayerScale
 
@@ -71,7 +72,8 @@ class EncoderBlock(nn.Module):
         branch = self.drop_path1(self.ls1(self.attn(self.norm1(x), bias, view)))
         tokens = TokenBatch(x + branch, size, protected)
         if self.compressor is not None:
-            tokens = self.compressor(view.shown(tokens, self.depth) if view else tokens)
+            shown = view.shown(tokens, self.depth) if view else tokens
+            tokens = compressed(self.compressor, shown)
         x, size, protected = tokens
         branch = self.drop_path2(self.ls2(self.mlp(self.norm2(x))))
         return TokenBatch(x + branch, size, protected)

@@ -6,6 +6,7 @@ too, so that there is one truth.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -123,6 +124,8 @@ def state_fault(change: object, param: Tensor) -> str | None:
             return f"state {key!r} of shape {tuple(value.shape)}, not {tuple(param.shape)}"
         if not isinstance(value, Tensor | int | float):
             return f"state {key!r} is {type(value).__name__}, not a number or a tensor"
+        if not isinstance(value, Tensor) and not math.isfinite(value):
+            return f"its state {key!r} is to become {value}, which is not finite"
     return None
 
 

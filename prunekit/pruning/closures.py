@@ -45,6 +45,8 @@ class LoopGradients:
         if self._taken and scaler is None and not self._told:  # after an overflow it comes again
             self._told = True
             LOG.warning(TWICE)
+        if scaler is not None:  # an overflow is no fault, and is computed again
+            self.engine.mask_set.origins.forget()
         if self._over or self.engine.passes.taker(self.engine.step) is None:
             self._pass(closure, scaler, given)
         else:

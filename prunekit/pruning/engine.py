@@ -152,10 +152,18 @@ class Engine:
         if self.changes_gradients:
             self.penalties.of_weights(self.step)
             for due in self._due.active(self.step, inside=True):
-                due.assigned.strategy.adjust_gradients(self._context(due))
+                self._adjust(due)
         take_step = self._update_all(inside=True)
         self.mask_set.mask_gradients()
         return take_step
+
+    def _adjust(self, due: Due) -> None:
+        strategy = due.assigned.strategy
+        if type(strategy).adjust_gradients is not PruningStrategy.adjust_gradients:
+            strategy.adjust_gradients(self._context(due))
+            grads = [p.grad for p in self.params.values() if p.grad is not None]
+            who = f"{due.assigned.origin}: what its adjust_gradients left"
+            self.mask_set.origins.note(who, grads)
 
     def count_step(self) -> None:
         """One optimizer step is done: t += 1."""
@@ -373,6 +381,7 @@ class Engine:
         try:
             return self._checked_update(assigned, ctx)
         except PluginError as error:
+            self.mask_set.origins.refuse(self.step)
             for name in assigned.scope:  # what training made of it, no strategy can rank
                 if bool(self.params[name].isfinite().all()):
                     continue

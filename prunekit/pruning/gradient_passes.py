@@ -15,6 +15,7 @@ from prunekit.foundation.timeline import Timeline
 from prunekit.pruning.assignment import Assigned, Due, DueStrategies
 from prunekit.pruning.checks import passes_of
 from prunekit.pruning.context import StepContext, Surroundings
+from prunekit.pruning.origins import any_not_finite
 from prunekit.pruning.strategies.base import PruningStrategy
 
 Pass = Callable[[], Tensor]
@@ -56,19 +57,26 @@ class GradientPasses:
         if due is None:
             compute()
             return 1
-        passes = 0
+        passes, origins, params = 0, self._around.mask_set.origins, self._around.params
+        who = f"{due.assigned.origin}: what its around_gradients"
 
         def once() -> Tensor:
             """One pass, counted; the first of them moves the buffers."""
             nonlocal passes
             passes += 1
             with nullcontext() if passes == 1 else buffers_kept(self._around.model):
-                return compute()
+                loss = compute()
+            if (bad := any_not_finite(_grads(params))) is not None:
+                origins.spoil(bad)
+            return loss
 
         self._around.mask_set.follow()
-        assigned, names = due.assigned, _learning(self._around.params)
-        ctx = PassContext(self._around, assigned.label, names, due.clock, due.index, assigned.scope)
+        assigned, names = due.assigned, _learning(params)
+        ctx = PassContext(
+            self._around, assigned.label, names, due.clock, due.index, assigned.scope, who
+        )
         assigned.strategy.around_gradients(ctx, once)
+        origins.note(f"{who} left as gradients", _grads(params))
         said = passes_of(assigned, due.clock)
         if passes != said:
             raise PluginError(
@@ -88,6 +96,8 @@ class PassContext(StepContext):
     """The `GradientContext` of a step."""
 
     scope: tuple[str, ...]
+    who: str
+    """How a sentence about its hook begins."""
 
     @property
     def grads(self) -> Mapping[str, Tensor]:
@@ -103,6 +113,7 @@ class PassContext(StepContext):
         """Other weights inside, in the same memory: a CUDA graph reads its weights from there."""
         params, mask_set = self.around.params, self.around.mask_set
         self._refuse_unfit("perturbed", values)
+        mask_set.origins.note(f"{self.who} perturbed weights to", values.values())
         own, outer = {name: params[name].data.clone() for name in values}, mask_set.perturbed
         try:
             for name, value in values.items():
@@ -163,6 +174,10 @@ def _in(assigned: Assigned, phase: str) -> bool:
 
 def _takes(assigned: Assigned) -> bool:
     return type(assigned.strategy).around_gradients is not PruningStrategy.around_gradients
+
+
+def _grads(params: Mapping[str, nn.Parameter]) -> list[Tensor]:
+    return [param.grad for param in params.values() if param.grad is not None]
 
 
 def _learning(params: Mapping[str, nn.Parameter]) -> tuple[str, ...]:

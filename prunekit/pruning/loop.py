@@ -49,6 +49,7 @@ class Loop:
             or any(strategy.reads == "gradients" for strategy in strategies)
         )
         self._with_a_loss = with_a_loss(engine.model)
+        self._on_host = all(param.device.type == "cpu" for param in engine.params.values())
         self.gradients = LoopGradients(engine)
         self._units: list[UnitCount] = []  # of the strategies when they finished
         self._over = ""  # why no further call makes sense
@@ -109,13 +110,18 @@ class Loop:
             engine.mask_set.follow()
             engine.mask_set.mask_gradients()
             return True
+        origins = engine.mask_set.origins
         if self._looks and not _finite(engine.params):
+            origins.refuse(engine.step)
             self._warn(
                 "before_step: gradients are not finite, so nothing is read of them and the step "
                 "is not taken (with a GradScaler that is an overflow)"
             )
             return False
-        return engine.before_step()
+        take_step = engine.before_step()
+        if self._looks or self._on_host:
+            origins.refuse(engine.step)
+        return take_step
 
     def after_step(self) -> None:
         """One step is done."""

@@ -28,6 +28,7 @@ from prunekit.foundation.warn import LOG
 from prunekit.pruning.corrections import Corrections
 from prunekit.pruning.counts import Counted, MaskCount, count_masks
 from prunekit.pruning.optimizer_state import change_state
+from prunekit.pruning.origins import Origins
 from prunekit.pruning.rewrite import AtRest, rewrite
 from prunekit.pruning.saved_state import masks_fault, refuse
 from prunekit.pruning.scores import count_each
@@ -78,6 +79,8 @@ class MaskSet:
         """Of the last update."""
         self.perturbed: dict[str, Tensor] = {}
         """Dense W of a pass at other weights: what stands for those that are kept apart."""
+        self.origins = Origins()
+        """Which hook gave the first number that is not finite."""
         self.fingerprints = False
         """Whether masks are to be compared between ranks: they are counted with fingerprints."""
 
@@ -186,14 +189,15 @@ class MaskSet:
                 what they did.
 
         Raises:
-            PluginError: what they were chosen by, or a correction, was not finite; nothing is in
-                force then.
+            PluginError: what they were chosen by, a value or a state was not finite; nothing is
+                in force then.
         """
         new = {name: send(m, self.params[name].device) for name, m in update.masks.items()}
         prints = self.fingerprints
-        beside = BesideMasks(update, new, self.params)
-        flags = [*beside.flags, *(moved for _, _, moved in self._moved)]
         returning, given = ({}, update.values) if corrects else (update.values, {})
+        comes = {n: new[n] & ~self.mask(n) for n in new.keys() & returning}
+        beside = BesideMasks(update, new, self.params, comes)
+        flags = [*beside.flags, *(moved for _, _, moved in self._moved)]
         in_blocks = self._in_blocks(new.keys() - {*returning, *update.soft, *self.soft})
         kept = {n: self.mask(n) & new[n] if n in new else self.mask(n) for n in given}
         corrections = Corrections(given, self.params, kept, fingerprints=prints)
@@ -431,6 +435,8 @@ class MaskSet:
             if moved:
                 param = self.params[name]
                 if not bool(param.isfinite().all()):
+                    if (by := self.origins.first()) is not None:
+                        raise DivergedError(f"{name} is not finite after a step of {who}: {by}")
                     raise DivergedError(not_finite(name, param, f"after a step of {who}"))
                 raise PluginError(
                     f"optimizer {who} moved pruned weights of {name}, whose gradient and "

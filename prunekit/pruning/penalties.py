@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor
 from prunekit.pruning.assignment import Assigned, Due, DueStrategies
 from prunekit.pruning.checks import check_penalty
 from prunekit.pruning.context import Surroundings
+from prunekit.pruning.origins import Origins
 from prunekit.pruning.strategies.base import PruningStrategy
 from prunekit.pruning.strategies.contexts import BatchContext
 
@@ -19,7 +21,7 @@ class Penalties:
     """Those of all strategies of a run; several add up."""
 
     def __init__(self, around: Surroundings, due: DueStrategies) -> None:
-        self._around, self._due = around, due
+        self._around, self._due, self._origins = around, due, around.mask_set.origins
         self._of_batches = [one for one in due.assigned if _sees_batches(one)]
         self.labels = tuple(one.label for one in self._of_batches)
         """The strategies with a `batch_penalty`."""
@@ -47,22 +49,25 @@ class Penalties:
         """
         logits, distilled = output if isinstance(output, tuple) else (output, None)
         logits, distilled = _wide(logits), None if distilled is None else _wide(distilled)
+        heads = [logits] if distilled is None else [logits, distilled]
         terms = {label: logits.new_zeros(()) for label in self.labels}
         for due in self._looking(step):
             assigned = due.assigned
+            watched = _Watched(assigned.origin, self._origins)
             ctx = BatchContext(
                 inputs,
-                logits,
+                watched(logits),
                 targets,
-                distilled,
+                None if distilled is None else watched(distilled),
                 due.clock,
                 self._around.model,
-                _Made(assigned.scope, self._dense),
+                _Made(assigned.scope, partial(self._watched, watched)),
                 _Made(assigned.scope, self._around.mask_set.mask),
             )
             term = assigned.strategy.batch_penalty(ctx)
             if term is not None:
                 check_penalty(assigned, term, "batch_penalty")
+                self._origins.note(f"{assigned.origin}: its batch_penalty", [term], heads)
                 terms[assigned.label] = term.reshape(()).to(logits.dtype)
         found = torch.stack(tuple(terms.values())) if terms else logits.new_zeros(0)
         self.last = found.detach()
@@ -70,16 +75,20 @@ class Penalties:
 
     def of_weights(self, step: int) -> None:
         """Add the gradient of what `penalty` says of the model, once a step."""
-        terms, model = [], self._around.model
+        terms, who, model = [], [], self._around.model
         for due in self._due.active(step, inside=True):
             term = due.assigned.strategy.penalty(model, due.clock)
             if term is not None:
                 check_penalty(due.assigned, term)
+                self._origins.note(f"{due.assigned.origin}: its penalty", [term])
                 terms.append(term)
+                who.append(due.assigned.origin)
         if not terms:
             return
         params = [p for p in self._around.params.values() if p.requires_grad]
         grads = torch.autograd.grad(sum(terms[1:], terms[0]), params, allow_unused=True)
+        given = [grad for grad in grads if grad is not None]
+        self._origins.note(f"{' and '.join(who)}: the gradient of penalty", given)
         for param, grad in zip(params, grads, strict=True):
             if grad is not None:
                 param.grad = grad if param.grad is None else param.grad.add_(grad)
@@ -99,6 +108,9 @@ class Penalties:
         active = self._due.active(step, inside=True)
         return (due for due in active if due.assigned.label in self.labels)
 
+    def _watched(self, watched: _Watched, name: str) -> Tensor:
+        return watched(self._dense(name))
+
     def _dense(self, name: str) -> Tensor:
         """Dense W of a parameter, whose gradient is that of the parameter."""
         param, mask_set = self._around.params[name], self._around.mask_set
@@ -109,6 +121,23 @@ class Penalties:
         if mode == "masked":
             return torch.where(mask_set.mask(name), param, dense)
         return dense + (param - param.detach())  # x - x is 0, so this is W to the last bit
+
+
+class _Watched:
+    """Tensors as one strategy sees them: the gradient that comes back to them is its own."""
+
+    def __init__(self, who: str, origins: Origins) -> None:
+        self._who, self._origins = f"{who}: the gradient of its batch_penalty", origins
+
+    def __call__(self, tensor: Tensor) -> Tensor:
+        if not tensor.requires_grad:
+            return tensor
+        own = tensor.view_as(tensor)
+        own.register_hook(partial(self._note, tensor))  # type: ignore[no-untyped-call]
+        return own
+
+    def _note(self, tensor: Tensor, grad: Tensor) -> None:
+        self._origins.note(self._who, [grad], [tensor])
 
 
 class _Made(Mapping[str, Tensor]):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -18,6 +19,7 @@ from prunekit.pruning.strategies.base import Masks, PruningStrategy, Update
 SCALE = 1 << 30
 """A mean in [0, 1] is read of a device as a whole number of this many parts."""
 OUT_OF_RANGE = "its soft mask must be in [0, 1], and 0 exactly where the mask is False"
+VALUES_NOT_FINITE = "its values for what comes back are not finite"
 NOT_MOVING = "what the mask keeps must be among the moving entries"
 
 
@@ -56,10 +58,25 @@ class BesideMasks:
         update: what a strategy gave, checked.
         masks: its masks on the devices of their weights.
         params: these weights.
+        comes: of those that are given values for it, the entries that come back, bool.
     """
 
-    def __init__(self, update: Update, masks: Masks, params: Mapping[str, Tensor]) -> None:
+    def __init__(
+        self,
+        update: Update,
+        masks: Masks,
+        params: Mapping[str, Tensor],
+        comes: Masks = MappingProxyType({}),
+    ) -> None:
         self._asked = [(name, NOT_FINITE, finite) for name, finite in update.finite.items()]
+        for name, where in comes.items():
+            self._asked.append((name, VALUES_NOT_FINITE, _finite_at(where, update.values[name])))
+        for name, change in update.state.items():
+            where = send(change.where, params[name].device)
+            for key, value in change.values.items():
+                if isinstance(value, Tensor):
+                    what = f"its state {key!r} is to become what is not finite"
+                    self._asked.append((name, what, _finite_at(where, value)))
         self.soft, self.moving = dict[str, Tensor](), dict[str, Tensor]()
         """In the dtype of the weight."""
         for name, soft in update.soft.items():
@@ -90,6 +107,10 @@ class BesideMasks:
         means = told[len(self._asked) :]
         found = zip(self.soft.items(), means, strict=True)
         return {name: mean / SCALE * soft.numel() for (name, soft), mean in found}
+
+
+def _finite_at(where: Tensor, values: Tensor) -> Tensor:
+    return (send(values.detach(), where.device).isfinite() | ~where).all()
 
 
 def _fits(soft: Tensor, mask: Tensor) -> Tensor:

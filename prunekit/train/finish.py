@@ -136,6 +136,7 @@ def _evaluate(trainer: Trainer) -> dict[str, Evaluation]:
     for split, one in found.items():
         trainer.observer.log_evaluation(trainer.images, split, one)
         if not math.isfinite(one.loss):
+            trainer.precision.origins.refuse(trainer.engine.step)
             raise DivergedError(
                 f"the loss of the finished model on the {split} split is not finite, so no model "
                 "was written: lower optimizer.lr, or use precision fp32"

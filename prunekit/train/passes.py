@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
-from prunekit.compressors.auxiliary import taken_of, with_a_loss
+from prunekit.compressors.auxiliary import taken_of, who_is, with_a_loss
 from prunekit.data import EvalSplit
 from prunekit.foundation.devices import widest
 from prunekit.foundation.seeding import seed_for
@@ -69,6 +69,7 @@ class Passes:
         self.run, self.precision, self._look = run, precision, look
         sizes = run.data.sizes
         self._with_a_loss = [*with_a_loss(run.model).values()]
+        self._origins = run.engine.mask_set.origins
         self._compiled = Compiled(
             run.model,
             run.recipe.compile,
@@ -146,6 +147,9 @@ class Passes:
     def _terms(self, like: Tensor) -> list[Tensor]:
         """What each compressor that may adds to the loss of the pass just made; 0 where nothing."""
         taken = [taken_of(one) for one in self._with_a_loss]
+        for compressor, term in zip(self._with_a_loss, taken, strict=True):
+            if term is not None:
+                self._origins.note(f"{who_is(compressor)}: its add_loss", [term], [like])
         return [like.new_zeros(()) if term is None else term for term in taken]
 
     def _trained(self, images: Tensor) -> Any:

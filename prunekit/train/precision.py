@@ -12,6 +12,7 @@ from torch.optim import Optimizer
 from prunekit.errors import DivergedError, RecipeError
 from prunekit.foundation.autocast import DTYPES, autocast, unscale_again
 from prunekit.foundation.devices import has_float64
+from prunekit.pruning.origins import Origins
 
 PATIENCE = 40
 """fp16 steps in a row that may overflow: from 2^16 the scale has then fallen below 2^-23."""
@@ -34,7 +35,9 @@ class Precision:
     saved.
     """
 
-    def __init__(self, name: str, device: torch.device) -> None:
+    def __init__(self, name: str, device: torch.device, origins: Origins | None = None) -> None:
+        self.origins = origins or Origins()
+        """Told of each pass; knows the hook that gave the first number that is not finite."""
         self.dtype, self.device = DTYPES[name], device
         # torch takes the reciprocal of the loss scale in float64 on all devices but Apple's
         if name == "fp16" and not has_float64(device) and device.type != "mps":
@@ -71,6 +74,7 @@ class Precision:
             self._overflows = self._overflows + 1 if bool(_not_finite(model)) else 0
             if 0 < self._overflows <= PATIENCE:
                 self._update()
+                self.origins.forget()
                 return False
         self.look(model, step)
         return True
@@ -81,7 +85,9 @@ class Precision:
         Raises:
             DivergedError: one is; on a GPU `stop_if_bad` says so.
         """
-        self._bad |= _not_finite(model)
+        bad = _not_finite(model)
+        self._bad |= bad
+        self.origins.spoil(bad)
         if self.device.type == "cpu":
             self.stop_if_bad(step)
 
@@ -92,6 +98,7 @@ class Precision:
             DivergedError: one was.
         """
         if bool(self._bad):
+            self.origins.refuse(step)
             remedy = FROM_THE_START if step == 0 else LATER
             raise DivergedError(f"the loss or its gradient is not finite at step {step}{remedy}")
 

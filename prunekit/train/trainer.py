@@ -35,7 +35,7 @@ class Trainer:
         self.evaluate_every = _interval(run, run.recipe.evaluate.every)
         self.checkpoint_every = _interval(run, run.recipe.checkpoint.every)
         self.clip_norm = run.recipe.optimizer.clip_norm
-        self.precision = Precision(run.recipe.precision, self.device)
+        self.precision = Precision(run.recipe.precision, self.device, self.engine.mask_set.origins)
         self.stopping = Stopping(self.group)
         self.state = ModelState(run)
         self.watch, self.images = Stopwatch(self.device), 0
@@ -129,7 +129,7 @@ class Trainer:
             self.group.share_buffers(model)
         # before clipping: probes and strategies must see gradients of their true size
         take_step = engine.before_step()
-        if engine.changes_gradients:
+        if engine.changes_gradients or engine.passes.taker(t) is not None:
             self.precision.look(model, t)
         if self.clip_norm is not None:
             # after the masks: what a pruned weight would get must not shrink the step of the others
@@ -211,6 +211,7 @@ class Trainer:
         step, weights = self.engine.step, self.state.weights()
         observed = self.observer.state_dict()
         if not all(bool(tensor.isfinite().all()) for tensor in weights.values()):
+            self.precision.origins.refuse(step)
             raise DivergedError(
                 f"a weight is not finite after step {step}; nothing was saved since the last "
                 "checkpoint: lower optimizer.lr"

@@ -10,10 +10,12 @@ from pydantic import Field
 from torch import Tensor
 
 from prunekit.errors import RecipeError
+from prunekit.foundation.parameters import Holders
 from prunekit.pruning.distributions import AnyDistribution, Uniform
 from prunekit.pruning.inputs import input_squares
 from prunekit.pruning.strategies.base import Context
 from prunekit.pruning.strategies.calibrated import Calibrated
+from prunekit.pruning.structures.constant_fan_in import Rows
 
 
 class Wanda(Calibrated):
@@ -52,7 +54,7 @@ class Wanda(Calibrated):
         params = dict(ctx.model.named_parameters(remove_duplicate=False))
         batches = (x for x, _ in ctx.calibration(self.config.samples))
         squares = input_squares(ctx.model, {name: params[name] for name in ctx.weights}, batches)
-        scores = {}
+        scores, holders = {}, Holders(ctx.model)
         for name, weight in ctx.weights.items():
             if not squares[name].any():
                 raise RecipeError(
@@ -60,14 +62,22 @@ class Wanda(Calibrated):
                     "out with scope.exclude"
                 )
             score = weight.abs() * squares[name].sqrt()
-            scores[name] = places_in_rows(score) if self.config.compare == "row" else score
+            if self.config.compare == "row" and score.ndim > 1:
+                rows = Rows(holders.first(name).shape, *holders.first(name).rows)
+                score = rows.back(places_in_rows(rows.matrix(score)))
+            elif self.config.compare == "row":  # a vector is one row
+                score = places_in_rows(score.unsqueeze(0)).squeeze(0)
+            scores[name] = score
         return scores
 
 
-def places_in_rows(score: Tensor) -> Tensor:
-    """(n - k) / n for the k-th largest of the n entries of a row; of ties the lower index first."""
-    rows = score.flatten(1) if score.ndim > 1 else score.unsqueeze(0)
+def places_in_rows(rows: Tensor) -> Tensor:
+    """(n - k) / n for the k-th largest of the n entries of a row; of ties the lower index first.
+
+    Args:
+        rows: [rows, n] scores.
+    """
     n = rows.shape[1]
     order = rows.argsort(dim=1, descending=True, stable=True)
-    falling = torch.arange(n, 0, -1, dtype=score.dtype, device=score.device) / n
-    return torch.empty_like(rows).scatter_(1, order, falling.expand_as(rows)).view_as(score)
+    falling = torch.arange(n, 0, -1, dtype=rows.dtype, device=rows.device) / n
+    return torch.empty_like(rows).scatter_(1, order, falling.expand_as(rows))

@@ -166,13 +166,63 @@ def test_wanda_by_tensor_ranks_the_scores_themselves():
 @with_steps
 @given(score=tensors(FINITE, FLOATS))
 def test_places_fall_in_each_row_and_ties_by_index(score):
-    places = places_in_rows(score)
     rows = score.flatten(1) if score.ndim > 1 else score.unsqueeze(0)
+    places = places_in_rows(rows)
     n = rows.shape[1]
     for own, found in zip(rows.tolist(), places.reshape(rows.shape).tolist(), strict=True):
         order = sorted(range(n), key=lambda j, of=own: (-of[j], j))
         right = torch.tensor([(n - order.index(j)) / n for j in range(n)], dtype=score.dtype)
         torch.testing.assert_close(torch.tensor(found, dtype=score.dtype), right)
+
+
+def best_of_four(score):
+    """The two highest of each four neighbours of a row, in lists."""
+    wanted = torch.zeros_like(score, dtype=torch.bool)
+    for row, own in enumerate(score.tolist()):
+        for first in range(0, len(own), 4):
+            order = sorted(range(first, first + 4), key=lambda j, of=own: (-of[j], j))
+            wanted[row, order[:2]] = True
+    return wanted
+
+
+TWO_OF_FOUR = {"structure": {"name": "n_m", "n": 2, "m": 4}}
+
+
+@pytest.mark.parametrize("compare", ["row", "tensor"])
+def test_two_of_four_go_by_wanda_too(compare):
+    model = nn.Sequential(nn.Linear(8, 6), nn.ReLU(), nn.Linear(6, 2)).double()
+    data = Samples(3)
+    data.x = torch.cat([data.x, data.x.flip(1) * 3], 1)
+    settings = {"scope": {"include": ["0.weight"]}, "sparsity": 0.5, "samples": len(data.y)}
+    masks = masks_of(model, "wanda", data, (8,), compare=compare, **settings, **TWO_OF_FOUR)
+    score = model[0].weight.detach().abs() * data.x.square().sum(0).sqrt()
+    assert torch.equal(masks["0.weight"], best_of_four(score))
+
+
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [
+        ("wanda", {}),
+        ("wanda", TWO_OF_FOUR),
+        ("sparse_gpt", TWO_OF_FOUR),
+        ("magnitude", TWO_OF_FOUR),
+        ("magnitude", {"structure": "constant_fan_in", "distribution": "uniform"}),
+    ],
+)
+def test_a_linear_layer_that_lies_the_other_way_has_the_same_rows(name, settings):
+    """GPT-2's `Conv1D` holds [inputs, outputs]: its masks are those of a Linear, turned over."""
+    Conv1D = pytest.importorskip("transformers.pytorch_utils").Conv1D
+    torch.manual_seed(0)
+    plain, turned = nn.Sequential(nn.Linear(4, 6)), nn.Sequential(Conv1D(6, 4))
+    turned[0].weight.data = plain[0].weight.detach().T.clone()
+    found = []
+    for model in (plain.double(), turned.double()):
+        more = {} if name == "magnitude" else {"samples": 12}
+        scope = {"include": ["0.weight"]}
+        more |= {"sparsity": 0.5, "schedule": "constant", "scope": scope}
+        found.append(masks_of(model, name, Samples(2), **settings | more)["0.weight"])
+    assert torch.equal(found[1], found[0].T)
+    assert not torch.equal(found[0].sum(0).unique(), found[0].sum(1).unique())
 
 
 def test_wanda_needs_no_gradient_and_refuses_a_weight_that_meets_no_input():
