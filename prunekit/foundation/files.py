@@ -270,39 +270,6 @@ def _within(value: Any) -> Iterable[Any]:
     return value.values() if isinstance(value, dict) else value
 
 
-def read_lines(path: Path) -> list[dict[str, Any]]:
-    """Read a file of one JSON object with a `step` a line; lines cut short by a kill are left out.
-
-    Raises:
-        OSError: the file cannot be read.
-    """
-    return sorted_lines(path)[0]
-
-
-def sorted_lines(path: Path) -> tuple[list[dict[str, Any]], int]:
-    """The lines that `read_lines` gives, and how many it leaves out.
-
-    Raises:
-        OSError: the file cannot be read.
-    """
-    texts = text_of(path, errors="replace").splitlines()
-    lines = []
-    for text in texts:
-        with suppress(ValueError, RecursionError):
-            lines.append(json.loads(text))
-    good = [line for line in lines if _is_line(line)]
-    return good, len(texts) - len(good)
-
-
-def _is_line(line: Any) -> bool:
-    return (
-        isinstance(line, dict)
-        and type(line.get("step")) is int
-        and line["step"] >= 0
-        and is_sane(line)
-    )
-
-
 @contextmanager
 def lock(folder: Path, wait: float = 0.0) -> Iterator[None]:
     """Hold a folder for as long as the block runs; the system frees it after a kill.

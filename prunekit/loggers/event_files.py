@@ -109,7 +109,7 @@ class EventFiles(Logger):
 
     def finish(self, report: Mapping[str, Any]) -> None:
         """The density of each layer over the run, as one picture; the run's end for HParams."""
-        history = density_history(RunDir(self._home).metrics())
+        history = density_history(RunDir(self._home).logged())
         if history is not None:
             self.image(self._step, "masks/density_by_layer", density_image(history))
         self._summary(_session_end(), self._step)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from prunekit.foundation.files import read_lines, write_text
+from prunekit.foundation.files import replacing
+from prunekit.foundation.json_lines import each_line
 from prunekit.loggers.base import LoggedRun, Logger
 
 METRICS_FILE = "metrics.jsonl"
@@ -26,7 +27,8 @@ class Lines(Logger):
         """Drop what came after the checkpoint, and append."""
         self._path = path = run.path / METRICS_FILE
         if run.resume_step is not None and path.exists():
-            self._rewrite([line for line in read_lines(path) if line["step"] <= run.resume_step])
+            last = run.resume_step
+            self._rewrite(lambda line: line["step"] <= last)
         self._append_to(path)
 
     def keep(self, written: int) -> None:
@@ -36,12 +38,17 @@ class Lines(Logger):
         """
         if written < self.written:
             self._file.close()
-            self._rewrite(read_lines(self._path)[:written])
+            self._rewrite(lambda line: self.written < written)
             self._append_to(self._path)
 
-    def _rewrite(self, lines: list[dict[str, Any]]) -> None:
-        write_text(self._path, "".join(json.dumps(line) + "\n" for line in lines))
-        self.written = len(lines)
+    def _rewrite(self, counts: Callable[[dict[str, Any]], bool]) -> None:
+        """Leave the lines that count: one by one, as there may be more of them than memory."""
+        self.written = 0
+        with replacing(self._path) as temporary, temporary.open("wb") as file:
+            for line in each_line(self._path):
+                if line is not None and counts(line):
+                    file.write((json.dumps(line) + "\n").encode())
+                    self.written += 1
 
     def _append_to(self, path: Path) -> None:
         # unbuffered: a kill loses no whole line, and a full disk leaves nothing to flush at exit

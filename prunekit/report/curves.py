@@ -172,4 +172,4 @@ def _track(
 
 def logged_keys(study: Study) -> list[str]:
     """Every key that a run logged, sorted."""
-    return sorted({key for run in study.runs for line in run.lines for key in line} - {"step"})
+    return sorted({key for run in study.runs for key in run.log.keys})

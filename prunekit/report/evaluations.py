@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from fractions import Fraction
 from math import lcm, sqrt
-from typing import Any
 
-from prunekit.runs.directory import logged_series
+from prunekit.runs.logged import Logged
 
 ACCURACIES = ("eval/validation_top1", "eval/test_top1")
 DIP = 0.01
@@ -19,20 +18,17 @@ MOST_IMAGES = 10**6
 MOST_NAMED = 5
 
 
-def updates(lines: Iterable[Mapping[str, Any]]) -> frozenset[int]:
+def updates(log: Logged) -> frozenset[int]:
     """Steps at which masks changed."""
-    return frozenset(
-        line["step"]
-        for line in lines
-        if any(key.startswith("flips/") and value for key, value in line.items())
-    )
+    tags = [key for key in log.keys if key.startswith("flips/")]
+    return frozenset(step for tag in tags for step, count in log.series(tag) if count)
 
 
-def dips(lines: Sequence[Mapping[str, Any]]) -> list[int]:
+def dips(log: Logged) -> list[int]:
     """Steps of evaluations on new masks that are worse than the one before and the one after."""
-    changed, found = updates(lines), set[int]()
+    changed, found = updates(log), set[int]()
     for key in ACCURACIES:
-        series = logged_series(lines, key)
+        series = log.series(key)
         images = fewest_images([value for _, value in series])
         for (_, before), (step, now), (_, after) in zip(
             series, series[1:], series[2:], strict=False
@@ -45,8 +41,12 @@ def dips(lines: Sequence[Mapping[str, Any]]) -> list[int]:
 
 def fewest_images(accuracies: Sequence[float]) -> int:
     """The fewest images that these can be shares of."""
-    shares = (Fraction(value).limit_denominator(MOST_IMAGES) for value in accuracies)
-    return min(MOST_IMAGES, lcm(*(share.denominator for share in shares)))
+    images = 1
+    for value in dict.fromkeys(accuracies):
+        images = lcm(images, Fraction(value).limit_denominator(MOST_IMAGES).denominator)
+        if images >= MOST_IMAGES:
+            return MOST_IMAGES
+    return images
 
 
 def chance(accuracy: float, images: int) -> float:
@@ -54,9 +54,9 @@ def chance(accuracy: float, images: int) -> float:
     return ERRORS * sqrt(max(0.0, accuracy * (1 - accuracy)) / images)
 
 
-def dips_line(lines: Sequence[Mapping[str, Any]]) -> str:
+def dips_line(log: Logged) -> str:
     """A sentence on the `dips`; empty where there are none."""
-    found = dips(lines)
+    found = dips(log)
     if not found:
         return ""
     named = ", ".join(f"{step:,}" for step in found[:MOST_NAMED])

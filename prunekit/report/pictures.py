@@ -140,7 +140,7 @@ def _numbers_as_such(name: str) -> list[tuple[int, str]]:
 
 
 def _density(run: RunDir, wanted: Wanted) -> Figure:
-    figure = density_picture(called(run), run.metrics())
+    figure = density_picture(called(run), run.logged())
     if figure is None:
         raise UsageError(f"{run.path}: no mask was decided: there is no density to draw")
     return figure

@@ -12,13 +12,14 @@ from pathlib import Path
 from typing import Any
 
 from prunekit.errors import CheckpointError, PrunekitError, RecipeError
-from prunekit.foundation.files import sorted_lines, text_of
+from prunekit.foundation.files import text_of
 from prunekit.foundation.number_text import counted
 from prunekit.foundation.parts import is_part
 from prunekit.foundation.system import followed
 from prunekit.recipe.document import SourcePosition
 from prunekit.recipe.yaml_text import read_document
-from prunekit.runs.directory import RunDir, logged_series, open_run
+from prunekit.runs.directory import RunDir, open_run
+from prunekit.runs.logged import Logged, read_logged
 
 Tree = dict[str, Any]
 SEVERAL = "several"
@@ -86,8 +87,8 @@ class RunRecord:
         return float(value) if number and math.isfinite(value) else None
 
     @cached_property
-    def lines(self) -> list[Tree]:
-        """The lines of `metrics.jsonl`; none where it cannot be read."""
+    def log(self) -> Logged:
+        """What was logged; nothing where it cannot be read."""
         return self._log[0]
 
     @property
@@ -96,21 +97,21 @@ class RunRecord:
         return self._log[1]
 
     @cached_property
-    def _log(self) -> tuple[list[Tree], str]:
+    def _log(self) -> tuple[Logged, str]:
         path = self.path / "metrics.jsonl"
         try:
-            lines, lost = sorted_lines(path)
+            log = read_logged(path)
         except OSError as error:
-            return [], f"{path}: {error.strerror}: no curve of this run"
-        return lines, f"{path}: {counted(lost, 'line')} cannot be read" if lost else ""
+            return Logged(), f"{path}: {error.strerror}: no curve of this run"
+        return log, f"{path}: {counted(log.lost, 'line')} cannot be read" if log.lost else ""
 
     def not_finite(self, key: str) -> int:
         """How many logged values of a scalar were not finite."""
-        return sum(key in line and line[key] is None for line in self.lines)
+        return self.log.not_finite(key)
 
     def series(self, key: str) -> list[tuple[int, float]]:
         """(optimizer step, value) of a logged scalar, in order; what was not finite is left out."""
-        return logged_series(self.lines, key)
+        return self.log.series(key)
 
 
 def read_record(run: RunDir) -> RunRecord:

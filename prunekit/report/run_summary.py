@@ -84,7 +84,7 @@ def _caution(report: Mapping[str, Any]) -> list[RenderableType]:
 
 
 def _dips(run: RunDir) -> list[RenderableType]:
-    sentence = dips_line(run.metrics()) if (run.path / "metrics.jsonl").is_file() else ""
+    sentence = dips_line(run.logged()) if (run.path / "metrics.jsonl").is_file() else ""
     return [Text(sentence, style="dim")] if sentence else []
 
 

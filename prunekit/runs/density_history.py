@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
+
+from prunekit.runs.logged import Logged
 
 DENSITY = "density/"
 """What the tag of a tensor's density begins with."""
@@ -31,20 +31,21 @@ class DensityHistory:
         return found
 
 
-def density_history(lines: Iterable[Mapping[str, Any]]) -> DensityHistory | None:
-    """Read it from the lines of `metrics.jsonl`; None where no mask was decided."""
-    rows: dict[str, dict[int, float]] = {}
-    for line in lines:
-        for tag, value in line.items():
-            if tag.startswith(DENSITY) and isinstance(value, int | float):
-                rows.setdefault(tag.removeprefix(DENSITY), {})[int(line["step"])] = float(value)
+def density_history(log: Logged) -> DensityHistory | None:
+    """Read it from what was logged; None where no mask was decided."""
+    tags = [tag for tag in log.keys if tag.startswith(DENSITY)]
+    rows = {tag.removeprefix(DENSITY): dict(log.series(tag)) for tag in tags}
+    rows = {name: row for name, row in rows.items() if row}
     if not rows:
         return None
-    steps = sorted({step for row in rows.values() for step in row})
-    shares = np.full((len(rows), len(steps)), np.nan)
-    for number, row in enumerate(rows.values()):
-        held = np.nan
-        for place, step in enumerate(steps):
-            held = row.get(step, held)
-            shares[number, place] = held
-    return DensityHistory(tuple(rows), np.array(steps), shares)
+    steps = np.array(sorted(set().union(*rows.values())), dtype=np.int64)
+    shares = np.stack([_held(row, steps) for row in rows.values()])
+    return DensityHistory(tuple(rows), steps, shares)
+
+
+def _held(row: dict[int, float], steps: np.ndarray) -> np.ndarray:
+    """Values at steps, each held until the next; float64 [steps], NaN before the first."""
+    at, values = np.array(sorted(row.items())).T
+    place = np.searchsorted(at, steps, side="right") - 1
+    held: np.ndarray = np.where(place < 0, np.nan, values[place])
+    return held

@@ -6,7 +6,7 @@ import stat
 
 import pytest
 
-from prunekit.foundation.files import cannot_write, replacing, sorted_lines
+from prunekit.foundation.files import cannot_write, replacing
 
 
 @pytest.mark.parametrize("mask", [0o022, 0o077, 0o002])
@@ -18,11 +18,6 @@ def test_a_file_may_be_read_as_the_umask_says_whoever_made_it(tmp_path, mask):
     finally:
         os.umask(before)
     assert stat.S_IMODE((tmp_path / "file").stat().st_mode) == 0o666 & ~mask
-
-
-def test_a_line_that_is_nested_too_deep_is_left_out(tmp_path):
-    (tmp_path / "m.jsonl").write_text('{"step": 1}\n' + "[" * 200_000 + "\n")
-    assert sorted_lines(tmp_path / "m.jsonl") == ([{"step": 1}], 1)
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from prunekit.report import summarise
 from prunekit.report.evaluations import dips, dips_line
 from prunekit.report.figures import run as figure
 from prunekit.runs.directory import new_run_dir
+from prunekit.runs.logged import Logged
 
 
 def log(accuracies, updates, key="eval/test_top1"):
@@ -35,7 +36,7 @@ COLLAPSE = {10: 0.8, 20: 0.3, 30: 0.82}
     ],
 )
 def test_a_dip_is_worse_than_before_and_after_on_new_masks(lines, found):
-    assert dips(lines) == found
+    assert dips(Logged(lines)) == found
 
 
 @pytest.mark.parametrize(
@@ -50,20 +51,21 @@ def test_a_dip_is_worse_than_before_and_after_on_new_masks(lines, found):
 def test_a_few_images_are_no_dip(images, wrong, found):
     shares = {10: wrong[0], 20: wrong[1], 30: wrong[0] - (images == 4000)}
     lines = log({step: 1 - count / images for step, count in shares.items()}, [20])
-    assert dips(lines) == found
+    assert dips(Logged(lines)) == found
 
 
 @given(st.lists(st.floats(0, 1), max_size=9))
 def test_nothing_is_a_dip_without_an_update(values):
-    assert dips(log(dict(enumerate(values)), [])) == []
+    assert dips(Logged(log(dict(enumerate(values)), []))) == []
 
 
 def test_the_sentence_names_few():
-    assert dips_line([]) == ""
+    assert dips_line(Logged()) == ""
     values = {step: 0.9 - 0.5 * (step % 2) for step in range(20)}
-    many = log(values, list(values))
+    many = Logged(log(values, list(values)))
     assert "dips at step 1, 3, 5, 7, 9 and 4 more: masks changed there" in dips_line(many)
-    assert "dips at step 1,000: masks" in dips_line(log({1: 0.9, 1000: 0.1, 1500: 0.9}, [1000]))
+    one = Logged(log({1: 0.9, 1000: 0.1, 1500: 0.9}, [1000]))
+    assert "dips at step 1,000: masks" in dips_line(one)
 
 
 def write_log(run_dir, lines):

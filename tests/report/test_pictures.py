@@ -19,6 +19,7 @@ from prunekit.report import picture, pictures
 from prunekit.report.figures.layers import COLUMNS, density_picture, short_names
 from prunekit.report.figures.masks import MOST_PIXELS, as_matrix, mask_images, shrunk
 from prunekit.runs.density_history import density_history
+from prunekit.runs.logged import Logged
 from prunekit.runs.merged_patches import (
     DROPPED,
     LINE,
@@ -40,7 +41,7 @@ def test_a_density_holds_until_the_next_update():
         {"step": 8, "density/b": None},
         {"step": 9, "density/b": 0.125},
     ]
-    found = density_history(lines)
+    found = density_history(Logged(lines))
     assert (found.names, found.steps.tolist()) == (("a", "b"), [0, 4, 9])
     assert found.shares[0].tolist() == [1.0, 0.5, 0.5]
     assert np.isnan(found.shares[1, 0])
@@ -51,8 +52,9 @@ def test_a_density_holds_until_the_next_update():
 
 
 def test_without_a_mask_there_is_no_history():
-    assert density_history([{"step": 1, "train/loss": 1.0}]) is None
-    assert density_picture("x", [{"step": 1, "train/loss": 1.0}]) is None
+    log = Logged([{"step": 1, "train/loss": 1.0}])
+    assert density_history(log) is None
+    assert density_picture("x", log) is None
 
 
 @pytest.mark.parametrize("layers", [1, 5, 71])
@@ -61,7 +63,7 @@ def test_the_map_has_a_row_for_each_layer_and_its_end_beside(layers):
         {"step": s, **{f"density/layer.{i}": 1 - s * i / 1000 for i in range(layers)}, "flips/a": 3}
         for s in (0, 5, 10)
     ]
-    figure = density_picture("run", [*lines, {"step": 20, "train/loss": 1.0}])
+    figure = density_picture("run", Logged([*lines, {"step": 20, "train/loss": 1.0}]))
     map_axis = figure.axes[0]
     [image] = map_axis.get_images()
     assert image.get_array().shape == (layers, COLUMNS)

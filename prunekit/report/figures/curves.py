@@ -56,7 +56,7 @@ def curve_picture(
     single = len(panels) == 1
     figure = new_figure(7.6 if single else 3.9 * columns, 4.4 if single else 3.1 * rows + 0.8)
     axes = figure.subplots(rows, columns, squeeze=False, sharey=True, sharex=True)
-    last = max((line["step"] for run in study.runs for line in run.lines), default=0)
+    last = max((run.log.last for run in study.runs), default=0)
     plain = study_loss(study) == PLAIN_LOSS
     x_label = _unit(against, plain) if against else "optimizer step"
     for number, (axis, panel) in enumerate(zip(axes.flat, panels, strict=False)):

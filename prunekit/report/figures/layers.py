@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,13 +17,12 @@ from prunekit.report.figures.style import (
     thousands,
 )
 from prunekit.runs.density_history import DensityHistory, density_history
-from prunekit.runs.directory import logged_series
+from prunekit.runs.logged import Logged
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-Lines = Sequence[Mapping[str, Any]]
 COLUMNS = 240
 """Places in time of the heat map."""
 TICKS = (0, 1, 5, 10, 25, 50, 100)
@@ -82,16 +81,16 @@ def map_height(history: DensityHistory) -> float:
     return max(LEAST, ROW * len(history.names) + 0.9)
 
 
-def sparsity_panel(axis: Axes, lines: Lines) -> None:
+def sparsity_panel(axis: Axes, log: Logged) -> None:
     """Achieved and promised sparsity, held from update to update."""
     held: dict[str, Any] = {"drawstyle": "steps-post"}
-    last = max((line["step"] for line in lines), default=0)
+    last = log.last
     looks: dict[str, dict[str, Any]] = {
         "achieved": {"linewidth": 3, "color": PALETTE[0]},
         "target": {"linestyle": "--", "color": PALETTE[1]},
     }
     for name, look in looks.items():
-        if points := logged_series(lines, f"sparsity/{name}"):
+        if points := log.series(f"sparsity/{name}"):
             points = [*points, (last, points[-1][1])]
             steps, values = [p[0] for p in points], [100 * p[1] for p in points]
             axis.plot(steps, values, label=name, **look, **held)
@@ -102,19 +101,18 @@ def sparsity_panel(axis: Axes, lines: Lines) -> None:
         axis.legend(frameon=False, fontsize=8)
 
 
-def flips_panel(axis: Axes, lines: Lines) -> None:
+def flips_panel(axis: Axes, log: Logged) -> None:
     """How many entries changed their mask at each update, a colour for each strategy."""
-    tags = dict.fromkeys(tag for line in lines for tag in line if tag.startswith(FLIPS))
-    last = max((line["step"] for line in lines), default=0)
+    tags = [tag for tag in log.keys if tag.startswith(FLIPS)]
     for number, tag in enumerate(tags):
-        points = logged_series(lines, tag)
+        points = log.series(tag)
         color = PALETTE[number % len(PALETTE)]
         steps, counts = [p[0] for p in points], [p[1] for p in points]
         axis.vlines(steps, 0, counts, color=color, linewidth=1.2)
         size = 3 if len(steps) <= MARKED else 0
         axis.plot(steps, counts, "o", markersize=size, color=color)
         axis.plot([], [], "s", color=color, label=literal(tag.removeprefix(FLIPS)))
-    steps_axis(axis, last)
+    steps_axis(axis, log.last)
     axis.set_ylim(bottom=0)
     if axis.get_ylim()[1] >= 10_000:
         thousands(axis.yaxis)
@@ -137,14 +135,14 @@ def short_names(names: Sequence[str]) -> list[str]:
     ]
 
 
-def density_picture(name: str, lines: Lines) -> Figure | None:
+def density_picture(name: str, log: Logged) -> Figure | None:
     """Density by layer and time, and below it sparsity and flips; None without any mask.
 
     Args:
         name: of the run.
-        lines: of `metrics.jsonl`.
+        log: what it logged.
     """
-    history = density_history(lines)
+    history = density_history(log)
     if history is None:
         return None
     height = map_height(history)
@@ -152,9 +150,8 @@ def density_picture(name: str, lines: Lines) -> Figure | None:
     above, left, right = figure.subplot_mosaic(
         [["map", "map"], ["sparsity", "flips"]], height_ratios=[height, 2.8]
     ).values()
-    last = max((line["step"] for line in lines), default=0)
     figure.suptitle(literal(name), fontsize=10, x=0.01, ha="left")
-    heat_map(above, history, last)
-    sparsity_panel(left, lines)
-    flips_panel(right, lines)
+    heat_map(above, history, log.last)
+    sparsity_panel(left, log)
+    flips_panel(right, log)
     return figure

@@ -47,10 +47,9 @@ def histories(study: Study) -> list[tuple[str, DensityHistory, int]]:
     """Name, densities and last step of each cell whose masks changed in the course of it."""
     found = []
     for name, run in shown_runs(study):
-        history = density_history(run.lines)
+        history = density_history(run.log)
         if history is not None and len(history.steps) > 1:
-            last = max(line["step"] for line in run.lines)
-            found.append((name, history, int(last)))
+            found.append((name, history, run.log.last))
     return found
 
 

@@ -6,7 +6,7 @@ Of a run with compressors also a few test images, and the tokens that are left o
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,15 +20,15 @@ from prunekit.report.evaluations import ACCURACIES, dips
 from prunekit.report.figures.layers import flips_panel, heat_map, sparsity_panel
 from prunekit.report.figures.style import new_figure, steps_axis
 from prunekit.report.read import clean, read_recipe
-from prunekit.runs.density_history import DensityHistory, density_history
-from prunekit.runs.directory import RunDir, logged_series, open_run
+from prunekit.runs.density_history import DENSITY, DensityHistory, density_history
+from prunekit.runs.directory import RunDir, open_run
+from prunekit.runs.logged import Logged
 from prunekit.runs.merged_patches import MERGED_FILE, read_patch_groups, side_by_side_image
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-Lines = Sequence[Mapping[str, Any]]
-Panel = Callable[["Axes", Lines], None]
+Panel = Callable[["Axes", Logged], None]
 
 BLUE, ORANGE, GREEN, GREY = "#0b64a0", "#d1661c", "#2a7f4f", "#8a8a8a"
 TITLE_WIDTH = 120
@@ -50,10 +50,10 @@ def picture(run_dir: Path) -> Path:
         ResourceError: the picture cannot be written.
     """
     run = open_run(run_dir)
-    lines = run.metrics()
+    log = run.logged()
     report = run.report() if (run.path / "report.json").is_file() else {}
-    densities = _densities(report, lines)
-    history = density_history(lines)
+    densities = _densities(report, log)
+    history = density_history(log)
     panels: dict[str, Panel] = {"loss": partial(_loss, _minimised(run)), "accuracy": _accuracy}
     size = [10.5, 4.3]
     layout: Any = [["loss", "accuracy"]]
@@ -80,7 +80,7 @@ def picture(run_dir: Path) -> Path:
             axis.spines[["top", "right"]].set_visible(False)
             axis.grid(color="#e6e6e6", linewidth=0.8)
             axis.set_axisbelow(True)
-        panels[name](axis, lines)
+        panels[name](axis, log)
     path = run.path / "report.png"
     with replacing(path) as temporary:
         figure.savefig(temporary, format="png", dpi=130)
@@ -95,7 +95,7 @@ def _merged(run: RunDir) -> np.ndarray | None:
         return None
 
 
-def _strip(pixels: np.ndarray, axis: Axes, lines: Lines) -> None:
+def _strip(pixels: np.ndarray, axis: Axes, log: Logged) -> None:
     axis.imshow(pixels, interpolation="nearest")
     axis.set_axis_off()
     axis.set_title(
@@ -105,20 +105,16 @@ def _strip(pixels: np.ndarray, axis: Axes, lines: Lines) -> None:
     )
 
 
-def _map(history: DensityHistory, axis: Axes, lines: Lines) -> None:
-    heat_map(axis, history, _last_step(lines))
+def _map(history: DensityHistory, axis: Axes, log: Logged) -> None:
+    heat_map(axis, history, log.last)
 
 
-def _densities(report: Mapping[str, Any], lines: Lines) -> dict[str, float]:
+def _densities(report: Mapping[str, Any], log: Logged) -> dict[str, float]:
     """Kept share of each masked tensor, at the end or as logged last."""
     if report:
         return {layer["name"]: layer["density"] for layer in report.get("layers", ())}
-    found = {}
-    for line in lines:
-        for tag, value in line.items():
-            if tag.startswith("density/") and value is not None:
-                found[tag.removeprefix("density/")] = value
-    return found
+    rows = {tag: log.series(tag) for tag in log.keys if tag.startswith(DENSITY)}
+    return {tag.removeprefix(DENSITY): row[-1][1] for tag, row in rows.items() if row}
 
 
 def _title(run: RunDir, report: Mapping[str, Any]) -> str:
@@ -139,11 +135,11 @@ def _title(run: RunDir, report: Mapping[str, Any]) -> str:
     return "\n".join([name, *textwrap.wrap("  ·  ".join(facts) or "not finished", TITLE_WIDTH)])
 
 
-def _curve(axis: Axes, lines: Lines, tag: str, label: str, scale: float = 1, **style: Any) -> None:
+def _curve(axis: Axes, log: Logged, tag: str, label: str, scale: float = 1, **style: Any) -> None:
     """One tag over the steps; nothing where it was never logged."""
-    if lost := sum(tag in line and line[tag] is None for line in lines):
+    if lost := log.not_finite(tag):
         label += f" ({lost} not finite)"
-    points = logged_series(lines, tag)
+    points = log.series(tag)
     if points:
         steps = [step for step, _ in points]
         values = [scale * value for _, value in points]
@@ -151,15 +147,11 @@ def _curve(axis: Axes, lines: Lines, tag: str, label: str, scale: float = 1, **s
         axis.plot(steps, values, label=label, marker=marker, markersize=3, **style)
 
 
-def _last_step(lines: Lines) -> int:
-    return max((line["step"] for line in lines), default=0)
-
-
-def _finish(axis: Axes, lines: Lines, title: str, unit: str) -> None:
+def _finish(axis: Axes, log: Logged, title: str, unit: str) -> None:
     axis.set_title(title, loc="left", fontsize=10)
     axis.set_xlabel("optimizer step")
     axis.set_ylabel(unit)
-    steps_axis(axis, _last_step(lines))
+    steps_axis(axis, log.last)
     if axis.get_legend_handles_labels()[0]:
         axis.legend(fontsize=8, framealpha=0.8, edgecolor="none")  # it may lie on a curve
 
@@ -174,36 +166,34 @@ def _minimised(run: RunDir) -> str:
     return "" if name in (None, CROSS_ENTROPY) else clean(str(name))
 
 
-def _loss(minimised: str, axis: Axes, lines: Lines) -> None:
+def _loss(minimised: str, axis: Axes, log: Logged) -> None:
     unit = "cross-entropy, nats"
     trained, told = (f": {minimised}", f": {unit}") if minimised else ("", "")
-    _curve(axis, lines, "train/loss", f"training{trained}", color=BLUE, linewidth=1)
-    _curve(axis, lines, "eval/validation_loss", f"validation{told}", color=GREEN)
-    _curve(axis, lines, "eval/test_loss", f"test{told}", color=ORANGE)
-    _finish(axis, lines, "Loss", "loss" if minimised else unit)
+    _curve(axis, log, "train/loss", f"training{trained}", color=BLUE, linewidth=1)
+    _curve(axis, log, "eval/validation_loss", f"validation{told}", color=GREEN)
+    _curve(axis, log, "eval/test_loss", f"test{told}", color=ORANGE)
+    _finish(axis, log, "Loss", "loss" if minimised else unit)
 
 
-def _accuracy(axis: Axes, lines: Lines) -> None:
-    _curve(axis, lines, "train/accuracy", "training batch", 100, color=BLUE, linewidth=1)
-    _curve(axis, lines, "eval/validation_top1", "validation", 100, color=GREEN)
-    _curve(axis, lines, "eval/test_top1", "test", 100, color=ORANGE)
-    _ring_dips(axis, lines)
-    _finish(axis, lines, "Accuracy", "top-1, %")
+def _accuracy(axis: Axes, log: Logged) -> None:
+    _curve(axis, log, "train/accuracy", "training batch", 100, color=BLUE, linewidth=1)
+    _curve(axis, log, "eval/validation_top1", "validation", 100, color=GREEN)
+    _curve(axis, log, "eval/test_top1", "test", 100, color=ORANGE)
+    _ring_dips(axis, log)
+    _finish(axis, log, "Accuracy", "top-1, %")
 
 
-def _ring_dips(axis: Axes, lines: Lines) -> None:
+def _ring_dips(axis: Axes, log: Logged) -> None:
     """A ring around what looks like a collapse, and is an evaluation on masks just changed."""
-    found = set(dips(lines))
-    points = [
-        (s, 100 * v) for key in ACCURACIES for s, v in logged_series(lines, key) if s in found
-    ]
+    found = set(dips(log))
+    points = [(s, 100 * v) for key in ACCURACIES for s, v in log.series(key) if s in found]
     if points:
         style: dict[str, Any] = {"linestyle": "none", "marker": "o", "fillstyle": "none"}
         label = "masks changed just before"
         axis.plot(*zip(*points, strict=True), markersize=9, color=GREY, label=label, **style)
 
 
-def _density(densities: Mapping[str, float], axis: Axes, lines: Lines) -> None:
+def _density(densities: Mapping[str, float], axis: Axes, log: Logged) -> None:
     """Where masks were decided once: bars, as there is no course to show."""
     axis.spines[["top", "right"]].set_visible(False)
     axis.set_axisbelow(True)
