@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -68,6 +69,9 @@ QUICK = Size(width=32, depth=1, batch=2, layers=4, least=2, most=2, judged=False
 """Seconds in all: shows that it runs, and says nothing about speed."""
 
 
+LARGE = replace(FULL, width=768, depth=12)
+"""85.0 M weights in scope."""
+
 SPARSITY = 0.9
 STEPS = 1000
 PEER = "torch.nn.utils.prune"
@@ -109,6 +113,24 @@ def masked(size: Size, mode: str, **settings: Any) -> TrainingCase:
     optimizer = _adamw(model)
     engine.attach(optimizer)
     return TrainingCase(model, optimizer, engine)
+
+
+def behind_a_step(training: TrainingCase, slope: int = 1) -> Callable[[], None]:
+    """A step of the optimizer by fixed gradients, and `slope` steps on the clock of the engine."""
+    engine = training.engine
+    assert engine is not None
+    generator = torch.Generator().manual_seed(3)
+    drawn = {n: torch.randn(p.shape, generator=generator) for n, p in engine.params.items()}
+    grads = {name: placed(grad) for name, grad in drawn.items()}
+
+    def move() -> None:
+        for name, param in engine.params.items():
+            param.grad = grads[name]
+        engine.before_step()
+        training.optimizer.step()
+        engine.step += slope
+
+    return move
 
 
 def by_peer(size: Size) -> TrainingCase:

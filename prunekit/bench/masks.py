@@ -18,6 +18,7 @@ from prunekit.bench.cases import (
     STEPS,
     Size,
     TrainingCase,
+    behind_a_step,
     by_kthvalue,
     by_peer,
     dense,
@@ -26,6 +27,7 @@ from prunekit.bench.cases import (
     prune_by_peer,
     scope_size,
 )
+from prunekit.bench.logged_update import logged_hard, logged_ste
 from prunekit.bench.measure import (
     AGAIN,
     Section,
@@ -33,7 +35,6 @@ from prunekit.bench.measure import (
     Variant,
     in_turn,
     one_thread,
-    placed,
     timed,
 )
 from prunekit.bench.memory import memory
@@ -112,18 +113,12 @@ def _by_peer(size: Size, *, pruned: bool) -> Variant:
 def _by_engine(training: TrainingCase, slope: int = 1) -> Variant:
     engine = training.engine
     assert engine is not None
-    generator = torch.Generator().manual_seed(3)
-    drawn = {n: torch.randn(p.shape, generator=generator) for n, p in engine.params.items()}
-    grads = {name: placed(grad) for name, grad in drawn.items()}
+    move, update = behind_a_step(training, slope), timed(engine.update_masks)
 
     def variant() -> float:
         """Seconds of one update by the engine, behind a step that is not counted."""
-        for name, param in engine.params.items():
-            param.grad = grads[name]
-        engine.before_step()
-        training.optimizer.step()
-        engine.step += slope
-        return timed(engine.update_masks)()
+        move()
+        return update()
 
     return variant
 
@@ -224,6 +219,7 @@ def threshold(size: Size) -> Section:
 SECTIONS = {
     "threshold": (threshold,),
     "update": (update_ste, update_hard),
+    "logged": (logged_ste, logged_hard),
     "step": (step,),
     "memory": (memory,),
     "eval": (evaluation,),

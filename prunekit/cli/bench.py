@@ -40,7 +40,7 @@ prunekit bench all --check                     all; exits with 10 on a miss
 """
 
 PARTS = {
-    "masks": ("threshold", "update", "step", "memory", "eval"),
+    "masks": ("threshold", "update", "logged", "step", "memory", "eval"),
     "tokens": ("merge", "rounds", "block", "step"),
     "data": ("memory", "streamed", "whole"),
     "train": ("step",),
@@ -52,7 +52,7 @@ PARTS = {
     ),
 }
 ON_DEVICES = {
-    "masks": ("threshold", "update", "step", "eval"),
+    "masks": ("threshold", "update", "logged", "step", "eval"),
     "tokens": PARTS["tokens"],
     "train": PARTS["train"],
     "probes": PARTS["probes"],

@@ -34,6 +34,10 @@ class MaskCount:
     fingerprint: bytes = b""
     """Where it was asked for: equal on two ranks exactly where the masks are."""
 
+    def changed(self, mask: Tensor, gain: int) -> MaskCount:
+        """Of `mask` on the CPU, which keeps `gain` entries more; of flips nothing is said."""
+        return MaskCount(self.entries, self.kept + gain, self.rows, empty_rows(mask))
+
 
 class Counted(Mapping[str, Tensor]):
     """Masks with their counts, which are known: a mask is made where it is read."""
@@ -114,15 +118,22 @@ def _rows(mask: Tensor) -> int:
 
 def _on_host(mask: Tensor, old: Tensor | None, *, fingerprints: bool) -> MaskCount:
     flips = 0 if old is None else count_true(old ^ mask)
-    empty = _empty_rows(mask) if mask.ndim > 1 else 0
+    empty = empty_rows(mask)
     own = hashlib.sha256(np.packbits(mask.numpy()).tobytes()).digest() if fingerprints else b""
     return MaskCount(mask.numel(), count_true(mask), _rows(mask), empty, flips, own)
 
 
-def _empty_rows(mask: Tensor) -> int:
+def empty_rows(mask: Tensor) -> int:
+    """Rows of a mask on the CPU without a True; 0 for a vector."""
+    if mask.ndim < 2 or not mask.numel():
+        return _rows(mask)
     rows = mask.flatten(1).numpy()
-    left = ~rows[:, :LOOKED_AT].any(axis=1)
-    return int(np.count_nonzero(~rows[left].any(axis=1)))
+    width = min(LOOKED_AT, rows.shape[1]) // 8 * 8
+    if not width:
+        return int(np.count_nonzero(~rows.any(axis=1)))
+    words = np.ascontiguousarray(rows[:, :width]).view(np.uint64)  # `any` takes four times as long
+    seen = np.bitwise_or.reduce(np.ascontiguousarray(words.T))
+    return int(np.count_nonzero(~rows[seen == 0].any(axis=1)))
 
 
 def _on_device(mask: Tensor, old: Tensor | None, *, fingerprints: bool) -> list[Tensor]:

@@ -205,7 +205,10 @@ class MaskSet:
         def old(name: str) -> Tensor | None:  # of the others, flips are found as they are written
             return None if name in in_blocks else self.mask(name)
 
-        counts, told = count_masks(new, old, [*flags, *corrections.asked], fingerprints=prints)
+        known = set() if prints else in_blocks.keys() & self._counts.keys()
+        asked = [*flags, *corrections.asked]
+        counted = {name: mask for name, mask in new.items() if name not in known}
+        counts, told = count_masks(counted, old, asked, fingerprints=prints)
         self._refuse_moved(told[len(beside.flags) : len(flags)])
         sums = beside.heard(told[: len(beside.flags)])
         corrections.take(told[len(flags) :])
@@ -213,7 +216,9 @@ class MaskSet:
         flips = {name: count.flips for name, count in counts.items()}
         for name, mask in new.items():
             if name in in_blocks:
-                flips[name] = rewrite(in_blocks[name], mask)
+                flips[name], gain = rewrite(in_blocks[name], mask)
+                if name in known and flips[name]:
+                    self._counts[name] = self._counts[name].changed(mask, gain)
                 if flips[name] and self.modes[name] != "ste":
                     self._mask_state(name)
             elif flips[name] or name not in self._working or name in self.soft.keys() - sums:
@@ -224,7 +229,7 @@ class MaskSet:
         self._change_state(update, cover)
         for hooks in self._hooks:
             hooks.unproven = True
-        return flips
+        return {name: flips[name] for name in new}
 
     def _put_beside(
         self, name: str, beside: BesideMasks, sums: Mapping[str, float], *, fold: bool

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+import math
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from typing import Any
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor
 
 from prunekit.foundation.transfer import send
-from prunekit.pruning.scores import Key
+from prunekit.pruning.scores import NOT_FINITE, Key
 
 Values = np.ndarray[Any, np.dtype[Any]]
 """A flat array."""
@@ -82,6 +83,8 @@ class HostPool(ScorePool):
     """On the CPU, by numpy: its comparisons and `compress` are several times as fast as torch's."""
 
     block = 1 << 17  # 512 KiB of float32: stays in the cache over the passes
+    unseen = False
+    """Whether entries that are not finite are to be refused, and not all were looked at yet."""
 
     def blocks(self) -> Iterator[Values]:
         """The entries of each tensor in turn, at most `block` at once; each is gone at the next."""
@@ -110,11 +113,16 @@ class HostPool(ScorePool):
         """How many entries are >= high; and the entries in between, with all that are NaN.
 
         None where more than `most` are in between.
+
+        Raises:
+            ValueError: an entry is not finite, and nobody has looked before.
         """
         above, inside = 0, [np.empty(0, dtype=np.float32)]
         is_under = np.less_equal if low < high else np.less  # no entry is on both sides
         under, over = np.empty((2, self.block), dtype=np.bool_)
         for x in self.blocks():
+            if self.unseen:
+                _refuse_not_finite(x)
             below, beyond = under[: x.size], over[: x.size]
             is_under(x, low, out=below)
             np.greater_equal(x, high, out=beyond)
@@ -123,7 +131,18 @@ class HostPool(ScorePool):
             most -= inside[-1].size
             if most < 0:
                 return None
+        self.unseen = False
         return above, torch.from_numpy(np.concatenate(inside))
+
+    def look(self) -> None:
+        """Look at what no search has looked at.
+
+        Raises:
+            ValueError: an entry is not finite.
+        """
+        for x in self.blocks() if self.unseen else ():
+            _refuse_not_finite(x)
+        self.unseen = False
 
     def count(self, edge: float) -> tuple[int, int]:
         """How many entries are > edge, and == edge."""
@@ -172,3 +191,8 @@ class HostPool(ScorePool):
                 mask.numpy()[end - x.size + ties] = False
                 surplus -= ties.size
                 end -= x.size
+
+
+def _refuse_not_finite(x: Values) -> None:
+    if not math.isfinite(torch.from_numpy(x).sum().item()) and not np.isfinite(x).all():
+        raise ValueError(NOT_FINITE)

@@ -43,6 +43,9 @@ class Scores(Mapping[str, Tensor]):
         self.cut: Cut | None = None
         """Where a global ranking starts to search, and then what it found: changes the cost, not
         the result."""
+        self.unseen = False
+        """Whether nobody has looked yet if all entries are finite: a ranking of all of them on the
+        CPU does, as it reads them anyway, and then says False."""
 
     @classmethod
     def of(cls, scores: Mapping[str, Tensor]) -> Scores:

@@ -82,7 +82,8 @@ def top_masks_global(
             below its floor is raised to it, and the others give up as many.
 
     Raises:
-        ValueError: a score is NaN or not floating point, or `keep` is out of range.
+        ValueError: a score is NaN or not floating point, or infinite among `Scores` that are
+            `unseen`, or `keep` is out of range.
     """
     scores, sizes = Scores.of(scores), sizes_of(scores)
     floor = {name: min(n, sizes[name]) for name, n in (floor or {}).items() if n}
@@ -117,7 +118,12 @@ def _best_of_pool(scores: Scores, keep: int) -> dict[str, Tensor]:
     if not names:
         return {}
     pool = pool_of([scores.tensors[name] for name in names], scores.key)
+    if isinstance(pool, HostPool):
+        pool.unseen = scores.unseen
     (made,) = _masks([Asked(pool, keep, _hint(scores.cut, keep, pool.size))])
+    if isinstance(pool, HostPool):
+        pool.look()
+        scores.unseen = False
     if made.edge is not None:
         scores.cut = Cut(keep, made.edge)
     shapes = [scores.tensors[name].shape for name in names]

@@ -31,6 +31,8 @@ GOALS = {
         "rising target": "<= 0.05 x",
     },
     "update, hard": {"same target": "<= 0.05 x"},
+    "logged, ste": {"update and log": "<= 1.4 x"},
+    "logged, hard": {"update and log": "<= 1.4 x"},
     "step": {"hard": "<= 1.02 x", "ste": "<= 1.025 x", "torch.nn.utils.prune": ""},
     "memory": {
         "held, hard": "<= +4 B",
@@ -82,7 +84,7 @@ def test_the_document_says_what_the_numbers_depend_on(document):
 
 @pytest.mark.slow
 def test_held_memory_is_counted_to_the_byte(document):
-    rows = {row["what"]: row for row in document["sections"][4]["rows"]}
+    rows = {row["what"]: row for row in document["sections"][6]["rows"]}
     over = {what: row["ours"] - row["baseline"] for what, row in rows.items() if "held" in what}
     assert over["held, hard"] == pytest.approx(4)
     assert over["held, ste"] == pytest.approx(8)

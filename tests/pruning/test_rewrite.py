@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from hypothesis import given, strategies as st
 
 from prunekit.pruning import rewrite as module
+from prunekit.pruning.counts import count_masks
+from prunekit.pruning.masks import MaskSet
 from prunekit.pruning.rewrite import AtRest, rewrite
+from prunekit.pruning.strategies.base import Update
 
 
 def at_rest(mode, shape, share, generator):
@@ -42,8 +47,9 @@ def test_blocks_leave_what_the_whole_does(mode, shape, share, moved, block, stri
     expected = source * mask
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(module, "BLOCK", block)
-        flips = rewrite(kept, mask)
-    assert flips == int((old != mask).sum())
+        patched.setattr(module, "COMPARED", 2 * block)
+        change = rewrite(kept, mask)
+    assert change == (int((old != mask).sum()), int(mask.sum()) - int(old.sum()))
     assert torch.equal(kept.working, mask.float())
     assert torch.equal(kept.weight, expected)
     assert torch.equal(kept.weight.signbit(), expected.signbit())  # zeros too
@@ -59,3 +65,19 @@ def test_what_numpy_cannot_write_does_not_fit():
     assert not AtRest(ones.T[1:], ones).fits
     assert not AtRest(ones.bfloat16(), ones.bfloat16()).fits
     assert not AtRest(ones.to("meta"), ones).fits
+
+
+@pytest.mark.parametrize("mode", ["ste", "hard", "masked"])
+def test_counts_follow_from_what_has_changed(mode):
+    torch.manual_seed(0)
+    params = {"w": torch.nn.Parameter(torch.randn(40, 24)), "b": torch.nn.Parameter(torch.randn(7))}
+    mask_set = MaskSet(params, dict.fromkeys(params, mode))
+    old = {name: torch.ones_like(param, dtype=torch.bool) for name, param in params.items()}
+    for share in (0.5, 0.03, 0.03, 0.1, 0.9):
+        new = {name: torch.rand(param.shape) < share for name, param in params.items()}
+        flips = mask_set.apply(Update(new), new)
+        assert flips == {name: int((new[name] != old[name]).sum()) for name in new}
+        found, known = mask_set.counted().counts, count_masks(new)[0]
+        assert {n: replace(one, flips=0) for n, one in found.items()} == known
+        assert all(torch.equal(mask_set.mask(name), new[name]) for name in new)
+        old = new

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, strategies as st
 from torch import nn
 
-from prunekit.errors import UsageError
+from prunekit.errors import UnrankedError, UsageError
 from prunekit.pruning.device_pool import DevicePool
 from prunekit.pruning.pools import HostPool, ScorePool
 from prunekit.pruning.pruner import Pruner
@@ -139,3 +139,36 @@ def test_a_weight_that_is_not_finite_is_named():
         model[2].weight[3, 4] = float("inf")
     with pytest.raises(UsageError, match=r"2\.weight is not finite before the first step"):
         pruner.start()
+
+
+@pytest.mark.parametrize("kind", ["narrow", "equal", "small"])
+@pytest.mark.parametrize("wrong", [float("inf"), -float("inf"), float("nan")])
+@pytest.mark.parametrize("keep", [0, 1, 0.1, 0.9, 1.0])
+def test_a_ranking_refuses_what_nobody_has_looked_at(kind, wrong, keep):
+    size = 90 if kind == "small" else 300_000
+    values = torch.full((size,), 0.25) if kind == "equal" else torch.linspace(0.1, 3, size)
+    keep = keep if isinstance(keep, int) else int(keep * 2 * size)
+    seen = Scores({"a": values, "b": values.clone()}, torch.abs)
+    seen.unseen = True
+    top_masks_global(seen, keep)
+    assert not seen.unseen
+    for place in (0, size // 2, size - 1):
+        spoilt = Scores({"a": values, "b": values.index_fill(0, torch.tensor(place), wrong)})
+        spoilt.unseen = True
+        with pytest.raises(ValueError, match=r"not finite|NaN"):
+            top_masks_global(spoilt, keep)
+        assert spoilt.unseen
+
+
+def test_a_weight_far_above_the_cut_is_looked_at():
+    """In a later update, where the search begins at the last threshold."""
+    chosen = strategy("magnitude", sparsity=0.5, schedule="constant", cadence={"every": "1st"})
+    model, pruner = model_and_pruner(chosen)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    pruner.attach(optimizer)
+    model(torch.randn(8, 40)).square().sum().backward()
+    model[2].weight.grad[3, 4] = float("inf")
+    pruner.before_step()
+    optimizer.step()
+    with pytest.raises(UnrankedError, match=r"2\.weight is not finite"):
+        pruner.after_step()

@@ -128,15 +128,25 @@ class ScoredStrategy(PruningStrategy):
     def update(self, ctx: Context) -> Update:
         """Score, pool into units, split the total, select, expand."""
         config, scores = self.config, self.scores(ctx)
-        finite = finite_flags(scores.tensors)
+        scores.unseen = self._ranks_whole(scores)
+        finite = {} if scores.unseen else finite_flags(scores.tensors)
         if not config.regrow:
             old, never = ctx.masks, float("-inf")
             scores = Scores({n: s.masked_fill(~old[n], never) for n, s in scores.items()})
         scores.cut = self._cut
         demand = Demand(scores, self.target(ctx.clock), config.min_keep, finite=True)
         masks = self.select(ctx, demand, finite)
+        if scores.unseen:  # a `select` of its own went another way
+            finite_flags(scores.tensors)
         self._cut = scores.cut
         return Update(masks=masks, finite=finite)
+
+    def _ranks_whole(self, scores: Scores) -> bool:
+        """Whether one ranking on the CPU will see each score, and whether it is finite."""
+        one, split = self.config.structure, self.config.distribution
+        on_host = all(score.device.type == "cpu" for score in scores.tensors.values())
+        plain = type(one) is Unstructured and type(split) is Global and not split.normalize
+        return on_host and plain and self.config.regrow
 
     def select(
         self, ctx: Context, demand: Demand, finite: Mapping[str, Tensor]
@@ -145,7 +155,7 @@ class ScoredStrategy(PruningStrategy):
 
         Args:
             ctx: where the update stands.
-            demand: with scores of which `finite_flags` were taken.
+            demand: with scores of which `finite_flags` were taken, or that are `unseen`.
             finite: those flags.
 
         Raises:
@@ -153,7 +163,9 @@ class ScoredStrategy(PruningStrategy):
         """
         try:
             return self.config.structure.select(ctx.model, demand, self.config.distribution)
-        except ValueError:  # on a device the search is the first to meet one that is NaN
+        except ValueError:  # the search may be the first to meet one that is NaN
+            if isinstance(demand.scores, Scores) and demand.scores.unseen:
+                finite_flags(demand.scores.tensors)
             for name, flag in finite.items():
                 if not bool(flag):
                     raise PluginError(f"{name}: {NOT_FINITE}") from None
