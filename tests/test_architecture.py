@@ -127,6 +127,17 @@ def test_each_room_says_what_it_is():
         assert " import" in text, f"{room}: say who may import it"
 
 
+def test_no_handler_takes_what_is_no_exception():
+    """A Ctrl-C would pass for a fault of what runs there; foreign code has `ForeignCode`."""
+    for path in PACKAGE.rglob("*.py"):
+        text = path.read_text(encoding="utf-8")
+        suspect = "BaseException" in text or "except:" in text
+        for node in ast.walk(ast.parse(text)) if suspect else ():
+            if isinstance(node, ast.ExceptHandler):
+                caught = ast.unparse(node.type) if node.type else "BaseException"
+                assert "BaseException" not in caught, f"{path}:{node.lineno}"
+
+
 def test_a_mask_update_stays_within_pruning():
     """One update of the quick start calls no other room but what everything stands on."""
     recipe = load_recipe("quickstart")

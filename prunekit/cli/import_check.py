@@ -14,7 +14,8 @@ from typing import Any
 from prunekit.cli.common import registry_of
 from prunekit.errors import PluginError, PrunekitError
 from prunekit.recipe.find import named_recipes
-from prunekit.registry.installed import claim_refused, reason
+from prunekit.registry.foreign import reason
+from prunekit.registry.installed import claim_refused
 
 TIMEOUT_SECONDS = 120
 DONE = 42  # not 0: a module that ends the process while it is imported must not pass

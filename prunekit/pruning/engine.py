@@ -52,7 +52,7 @@ from prunekit.pruning.soft import check_beside
 from prunekit.pruning.sparsity import UnitCount, weighed
 from prunekit.pruning.step_hooks import Gate, not_finite
 from prunekit.pruning.strategies.base import PruningStrategy, Update
-from prunekit.registry.installed import reason
+from prunekit.registry.foreign import reason
 
 
 class Engine:

@@ -9,8 +9,8 @@ from functools import lru_cache, reduce
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from prunekit.errors import PluginError
 from prunekit.foundation.suggestions import did_you_mean
+from prunekit.registry.foreign import ForeignCode, reason
 
 if TYPE_CHECKING:
     from importlib.metadata import Distribution
@@ -127,19 +127,9 @@ def import_component(component: Component) -> Any:
     Raises:
         PluginError: its module does anything but import, `sys.exit()` included.
     """
-    try:
+    told = f"{component} ({component.value}) cannot be imported"
+    with ForeignCode(lambda error: f"{told}: {reason(error)}"):
         return import_object(component.value)
-    except KeyboardInterrupt:
-        raise
-    except BaseException as error:  # also what is no Exception, as a panic of a Rust extension
-        raise PluginError(
-            f"{component} ({component.value}) cannot be imported: {reason(error)}"
-        ) from error
-
-
-def reason(error: BaseException) -> str:
-    """An exception in one line."""
-    return " ".join(f"{type(error).__name__}: {error}".split()).removesuffix(":")
 
 
 class UnknownNameError(ValueError):

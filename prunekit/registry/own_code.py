@@ -12,7 +12,7 @@ import os
 import sys
 import traceback
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -23,7 +23,8 @@ from prunekit.errors import CheckpointError, PluginError, UsageError
 from prunekit.foundation.files import open_regular
 from prunekit.foundation.plain import shown
 from prunekit.registry import REGISTRIES
-from prunekit.registry.installed import OWN_MODULE, Component, reason
+from prunekit.registry.foreign import ForeignCode, reason
+from prunekit.registry.installed import OWN_MODULE, Component
 from prunekit.registry.own_parts import parts_of_others
 from prunekit.registry.signature import place_of
 
@@ -227,18 +228,16 @@ def _run(file: CodeFile) -> ModuleType:
     lines = file.source.decode("utf-8", "replace").splitlines(keepends=True)
     linecache.cache[place] = (len(file.source), None, lines, place)  # also where it is not there
     sys.modules[file.module] = module
-    try:
-        with _without_its_folder(Path(place).parent):
+
+    def told(error: BaseException) -> str:
+        why = f"{_reason(error, place)}{_remedy(error)}"
+        return f"{file.path}{_line(error, place)}: cannot be imported: {why}"
+
+    with ExitStack() as unless_done:
+        unless_done.callback(sys.modules.pop, file.module)
+        with ForeignCode(told), _without_its_folder(Path(place).parent):
             exec(compile(file.source, place, "exec", dont_inherit=True), vars(module))  # noqa: S102
-    except KeyboardInterrupt:
-        del sys.modules[file.module]
-        raise
-    except BaseException as error:
-        del sys.modules[file.module]
-        raise PluginError(
-            f"{file.path}{_line(error, place)}: cannot be imported: {_reason(error, place)}"
-            f"{_remedy(error)}"
-        ) from error
+        unless_done.pop_all()
     return module
 
 

@@ -11,12 +11,12 @@ from pydantic_core import InitErrorDetails, PydanticCustomError
 from prunekit.errors import PluginError, PrunekitError
 from prunekit.foundation.plain import kind_of
 from prunekit.foundation.values import ComponentConfig, as_values, name_only
+from prunekit.registry.foreign import reason
 from prunekit.registry.installed import (
     AmbiguousNameError,
     Component,
     UnknownNameError,
     import_object,
-    reason,
 )
 
 

@@ -16,7 +16,8 @@ from pydantic import Field, ValidationError, create_model
 from prunekit.errors import PluginError
 from prunekit.foundation.plain import shown
 from prunekit.foundation.values import ComponentConfig, Frozen
-from prunekit.registry.installed import OWN_MODULE, reason
+from prunekit.registry.foreign import reason
+from prunekit.registry.installed import OWN_MODULE
 from prunekit.registry.parameter_types import (
     SCALARS,
     UnreadableError,

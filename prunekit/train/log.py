@@ -22,7 +22,7 @@ from prunekit.loggers.lines import METRICS_FILE, Lines
 from prunekit.recipe.schema import Recipe
 from prunekit.registry import LOGGERS
 from prunekit.registry.configs import LoggerConfig
-from prunekit.registry.installed import reason
+from prunekit.registry.foreign import reason
 
 logger = logging.getLogger("prunekit")
 

@@ -15,7 +15,8 @@ from prunekit.data.preprocessing import Preprocessing
 from prunekit.errors import PluginError, PrunekitError
 from prunekit.registry import LOSSES
 from prunekit.registry.configs import DataSpec, LossConfig
-from prunekit.registry.installed import AmbiguousNameError, UnknownNameError, reason
+from prunekit.registry.foreign import reason
+from prunekit.registry.installed import AmbiguousNameError, UnknownNameError
 
 
 @dataclass(frozen=True, slots=True)
