@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 
@@ -190,7 +190,7 @@ def _begin(
                 write_text(run_dir / name, text)
             point_latest(run_dir)
         trainer = _trainer(run, run_dir, anchor, resume_step=0 if again else None)
-        train(trainer, trainer.begin)
+        _train(trainer, trainer.begin, started)
     return run_dir
 
 
@@ -238,8 +238,14 @@ def _go_on(
         trainer.refused |= refused.keys()
         for line in (*refused.values(), *changed):
             trainer.observer.warn(line)
-        train(trainer, lambda: trainer.resume(pending.pop()))
+        _train(trainer, lambda: trainer.resume(pending.pop()), started)
     return run_dir
+
+
+def _train(trainer: Trainer, start: Callable[[], None], started: Started | None) -> None:
+    train(trainer, start)
+    if started is not None:
+        started.too_late = trainer.stopping.requests.times > 0
 
 
 def _trainer(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import signal
 import sys
 import tempfile
 import time
@@ -25,11 +26,13 @@ from prunekit.train.going_on import status_of
 from prunekit.train.lost import go_on_with
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Started:
     """What a started process may tell the one that started it."""
 
     folder: Path
+    too_late: bool = False
+    """Whether this process was asked to stop when there was nothing left to stop."""
 
     def runs_in(self, run_dir: Path) -> None:
         """The run has a directory: where to go on, should no process be left to say so."""
@@ -108,24 +111,28 @@ def start_processes(nproc: int, threads: int, work: Work, *args: str) -> str:
             results: dict[int, str] = elastic_launch(config, _worker)(
                 started, current_code(), work, *args
             )
-        except ChildFailedError as error:
+        except (ChildFailedError, SignalException) as error:
             if run_dir := started.finished():
                 return str(run_dir)
-            rank, failure = error.get_first_failure()
-            raise _first_failure(started, rank, failure.exitcode) from error
-        except SignalException as error:  # passed on to the ranks, which ended as they were asked
-            raise _first_failure(started, 0, StopRequestedError.exit_code) from error
+            rank, code = 0, StopRequestedError.exit_code  # passed on to the ranks, which ended so
+            if isinstance(error, ChildFailedError):
+                rank, failure = error.get_first_failure()
+                code = failure.exitcode
+            raise _first_failure(started, rank, code) from error
     return results[0]
 
 
 def _worker(started: Started, code: CodeFile | None, work: Work, *args: str) -> str:
     try:
         with use_code(code):
-            return work(started, *args)
+            done = work(started, *args)
     except Exception as error:
         if not isinstance(error, PrunekitError):  # a bug, whose place nobody else will know
             sys.stderr.write(printable(traceback.format_exc()))
         sys.exit(started.failed(error))
+    if started.too_late:  # torch would wait for others that are gone, and end this one after 30 s
+        signal.raise_signal(signal.SIGTERM)
+    return done
 
 
 def _first_failure(started: Started, rank: int, exit_code: int) -> PrunekitError:

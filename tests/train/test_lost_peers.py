@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 import threading
@@ -17,9 +18,12 @@ import torch.distributed as dist
 from prunekit.errors import LostPeerError, WriteError
 from prunekit.recipe.yaml_text import dump_yaml
 from prunekit.runs.directory import open_run
-from prunekit.train import meeting
+from prunekit.train import meeting, supervised
 from prunekit.train.distributed import is_lost_peer, join
-from prunekit.train.processes import Started
+from prunekit.train.finish import conclude
+from prunekit.train.launch import _run
+from prunekit.train.processes import Started, _worker
+from prunekit.train.trainer import Trainer
 from tests.support.ranks import TwoRanks
 from tests.support.training import curve, recipe, result, run, same
 
@@ -130,21 +134,28 @@ def test_a_bug_in_one_process_is_told_with_its_place_and_not_as_a_lost_process(
 
 
 LATE = """
-import os, signal
+import os, signal, time
 from pathlib import Path
-from prunekit.train.distributed import ProcessGroup
+from prunekit.train import supervised
 
-barrier = ProcessGroup.barrier
+conclude = supervised.conclude
 
-def dying(self):
-    barrier(self)
-    ends = [path.read_text() for path in Path("runs/tiny").glob("2*/status.json")]
-    if self.rank == 1 and any('"done"' in text for text in ends):
+def dying(trainer):
+    conclude(trainer)
+    if trainer.group.rank == 1:
         os.kill(os.getpid(), signal.SIGKILL)
+    while not trainer.stopping.requests.times:
+        time.sleep(0.1)
 
-ProcessGroup.barrier = dying
+def ended(*_):
+    Path("ended").touch()
+    os._exit(143)
+
+supervised.conclude = dying
+if "RANK" in os.environ:
+    signal.signal(signal.SIGTERM, ended)
 """
-"""One rank kills itself when the other has said that the run is done."""
+"""One rank kills itself, and the launcher asks the other to end when it has only to say `done`."""
 
 
 @pytest.mark.parametrize(
@@ -168,14 +179,42 @@ def test_only_what_is_done_is_no_failure_of_a_lost_process(
     assert processes.finished() == (tmp_path if is_done else None)
 
 
-@pytest.mark.soak  # torch ends the other process after 30 s
+@pytest.mark.soak
 def test_a_run_that_was_done_before_a_process_was_lost_is_done(tmp_path: Path) -> None:
-    """`resume` would say that there is nothing to go on with."""
+    """`resume` would say that there is nothing to go on with. No process is waited for in vain."""
     command = ["prunekit", "run", "r.yaml", "--nproc", "2", "--code", "dies.py"]
     ended = started(tmp_path, 1, *command, code=LATE)
     assert ended.returncode == 0, ended.stderr
     assert "test accuracy" in ended.stdout
     assert open_run(only_run(tmp_path)).status()["status"] == "done"
+    assert (tmp_path / "ended").exists()  # by SIGTERM, not by the SIGKILL that torch sends later
+
+
+def works(started: Started, text: str, out: str) -> str:
+    return _run(started, text, text, out, "")
+
+
+@pytest.mark.parametrize("times", [0, 1])
+def test_a_process_that_is_asked_to_end_too_late_for_its_run_ends(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, times: int
+) -> None:
+    """Torch's own wrapper would wait for the other processes, which may be gone."""
+    heard: list[int] = []
+
+    def concluded(trainer: Trainer) -> None:
+        conclude(trainer)
+        for _ in range(times):
+            signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setattr(supervised, "conclude", concluded)
+    before = signal.signal(signal.SIGTERM, lambda number, _: heard.append(number))
+    try:
+        text = dump_yaml(recipe(phases=[{"name": "train", "length": "2st"}]))
+        done = _worker(Started(tmp_path), None, works, text, str(tmp_path / "runs"))
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert Path(done) == only_run(tmp_path)
+    assert heard == [signal.SIGTERM] * times
 
 
 def meets(rank: int, store: dist.Store, found: dict[int, str]) -> None:
