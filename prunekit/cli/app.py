@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 import click
 
 from prunekit.cli.common import Options, examples_section, quiet_stdout, say, traceback_option
-from prunekit.cli.failures import INTERRUPTED, report_failure
+from prunekit.cli.failures import report_failure, report_interrupt
 from prunekit.foundation.suggestions import did_you_mean
 
 COMMANDS = {
@@ -141,8 +141,8 @@ def main(args: list[str] | None = None) -> NoReturn:
         error.show(file=shown)
         say(shown.getvalue(), err=True, nl=False)
         sys.exit(error.exit_code)
-    except (click.Abort, KeyboardInterrupt):
-        sys.exit(INTERRUPTED)
+    except (click.Abort, KeyboardInterrupt) as error:
+        sys.exit(report_interrupt(error))
     except Exception as error:
         sys.exit(report_failure(error, traceback=options.traceback))
     sys.exit(result if isinstance(result, int) else 0)

@@ -36,6 +36,14 @@ def report_failure(error: Exception, *, traceback: bool = False) -> int:
     return error.exit_code if isinstance(error, PrunekitError) else 1
 
 
+def report_interrupt(error: BaseException) -> int:
+    """Tell on stderr that a command was interrupted, with where to go on if it is known."""
+    cause = error if isinstance(error, KeyboardInterrupt) else error.__cause__  # click has its own
+    if _rank() == 0:
+        say(str(cause or "") or "Interrupted", err=True)
+    return INTERRUPTED
+
+
 def _rank() -> int:
     try:
         return place().rank

@@ -108,19 +108,21 @@ def command(
 def print_summary(run_dir: Path) -> None:
     """Draw the picture of a finished run; print its table and its paths."""
     from prunekit.foundation.console import console, is_main_rank
+    from prunekit.foundation.signals import StopSignals
     from prunekit.report import picture, summarise
 
     if not is_main_rank():
         return
     run_dir = short(run_dir)
     screen = console()
-    try:
-        picture(run_dir)
-    except (PrunekitError, OSError) as error:  # the run is done all the same
-        screen.print(f"no picture: {error}")
-    for part in summarise(run_dir):
-        screen.print()
-        screen.print(part)
+    with StopSignals():  # the run is done: what asks for a stop now is told that in a moment
+        try:
+            picture(run_dir)
+        except (PrunekitError, OSError) as error:  # the run is done all the same
+            screen.print(f"no picture: {error}")
+        for part in summarise(run_dir):
+            screen.print()
+            screen.print(part)
 
 
 def short(path: Path) -> Path:

@@ -12,7 +12,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-from prunekit.errors import ResourceError
+from prunekit.errors import ResourceError, StopRequestedError
+from prunekit.foundation.signals import StopSignals
 from prunekit.foundation.timing import call_seconds, mean_seconds
 from prunekit.recipe.load import recipe_from, recipe_from_text
 from prunekit.recipe.schema import Recipe
@@ -84,16 +85,26 @@ class Estimate:
     """Arm -> why none of its steps could be taken."""
 
 
-def estimate(cells: Sequence[PlannedCell], executor: Executor) -> Estimate:
+def estimate(
+    cells: Sequence[PlannedCell], executor: Executor, scratch: str | None = None
+) -> Estimate:
     """Time one cell of each shape, as many at once as there are jobs.
 
+    Args:
+        cells: what is to be run.
+        executor: where steps are timed.
+        scratch: the folder for what is written meanwhile, which a process that is stopped on the
+            way leaves there; None = that of the system.
+
     Raises:
+        StopRequestedError: SIGINT, SIGTERM or SIGHUP.
         PrunekitError: no shape could be timed: what went wrong with the first.
     """
     shapes: dict[str, list[PlannedCell]] = {}
     for cell in cells:
         shapes.setdefault(shape_of(cell), []).append(cell)
-    tasks = [Task(shape, time_recipe, (_text(group[0]),)) for shape, group in shapes.items()]
+    texts = {shape: _text(group[0]) for shape, group in shapes.items()}
+    tasks = [Task(shape, time_recipe, (text, scratch)) for shape, text in texts.items()]
     outcomes = {outcome.task.tag: outcome for outcome in _all_of(tasks, executor)}
     seconds: dict[str, float] = {}
     untimed: dict[str, str] = {}
@@ -115,10 +126,13 @@ def _text(cell: PlannedCell) -> str:
 
 def _all_of(tasks: Sequence[Task], executor: Executor) -> Iterator[TaskOutcome]:
     waiting = list(tasks)
-    while waiting or executor.busy:
-        while waiting and executor.room:
-            executor.submit(waiting.pop(0))
-        yield from executor.finished(POLL_SECONDS)
+    with StopSignals() as signals:
+        while waiting or executor.busy:
+            if signals.times:
+                raise StopRequestedError("stopped while steps were timed: no run was begun")
+            while waiting and executor.room:
+                executor.submit(waiting.pop(0))
+            yield from executor.finished(POLL_SECONDS)
 
 
 def seconds_of(recipe: Recipe, timing: Timing) -> float:
@@ -170,11 +184,12 @@ class Timing:
     steps_per_epoch: int
 
 
-def time_recipe(text: str) -> Timing:
+def time_recipe(text: str, scratch: str | None = None) -> Timing:
     """Time a recipe; it leaves no file.
 
     Args:
         text: YAML.
+        scratch: as of `estimate`.
 
     Raises:
         PrunekitError: what is wrong with it, its data or its plugins.
@@ -189,7 +204,7 @@ def time_recipe(text: str) -> Timing:
     recipe = recipe_from_text(text)
     group = join(recipe.device)
     build(recipe, group).close()  # the first time decodes images, which are kept
-    with TemporaryDirectory(prefix="prunekit-") as folder:
+    with TemporaryDirectory(prefix="prunekit-", dir=scratch) as folder:
         began = time.perf_counter()
         run = build(recipe, group)
         with closing(run):

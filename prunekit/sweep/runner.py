@@ -56,7 +56,9 @@ def run_plan(
             if signals.times and not work.stopping:
                 work.stop()
             if signals.times > 1:
-                raise KeyboardInterrupt
+                raise KeyboardInterrupt(
+                    "Interrupted: the same command goes on, with each run where it was last saved"
+                )
             if not work.stopping:
                 work.begin_what_can()
             if work.stopping and not executor.busy:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from prunekit.foundation.console import console
+from prunekit.foundation.signals import StopSignals
 from prunekit.foundation.values import RECIPE_FORMAT
 from prunekit.registry.own_code import require_code
 from prunekit.sweep.cell import Draw
@@ -81,8 +84,12 @@ class Session:
         """
         if not dry_run:
             check_free(self.folder, self.whole, self.shard)
-        with Workers(jobs, first=local * jobs) as workers:
-            times = estimate(self.left, workers) if self.left else None
+        own = Workers(jobs, first=local * jobs)
+        with StopSignals(), ExitStack() as timing, own as workers:
+            # emptied when the workers are gone, also where that is before their time
+            scratch = timing.enter_context(TemporaryDirectory(prefix="prunekit-"))
+            times = estimate(self.left, workers, scratch) if self.left else None
+            timing.close()
             self.show(times, jobs)
             return 0 if dry_run else self.run(workers, times, jobs)
 

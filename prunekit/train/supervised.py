@@ -10,7 +10,7 @@ from prunekit.errors import PrunekitError, WriteError
 from prunekit.foundation.files import write_json
 from prunekit.train.distributed import is_lost_peer, suppress_lost_peer
 from prunekit.train.finish import conclude
-from prunekit.train.lost import GRACE, lost_peer
+from prunekit.train.lost import GRACE, go_on_with, lost_peer
 from prunekit.train.torch_errors import told_plainly
 from prunekit.train.trainer import Trainer
 
@@ -30,9 +30,10 @@ def train(trainer: Trainer, start: Callable[[], None]) -> None:
         except PrunekitError as error:
             status.write_last(_outcome(error), error.exit_code, str(error))
             raise
-        except KeyboardInterrupt:
+        except KeyboardInterrupt as error:
             status.write_last("stopped", 130, "interrupted")
-            raise
+            where = f"Interrupted at step {trainer.engine.step}: {go_on_with(trainer.run_dir)}"
+            raise KeyboardInterrupt(where) from error
         except Exception as error:
             if trainer.group.world > 1 and is_lost_peer(error):
                 trainer.stopping.requests.outlasted = GRACE

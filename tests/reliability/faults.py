@@ -1,9 +1,11 @@
 """A process that is forked for one command, and in which the k-th file operation goes wrong.
 
-`python -m tests.reliability.faults` imports all once and then takes a JSON object a line: the
-command, what happens at which operation, where its output goes. It answers with the exit code.
-Operations are those below one folder: a file opened for writing, a folder or link made, a rename, a
-removal, and each time that the disk is waited for. Threads are none, so that forking is safe.
+`python -m tests.reliability.faults` imports all once and then takes a JSON object a line: a command
+to start, with what happens at which operation and where its output goes, answered with its process,
+or the process whose end is waited for, answered with the exit code. Operations are those below one
+folder: a file opened for writing, a folder or link made, a rename, a removal, and each time that
+the disk is waited for. Threads are none, so that forking is safe; workers of a sweep are forked,
+too.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ import gc
 import importlib
 import itertools
 import json
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -34,6 +37,42 @@ class Ended:
     """The exit code; negative: the signal."""
     text: str
     operations: list[str]
+    of_worker: list[str]
+    """Operations of the first process that the command started, if it did."""
+
+
+@dataclass(frozen=True)
+class Begun:
+    """A command that is at work, or has ended."""
+
+    commands: Commands
+    pid: int
+    log: Path
+
+    def end(self) -> Ended:
+        """Wait for its end."""
+        code = self.commands.ask({"wait": self.pid})
+        trails = [Path(f"{self.log}.{whose}") for whose in ("operations", "worker")]
+        own, of_worker = (t.read_text().splitlines() if t.exists() else [] for t in trails)
+        return Ended(code, self.log.read_text(errors="replace"), own, of_worker)
+
+    def signal(self, name: str) -> None:
+        """Send it a signal."""
+        os.kill(self.pid, signal.Signals[name])
+
+    def until(self, said: str) -> None:
+        """Wait until it has printed this.
+
+        Raises:
+            AssertionError: it did not, for as long as a machine can be busy.
+        """
+        until = time.monotonic() + PATIENCE
+        while not (self.log.exists() and said in self.log.read_text(errors="replace")):
+            assert time.monotonic() < until, self.log.read_text(errors="replace")
+            time.sleep(0.01)
+
+
+PATIENCE = 120.0
 
 
 class Commands:
@@ -41,9 +80,9 @@ class Commands:
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.numbers = folder, itertools.count()
-        folder.mkdir(exist_ok=True)
-        (folder / "tmp").mkdir(exist_ok=True)
-        environment = os.environ | {"OMP_NUM_THREADS": "1", "TMPDIR": str(folder / "tmp")}
+        self.temporary = folder / "tmp"
+        self.temporary.mkdir(parents=True, exist_ok=True)
+        environment = os.environ | {"OMP_NUM_THREADS": "1", "TMPDIR": str(self.temporary)}
         self.server = subprocess.Popen(
             [sys.executable, "-m", "tests.reliability.faults"],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment,
@@ -60,25 +99,32 @@ class Commands:
             self.server.stdout.close()
 
     def __call__(self, *words: object, **how: Any) -> Ended:
-        """Run one command to its end.
+        """Run one command to its end; arguments as of `begin`."""
+        return self.begin(*words, **how).end()
+
+    def begin(self, *words: object, **how: Any) -> Begun:
+        """Start one command.
 
         Args:
             words: of the command line.
             how: `below`, the folder whose operations count; `at`, which one goes wrong; `what`
-                happens: "kill", "vanish" (the folder), an errno or a signal by its name; `twice`,
-                seconds after which the signal comes again; `largest`, bytes of a file; `clock`,
-                seconds by which the clock is put back at `at`; `on`, a function of which the call
-                counts, in place of operations; `picture`, whether that of a run is drawn.
+                happens: "kill", "orphan" (the command is killed, not this process of it), "vanish"
+                (the folder), "hold" (until a signal comes), an errno or a signal by its name;
+                `twice`, seconds after which the signal comes again; `largest`, bytes of a file;
+                `clock`, seconds by which the clock is put back at `at`; `on`, a function of which
+                the call counts, in place of operations; `picture`, whether that of a run is drawn;
+                `worker`, whether it goes wrong in the first process that the command starts.
         """
         log = self.folder / f"log-{next(self.numbers)}"
         asked = {"words": [str(word) for word in words], "log": str(log), **how}
+        return Begun(self, self.ask(asked), log)
+
+    def ask(self, what: dict[str, Any]) -> int:
+        """A line to the process that forks, and its answer."""
         assert self.server.stdin is not None
         assert self.server.stdout is not None
-        print(json.dumps(asked, default=str), file=self.server.stdin, flush=True)
-        code = json.loads(self.server.stdout.readline())
-        trail = Path(f"{log}.operations")
-        operations = trail.read_text().splitlines() if trail.exists() else []
-        return Ended(code, log.read_text(errors="replace"), operations)
+        print(json.dumps(what, default=str), file=self.server.stdin, flush=True)
+        return int(json.loads(self.server.stdout.readline()))
 
 
 IMPORTED = (
@@ -107,8 +153,10 @@ class Fault:
     def __init__(self, asked: dict[str, Any]) -> None:
         self.below, self.at = asked["below"], asked.get("at", 0)
         self.what, self.twice = asked.get("what", "kill"), asked.get("twice")
-        self.trail = open(f"{asked['log']}.operations", "a", buffering=1)  # noqa: SIM115
-        self.count, self.last = 0, asked.get("last", False)
+        self.log, self.worker = asked["log"], asked.get("worker", False)
+        self.trail = open(f"{self.log}.operations", "a", buffering=1)  # noqa: SIM115
+        self.count, self.is_meant = 0, not self.worker
+        self.counts_of = self.command = os.getpid()
 
     def __call__(self, event: str, arguments: tuple[Any, ...]) -> None:
         """The audit hook."""
@@ -125,12 +173,24 @@ class Fault:
     def saw(self, event: str, path: Any) -> None:
         """An operation is about to be done."""
         path = os.path.abspath(os.fsdecode(path)) if not isinstance(path, int) else ""
-        if not path.startswith(self.below):
-            return
+        if path.startswith(self.below):
+            goes_wrong = self.counts()
+            self.trail.write(f"{event} {path[len(self.below) :]}\n")
+            if goes_wrong:
+                self.happen(path)
+
+    def counts(self) -> bool:
+        """Count what the command does, and what the first process does that it starts.
+
+        Returns:
+            Whether this is what goes wrong.
+        """
+        if (process := os.getpid()) != self.counts_of:  # forked from the command
+            trail, first = Path(f"{self.log}.worker"), not os.path.exists(f"{self.log}.worker")
+            self.counts_of, self.count, self.is_meant = process, 0, self.worker and first
+            self.trail = open(trail if first else os.devnull, "a", buffering=1)  # noqa: SIM115
         self.count += 1
-        self.trail.write(f"{event} {path[len(self.below) :]}\n")
-        if self.count == self.at or (self.last and self.count > self.at > 0):
-            self.happen(path)
+        return self.is_meant and self.count == self.at
 
     def happen(self, path: str) -> None:
         """It goes wrong, or something happens meanwhile."""
@@ -143,6 +203,12 @@ class Fault:
                 os.kill(os.getpid(), signal.Signals[self.what])
         elif self.what == "vanish":
             os.rename(self.below, f"{self.below}.gone")
+        elif self.what == "orphan":
+            os.kill(self.command, signal.SIGKILL)
+            time.sleep(PATIENCE)
+        elif self.what == "hold":
+            os.write(1, b"held\n")
+            signal.pause()
         elif self.what != "nothing":
             number = getattr(errno, self.what)
             raise OSError(number, os.strerror(number), path)
@@ -169,8 +235,7 @@ def before(fault: Fault, function: str) -> None:
     original = getattr(owner, name)
 
     def call(*args: Any, **kwargs: Any) -> Any:
-        fault.count += 1
-        if fault.count == fault.at:
+        if fault.counts():
             fault.happen("")
         return original(*args, **kwargs)
 
@@ -181,6 +246,11 @@ def put_back(fault: Fault, seconds: float) -> None:
     """The clock of the wall jumps back after `at` operations."""
     now = time.time
     time.time = lambda: now() - (seconds if fault.count >= fault.at else 0)
+
+
+def not_drawn(run_dir: Path) -> Path:
+    """In place of a picture, which is half of the time that a run takes."""
+    return run_dir
 
 
 def child(asked: dict[str, Any]) -> None:
@@ -207,7 +277,7 @@ def child(asked: dict[str, Any]) -> None:
     if not asked.get("picture"):
         import prunekit.report
 
-        prunekit.report.picture = lambda run_dir: run_dir  # half of the time that a run takes
+        prunekit.report.picture = not_drawn
     from prunekit.cli.app import main
 
     code: Any = 1
@@ -230,17 +300,35 @@ def imported() -> None:
         importlib.import_module(name)
 
 
+def fork_workers() -> None:
+    """Workers of a sweep begin with what is imported, and without the other end of its pipe."""
+    context = multiprocessing.get_context("fork")
+    pipe, kept = context.Pipe, []
+
+    def pipe_of_worker() -> Any:
+        ours, theirs = pipe()
+        kept.append(ours)
+        return ours, theirs
+
+    context.Pipe = pipe_of_worker  # type: ignore[method-assign, assignment]
+    os.register_at_fork(after_in_child=lambda: [end.close() for end in kept])
+    multiprocessing.get_context = lambda method=None: context  # type: ignore[assignment, misc]
+
+
 def serve() -> None:
     """Until the input ends."""
     imported()
+    fork_workers()
     gc.collect()
     gc.freeze()
     for line in sys.stdin:
-        pid = os.fork()
-        if pid == 0:
-            child(json.loads(line))
-        _, status = os.waitpid(pid, 0)
-        sys.stdout.write(f"{os.waitstatus_to_exitcode(status)}\n")
+        asked = json.loads(line)
+        if "wait" in asked:
+            _, status = os.waitpid(asked["wait"], 0)
+            answer = os.waitstatus_to_exitcode(status)
+        elif not (answer := os.fork()):
+            child(asked)
+        sys.stdout.write(f"{answer}\n")
         sys.stdout.flush()
 
 

@@ -5,94 +5,30 @@ A handful of operations, spread over the whole of each command, and all of them 
 
 from __future__ import annotations
 
-import itertools
 import json
 import os
-import random
 import shutil
+import subprocess
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from torch import Tensor
 
-from prunekit.recipe.yaml_text import dump_yaml
-from tests.reliability.faults import Commands, Ended
-from tests.reliability.test_damaged_runs import SMALL
-from tests.support.training import curve, recipe, result, same
+from tests.reliability.faults import Commands
+from tests.reliability.undisturbed import (
+    Undisturbed,
+    drawn,
+    goes_on,
+    names,
+    run_dirs,
+    told_plainly,
+)
+from tests.support.training import curve, result, rewound, same
 
-RUN = SMALL | {"loggers": [{"name": "csv"}]}
-AT_RANDOM = 3
-"""Operations of a command that are drawn for the quick loop."""
 FULL = {0, 8}
 """It went on without what it cannot have, or said that the disk is full."""
-
-
-@dataclass(frozen=True)
-class Undisturbed:
-    folder: Path
-    recipe: Path
-    run: Path
-    tensors: dict[str, Tensor]
-    operations: int
-
-
-@pytest.fixture(scope="module")
-def commands(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Commands]:
-    with Commands(tmp_path_factory.mktemp("commands")) as started:
-        yield started
-
-
-@pytest.fixture(scope="module")
-def whole(commands: Commands, tmp_path_factory: pytest.TempPathFactory) -> Undisturbed:
-    folder = tmp_path_factory.mktemp("whole")
-    written = folder / "tiny.yaml"
-    written.write_text(dump_yaml(recipe(**RUN)), encoding="utf-8")
-    ended = commands("run", written, "--out", folder / "runs", below=folder / "runs")
-    assert ended.code == 0, ended.text
-    (run,) = run_dirs(folder / "runs")
-    return Undisturbed(folder, written, run, result(run), len(ended.operations))
-
-
-def run_dirs(out: Path) -> list[Path]:
-    return sorted((out / "tiny").glob("2*T*Z-*"))
-
-
-def drawn(count: int, seed: str, share: int = AT_RANDOM) -> list[int]:
-    """One operation of each of `share` stretches of a command."""
-    draw, edge = random.Random(seed), [count * i // share for i in range(share + 1)]
-    return [draw.randint(low + 1, high) for low, high in itertools.pairwise(edge)]
-
-
-def names(folder: Path) -> set[str]:
-    return {path.relative_to(folder).as_posix() for path in folder.rglob("*")}
-
-
-def left_over(folder: Path) -> list[Path]:
-    return [*folder.rglob("*.part"), *folder.rglob(".lock.json"), *folder.rglob("torchelastic_*")]
-
-
-def told_plainly(ended: Ended) -> None:
-    assert "Traceback" not in ended.text, ended.text
-    assert "Internal error" not in ended.text, ended.text
-
-
-def goes_on(commands: Commands, whole: Undisturbed, out: Path, first: int) -> None:
-    """What a run left at an operation leads to the result of one that nothing befell."""
-    for run in run_dirs(out) if first % 2 else ():
-        resumed = commands("resume", run)
-        told_plainly(resumed)
-        saved = any((run / "checkpoints").glob("step-*"))
-        assert resumed.code == (0 if saved else 5) or "the run is complete" in resumed.text
-        assert saved or "before its first checkpoint" in resumed.text
-    again = commands("run", whole.recipe, "--out", out, "--continue")
-    assert again.code == 0, again.text
-    (run,) = run_dirs(out)
-    assert same(result(run), whole.tensors)
-    assert curve(run) == curve(whole.run)
-    assert names(run) | {"metrics.csv"} == names(whole.run)  # a logger is given up on a full disk
-    assert not left_over(out)
 
 
 def disturb(commands: Commands, whole: Undisturbed, at: int, what: str) -> None:
@@ -152,27 +88,132 @@ def test_a_file_may_not_grow(commands: Commands, whole: Undisturbed) -> None:
     goes_on(commands, whole, out, 1)
 
 
-@pytest.mark.parametrize("kind", ["report", "export"])
-def test_what_reads_a_run_leaves_nothing_when_it_is_killed(
-    commands: Commands, whole: Undisturbed, kind: str
+@contextmanager
+def small_disk(folder: Path, size: int) -> Iterator[bool]:
+    """A disk of so many bytes; False where this process may mount none."""
+    folder.mkdir()
+    mount = ("mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder))
+    mounted = shutil.which("mount") and not subprocess.run(mount, capture_output=True).returncode
+    try:
+        yield bool(mounted)
+    finally:
+        if mounted:
+            subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+def test_a_disk_that_fills_up_is_told_and_space_is_all_it_lacks(
+    commands: Commands, whole: Undisturbed, tmp_path: Path
 ) -> None:
-    words = {
-        "report": ("report", whole.folder / "runs"),
-        "export": ("export", whole.run, "--packed"),
-    }[kind]
-    out = whole.folder / kind
+    """As `ENOSPC` above, from the system itself: also libraries in C++ meet it."""
+    saved = whole.run / "checkpoints/step-0"
+    page = os.sysconf("SC_PAGE_SIZE")
+    room = sum(-(-file.stat().st_size // page) * page for file in saved.iterdir())
+    out = tmp_path / "disk"
+    with small_disk(out, room * 3 // 2 + 16 * page) as small:  # one checkpoint, and not a second
+        limit = {} if small else {"largest": 5_000}
+        ended = commands("run", whole.recipe, "--out", out, **limit)
+        told_plainly(ended)
+        assert ended.code == 8, ended.text
+        assert "MB free" in ended.text
+        assert not list(out.rglob("*.part"))
+        if small:
+            more = ["mount", "-o", "remount,size=64m", str(out)]
+            subprocess.run(more, check=True)
+        goes_on(commands, whole, out, 1)
+
+
+@pytest.fixture(scope="module")
+def operations(commands: Commands, whole: Undisturbed) -> int:
+    """Of a run that goes on from its checkpoint of step 4."""
+    out = whole.folder / "resumed"
+    run = rewound(whole.run, 4, out / "tiny" / whole.run.name)
+    ended = commands("resume", run, below=out)
+    assert ended.code == 0, ended.text
+    return len(ended.operations)
+
+
+def disturb_resume(commands: Commands, whole: Undisturbed, at: int) -> None:
+    out = whole.folder / f"resume-{at}"
+    run = rewound(whole.run, 4, out / "tiny" / whole.run.name)
+    assert commands("resume", run, below=out, at=at).code == -9
+    goes_on(commands, whole, out, at)
+    shutil.rmtree(out)
+
+
+def test_a_run_that_is_killed_while_it_goes_on_goes_on_again(
+    commands: Commands, whole: Undisturbed, operations: int
+) -> None:
+    for at in drawn(operations, "resume", 2):
+        disturb_resume(commands, whole, at)
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(20_000)
+def test_a_run_goes_on_again_after_each_operation(
+    commands: Commands, whole: Undisturbed, operations: int
+) -> None:
+    for at in range(1, operations + 1):
+        disturb_resume(commands, whole, at)
+
+
+SAME_EACH_TIME = (".csv", ".safetensors")
+"""What a command writes with the same bytes each time; the rest tells times."""
+
+
+@dataclass(frozen=True)
+class Reader:
+    """A command that reads runs, and what it wrote."""
+
+    words: tuple[object, ...]
+    out: Path
+    operations: int
+
+    def disturb(self, commands: Commands, at: int) -> None:
+        """Nothing of it is left beside `out`, and the same command gives the same."""
+        again = self.out.with_name(f"{self.out.name}-{at}")
+        killed = commands(*self.words, "--out", again, below=again, at=at)
+        assert killed.code == -9, killed.text
+        assert commands(*self.words, "--out", again).code == 0
+        assert contents(again) == contents(self.out)
+        assert not list(again.parent.glob(f".{again.name}.*"))
+        shutil.rmtree(again)
+
+
+def contents(folder: Path) -> dict[str, object]:
+    return {
+        name: path.read_bytes() if path.suffix in SAME_EACH_TIME else path.stat().st_size > 0
+        for name in names(folder)
+        if (path := folder / name).is_file()
+    }
+
+
+@pytest.fixture(params=["report", "export"])
+def reader(request: pytest.FixtureRequest, commands: Commands, whole: Undisturbed) -> Reader:
+    words: tuple[object, ...] = ("report", whole.folder / "runs")
+    if request.param == "export":
+        words = ("export", whole.run, "--packed")
+    out = whole.folder / request.node.name
     first = commands(*words, "--out", out, below=out)
     assert first.code == 0, first.text
-    wanted = {name: (out / name).stat().st_size > 0 for name in names(out)}
+    return Reader(words, out, len(first.operations))
+
+
+def test_what_reads_a_run_leaves_nothing_when_it_is_killed(
+    commands: Commands, whole: Undisturbed, reader: Reader
+) -> None:
     before = names(whole.run)
-    for at in drawn(len(first.operations), kind, 1):
-        again = whole.folder / f"{kind}-{at}"
-        assert commands(*words, "--out", again, below=again, at=at).code == -9
-        assert commands(*words, "--out", again).code == 0
-        assert {name: (again / name).stat().st_size > 0 for name in names(again)} == wanted
-        beside = f".{again.name}.*"
-        assert not list(again.parent.glob(beside))
+    for at in drawn(reader.operations, "reader", 1):
+        reader.disturb(commands, at)
     assert names(whole.run) == before
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(20_000)
+def test_what_reads_a_run_leaves_nothing_after_each_operation(
+    commands: Commands, reader: Reader
+) -> None:
+    for at in range(1, reader.operations + 1):
+        reader.disturb(commands, at)
 
 
 @pytest.mark.soak
@@ -193,52 +234,3 @@ def test_a_folder_that_vanishes_is_one_line(commands: Commands, whole: Undisturb
     told_plainly(ended)
     assert ended.code == 8, ended.text
     goes_on(commands, whole, out, 1)
-
-
-STOPS = {
-    "before the first step": "prunekit.train.trainer:Trainer.fit",
-    "in a step": "prunekit.train.passes:Passes.gradients",
-    "evaluating": "prunekit.train.passes:Passes.evaluate",
-    "saving": "prunekit.train.trainer:save_checkpoint",
-}
-
-
-STATES = [(w, n) for w in STOPS for n in ("SIGTERM", "SIGINT", "SIGHUP")]
-
-
-@pytest.mark.parametrize(
-    ("where", "name", "twice"),
-    [
-        ("evaluating", "SIGTERM", 0),
-        ("in a step", "SIGINT", 1.1),
-        *(pytest.param(where, name, 0, marks=pytest.mark.soak) for where, name in STATES),
-    ],
-)
-def test_a_signal_stops_a_run_that_goes_on(
-    commands: Commands, whole: Undisturbed, where: str, name: str, twice: float
-) -> None:
-    out = whole.folder / f"{where} {name} {twice}"
-    ended = commands(
-        "run", whole.recipe, "--out", out, below=out, at=1, what=name, twice=twice,
-        on=STOPS[where],
-    )  # fmt: skip
-    told_plainly(ended)
-    assert ended.code == (130 if twice else 75), ended.text
-    goes_on(commands, whole, out, 1)
-
-
-def test_one_of_two_at_once_is_told_who_is_at_it(commands: Commands, whole: Undisturbed) -> None:
-    """Another process holds the run: neither a resume nor a call with --continue waits."""
-    from prunekit.foundation.files import lock
-
-    run = whole.folder / "held" / "tiny" / whole.run.name
-    shutil.copytree(whole.run, run)
-    (run / "status.json").write_text(json.dumps({"status": "running"}))
-    with lock(run):
-        for words in (
-            ("resume", run),
-            ("run", whole.recipe, "--out", run.parents[1], "--continue"),
-        ):
-            ended = commands(*words)
-            assert ended.code == 8
-            assert f"in use by process {os.getpid()} on" in ended.text

@@ -1,0 +1,77 @@
+"""A run that nothing befell, and what must hold of one that something befell."""
+
+from __future__ import annotations
+
+import itertools
+import random
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import Tensor
+
+from prunekit.recipe.yaml_text import dump_yaml
+from tests.reliability.faults import Commands, Ended
+from tests.reliability.test_damaged_runs import SMALL
+from tests.support.training import curve, recipe, result, same
+
+RUN = SMALL | {"loggers": [{"name": "csv"}]}
+AT_RANDOM = 3
+"""Operations of a command that are drawn for the quick loop."""
+
+
+@dataclass(frozen=True)
+class Undisturbed:
+    folder: Path
+    recipe: Path
+    run: Path
+    tensors: dict[str, Tensor]
+    operations: int
+
+
+def undisturbed(commands: Commands, folder: Path) -> Undisturbed:
+    written = folder / "tiny.yaml"
+    written.write_text(dump_yaml(recipe(**RUN)), encoding="utf-8")
+    ended = commands("run", written, "--out", folder / "runs", below=folder / "runs")
+    assert ended.code == 0, ended.text
+    (run,) = run_dirs(folder / "runs")
+    return Undisturbed(folder, written, run, result(run), len(ended.operations))
+
+
+def run_dirs(out: Path) -> list[Path]:
+    return sorted((out / "tiny").glob("2*T*Z-*"))
+
+
+def drawn(count: int, seed: str, share: int = AT_RANDOM) -> list[int]:
+    """One operation of each of `share` stretches of a command."""
+    draw, edge = random.Random(seed), [count * i // share for i in range(share + 1)]
+    return [draw.randint(low + 1, high) for low, high in itertools.pairwise(edge)]
+
+
+def names(folder: Path) -> set[str]:
+    return {path.relative_to(folder).as_posix() for path in folder.rglob("*")}
+
+
+def left_over(folder: Path) -> list[Path]:
+    return [*folder.rglob("*.part"), *folder.rglob(".lock.json"), *folder.rglob("torchelastic_*")]
+
+
+def told_plainly(ended: Ended) -> None:
+    assert "Traceback" not in ended.text, ended.text
+    assert "Internal error" not in ended.text, ended.text
+
+
+def goes_on(commands: Commands, whole: Undisturbed, out: Path, first: int) -> None:
+    """What a run left at an operation leads to the result of one that nothing befell."""
+    for run in run_dirs(out) if first % 2 else ():
+        resumed = commands("resume", run)
+        told_plainly(resumed)
+        saved = any((run / "checkpoints").glob("step-*"))
+        assert resumed.code == (0 if saved else 5) or "the run is complete" in resumed.text
+        assert saved or "before its first checkpoint" in resumed.text
+    again = commands("run", whole.recipe, "--out", out, "--continue")
+    assert again.code == 0, again.text
+    (run,) = run_dirs(out)
+    assert same(result(run), whole.tensors)
+    assert curve(run) == curve(whole.run)
+    assert names(run) | {"metrics.csv"} == names(whole.run)  # a logger is given up on a full disk
+    assert not left_over(out)
