@@ -6,7 +6,7 @@ import gc
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, TypeVar
@@ -14,7 +14,7 @@ from typing import Any, Literal, TypeVar
 import torch
 from torch import Tensor, nn
 
-from prunekit.foundation.devices import HOST
+from prunekit.foundation.devices import HOST, cpu_threads
 from prunekit.foundation.timing import (
     Ratio,
     call_seconds,
@@ -122,15 +122,9 @@ def placed(one: Placed) -> Placed:
     return one.to(_DEVICE.get())
 
 
-@contextmanager
-def one_thread() -> Iterator[None]:
+def one_thread() -> AbstractContextManager[None]:
     """Compute on one thread: waiting for each other is counted as work on a busy machine."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
+    return cpu_threads(1)
 
 
 Verdict = Literal["met", "not met", "undecided", "below the null", "not judged", ""]

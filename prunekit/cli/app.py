@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import io
+import os
 import sys
 from typing import Any, NoReturn
 
@@ -132,7 +133,12 @@ cli.params.append(traceback_option())
 
 
 def main(args: list[str] | None = None) -> NoReturn:
-    """Run the command line and exit with the code that tells what happened."""
+    """Run the command line and exit with the code that tells what happened.
+
+    Each command computes on one CPU thread, unless OMP_NUM_THREADS or the recipe says otherwise:
+    by itself torch takes all cores, also where others are at work on them.
+    """
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported, which reads it once
     options = Options(alone=True)
     try:
         result = cli.main(args, prog_name="prunekit", standalone_mode=False, obj=options)

@@ -103,7 +103,7 @@ def _extra(name: str, packages: Mapping[str, str | None]) -> str:
 def _processor(cpu: Mapping[str, Any]) -> list[tuple[str, str]]:
     return [
         ("name", f"{cpu['name']} ({cpu['capability']})"),
-        ("cores", f"{cpu['cores']}, of which torch uses {cpu['threads']}"),
+        ("cores", f"{cpu['cores']}, of which a command without a recipe uses {cpu['threads']}"),
         ("memory", f"{_gigabytes(cpu['free'])} free of {_gigabytes(cpu['memory'])}"),
         ("shared memory", _gigabytes(cpu["shared"])),
     ]

@@ -12,7 +12,7 @@ import torch
 
 from prunekit.errors import ExportError
 from prunekit.export.subject import MODEL_FILE, Subject, open_subject
-from prunekit.foundation.devices import HOST, choose_device
+from prunekit.foundation.devices import HOST, choose_device, cpu_threads
 from prunekit.foundation.files import all_or_nothing
 from prunekit.foundation.modules import copy_on
 from prunekit.models.cost import count_macs
@@ -68,7 +68,9 @@ def compact_run(
     """
     with use_code(code):
         place = choose_device(device)
-        return _compacted(open_subject(run_dir), out, place)
+        subject = open_subject(run_dir)
+        with cpu_threads(subject.recipe.threads):
+            return _compacted(subject, out, place)
 
 
 def _compacted(subject: Subject, out: str | Path | None, device: torch.device) -> CompactRun:

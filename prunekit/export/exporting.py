@@ -39,7 +39,7 @@ from prunekit.export.subject import (
     unit_statistics,
 )
 from prunekit.export.zeros import count_zeros
-from prunekit.foundation.devices import choose_device
+from prunekit.foundation.devices import choose_device, cpu_threads
 from prunekit.foundation.files import all_or_nothing, write_json
 from prunekit.models.file_metadata import images_metadata
 from prunekit.registry.own_code import CodeFile, use_code
@@ -126,9 +126,10 @@ def export_run(  # noqa: PLR0913 - a keyword for each file and choice
     with use_code(code):
         place = choose_device(device)
         subject = open_subject(run_dir)
-        if compact:
-            subject = without_empty(subject, place)
-        return _exported(subject, wanted, out)
+        with cpu_threads(subject.recipe.threads):
+            if compact:
+                subject = without_empty(subject, place)
+            return _exported(subject, wanted, out)
 
 
 def _exported(subject: Subject, wanted: _Wanted, out: str | Path | None) -> Export:

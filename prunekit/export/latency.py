@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -15,6 +14,7 @@ from torch import Tensor, nn
 
 from prunekit.export.programs import INPUT, OUTPUT, trace, write_onnx
 from prunekit.export.subject import Subject
+from prunekit.foundation.devices import cpu_threads
 from prunekit.foundation.number_text import counted
 from prunekit.models.cost import Macs
 from prunekit.models.latency import (
@@ -66,7 +66,7 @@ def onnx_latency(path: Path, subject: Subject, seconds: float = SECONDS) -> Onnx
     """
     notes: list[str] = []
     threads = subject.recipe.threads
-    with _threads(threads):
+    with cpu_threads(threads):
         try:
             own = session_pass(path, threads)
         except Exception as error:  # its own classes, none of which it exports
@@ -154,13 +154,3 @@ def _slower(eager: Latencies) -> list[str]:
 
 def _reason(error: Exception) -> str:
     return textwrap.shorten(" ".join(str(error).split()), 200)
-
-
-@contextmanager
-def _threads(number: int) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(number)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

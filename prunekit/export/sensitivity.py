@@ -14,7 +14,7 @@ from prunekit.data import open_dataset
 from prunekit.errors import RecipeError, UsageError
 from prunekit.export.layer_trials import LayerPoint, LayerTrials, Split
 from prunekit.export.subject import MODEL_FILE
-from prunekit.foundation.devices import device_of_run
+from prunekit.foundation.devices import cpu_threads, device_of_run
 from prunekit.models.saved import load_model
 from prunekit.recipe.load import dataset_from
 from prunekit.registry import STRATEGIES
@@ -148,7 +148,7 @@ def sensitivity(  # noqa: PLR0913 - each is a choice of the caller's
         config, seed=recipe.seed, device=place, storage=None if overrides else run.storage()
     )
     model.to(place)
-    with closing(data):
+    with closing(data), cpu_threads(recipe.threads):
         trial = LayerTrials(
             model, data, split or ("validation" if data.validation_size else "train"), samples
         )

@@ -20,7 +20,7 @@ from prunekit.errors import CheckpointError, UsageError
 from prunekit.export.programs import INPUT, OUTPUT
 from prunekit.export.subject import MODEL_FILE
 from prunekit.foundation.autocast import DTYPES, autocast
-from prunekit.foundation.devices import AUTO, device_of_run
+from prunekit.foundation.devices import AUTO, cpu_threads, device_of_run
 from prunekit.foundation.numerics import Numerics
 from prunekit.foundation.system import followed
 from prunekit.models.file_metadata import IMAGES, read_preprocessing
@@ -67,15 +67,16 @@ class ServedModel:
     @contextmanager
     def as_in_its_run(self) -> Iterator[None]:
         """As many CPU threads as the run had, rounded as it was: else last bits are others."""
-        threads, numerics = torch.get_num_threads(), Numerics.in_force()
-        if self.recipe is not None:
-            torch.set_num_threads(self.recipe.threads)
-            Numerics.of(self.recipe).set()
-        try:
+        if self.recipe is None:
             yield
-        finally:
-            torch.set_num_threads(threads)
-            numerics.set()
+            return
+        numerics = Numerics.in_force()
+        with cpu_threads(self.recipe.threads):
+            Numerics.of(self.recipe).set()
+            try:
+                yield
+            finally:
+                numerics.set()
 
 
 def open_served(source: str | Path, device: str | None = None) -> ServedModel:

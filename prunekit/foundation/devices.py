@@ -203,6 +203,20 @@ def _place(device: torch.device) -> tuple[torch.device, ...]:
     return () if device.type == "mps" else (device,)  # there is one of Apple's: it takes none
 
 
+@contextmanager
+def cpu_threads(number: int) -> Iterator[None]:
+    """Compute on so many threads of the CPU while the block runs.
+
+    What is small gains nothing by more, and on a busy machine each operation waits for the slowest.
+    """
+    before = torch.get_num_threads()
+    torch.set_num_threads(number)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
 def wait_for(device: torch.device) -> None:
     """Return when a device has done what it was given; a CPU has, when a call returns."""
     if device.type == "cpu":

@@ -13,7 +13,7 @@ from tempfile import TemporaryDirectory
 import torch
 from torch import Tensor
 
-from prunekit.foundation.devices import HOST, wait_for
+from prunekit.foundation.devices import HOST, cpu_threads, wait_for
 from prunekit.recipe.load import recipe_from
 from prunekit.train.build import build
 from prunekit.train.distributed import ProcessGroup
@@ -96,8 +96,7 @@ def self_test(device: torch.device) -> SelfTest:
 
 def _trained(device: torch.device) -> _Trace:
     found, group = _Trace(), ProcessGroup(0, 1, device)
-    threads = torch.get_num_threads()
-    try:
+    with cpu_threads(torch.get_num_threads()):  # as before, whatever the recipe sets
         run = build(recipe_from(RECIPE), group)
         with TemporaryDirectory(prefix="prunekit-") as folder, ExitStack() as close:
             trainer = Trainer(run, Path(folder), Observer(run, Path(folder)))
@@ -111,8 +110,6 @@ def _trained(device: torch.device) -> _Trace:
                 found.losses.append(after - before)
                 before = after
                 _look(trainer, found)
-    finally:
-        torch.set_num_threads(threads)
     return found
 
 
