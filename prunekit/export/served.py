@@ -179,7 +179,7 @@ def _of_onnx(path: Path, run: RunDir | None) -> ServedModel:
         raise UsageError(
             f"{path} needs onnxruntime, which is not installed: pip install 'prunekit[onnx]'"
         )
-    session = _session(path)
+    session = _session(path, run.recipe().threads if run else torch.get_num_threads())
     about: dict[str, str] = session.get_modelmeta().custom_metadata_map
     if IMAGES not in about or "normalisation" not in about:
         raise CheckpointError(
@@ -211,13 +211,13 @@ def _of_onnx(path: Path, run: RunDir | None) -> ServedModel:
     )
 
 
-def _session(path: Path) -> Any:
+def _session(path: Path, threads: int) -> Any:
     import onnxruntime
 
     if not path.is_file():
         raise CheckpointError(f"{path}: no such file")
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = torch.get_num_threads()
+    options.intra_op_num_threads = threads
     options.log_severity_level = 4  # what is wrong is raised
     try:
         return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])

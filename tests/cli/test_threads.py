@@ -2,9 +2,12 @@
 
 import os
 
+import onnxruntime
 import pytest
 import torch
 
+from prunekit.errors import CheckpointError
+from prunekit.export.served import open_served
 from prunekit.foundation.devices import cpu_threads
 from tests.support.training import run
 
@@ -39,6 +42,22 @@ def test_what_computes_on_a_run_takes_its_threads(finished, name, call, monkeypa
     assert code == 0, told
     assert seen == {2}
     assert torch.get_num_threads() == before != 2
+
+
+def test_so_does_an_exported_file_in_its_run(finished, monkeypatch):
+    seen = []
+
+    def refused(path, options, providers):
+        seen.append(options.intra_op_num_threads)
+        raise RuntimeError("no model")
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", refused)
+    file = finished / "export" / "model.onnx"
+    file.parent.mkdir()
+    file.touch()
+    with pytest.raises(CheckpointError, match="no model"):
+        open_served(file)
+    assert seen == [2]
 
 
 @pytest.mark.parametrize(("given", "taken"), [(None, "1"), ("3", "3")])
