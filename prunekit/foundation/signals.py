@@ -6,6 +6,7 @@ import signal
 import time
 from collections.abc import Callable
 from types import FrameType
+from typing import ClassVar
 
 Handler = Callable[[int, FrameType | None], object] | int | signal.Handlers | None
 NAMES = ("SIGTERM", "SIGINT", "SIGHUP")
@@ -52,37 +53,46 @@ class StopSignals:
     A block inside another of this process begins with the count of that, and adds to it.
     """
 
+    _innermost: ClassVar[StopSignals | None] = None
+
     def __init__(self) -> None:
         self.times, self._last = 0, 0.0
         self._before: dict[signal.Signals, Handler] = {}
+        """What each signal did before the block; empty = it does that again."""
         self._outer: StopSignals | None = None
         self.outlasted = 0.0
         """Seconds after the block for which SIGTERM ends nothing: who sends it because of another
         process must not cut short what this one tells."""
 
     def __enter__(self) -> StopSignals:
-        self._before = {name: signal.signal(name, self._ask) for name in SIGNALS}
-        owner = getattr(self._before[signal.SIGTERM], "__self__", None)
-        self._outer = owner if isinstance(owner, StopSignals) else None
+        self._outer = StopSignals._innermost
         if self._outer is not None:
             self.times, self._last = self._outer.times, self._outer._last
+        if self.times < 2:
+            self._before = {name: signal.signal(name, self._ask) for name in SIGNALS}
+        StopSignals._innermost = self
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self.outlasted:
-            self._before[signal.SIGTERM] = _outlast(self.outlasted, self._before[signal.SIGTERM])
+        StopSignals._innermost = self._outer
         if self._outer is not None:
             self._outer.times, self._outer._last = self.times, self._last
+        if self.outlasted:
+            before = self._before.get(signal.SIGTERM, signal.getsignal(signal.SIGTERM))
+            self._before[signal.SIGTERM] = _outlast(self.outlasted, before)
         self._give_back()
 
     def _give_back(self) -> None:
         for name, handler in self._before.items():
             signal.signal(name, handler)
+        self._before = {}
 
     def _ask(self, signum: int, frame: FrameType | None) -> None:
         now = time.monotonic()
         if self.times and now - self._last <= SAME_REQUEST:
             return
         self.times, self._last = self.times + 1, now
-        if self.times > 1:
-            self._give_back()
+        block: StopSignals | None = self if self.times > 1 else None
+        while block is not None:  # from the inside out, so that what was before all of them stays
+            block._give_back()
+            block = block._outer

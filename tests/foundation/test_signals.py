@@ -32,6 +32,30 @@ def test_two_requests_are_counted_and_a_third_does_what_it_did_before(signum: in
         signal.signal(signum, before)
 
 
+@pytest.mark.parametrize("within", [0, 1, 2])
+def test_blocks_in_each_other_are_one_for_who_asks(within: int) -> None:
+    """So many requests come in the inner block, the others before it."""
+    heard: list[int] = []
+    before = signal.signal(signal.SIGTERM, lambda number, _: heard.append(number))
+    try:
+        with StopSignals() as outer:
+            for _ in range(2 - within):
+                signal.raise_signal(signal.SIGTERM)
+            with StopSignals() as inner:
+                for _ in range(within):
+                    signal.raise_signal(signal.SIGTERM)
+                assert (inner.times, heard) == (2, [])
+                signal.raise_signal(signal.SIGTERM)
+                assert heard == [signal.SIGTERM]
+            assert outer.times == 2
+            signal.raise_signal(signal.SIGTERM)
+            assert heard == [signal.SIGTERM] * 2
+        signal.raise_signal(signal.SIGTERM)
+        assert heard == [signal.SIGTERM] * 3
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 def test_a_block_in_another_begins_with_its_count_and_adds_to_it() -> None:
     with StopSignals() as outer:
         signal.raise_signal(signal.SIGTERM)
