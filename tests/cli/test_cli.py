@@ -388,11 +388,13 @@ def test_a_stop_that_was_asked_for_is_not_called_an_error(call, failing):
     assert call("run", "quickstart")[::2] == (75, "Stopped at step 3 of 9 and saved\n")
 
 
-def test_interrupt_exits_with_130(call, failing):
-    failing(KeyboardInterrupt())
+@pytest.mark.parametrize("told", ["", "Interrupted at step 3: go on from step 2"])
+def test_interrupt_exits_with_130_and_says_where_to_go_on(call, failing, told):
+    failing(KeyboardInterrupt(told))
     code, _, err = call("run", "quickstart")
     assert code == 130
     assert "Traceback" not in err
+    assert err.strip() == (told or "Interrupted")
 
 
 @pytest.mark.parametrize(

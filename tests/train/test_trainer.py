@@ -588,7 +588,8 @@ def test_a_second_request_ends_a_run_before_its_next_batch(
             return {}
 
     # the probe looks before step 7 is taken, which has no batch left; that step is not saved
-    with PROBES.temporarily("stops", Twice), pytest.raises(KeyboardInterrupt):
+    told = "Interrupted at step 8: go on from step 0 with `prunekit resume "
+    with PROBES.temporarily("stops", Twice), pytest.raises(KeyboardInterrupt, match=told):
         run(tmp_path, probes=["stops"], evaluate={"every": "8st"}, checkpoint={"every": "24st"})
     latest = tmp_path / "tiny/latest"
     status = open_run(latest).status()
