@@ -104,12 +104,34 @@ def goes_on(commands: Commands, swept: Swept, out: Path) -> None:
     assert not [*commands.temporary.glob("prunekit-*"), *commands.temporary.glob("torchelastic_*")]
 
 
+def one_of_two(commands: Commands, swept: Swept, out: Path) -> None:
+    """One is held where it runs a cell, a second is told of it, and the first is asked to stop."""
+    held = commands.begin(
+        "sweep", swept.recipe, "seed=0,1", "--out", out, below=out, at=1, what="hold",
+        on="prunekit.sweep.runner:_Work.take",
+    )  # fmt: skip
+    held.until("held")
+    second = sweep(commands, swept.recipe, out)
+    told_plainly(second)
+    assert second.code == 8
+    assert f"in use by process {held.pid} on" in second.text
+    held.signal("SIGTERM")
+    stopped = held.end()
+    told_plainly(stopped)
+    assert stopped.code == 75, stopped.text
+
+
 def test_a_sweep_that_is_killed_again_and_again_comes_to_its_end(
     commands: Commands, swept: Swept, tmp_path: Path
 ) -> None:
-    for whom in KINDS:
+    """And is begun a second time while it is at work."""
+    for whom in ("command", "orphan"):
         (at,) = drawn(swept.operations[whom] // 3, whom, 1)
         kill(commands, swept, tmp_path, whom, at)
+    one_of_two(commands, swept, tmp_path)
+    kill(
+        commands, swept, tmp_path, "worker", drawn(swept.operations["worker"] // 3, "worker", 1)[0]
+    )
     goes_on(commands, swept, tmp_path)
 
 
@@ -124,23 +146,3 @@ def test_a_sweep_goes_on_after_each_operation(
         kill(commands, swept, out, whom, at)
         goes_on(commands, swept, out)
         shutil.rmtree(out)
-
-
-def test_of_two_sweeps_at_once_one_is_told_who_is_at_it(
-    commands: Commands, swept: Swept, tmp_path: Path
-) -> None:
-    """The first is held where it runs a cell, and then asked to stop."""
-    held = commands.begin(
-        "sweep", swept.recipe, "seed=0,1", "--out", tmp_path, below=tmp_path, at=1, what="hold",
-        on="prunekit.sweep.runner:_Work.take",
-    )  # fmt: skip
-    held.until("held")
-    second = sweep(commands, swept.recipe, tmp_path)
-    told_plainly(second)
-    assert second.code == 8
-    assert f"in use by process {held.pid} on" in second.text
-    held.signal("SIGTERM")
-    stopped = held.end()
-    told_plainly(stopped)
-    assert stopped.code == 75, stopped.text
-    goes_on(commands, swept, tmp_path)
