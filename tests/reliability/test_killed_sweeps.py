@@ -12,6 +12,7 @@ import pytest
 from torch import Tensor
 
 from prunekit.sweep import open_sweep
+from prunekit.train.going_on import status_of
 from tests.reliability.faults import Commands, Ended
 from tests.reliability.undisturbed import Undisturbed, drawn, left_over, names, told_plainly
 from tests.support.training import result, same
@@ -72,9 +73,9 @@ def shape(folder: Path) -> set[str]:
 
 
 def written(out: Path) -> dict[str, int]:
-    """When each result was."""
-    runs = (out / "tiny" / "runs").glob("tiny/2*/report.json")
-    return {f"{path}": path.stat().st_mtime_ns for path in runs}
+    """When the result was, of each run that is done."""
+    runs = [path for path in (out / "tiny" / "runs").glob("tiny/2*") if status_of(path) == "done"]
+    return {f"{path}": (path / "report.json").stat().st_mtime_ns for path in runs}
 
 
 def kill(commands: Commands, swept: Swept, out: Path, whom: str, at: int) -> None:
@@ -129,9 +130,8 @@ def test_a_sweep_that_is_killed_again_and_again_comes_to_its_end(
         (at,) = drawn(swept.operations[whom] // 3, whom, 1)
         kill(commands, swept, tmp_path, whom, at)
     one_of_two(commands, swept, tmp_path)
-    kill(
-        commands, swept, tmp_path, "worker", drawn(swept.operations["worker"] // 3, "worker", 1)[0]
-    )
+    (at,) = drawn(swept.operations["worker"] // 3, "worker", 1)
+    kill(commands, swept, tmp_path, "worker", at)
     goes_on(commands, swept, tmp_path)
 
 
