@@ -314,6 +314,9 @@ SUBJECTS = {
         "rounds, N=17": {
             "ratio 0.6: 2 rounds": "<= 1.3 x",
             "ratio 0.8: 3 rounds": "<= 1.3 x",
+            "the limit of one": "",
+            "the limit of 2": "",
+            "the limit of 3": "",
         },
         "block, N=17": {"tome": ""},
         "step, ratio 0.2": {"merged": "<= 1.01 x", "dense": ""},
