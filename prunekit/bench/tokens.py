@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -97,7 +98,7 @@ def merging(quick: bool) -> Iterator[Section]:
             AGAIN: _both_ways(shape, plain),
             "tome": _both_ways(shape, _by_tome(_tome(RATIO))),
             "tome, the same tokens": _both_ways(shape, _by_tome(like_paper)),
-            LIMIT: _limit(shape, removed),
+            LIMIT: _limit(shape, [removed]),
         }
         yield _section(
             f"merge, {name}",
@@ -110,18 +111,23 @@ def merging(quick: bool) -> Iterator[Section]:
         )
 
 
-def _limit(shape: Shape, removed: int) -> Variant:
-    """What no way of merging saves: scores, and a read and a write of what comes in and out."""
-    x = shape.draw()[0].detach()
-    a, b = x[:, 1::2], x[:, 2::2]
-    out = x.new_empty(shape.batch, shape.tokens - removed, shape.width)
-    back = torch.empty_like(x)
+def _limit(shape: Shape, rounds: Sequence[int]) -> Variant:
+    """What no way of merging saves: the scores of each round, which removes so many, a read and a
+    write of what comes in and out, and one way back."""
+    tokens = [shape.draw()[0].detach()]
+    for removed in rounds:
+        left = tokens[-1].shape[1] - removed
+        tokens.append(tokens[0].new_empty(shape.batch, left, shape.width))
+    back, out = torch.empty_like(tokens[0]), tokens[-1]
+    times, rest = divmod(shape.tokens, out.shape[1])
 
     def work() -> None:
-        torch.matmul(a, b.transpose(1, 2))
-        out.copy_(x[:, removed:])
-        back[:, removed:] = out
-        back[:, :removed] = out[:, :removed]
+        for x, y in pairwise(tokens):
+            torch.matmul(x[:, 1::2], x[:, 2::2].transpose(1, 2))
+            y.copy_(x[:, -y.shape[1] :])
+        for part in back[:, rest:].chunk(times, 1):
+            part.copy_(out)
+        back[:, :rest] = out[:, :rest]
 
     return timed(work)
 
@@ -136,6 +142,9 @@ def rounds(quick: bool) -> Iterator[Section]:
         variants = {"one": _both_ways(shape, one), AGAIN: _both_ways(shape, one)}
         names = {f"ratio {ratio:g}: {counts[ratio]} rounds": c for ratio, c in more.items()}
         variants |= {what: _both_ways(shape, _by_tome(c)) for what, c in names.items()}
+        variants["the limit of one"] = _limit(shape, [n // 2])
+        limits = {counts[ratio]: _limit(shape, c.rounds(n)) for ratio, c in more.items()}
+        variants |= {f"the limit of {count}": limit for count, limit in limits.items()}
         yield _section(
             f"rounds, {name}",
             f"more than half of {shape} merged, forward and backward",

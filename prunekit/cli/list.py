@@ -133,15 +133,18 @@ def list_entries(kind: str, entries: Sequence[dict[str, Any]], *, as_json: bool)
         return
     from prunekit.foundation.console import console
 
-    console().print(list_view(kind, entries))
+    screen = console()
+    screen.print(list_view(kind, entries, screen.width))
 
 
 def print_lists(kinds: Sequence[str], components: Sequence[dict[str, Any]]) -> None:
     """Kind by kind, for a person."""
     from prunekit.foundation.console import console
 
+    screen = console(prose=True)
     for kind in kinds:
-        console(prose=True).print(list_view(kind, [e for e in components if e["kind"] == kind]))
+        of_kind = [entry for entry in components if entry["kind"] == kind]
+        screen.print(list_view(kind, of_kind, screen.width))
 
 
 def tell_failures(ctx: click.Context, checked: Sequence[dict[str, Any]], *, quiet: bool) -> None:
@@ -186,13 +189,49 @@ def recipe_entries() -> list[dict[str, Any]]:
     ]
 
 
-def list_view(kind: str, components: Sequence[dict[str, Any]]) -> RenderableType:
+def list_view(kind: str, components: Sequence[dict[str, Any]], width: int) -> RenderableType:
     """A heading, then name, origin and paper of each component with its summary below."""
     from rich.console import Group
     from rich.text import Text
 
-    entries = [entry_view(component) for component in components] or [Text("  none")]
+    entries = [short_view(one, width) or entry_view(one) for one in components] or [Text("  none")]
     return Group(Text(kind, style="bold"), *entries, "")
+
+
+def short_view(component: dict[str, Any], width: int) -> RenderableType | None:
+    """As `entry_view`, in a fifth of the time, of plain words that need no measuring; else None."""
+    from rich.segment import Segment, Segments
+    from rich.style import Style
+
+    name, origin = component["name"], origin_text(component)
+    room, below = width - len(BELOW), [component[key] for key in ("summary", "paper")]
+    texts = [name, origin, *below]
+    plain = all(text.isascii() and text.isprintable() and "  " not in text for text in texts)
+    words = (len(word) for text in below for word in text.split())
+    fit = len(f"  {name}  {origin}") <= width and max(words, default=0) <= room
+    if "check" in component or not plain or not fit:
+        return None
+    end = Segment("\n")
+    head = [Segment("  "), Segment(name, Style(color="cyan")), Segment("  ")]
+    found = [*head, Segment(origin, Style(dim=True)), end]
+    for line in (line for text in below for line in broken(text, room)):
+        found += [Segment(BELOW + line), end]
+    return Segments(found)
+
+
+def broken(text: str, room: int) -> list[str]:
+    """Words in lines of `room` characters at most; none of them is longer."""
+    lines: list[str] = []
+    for word in text.split():
+        if lines and len(lines[-1]) + 1 + len(word) <= room:
+            lines[-1] += f" {word}"
+        else:
+            lines.append(word)
+    return lines
+
+
+BELOW = " " * 6
+"""Before what stands below a name."""
 
 
 def entry_view(component: dict[str, Any]) -> RenderableType:
@@ -205,7 +244,7 @@ def entry_view(component: dict[str, Any]) -> RenderableType:
     if not component.get("check", {"ok": True})["ok"]:
         head.append("  FAILED", style="bold red")
     below = [Text(component[key]) for key in ("summary", "paper") if component[key]]
-    return Group(head, *(Padding(text, (0, 0, 0, 6), expand=False) for text in below))
+    return Group(head, *(Padding(text, (0, 0, 0, len(BELOW)), expand=False) for text in below))
 
 
 def origin_text(component: dict[str, Any]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any, NamedTuple
 
 import torch
@@ -19,16 +20,17 @@ class Matching(NamedTuple):
 
     def rows(self) -> Tensor:
         """The slot of each token among those of all samples, int64 [B * N]."""
-        return (self.group + _begins(self.group.shape[0], self.tokens, self.group)).flatten()
+        return _among_all(self.group, self.tokens)
 
 
-def _begins(samples: int, length: int, like: Tensor) -> Tensor:
-    """Where each sample begins among rows of all, int64 [B, 1]."""
-    return torch.arange(0, samples * length, length, device=like.device).unsqueeze(-1)
+def _among_all(place: Tensor, length: int) -> Tensor:
+    """Places in samples of `length` as rows among those of all samples: [B, N] -> [B * N]."""
+    begins = torch.arange(0, place.shape[0] * length, length, device=place.device)
+    return (place + begins.unsqueeze(-1)).view(-1)
 
 
 def sums(values: Tensor, matching: Matching, rows: Tensor, *, deterministic: bool) -> Tensor:
-    """Values of all tokens added up by slot: [B * N, W] -> [B * T, W].
+    """Values of all tokens added up by slot: [B * N, W] -> [B * T, W], or without W.
 
     Args:
         values: of each token, sample by sample.
@@ -36,12 +38,12 @@ def sums(values: Tensor, matching: Matching, rows: Tensor, *, deterministic: boo
         rows: its `rows`.
         deterministic: by a dense product, whose order of addition is fixed on CUDA too.
     """
-    samples, width = matching.group.shape[0], values.shape[-1]
+    samples, shape = matching.group.shape[0], values.shape[1:]
     if not deterministic:
-        return values.new_zeros(samples * matching.tokens, width).index_add(0, rows, values)
+        return values.new_zeros(samples * matching.tokens, *shape).index_add_(0, rows, values)
     slots = torch.arange(matching.tokens, device=values.device).unsqueeze(-1)
     belongs = (matching.group.unsqueeze(1) == slots).to(values.dtype)
-    return product(belongs, values.view(samples, -1, width)).flatten(0, 1)
+    return product(belongs, values.view(*matching.group.shape, -1)).view(-1, *shape)
 
 
 class Groups(NamedTuple):
@@ -51,7 +53,7 @@ class Groups(NamedTuple):
     rows: Tensor
     """`matching.rows()`."""
     weight: Tensor
-    """[B * N, 1]: the share of each token in its group."""
+    """[B * N]: the share of each token in its group."""
 
 
 def means(x: Tensor, groups: Groups, *, deterministic: bool) -> Tensor:
@@ -64,18 +66,17 @@ def means(x: Tensor, groups: Groups, *, deterministic: bool) -> Tensor:
     """
     matching, rows, weight = groups
     if deterministic or torch.compiler.is_exporting():
-        return sums(x * weight, matching, rows, deterministic=deterministic)
+        return sums(x * weight.unsqueeze(-1), matching, rows, deterministic=deterministic)
     # bags of rows, with their products added as they are made: none is held
-    samples, count = matching.group.shape
     order = matching.group.argsort(dim=-1, stable=True)
-    order = (order + _begins(samples, count, order)).flatten()
-    counts = rows.new_zeros(samples * matching.tokens).index_add_(0, rows, torch.ones_like(rows))
+    order = _among_all(order, order.shape[1])
+    counts = sums(torch.ones_like(rows), matching, rows, deterministic=False)
     return F.embedding_bag(
         order,
         x,
-        counts.cumsum(0) - counts,
+        counts.cumsum(0).sub_(counts),
         mode="sum",
-        per_sample_weights=weight.flatten().index_select(0, order),
+        per_sample_weights=weight.index_select(0, order),
     )
 
 
@@ -96,8 +97,8 @@ class SharedMeans(torch.autograd.Function):
         """What x makes, [B * T, C]; the gradient is that of `first`.
 
         Args:
-            first: tokens of before the first round, [B * N, C].
-            back: the share of each in what it has become a part of, [B * N, 1], and the row where
+            first: tokens of before the first round, [B, N, C].
+            back: the share of each in what it has become a part of, [B * N], and the row where
                 that is, [B * N]; None = as in `groups`.
             x: tokens of before this round.
             groups: what goes where in this round.
@@ -108,19 +109,25 @@ class SharedMeans(torch.autograd.Function):
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
         """Keep where tokens went, and with which weight."""
-        _, back, _, groups, _ = inputs
+        first, back, _, groups, _ = inputs
+        ctx.shape = first.shape
         ctx.save_for_backward(*(back or (groups.weight, groups.rows)))
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        """[B * T, C] -> [B * N, C]."""
+        """[B * T, C] -> [B, N, C]."""
         share, came = ctx.saved_tensors
         grad = grads[0].contiguous()
         if grad.device.type == "cpu":  # bags of one row: the product in one pass
-            back = F.embedding_bag(came.unsqueeze(-1), grad, mode="sum", per_sample_weights=share)
+            each = came.unsqueeze(-1), share.unsqueeze(-1)
+            back = F.embedding_bag(each[0], grad, mode="sum", per_sample_weights=each[1])
         else:
-            back = grad.index_select(0, came) * share
-        return back, None, None, None, None
+            back = grad.index_select(0, came) * share.unsqueeze(-1)
+        return back.view(ctx.shape), None, None, None, None
+
+
+# `apply` asks for it at each call, which takes longer than most operations here
+SharedMeans.forward.__signature__ = inspect.signature(SharedMeans.forward)  # type: ignore[attr-defined]
 
 
 def product(a: Tensor, b: Tensor) -> Tensor:

@@ -65,8 +65,10 @@ class Tome(RatioCompressor):
 
     def forward(self, tokens: TokenBatch) -> TokenBatch:
         """[B, p + n, C] -> [B, p + output_tokens(n), C]; the same object where none is removed."""
-        merged, group = tokens, None
         rounds = self.rounds(tokens.x.shape[1] - tokens.protected)
+        merged, group = tokens, None
+        if len(rounds) > 1 and not torch.compiler.is_exporting():  # the last round has gradients
+            merged = TokenBatch(tokens.x.detach(), tokens.size, tokens.protected, tokens.keys)
         for later, removed in zip(range(len(rounds) - 1, -1, -1), rounds, strict=True):
             matching = self._match(merged, removed)
             group = matching.group if group is None else matching.group.gather(1, group)
@@ -138,16 +140,26 @@ def match(
     """
     samples, count = x.shape[:2]
     sources, targets = (x[:, protected + begin :: 2].float() for begin in (first, 1 - first))
-    score, target = _best(_scores(sources, targets, similarity))
-    stays = ranking(score) >= removed
-    b_begins = protected + score.shape[1] - removed
-    group = torch.empty(samples, count, dtype=torch.int64, device=x.device)
-    group[:, :protected] = torch.arange(protected, device=x.device)
-    group[:, protected + first :: 2] = torch.where(
-        stays, stays.cumsum(-1) + (protected - 1), target + b_begins
-    )
+    b_begins = protected + sources.shape[1] - removed
+    score, target = _best(_scores(sources, targets, similarity), b_begins)
+    stays = _staying(score, removed)
+    group = torch.zeros(samples, count, dtype=torch.int64, device=x.device)
+    left = stays.cumsum(-1, dtype=target.dtype)
+    if protected > 1:
+        group[:, :protected] = torch.arange(protected, device=x.device)
+    if protected != 1:
+        left += protected - 1
+    group[:, protected + first :: 2] = torch.where(stays, left, target)
     group[:, protected + 1 - first :: 2] = torch.arange(b_begins, count - removed, device=x.device)
     return Matching(group, count - removed)
+
+
+def _staying(score: Tensor, removed: int) -> Tensor:
+    """Bool [B, A]: all but the `removed` highest of each row; of equal ones the first go."""
+    if torch.compiler.is_exporting():
+        return ranking(score) >= removed
+    goes = score.argsort(dim=-1, descending=True, stable=True)[:, :removed]
+    return torch.ones_like(score, dtype=torch.bool).scatter_(-1, goes, False)
 
 
 def ranking(score: Tensor) -> Tensor:
@@ -163,17 +175,20 @@ def ranking(score: Tensor) -> Tensor:
     return before.sum(-1)
 
 
-def _best(scores: Tensor) -> tuple[Tensor, Tensor]:
-    """[B, A, D] -> the highest of each row and its place; of equal ones the first."""
+def _best(scores: Tensor, begin: int) -> tuple[Tensor, Tensor]:
+    """[B, A, D] -> the highest of each row and its place + `begin`; of equal ones the first.
+
+    Places are whole numbers, of floating point on the CPU.
+    """
     if scores.device.type != "cpu" or torch.compiler.is_compiling():
         best, place = scores.max(-1)
-        return best, place
+        return best, place + begin
     # sums run by vectors where the sources lie beside each other; `max` and comparisons do not
     best = scores.amax(-1)
     below = (scores - best.unsqueeze(-1)).sign_()  # -1, and 0 for what is the highest
     count = scores.shape[-1]
-    places = torch.arange(count, dtype=scores.dtype)
-    return best, torch.add(places, below, alpha=-count).amin(-1).long()
+    places = torch.arange(begin, begin + count, dtype=scores.dtype)
+    return best, torch.add(places, below, alpha=-count).amin(-1)
 
 
 def _scores(a: Tensor, b: Tensor, similarity: Similarity) -> Tensor:
@@ -213,19 +228,20 @@ def merge(
     """
     dtype = torch.promote_types(tokens.x.dtype, torch.float32)
     rows, samples = matching.rows(), tokens.x.shape[0]
-    x, sizes = tokens.x.to(dtype).flatten(0, 1), tokens.size.to(dtype).flatten(0, 1)
+    x, sizes = tokens.x.to(dtype), tokens.size.to(dtype).flatten()
     new_size = sums(sizes, matching, rows, deterministic=deterministic)
     weight = sizes / new_size.index_select(0, rows)
-    if torch.compiler.is_exporting():
-        merged = means(x, Groups(matching, rows, weight), deterministic=deterministic)
+    groups = Groups(matching, rows, weight)
+    first, back = x, None
+    if origin is not None and origin[0].x is not tokens.x:
+        start, came = origin[0], origin[1].rows()
+        first = start.x.to(dtype)
+        back = start.size.to(dtype).flatten() / new_size.index_select(0, came), came
+    if torch.compiler.is_exporting() or not (first.requires_grad and torch.is_grad_enabled()):
+        merged = means(x.flatten(0, 1), groups, deterministic=deterministic)
     else:
-        first, back = x, None
-        if origin is not None and origin[0] is not tokens:
-            start, came = origin[0], origin[1].rows()
-            first = start.x.to(dtype).flatten(0, 1)
-            back = start.size.to(dtype).flatten(0, 1) / new_size.index_select(0, came), came
-        groups = Groups(matching, rows, weight)
-        merged = SharedMeans.apply(first, back, x.detach(), groups, deterministic)
+        flat = x.detach().flatten(0, 1)
+        merged = SharedMeans.apply(first, back, flat, groups, deterministic)
     return TokenBatch(
         merged.view(samples, matching.tokens, -1).to(tokens.x.dtype),
         new_size.view(samples, matching.tokens, 1).to(tokens.size.dtype),

@@ -165,11 +165,11 @@ def decode_window(data: bytes, take: Take, decoder: Decoder) -> Tensor:
     if reduction(box, take.size) > 1:
         return _by_pillow(data, take._replace(window=lambda *_: box))
     if decoder == "pillow":
-        whole = _whole_by_pillow(data, take.channels)
-    else:
-        if frame.exif:  # torchcodec would obey it
-            data = _without(data, frame.exif)
-        whole = _torchcodec()(data, mode="GRAY" if take.channels == 1 else "RGB")
+        part = _part_by_pillow(data, take.channels, box)
+        return resize_pixels(part, take.size, take.interpolation).contiguous()
+    if frame.exif:  # torchcodec would obey it
+        data = _without(data, frame.exif)
+    whole = _torchcodec()(data, mode="GRAY" if take.channels == 1 else "RGB")
     return _resized(whole, box, take)
 
 
@@ -228,9 +228,12 @@ def _check_colour(gray: bool, channels: int) -> None:
         )
 
 
-def _whole_by_pillow(data: bytes, channels: int) -> Tensor:
+def _part_by_pillow(data: bytes, channels: int, box: Box) -> Tensor:
+    top, left, tall, wide = box
+    mode = "L" if channels == 1 else "RGB"
     with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-        return _tensor(image.convert("L" if channels == 1 else "RGB"))
+        part = image.crop((left, top, left + wide, top + tall))  # what is left out is not copied
+        return _tensor(part if part.mode == mode else part.convert(mode))
 
 
 def _by_pillow(data: bytes, take: Take) -> Tensor:

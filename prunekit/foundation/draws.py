@@ -1,4 +1,4 @@
-"""Random draws of other people's code: the same each time, and without a trace."""
+"""Random draws: a seed for those of a device, and other people's code, which leaves no trace."""
 
 from __future__ import annotations
 
@@ -27,3 +27,15 @@ def fixed_draws(seed: int = 0) -> Iterator[None]:
         finally:
             random.setstate(states[0])
             np.random.set_state(states[1])  # noqa: NPY002
+
+
+def seed_draws(seed: int, device: torch.device) -> None:
+    """As `torch.manual_seed`, of what draws on a device.
+
+    For those of the CPU that also notes seeds for accelerators that nobody has used, each with the
+    stack of its caller, at every call: more than a small step takes.
+    """
+    if device.type == "cpu":
+        torch.default_generator.manual_seed(seed)
+    else:
+        torch.manual_seed(seed)

@@ -12,7 +12,7 @@ def printable(text: str) -> str:
     width), and halves of characters. What leaves the program passes here: `PlainConsole`, `say`,
     CSV files and pages all call it.
     """
-    if text.isprintable():
+    if text.isprintable() or text == "\n":
         return text
     return "".join(
         char if char.isprintable() or char in "\n\t" else ascii(char)[1:-1] for char in text

@@ -16,6 +16,7 @@ from torch.optim import Optimizer
 from prunekit.compressors.auxiliary import taken_of, who_is, with_a_loss
 from prunekit.data import EvalSplit
 from prunekit.foundation.devices import widest
+from prunekit.foundation.draws import seed_draws
 from prunekit.foundation.seeding import seed_for
 from prunekit.foundation.tally import Tally
 from prunekit.models.memory_format import laid_out
@@ -123,7 +124,7 @@ class Passes:
             done += len(y)
             last = done == samples
             # noise is a function of its place, so that a resumed run draws the same
-            torch.manual_seed(seed_for(self.run.recipe.seed, "noise", t, rank, i))
+            seed_draws(seed_for(self.run.recipe.seed, "noise", t, rank, i), device)
             with self._no_sync(last=last):
                 with self.precision.autocast():
                     batch, share = batch_of(x, self._trained(x), y), len(y) / samples

@@ -48,6 +48,8 @@ class Precision:
         self.scaler = torch.amp.GradScaler(device.type, enabled=name == "fp16")
         self._bad = torch.zeros((), dtype=torch.bool, device=device)
         self._overflows, self._unscaled = 0, False
+        self._norm: Tensor | None = None  # of the gradients that `_looked_at` were
+        self._looked_at: list[tuple[Tensor, int]] = []  # each with the count of its writes
 
     def autocast(self) -> AbstractContextManager[Any]:
         """Forward passes in this precision."""
@@ -71,7 +73,7 @@ class Precision:
         self.scaler.unscale_(optimizer)
         self._unscaled = True
         if self.scaler.is_enabled():
-            self._overflows = self._overflows + 1 if bool(_not_finite(model)) else 0
+            self._overflows = 0 if bool(self._norm_of(model).isfinite()) else self._overflows + 1
             if 0 < self._overflows <= PATIENCE:
                 self._update()
                 self.origins.forget()
@@ -85,7 +87,7 @@ class Precision:
         Raises:
             DivergedError: one is; on a GPU `stop_if_bad` says so.
         """
-        bad = _not_finite(model)
+        bad = ~self._norm_of(model).isfinite()
         self._bad |= bad
         self.origins.spoil(bad)
         if self.device.type == "cpu":
@@ -102,6 +104,22 @@ class Precision:
             remedy = FROM_THE_START if step == 0 else LATER
             raise DivergedError(f"the loss or its gradient is not finite at step {step}{remedy}")
 
+    def clip(self, model: nn.Module, most: float) -> None:
+        """Gradients of a norm of `most`, or less: as `nn.utils.clip_grad_norm_`."""
+        nn.utils.clip_grads_with_norm_(model.parameters(), most, self._norm_of(model))
+
+    def _norm_of(self, model: nn.Module) -> Tensor:
+        """Of all gradients, measured again only where one was written since."""
+        grads = [param.grad for param in model.parameters() if param.grad is not None]
+        now = [(grad, grad._version) for grad in grads]
+        same = len(now) == len(self._looked_at) and all(
+            a is b and version == then
+            for (a, version), (b, then) in zip(now, self._looked_at, strict=True)
+        )
+        if self._norm is None or not same:
+            self._norm, self._looked_at = nn.utils.get_total_norm(grads), now
+        return self._norm
+
     def step(self, optimizer: Optimizer, take: bool) -> None:
         """`optimizer.step()`, if one is to be taken; the scale may rise again either way."""
         if take:
@@ -111,8 +129,4 @@ class Precision:
     def _update(self) -> None:
         self.scaler.update()
         self._unscaled = False
-
-
-def _not_finite(model: nn.Module) -> Tensor:
-    grads = [param.grad for param in model.parameters() if param.grad is not None]
-    return ~torch.isfinite(nn.utils.get_total_norm(grads))
+        self._norm, self._looked_at = None, []

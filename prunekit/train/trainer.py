@@ -133,7 +133,7 @@ class Trainer:
             self.precision.look(model, t)
         if self.clip_norm is not None:
             # after the masks: what a pruned weight would get must not shrink the step of the others
-            nn.utils.clip_grad_norm_(model.parameters(), self.clip_norm)
+            self.precision.clip(model, self.clip_norm)
         self.precision.step(self.optimizer, take_step)
         engine.count_step()
         if not self.plan.restores_best(engine.step):
