@@ -49,7 +49,6 @@ class Loop:
             or any(strategy.reads == "gradients" for strategy in strategies)
         )
         self._with_a_loss = with_a_loss(engine.model)
-        self._on_host = all(param.device.type == "cpu" for param in engine.params.values())
         self.gradients = LoopGradients(engine)
         self._units: list[UnitCount] = []  # of the strategies when they finished
         self._over = ""  # why no further call makes sense
@@ -119,7 +118,7 @@ class Loop:
             )
             return False
         take_step = engine.before_step()
-        if self._looks or self._on_host:
+        if self._looks or _on_host(engine.params):
             origins.refuse(engine.step)
         return take_step
 
@@ -291,6 +290,10 @@ class Loop:
                     "more: replace or parametrize modules before it is made, and load weights "
                     "without assign=True"
                 )
+
+
+def _on_host(params: Mapping[str, nn.Parameter]) -> bool:
+    return all(param.device.type == "cpu" for param in params.values())
 
 
 def _finite(params: Mapping[str, nn.Parameter]) -> bool:

@@ -203,6 +203,7 @@ class Linear(Rise):
 class Polynomial(Rise):
     """`1 - (1 - u)^power`: most is pruned early (power 3: Zhu and Gupta, arXiv:1710.01878)."""
 
+    paper: ClassVar[str] = "arXiv:1710.01878 (power 3)"
     name: Literal["polynomial", "cubic"] = "polynomial"
     power: float = Field(default=3.0, gt=0)
     """1 is linear; a larger one prunes earlier. `cubic` is the name for 3."""
@@ -237,6 +238,7 @@ class Geometric(Ramp):
     """
 
     ramps = False
+    paper: ClassVar[str] = "arXiv:1803.03635"
     name: Literal["geometric"] = "geometric"
     stop: Duration = duration("100%")
     """Where the share is 1: the last round ends there."""

@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from prunekit.foundation.parameters import Holder, Holders
 from prunekit.pruning.counts import Counted, MaskCount, counts_of
 
 
@@ -115,9 +116,13 @@ def measure_sparsity(model: nn.Module, masks: Mapping[str, Tensor]) -> Sparsity:
     if len({id(named[name]) for name in masks}) < len(masks):
         raise ValueError("a tied parameter is masked under two names")
     entries = sum(parameter.numel() for parameter in model.parameters())
-    counts = counts_of(masks)
+    counts, holders = counts_of(masks), Holders(model)
+    tensors = []
+    for name in filter(masks.__contains__, named):
+        holder = holders.first(str(holders.name_of(named[name])))
+        tensors.append(_by_outputs(_row(name, counts[name]), masks[name], holder))
     return Sparsity(
-        tensors=tuple(_row(name, counts[name]) for name in named if name in masks),
+        tensors=tuple(tensors),
         parameters=entries,
         stored=entries,
     )
@@ -125,6 +130,16 @@ def measure_sparsity(model: nn.Module, masks: Mapping[str, Tensor]) -> Sparsity:
 
 def _row(name: str, of: MaskCount) -> TensorSparsity:
     return TensorSparsity(name, of.entries, of.kept, of.rows, of.empty_rows)
+
+
+def _by_outputs(row: TensorSparsity, mask: Tensor, holder: Holder) -> TensorSparsity:
+    """With the rows that are outputs, where those of the tensor are inputs."""
+    if not holder.is_transposed:
+        return row
+    view, axes = holder.rows
+    inputs = tuple(axis for axis in range(len(view)) if axis not in axes)
+    full = mask.reshape(view).any(dim=inputs)
+    return replace(row, rows=full.numel(), empty_rows=int((~full).sum()))
 
 
 def masks_left(model: nn.Module, masks: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -11,7 +11,7 @@ from torch.testing import assert_close
 from prunekit import Pruner, RecipeError, auxiliary_losses, load_model, open_run, strategy, use_code
 from prunekit.compressors.auxiliary import with_a_loss
 from prunekit.compressors.base import DataCompressor, TokenBatch
-from prunekit.errors import PluginError
+from prunekit.errors import DivergedError, PluginError
 from prunekit.foundation.parameters import Scope
 from prunekit.registry.configs import CompressorConfig
 from prunekit.train.build import build
@@ -51,6 +51,7 @@ class Merger(DataCompressor):
 SLOT = "blocks.0"
 VIT = {"name": "vit", "patch_size": 2, "depth": 2, "embed_dim": 8, "heads": 2}
 LEARNED = {"model": VIT, "compressors": [{"name": "Merger", "slot": SLOT}], "strategies": []}
+NOT_FINITE = r"^compressor 'Merger' \(.*Merger\): its add_loss is not finite at step 0, and all "
 TAG = "compressor/Merger/loss"
 WEIGHT = "blocks.0.compressor.queries.weight"
 
@@ -245,3 +246,10 @@ def test_only_a_pattern_prunes_the_parameters_of_a_compressor() -> None:
     assert Scope().explain(model, "1.linear.weight") == "out: of a compressor"
     with pytest.raises(RecipeError, match="no parameter is left"):
         Scope().select(nn.Sequential(Costs(Costs.Config())))
+
+
+def test_a_term_that_is_not_finite_is_told_with_its_compressor(code: Path, tmp_path: Path) -> None:
+    """1e39 is no number of float32."""
+    merger = LEARNED["compressors"][0] | {"weight": 1e39}
+    with pytest.raises(DivergedError, match=NOT_FINITE):
+        run(code, tmp_path, compressors=[merger])

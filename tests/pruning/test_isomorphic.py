@@ -78,12 +78,19 @@ ALL = ["attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2"]
 
 
 @pytest.mark.parametrize(
-    ("structure", "kinds"), [("unstructured", ALL), ("channel", ALL[2:3]), ("head", ALL[:1])]
+    ("structure", "kinds"),
+    [
+        ("unstructured", ALL),
+        ("channel", ALL[2:3]),
+        ({"name": "channel", "round_to": 4}, ALL[2:3]),
+        ("head", ALL[:1]),
+    ],
 )
 def test_on_a_vit_each_kind_keeps_its_half(structure, kinds):
     config = ViTConfig(name="vit", patch_size=4, depth=2, embed_dim=16, heads=4)
     with global_noise(0):
         model = config.build(DataSpec(1, 8, 8, 10))
+    model.blocks[0].mlp.fc1.weight.data *= 1.1  # so that within its kind more of it stays
     half = strategy(
         "magnitude",
         sparsity=0.5,
@@ -99,3 +106,7 @@ def test_on_a_vit_each_kind_keeps_its_half(structure, kinds):
         of_kind = [mask for name, mask in masks.items() if f"{kind}.weight" in name]
         assert len(of_kind) == 2
         assert 2 * sum(int(m.sum()) for m in of_kind) == sum(m.numel() for m in of_kind), kind
+        if isinstance(structure, dict):
+            rows = [int(mask.any(1).sum()) for mask in of_kind]
+            assert rows != [32, 32]  # it is no uniform split
+            assert all(count % 4 == 0 for count in rows)

@@ -79,3 +79,15 @@ def test_empty_rows_of_many_tensors_are_one_sentence():
     assert told.startswith(
         "2.weight: 2 of 4 rows are empty, the largest share of 2 tensors with 3 "
     )
+
+
+def test_the_rows_of_what_lies_the_other_way_are_its_outputs():
+    """A transposed convolution [in, out / groups, ..]: 2 groups of 4 inputs and 3 outputs."""
+    model = nn.Sequential(nn.ConvTranspose2d(8, 6, 2, groups=2))
+    mask = torch.ones(8, 3, 2, 2, dtype=torch.bool)
+    mask[0] = False  # an input
+    (tensor,) = measure_sparsity(model, {"0.weight": mask}).tensors
+    assert (tensor.rows, tensor.empty_rows) == (6, 0)
+    mask[4:, 1] = False  # the fifth output
+    (tensor,) = measure_sparsity(model, {"0.weight": mask}).tensors
+    assert (tensor.rows, tensor.empty_rows) == (6, 1)

@@ -367,6 +367,7 @@ def test_baselines_that_cannot_be_planned_are_told(base, tmp_path):
 
 RUNS = {
     "burden_mnist": 250,
+    "choices_digits": 39,
     "compact_resnet_digits": 9,
     "compact_vit_cifar_cpu": 9,
     "compact_vit_digits": 9,

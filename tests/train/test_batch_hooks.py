@@ -127,6 +127,19 @@ def test_two_processes_change_nothing(whole: Path, two_ranks: TwoRanks, tmp_path
     assert penalties(pair) == pytest.approx(penalties(whole), rel=1e-5)
 
 
+@pytest.mark.ddp
+def test_two_processes_change_nothing_where_images_are_mixed(
+    two_ranks: TwoRanks, tmp_path: Path
+) -> None:
+    """Targets are shares, of images that another rank may hold."""
+    mixed = DIGITS | {"augment": [{"name": "mixup"}, {"name": "cutmix"}], "micro_batch": 20}
+    changes = SHORT | {"data": mixed, "strategies": [DECAY]}
+    alone = run(tmp_path / "alone", **changes)
+    pair = two_ranks(in_a_process, tmp_path / "pair", **changes)
+    close(alone, pair)
+    assert penalties(pair) == pytest.approx(penalties(alone), rel=1e-5)
+
+
 def test_a_run_that_was_killed_goes_on_bit_for_bit(whole: Path, tmp_path: Path) -> None:
     again = rewound(whole, 2, tmp_path / "again")
     resume_run(again)

@@ -42,6 +42,7 @@ class ErdosRenyi(Proportional):
     is the cap of the apportionment, no loop of its own.
     """
 
+    paper: ClassVar[str] = "arXiv:1707.04780"
     name: Literal["erdos_renyi"] = "erdos_renyi"
 
     def claim(self, shape: tuple[int, ...]) -> Fraction:
@@ -52,6 +53,7 @@ class ErdosRenyi(Proportional):
 class ERK(Proportional):
     """As Erdos-Renyi, with the kernel's sides among the dimensions (RigL, arXiv:1911.11134)."""
 
+    paper: ClassVar[str] = "arXiv:1911.11134"
     name: Literal["erk"] = "erk"
 
     def claim(self, shape: tuple[int, ...]) -> Fraction:

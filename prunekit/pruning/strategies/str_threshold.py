@@ -65,8 +65,7 @@ class StrThreshold(PruningStrategy):
         ignored = {
             f"{start}{name}{SUFFIX}" for name in self._thresholds for start in ("", COMPILED)
         }
-        ignored |= {*getattr(model, "_ddp_params_and_buffers_to_ignore", ())}
-        model._ddp_params_and_buffers_to_ignore = ignored  # type: ignore[assignment]
+        setattr(model, IGNORED, ignored | {*getattr(model, IGNORED, ())})
 
     def _places(self, model: nn.Module) -> Iterator[tuple[str, Holder]]:
         holders = Holders(model)
@@ -116,6 +115,11 @@ class StrThreshold(PruningStrategy):
         for module in model.modules():
             for own in [own for own in module._parameters if own.endswith(SUFFIX)]:
                 delattr(module, own)
+        others = [name for name in getattr(model, IGNORED, ()) if not name.endswith(SUFFIX)]
+        if others:
+            setattr(model, IGNORED, {*others})
+        elif hasattr(model, IGNORED):
+            delattr(model, IGNORED)
         return model
 
     def metrics(self) -> dict[str, float]:
@@ -124,5 +128,7 @@ class StrThreshold(PruningStrategy):
         return {"threshold": float(every.sigmoid().mean())}
 
 
+IGNORED = "_ddp_params_and_buffers_to_ignore"
+"""Where DDP looks for names that it leaves alone."""
 COMPILED = "_orig_mod."
 """What torch.compile puts before the names of a module."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from pydantic import Field, model_validator
@@ -27,6 +27,7 @@ class NM(Structure):
     distribution and no `min_keep` matters. A unit is an entry.
     """
 
+    paper: ClassVar[str] = "arXiv:2102.04010"
     name: Literal["n_m"] = "n_m"
     n: int = Field(default=2, ge=1)
     """Entries kept in each group."""

@@ -107,6 +107,32 @@ def test_in_training_each_layer_has_one_fan_in_and_a_neuron_that_goes_stays_gone
     pruner.finish()
 
 
+def test_a_tied_weight_is_one_layer_with_the_gradient_of_both_uses():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(8, 8), nn.Tanh(), nn.Linear(8, 8))
+    model[2].weight = model[0].weight
+    chosen = strategy("srigl", sparsity=0.5, gamma_sal=0.0, cadence={"every": "1st"})
+    pruner = Pruner(model, [chosen], total_steps=8, seed=1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    pruner.attach(optimizer)
+    ((name, before),) = pruner.masks().items()
+    shares, fraction = [], chosen.drop_fraction
+    chosen.drop_fraction = lambda clock: shares.append(fraction(clock)) or shares[-1]
+    while not shares:
+        weight = model[0].weight.detach().clone()
+        optimizer.zero_grad()
+        model(torch.randn(6, 8)).square().mean().backward()
+        grad = model[0].weight.grad.clone()
+        if pruner.before_step():
+            optimizer.step()
+        pruner.after_step()
+    lists = [t.tolist() for t in (weight, before, grad)]
+    after, *_ = slow_moved(*lists, Fraction(repr(shares[0])), 0.0, int(before.sum()))
+    assert {tuple(p) for p in pruner.masks()[name].nonzero().tolist()} == after
+    assert not torch.equal(pruner.masks()[name], before)
+    assert model[2].weight is model[0].weight
+
+
 def test_without_ablation_the_count_is_that_of_the_start():
     gamma, count = 0.0, 6
     mask = torch.tensor([[True, True, False, False]] * 3)
