@@ -129,7 +129,7 @@ def _title(run: RunDir, report: Mapping[str, Any]) -> str:
     if tokens.get("before") not in (None, tokens.get("after")):
         facts.append(f"{tokens['before']} → {tokens['after']} tokens")
     if macs := report.get("macs"):
-        dense, executed = si(macs["dense"]), si(macs["executed"])
+        dense, executed = si(macs["dense"]).strip(), si(macs["executed"]).strip()
         saved = f"{dense} → {executed}" if executed != dense else f"all {dense}"
         facts.append(f"{saved} multiply-adds executed")
     return "\n".join([name, *textwrap.wrap("  ·  ".join(facts) or "not finished", TITLE_WIDTH)])
