@@ -45,23 +45,37 @@ def dry_run_view(plan: DryRun, width: int = 80, *, each: bool = False) -> Render
 def alike(tensors: Iterable[TensorPlan]) -> list[list[TensorPlan]]:
     """Tensors whose names differ in numbers alone, as those of blocks do, and all else does not.
 
-    In the order of the first of each group; densities within a group may differ.
+    In the order of the first of each group; densities within a group may differ. Behind them the
+    vectors that nothing prunes, as those of norms: a group for each reason.
     """
     groups: dict[object, list[TensorPlan]] = {}
+    aside: dict[str, list[TensorPlan]] = {}
     for one in tensors:
-        pattern = tuple("" if part.isdecimal() else part for part in one.name.split("."))
+        if one.strategy is None and len(one.shape) == 1:
+            aside.setdefault(one.reason, []).append(one)
+            continue
         promised = one.density is not None
-        key = (pattern, one.shape, one.strategy, one.strategy or one.reason, promised)
+        key = (_pattern(one), one.shape, one.strategy, one.strategy or one.reason, promised)
         groups.setdefault(key, []).append(one)
-    return list(groups.values())
+    return [*groups.values(), *aside.values()]
 
 
 def name_of(group: list[TensorPlan]) -> str:
-    """`blocks.0-11.norm1.weight (12)`: the name of one tensor, or of some that are alike."""
+    """`blocks.0-11.norm1.weight (12)`: the name of one tensor, or of some that are alike.
+
+    `20 vectors` where they have no name in common.
+    """
+    if len({_pattern(one) for one in group}) > 1:
+        return f"{len(group)} vectors"
     parts = []
     for same in zip(*(one.name.split(".") for one in group), strict=True):
         parts.append(same[0] if len({*same}) == 1 else _numbers(sorted({*map(int, same)})))
     return ".".join(parts) + (f" ({len(group)})" if len(group) > 1 else "")
+
+
+def _pattern(one: TensorPlan) -> tuple[str, ...]:
+    """Its name without numbers."""
+    return tuple("" if part.isdecimal() else part for part in one.name.split("."))
 
 
 def _numbers(found: list[int]) -> str:
@@ -80,10 +94,10 @@ def tensors_view(groups: list[list[TensorPlan]], name_width: int) -> Table:
     table.add_column("pruned by, or why not", overflow="fold")
     for group in groups:
         first = group[0]
-        shape = "x".join(str(size) for size in first.shape) or "scalar"
+        shapes = {"x".join(str(size) for size in one.shape) or "scalar" for one in group}
         table.add_row(
             Text(shortened(name_of(group), name_width)),
-            shape,
+            shapes.pop() if len(shapes) == 1 else "",
             density_text(group),
             Text(first.strategy or first.reason),
             style=None if first.strategy else "dim",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Collection, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +18,8 @@ from prunekit.foundation.bar import Bar
 from prunekit.foundation.files import open_regular
 from prunekit.registry.configs import Split
 
+HELD_OUT = ("val", "valid", "validation", "eval", "dev", "test")
+"""What others call the folder of a test split."""
 NAMED = 3
 """So many classes are named in an error."""
 
@@ -140,7 +143,8 @@ def index_files(layout: FolderLayout) -> tuple[dict[Split, FileIndex], dict[str,
     except OSError as error:
         closed = _archive(layout.root)
         raise DataError(
-            f"{error.filename}: cannot be read: {error.strerror}: {layout.told}{closed}"
+            f"{error.filename}: cannot be read: {error.strerror}: {layout.told}"
+            f"{closed or _meant(layout)}"
         ) from error
     classes = _classes(layout, {split: arrays.counts for split, arrays in found.items()})
     indices: dict[Split, FileIndex] = {}
@@ -219,6 +223,19 @@ def _by_number(
         )
     note = f"{where}: classes are numbers, taken for the training folders in order: 0 is {names[0]}"
     return {names[numbers[name]]: found for name, found in images.items()}, (note,)
+
+
+def _meant(layout: FolderLayout) -> str:
+    """What to set where a split lies under another name; empty where nothing looks like one."""
+    if not layout.folder("train").is_dir():
+        with suppress(OSError):
+            inner = sorted(path.parent for path in layout.root.glob("*/train") if path.is_dir())
+            return f": did you mean data.root={inner[0]}?" if inner else ""
+    elif not layout.folder("test").is_dir():
+        for name in HELD_OUT:
+            if (layout.root / name).is_dir():
+                return f": there is {name}: did you mean data.test_folder={name}?"
+    return ""
 
 
 def _archive(root: Path) -> str:

@@ -25,6 +25,8 @@ from prunekit.foundation.files import open_regular
 EXTENSIONS = (".jpg", ".jpeg", ".jfif", ".png", ".ppm", ".pgm", ".bmp", ".tif", ".tiff", ".webp")
 FORMATS = ("JPEG", "PNG", "PPM", "BMP", "TIFF", "WEBP")
 GRAY, COLOUR = ("1", "L", "LA"), ("P", "PA", "RGB", "RGBA", "CMYK", "YCbCr")
+DEEP = ("I", "F")
+"""What modes of 16 and 32 bits begin with."""
 MAX_PIXELS = 89_478_485
 """Pillow's own limit for a warning; a small file can declare far more than memory holds."""
 CHUNK = 256
@@ -123,12 +125,19 @@ def check_readable(width: int, height: int, mode: str) -> None:
     """Refuse an image by its header, before its pixels are decoded.
 
     Raises:
-        ValueError: too many pixels, or more than 8 bits a channel.
+        ValueError: too many pixels, or none that are 8 bits of gray or RGB; has the remedy.
     """
     if width * height > MAX_PIXELS:
         raise ValueError(f"{width}x{height} pixels, more than {MAX_PIXELS}")
     if mode not in GRAY + COLOUR:
-        raise ValueError(f"mode {mode} has more than 8 bits a channel")
+        raise ValueError(f"mode {mode} {_unfit(mode)}, or read it by a data set of your own)")
+
+
+def _unfit(mode: str) -> str:
+    """Why a mode of Pillow's is not read; begins what to do with a whole set of them."""
+    if mode.startswith(DEEP):
+        return "has more than 8 bits a channel (if all are so: convert the set to 8 bits"
+    return "is neither gray nor RGB, nor made RGB by Pillow (if all are so: convert the set to RGB"
 
 
 def plain_mode(image: Image.Image, mode: str) -> Image.Image:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 
@@ -31,6 +31,18 @@ def target_text(target: float | None, asked: float | None = None) -> str:
     if asked is None or percent(asked) == percent(target):
         return f"target {percent(target)}"
     return f"asked {percent(asked)}, promised {percent(target)}"
+
+
+def ranges_text(numbers: Sequence[int]) -> str:
+    """`0 to 4, 7, 9` of rising whole numbers; up to four in a row are named."""
+    rows: list[list[int]] = []
+    for number in numbers:
+        if rows and rows[-1][-1] + 1 == number:
+            rows[-1].append(number)
+        else:
+            rows.append([number])
+    told = [f"{row[0]} to {row[-1]}" if len(row) > 4 else ", ".join(map(str, row)) for row in rows]
+    return ", ".join(told)
 
 
 def si(number: float) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import reduce
 
 import numpy as np
 
@@ -12,7 +13,7 @@ from prunekit.report.read import RunRecord, clean
 from prunekit.report.settings import value_text
 from prunekit.report.study import AxisLabels, Cell, Study
 
-Points = Sequence[tuple[float, float]]
+Columns = tuple[np.ndarray, np.ndarray]
 PLAIN_LOSS = "cross_entropy"
 """Of a run from before there was a choice."""
 TEACHER = ("teacher", "teacher_init")
@@ -103,23 +104,22 @@ def _loss_of(cell: Cell) -> dict[str, str]:
 
 def curve(cell: Cell, key: str, against: str | None = None) -> Curve | None:
     """The curve of a cell; None where its runs have no x in common."""
-    logged = [run for run in cell.runs.values() if run.series(key)]
+    logged = [run for run in cell.runs.values() if run.log.has(key)]
     if against is None:
-        lines: list[Points] = [run.series(key) for run in logged]
+        lines = [run.log.columns(key) for run in logged]
     else:
         lines = at_levels(logged, key, against)
     if not lines:
         return None
-    shared = set.intersection(*({x for x, _ in line} for line in lines))
-    if not shared:
+    x = reduce(np.intersect1d, (at for at, _ in lines))
+    if not len(x):
         return None
-    x = np.array(sorted(shared))
-    values = np.array([[value_of[at] for at in x.tolist()] for value_of in map(dict, lines)])
+    values = np.array([found[np.searchsorted(at, x)] for at, found in lines])
     return Curve(cell.arm, cell.labels, len(lines), x, values.mean(0), values.min(0), values.max(0))
 
 
-def at_levels(runs: Sequence[RunRecord], key: str, against: str) -> list[Points]:
-    """For each run (level of `against`, value of `key` when the run first came there).
+def at_levels(runs: Sequence[RunRecord], key: str, against: str) -> list[Columns]:
+    """For each run levels of `against`, and values of `key` when the run first came there.
 
     The levels are those that all runs passed between two records of `key`, evenly apart in the
     logarithm where they are positive. Runs that logged too little are left out.
@@ -134,11 +134,11 @@ def at_levels(runs: Sequence[RunRecord], key: str, against: str) -> list[Points]
     if low >= high:
         return []
     grid = np.geomspace(low, high, LEVELS) if low > 0 else np.linspace(low, high, LEVELS)
-    found: list[Points] = []
+    found: list[Columns] = []
     for levels, values in tracks:
         order = slice(None, None, -1) if falls else slice(None)
         at = np.interp(grid, levels[order], values[order])
-        found.append(list(zip(grid.tolist(), at.tolist(), strict=True)))
+        found.append((grid, at))
     return found
 
 

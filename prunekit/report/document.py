@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from prunekit.foundation.number_text import counted
+from prunekit.foundation.number_text import counted, ranges_text
 from prunekit.report.comparison import (
     Baseline,
     Difference,
@@ -159,5 +159,5 @@ def conditions(study: Study) -> str:
     return (
         f"{counted(len(runs), 'finished run')} in {counted(len(study.cells), 'cell')} (arms: "
         f"{len(study.arms)}); seeds: "
-        f"{', '.join(map(str, seeds)) or 'none'}; device: {started}; {versions}."
+        f"{ranges_text(seeds) or 'none'}; device: {started}; {versions}."
     )

@@ -98,12 +98,44 @@ def _several_data(study: Study) -> bool:
     return any(len(digests) > 1 for digests in seen.values())
 
 
+NUMBER = re.compile(r"\b\d+(?:[.,]\d+)*\b")
+
+
 def warnings(study: Study) -> list[tuple[str, int]]:
     """Each warning of the runs, and how many of them gave it; the most frequent first.
 
-    Sentences that differ in a count alone are one, with N in its place.
+    Sentences that differ in numbers alone are one, with the lowest and the highest in the place of
+    each; of a number in the name of a layer, with N.
     """
     counts: Counter[str] = Counter()
+    alike: dict[str, list[str]] = {}
     for run in study.runs:
-        counts.update({re.sub(r"\b\d+([.,]\d+)*\b", "N", text) for text in run.warnings})
-    return counts.most_common()
+        forms = {text: NUMBER.sub("\0", text) for text in run.warnings}
+        counts.update(set(forms.values()))
+        for text, form in forms.items():
+            alike.setdefault(form, []).append(text)
+    return [(_one_of(alike[form]), count) for form, count in counts.most_common()]
+
+
+def _one_of(texts: list[str]) -> str:
+    """The sentence for all of these, which differ in numbers alone."""
+    places = zip(*(NUMBER.finditer(text) for text in texts), strict=True)
+    found, end = "", 0
+    for place in places:
+        first = place[0]
+        found += texts[0][end : first.start()] + _numbers([match[0] for match in place], first)
+        end = first.end()
+    return found + texts[0][end:]
+
+
+def _numbers(told: list[str], first: re.Match[str]) -> str:
+    if len(set(told)) == 1:
+        return told[0]
+    if first.string[: first.start()].endswith("."):  # blocks.2.mlp
+        return "N"
+    return f"{min(told, key=_size)} to {max(told, key=_size)}"
+
+
+def _size(number: str) -> tuple[int, str]:
+    whole, _, rest = number.replace(",", "").partition(".")
+    return int(whole), rest

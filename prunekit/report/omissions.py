@@ -114,14 +114,16 @@ def curve_gaps(study: Study, found: Sequence[Curve], key: str, against: str | No
         parts.append(f"Without {counted(lost, 'value')} not finite.")
     if against is None:
         drawn = {_place(one): len(one.x) for one in found}
-        cut = sum(len(_steps(cell, key)) - drawn[_place(cell)] for cell in cells)
+        cut = sum(_steps(cell, key) - drawn[_place(cell)] for cell in cells)
         if cut:
             parts.append(f"Without {counted(cut, 'step')} that not all seeds have a value of.")
     return " ".join(parts)
 
 
-def _steps(cell: Cell, key: str) -> set[float]:
-    return {step for run in cell.runs.values() for step, _ in run.series(key)}
+def _steps(cell: Cell, key: str) -> int:
+    """How many steps one of its runs or more have a value of."""
+    steps = [run.log.columns(key)[0] for run in cell.runs.values()]
+    return len(np.unique(np.concatenate(steps))) if steps else 0
 
 
 def _place(one: Cell | Curve) -> tuple[str, tuple[tuple[str, str], ...]]:

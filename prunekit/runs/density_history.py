@@ -34,18 +34,17 @@ class DensityHistory:
 def density_history(log: Logged) -> DensityHistory | None:
     """Read it from what was logged; None where no mask was decided."""
     tags = [tag for tag in log.keys if tag.startswith(DENSITY)]
-    rows = {tag.removeprefix(DENSITY): dict(log.series(tag)) for tag in tags}
-    rows = {name: row for name, row in rows.items() if row}
+    rows = {tag.removeprefix(DENSITY): log.columns(tag) for tag in tags}
+    rows = {name: row for name, row in rows.items() if len(row[0])}
     if not rows:
         return None
-    steps = np.array(sorted(set().union(*rows.values())), dtype=np.int64)
-    shares = np.stack([_held(row, steps) for row in rows.values()])
+    steps = np.unique(np.concatenate([at for at, _ in rows.values()]))
+    shares = np.stack([_held(*row, steps) for row in rows.values()])
     return DensityHistory(tuple(rows), steps, shares)
 
 
-def _held(row: dict[int, float], steps: np.ndarray) -> np.ndarray:
+def _held(at: np.ndarray, values: np.ndarray, steps: np.ndarray) -> np.ndarray:
     """Values at steps, each held until the next; float64 [steps], NaN before the first."""
-    at, values = np.array(sorted(row.items())).T
     place = np.searchsorted(at, steps, side="right") - 1
     held: np.ndarray = np.where(place < 0, np.nan, values[place])
     return held

@@ -6,10 +6,14 @@ from array import array
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from prunekit.foundation.json_lines import each_line
 
+if TYPE_CHECKING:
+    import numpy as np
+
+EMPTY: tuple[array[int], array[float]] = (array("q"), array("d"))
 Points = list[tuple[int, float]]
 
 
@@ -54,10 +58,23 @@ class Logged:
         """Each key, in the order in which they were first logged."""
         return tuple(self._columns)
 
+    def has(self, key: str) -> bool:
+        """Whether a value of this key was finite."""
+        return bool(self._columns.get(key, EMPTY)[0])
+
     def series(self, key: str) -> Points:
         """(optimizer steps done, value) in order; a step whose value was not finite is left out."""
-        steps, values = self._columns.get(key, ((), ()))
+        steps, values = self._columns.get(key, EMPTY)
         return list(zip(steps, values, strict=True))
+
+    def columns(self, key: str) -> tuple[np.ndarray, np.ndarray]:
+        """Rising steps, int64 [n], and the value that was logged last at each, float64 [n]."""
+        import numpy as np
+
+        steps, values = (np.array(column) for column in self._columns.get(key, EMPTY))
+        order = np.argsort(steps, kind="stable")
+        last = np.append(np.diff(steps[order]) > 0, True)[: len(order)]
+        return steps[order][last], values[order][last]
 
     def not_finite(self, key: str) -> int:
         """How many values of a key were not finite."""

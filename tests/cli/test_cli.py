@@ -879,9 +879,9 @@ def test_a_plan_of_many_blocks_has_a_row_for_what_is_alike_in_them():
     rows = [line for line in text.splitlines() if line.startswith(("blocks", "head"))]
     assert [row.split()[0] for row in rows] == [
         "blocks.0-23.fc.weight",
-        "blocks.0-24.fc.bias",
         "blocks.24.fc.weight",
         "head.0.weight",
+        "blocks.0-24.fc.bias",
     ]
     assert "(24)" in rows[0]
     assert "0.100-0.250" in rows[0]
@@ -889,6 +889,19 @@ def test_a_plan_of_many_blocks_has_a_row_for_what_is_alike_in_them():
     each = drawn(dry_run_view(many, each=True))
     assert all(one.name in each for one in tensors)
     assert "--all" not in each
+
+
+def test_vectors_that_nothing_prunes_have_a_row_for_each_reason():
+    """Half of the rows of a ResNet were those of its norms."""
+    norms = [
+        TensorPlan(f"layer{i}.bn.{own}", (8 * i,), None, f"out: {own}", None)
+        for i in range(1, 5)
+        for own in ("weight", "bias")
+    ]
+    kept = TensorPlan("layer1.bn.scale", (8,), "magnitude", "", 0.5)
+    text = drawn(dry_run_view(replace(PLAN, tensors=(*norms, kept) * 6)))
+    rows = [line.split() for line in text.splitlines() if line.startswith(("24 ", "layer"))]
+    assert [row[:2] for row in rows] == [["layer1.bn.scale", "(6)"], *[["24", "vectors"]] * 2]
 
 
 def test_a_wide_plan_keeps_whole_names():

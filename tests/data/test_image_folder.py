@@ -412,3 +412,37 @@ def test_larger_squares_are_kept_for_crops_and_files_become_what_the_test_split_
     assert plain.load("test").images.shape == (6, 3, 14, 14)
     with pytest.raises(ValidationError, match="at least image_size, 14"):
         ImageFolderConfig(name="image_folder", image_size=14, keep_size=12)
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (("test", "val"), "there is val: did you mean data.test_folder=val?"),
+        (("test", "other"), r"test/CLASS/\*$"),
+        (("", "inner/set"), r"did you mean data.root=.*inner/set\?"),
+    ],
+)
+def test_where_a_split_lies_instead_is_told(root, change, told):
+    old, new = change
+    asked = root if old else root.parent / "inner"
+    (root.parent / "inner").mkdir()
+    (root / old).rename(root / new if old else root.parent / new)
+    with pytest.raises(DataError, match=told):
+        load(asked)
+
+
+@pytest.mark.parametrize(
+    ("mode", "told"),
+    [("I;16", "more than 8 bits"), ("F", "more than 8 bits"), ("LAB", "neither gray nor RGB")],
+)
+def test_a_mode_that_is_not_read_has_its_reason_and_remedy(root, mode, told):
+    kinds = {"I;16": np.uint16, "F": np.float32}
+    if mode in kinds:
+        image = Image.fromarray(np.ones((8, 10), kinds[mode]))
+    else:
+        image = Image.open(root / "train/cat/0.png").convert(mode)
+    image.save(root / "train/cat/0.tif")
+    with pytest.raises(
+        DataError, match=rf"0.tif: cannot be decoded: mode {mode} .*{told}.*convert"
+    ):
+        load(root)

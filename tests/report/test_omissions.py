@@ -20,6 +20,7 @@ from prunekit.report.figures.all import (
 from prunekit.report.mask_overlap import in_one_alone
 from prunekit.report.spreadsheet import cell_rows, difference_rows
 from prunekit.runs.directory import write_masks
+from prunekit.runs.logged import Logged
 from tests.support.made_runs import magnitude, make_comparison, make_run, make_sweep, random, report
 
 NAN = float("nan")
@@ -428,13 +429,13 @@ def test_the_picture_of_a_run_counts_values_that_are_not_finite(tmp_path):
     from prunekit.report.figures import run as drawing
 
     lines = [{"step": step, "train/loss": None if step > 3 else 1.0} for step in range(1, 6)]
-    figure = drawing_axis(drawing, lines)
+    figure = drawing_axis(drawing, Logged(lines))
     assert figure.get_legend_handles_labels()[1] == ["training (2 not finite)"]
 
 
-def drawing_axis(drawing, lines):
+def drawing_axis(drawing, log):
     from matplotlib.figure import Figure
 
     axis = Figure().subplots()
-    drawing._curve(axis, lines, "train/loss", "training")
+    drawing._curve(axis, log, "train/loss", "training")
     return axis

@@ -10,7 +10,7 @@ from hypothesis import given, strategies as st
 from prunekit.errors import CheckpointError, UsageError
 from prunekit.foundation.files import write_json
 from prunekit.report.comparison import Baseline, accuracy, chosen_baselines, differences, repeating
-from prunekit.report.document import compare, report_of
+from prunekit.report.document import compare, conditions, report_of
 from prunekit.report.figures.cost import COSTS, points_of
 from prunekit.report.notices import notices, warnings
 from prunekit.report.read import read_recipe
@@ -184,15 +184,25 @@ def test_arms_of_several_models_are_told(tmp_path):
     assert any("of several models" in text for text in notices(open_study([tmp_path])))
 
 
-def test_warnings_that_differ_in_a_count_alone_are_one(tmp_path):
+def test_warnings_that_differ_in_numbers_alone_are_one(tmp_path):
     for seed in range(3):
         result = report(0.9)
         result["warnings"] = [
-            f"fc1.weight: {seed} of 300 rows are empty",
-            "fc1.weight: 8 of 9 rows are empty",
+            f"blocks.{seed}.fc.weight: {seed} of 1,300 rows are empty",
+            "blocks.0.fc.weight: 8 of 900 rows are empty",
+            f"step 12: lr is {seed}.5",
         ]
         make_run(tmp_path / str(seed), seed=seed, result=result)
-    assert warnings(open_study([tmp_path])) == [("fc1.weight: N of N rows are empty", 3)]
+    assert sorted(warnings(open_study([tmp_path]))) == [
+        ("blocks.N.fc.weight: 0 to 8 of 900 to 1,300 rows are empty", 3),
+        ("step 12: lr is 0.5 to 2.5", 3),
+    ]
+
+
+def test_many_seeds_are_told_as_a_range(tmp_path):
+    for seed in (0, 1, 2, 3, 4, 7, 9):
+        make_run(tmp_path / str(seed), seed=seed, result=report(0.9))
+    assert "; seeds: 0 to 4, 7, 9; " in conditions(open_study([tmp_path]))
 
 
 @pytest.mark.parametrize(

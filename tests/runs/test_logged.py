@@ -22,4 +22,9 @@ def test_columns_are_the_lines(lines):
     for key in "abc":
         values = [(line["step"], line[key]) for line in there if key in line]
         assert log.series(key) == [(step, float(v)) for step, v in values if v is not None]
+        last = dict(log.series(key))
+        steps, kept = log.columns(key)
+        assert dict(zip(steps.tolist(), kept.tolist(), strict=True)) == last
+        assert steps.tolist() == sorted(last)
+        assert log.has(key) == bool(last)
         assert log.not_finite(key) == sum(value is None for _, value in values)

@@ -129,7 +129,7 @@ def _title(run: RunDir, report: Mapping[str, Any]) -> str:
     if tokens.get("before") not in (None, tokens.get("after")):
         facts.append(f"{tokens['before']} → {tokens['after']} tokens")
     if macs := report.get("macs"):
-        dense, executed = si(macs["dense"]), si(macs["executed"])
+        dense, executed = si(macs["dense"]).strip(), si(macs["executed"]).strip()
         saved = f"{dense} → {executed}" if executed != dense else f"all {dense}"
         facts.append(f"{saved} multiply-adds executed")
     return "\n".join([name, *textwrap.wrap("  ·  ".join(facts) or "not finished", TITLE_WIDTH)])
@@ -139,12 +139,10 @@ def _curve(axis: Axes, log: Logged, tag: str, label: str, scale: float = 1, **st
     """One tag over the steps; nothing where it was never logged."""
     if lost := log.not_finite(tag):
         label += f" ({lost} not finite)"
-    points = log.series(tag)
-    if points:
-        steps = [step for step, _ in points]
-        values = [scale * value for _, value in points]
-        marker = "o" if len(points) <= MARKED else None
-        axis.plot(steps, values, label=label, marker=marker, markersize=3, **style)
+    steps, values = log.columns(tag)
+    if len(steps):
+        marker = "o" if len(steps) <= MARKED else None
+        axis.plot(steps, scale * values, label=label, marker=marker, markersize=3, **style)
 
 
 def _finish(axis: Axes, log: Logged, title: str, unit: str) -> None:
