@@ -63,9 +63,9 @@ def resize_pixels(
     """
     if tuple(image.shape[1:]) == size:
         return image
-    from torchvision.transforms.v2 import functional  # which most runs do without
+    from torchvision.transforms import InterpolationMode  # which most runs do without
+    from torchvision.transforms.v2 import functional
 
-    resized: Tensor = functional.resize(
-        image, list(size), interpolation=interpolation, antialias=True
-    )
+    how = InterpolationMode(interpolation)
+    resized: Tensor = functional.resize(image, list(size), interpolation=how, antialias=True)
     return resized

@@ -59,7 +59,8 @@ class Display:
     def __exit__(self, *_: object) -> None:
         """Leave the last state on the screen."""
         self._draw()
-        self._guarded(self._bar.stop)
+        if not self._bar.disable:  # rich before 15 ends a bar that was never drawn with a line
+            self._guarded(self._bar.stop)
 
     def show(self, step: int, values: Mapping[str, float] | None = None) -> None:
         """Take the optimizer steps done and the newest numbers, by the tags of the log."""

@@ -160,7 +160,7 @@ def test_operations_are_torchvisions(name, theirs, interpolation):
             found = operate(images, draws, name, interpolation)
             for own, image in zip(found, images, strict=True):
                 expected = theirs._apply_image_or_video_transform(
-                    image, operation, strength, interpolation, theirs._fill
+                    image, operation, strength, v2.InterpolationMode(interpolation), theirs._fill
                 )
                 assert torch.equal(own, expected), (operation, level)
 

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from pydantic import ValidationError
+from torch import nn
 
 from prunekit.compressors.base import TokenBatch
 from prunekit.models import attach, token_counts
@@ -93,10 +94,20 @@ def test_a_distilled_model_gives_both_heads_where_a_loss_asks_for_them_as_timms_
 
 
 def test_a_model_without_options_has_the_weights_that_it_had():
+    """Drawn by hand in the order of before there were options: first as torch does by itself."""
     model = small()
     assert [name for name, _ in model.named_parameters()][:2] == ["cls_token", "pos_embed"]
-    # what seed 0 gave before there were options (torch 2.14.1)
-    assert model.head.weight.double().sum().item() == pytest.approx(-0.04367793840356171, abs=1e-7)
+    torch.manual_seed(0)
+    nn.Conv2d(3, 12, 4)
+    layers = [
+        nn.Linear(n, m) for _ in range(3) for n, m in ((12, 36), (12, 12), (12, 48), (48, 12))
+    ]
+    layers.append(nn.Linear(12, 5))
+    drawn = [torch.zeros(1, 1, 12), torch.zeros(1, 17, 12), *(layer.weight for layer in layers)]
+    for weight in drawn:
+        nn.init.trunc_normal_(weight, std=0.02)
+    assert torch.equal(model.head.weight, drawn[-1])
+    assert torch.equal(model.pos_embed, drawn[1])
 
 
 @pytest.mark.parametrize("settings", OPTIONS.values(), ids=OPTIONS)

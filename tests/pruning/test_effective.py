@@ -141,7 +141,9 @@ class Scripted(nn.Module):
         return self.inner(x)
 
 
-@pytest.mark.filterwarnings("ignore:`torch.jit:FutureWarning")
+@pytest.mark.filterwarnings(
+    "ignore:`torch.jit:FutureWarning", "ignore:`torch.jit:DeprecationWarning"
+)
 @pytest.mark.parametrize(
     "make",
     [

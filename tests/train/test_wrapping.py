@@ -65,7 +65,11 @@ def test_a_run_is_two_graphs_whatever_the_ends_of_its_batches(
     compiled = run(tmp_path / "compiled", compile=True, **changes)
     assert compiler.batches == [24, 30]
     eager = run(tmp_path / "eager", **changes)
-    assert same(result(compiled), result(eager))
+    found, expected = result(compiled), result(eager)
+    masks = [name for name in expected if name.startswith("mask ")]
+    assert masks
+    assert all(torch.equal(found[name], expected[name]) for name in masks)
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)  # torch 2.11: the last bit
     first, second = (open_run(one).report() for one in (compiled, eager))
     assert first["accuracy"] == second["accuracy"]
     assert first["loss"]["test"] == pytest.approx(second["loss"]["test"], rel=1e-6)

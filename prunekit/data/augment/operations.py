@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as F
 
 from prunekit.registry.augmentations import STRENGTHS
@@ -44,7 +45,7 @@ def _affine(images: Tensor, interpolation: str, **parts: list[float]) -> Tensor:
         translate=parts.get("translate", [0, 0]),
         scale=1.0,
         shear=parts.get("shear", [0.0, 0.0]),
-        interpolation=interpolation,
+        interpolation=InterpolationMode(interpolation),
         center=[0, 0] if "shear" in parts else None,
     )
     return moved
@@ -67,7 +68,8 @@ def _translate_y(images: Tensor, strength: float, interpolation: str) -> Tensor:
 
 
 def _rotate(images: Tensor, strength: float, interpolation: str) -> Tensor:
-    turned: Tensor = F.rotate(images, angle=strength, interpolation=interpolation)
+    how = InterpolationMode(interpolation)
+    turned: Tensor = F.rotate(images, angle=strength, interpolation=how)
     return turned
 
 

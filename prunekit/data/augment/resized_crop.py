@@ -98,12 +98,14 @@ def crop_and_resize(
     Returns:
         uint8 [B, C, *size].
     """
-    from torchvision.transforms.v2 import functional as F  # which most runs do without
+    from torchvision.transforms import InterpolationMode  # which most runs do without
+    from torchvision.transforms.v2 import functional as F
 
+    how = InterpolationMode(config.interpolation)
     found = images.new_empty((*images.shape[:2], *size))
     places = crop_rectangles(draws, config, (images.shape[2], images.shape[3])).tolist()
     for i, place in enumerate(places):
         found[i] = F.resized_crop(
-            images[i], *place, size=list(size), interpolation=config.interpolation, antialias=True
+            images[i], *place, size=list(size), interpolation=how, antialias=True
         )
     return found
