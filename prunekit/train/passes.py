@@ -98,6 +98,7 @@ class Passes:
 
     def _once(self, t: int, optimizer: Optimizer, seen: list[Tensor]) -> Tensor:
         """One pass; the mean loss of this rank, with the penalties of its batches."""
+        self.precision.let_go()
         optimizer.zero_grad(set_to_none=True)
         sums = self.gradients(t)
         seen.append(sums)

@@ -129,4 +129,8 @@ class Precision:
     def _update(self) -> None:
         self.scaler.update()
         self._unscaled = False
+        self.let_go()
+
+    def let_go(self) -> None:
+        """Forget the gradients that were looked at, so that no pass holds those of the last."""
         self._norm, self._looked_at = None, []
