@@ -59,7 +59,7 @@ def means(
     lines = at_levels(runs, key, against)
     if len(lines) < len(runs):
         return []
-    values = iter([[value for _, value in line] for line in lines])
+    values = iter([line for _, line in lines])
     return [np.mean([next(values) for _ in cell.runs], axis=0) for cell in cells]
 
 
@@ -86,7 +86,7 @@ def burden_levels(study: Study) -> str:
         if len(lines) < len(runs):
             rows.append([optimizer, sparsity, "none", ""])
             continue
-        losses = [loss for loss, _ in lines[0]]
+        losses = lines[0][0].tolist()
         iterative = cells[0].runs.values()
         reached = [100 * sparsity_at(run, loss) for run in iterative for loss in losses]
         rows.append(

@@ -105,5 +105,5 @@ def over_at_equal_loss(run: RunRecord, base: RunRecord) -> float | None:
     lines = at_levels([run, base], GRADIENT, "train/loss")
     if len(lines) < 2:
         return None
-    pairs = zip(*lines, strict=True)
-    return statistics.median(mine / theirs for (_, mine), (_, theirs) in pairs)
+    (_, mine), (_, theirs) = lines
+    return statistics.median((mine / theirs).tolist())

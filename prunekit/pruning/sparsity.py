@@ -120,7 +120,8 @@ def measure_sparsity(model: nn.Module, masks: Mapping[str, Tensor]) -> Sparsity:
     tensors = []
     for name in filter(masks.__contains__, named):
         holder = holders.first(str(holders.name_of(named[name])))
-        tensors.append(_by_outputs(_row(name, counts[name]), masks[name], holder))
+        row = _row(name, counts[name])
+        tensors.append(_by_outputs(row, masks[name], holder) if holder.is_transposed else row)
     return Sparsity(
         tensors=tuple(tensors),
         parameters=entries,
@@ -133,9 +134,7 @@ def _row(name: str, of: MaskCount) -> TensorSparsity:
 
 
 def _by_outputs(row: TensorSparsity, mask: Tensor, holder: Holder) -> TensorSparsity:
-    """With the rows that are outputs, where those of the tensor are inputs."""
-    if not holder.is_transposed:
-        return row
+    """With the rows that are outputs, of a tensor whose own are inputs."""
     view, axes = holder.rows
     inputs = tuple(axis for axis in range(len(view)) if axis not in axes)
     full = mask.reshape(view).any(dim=inputs)
