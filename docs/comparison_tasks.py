@@ -45,7 +45,7 @@ class Task:
     recipe: Callable[[TaskCell, str, Path], Tree]
     """(cell, root of the data, folder of the runs) -> the recipe."""
     table: Callable[[Callable[[TaskCell], Tree | None], int], str]
-    """(the report of a cell, seeds) -> the rows."""
+    """(the report of a cell with its `run`, seeds) -> the rows."""
 
     def cells(self, seeds: int) -> Iterator[TaskCell]:
         """All runs; those that others read come first."""
@@ -259,8 +259,8 @@ def _cifar_row(cell: TaskCell, found: list[Tree]) -> str:
     if not found:
         return f"{head} {accuracy} | | | | |"
     timed = [one["latency"].get("torch", {}) for one in found]
-    if cell.arm == "small_dense":  # its report knows no other network
-        timed = [small_beside_dense(cell.model)]
+    if cell.arm == "small_dense" or cell.arm in OF_UNITS:
+        timed = [beside_dense(cell.model, found[0]["run"])]
     times = [_middle([one[batch]["ratio"] for one in timed if batch in one]) for batch in "18"]
     counts = [found[0]["parameters"]["stored"], found[0]["macs"]["executed"]]
     return f"{head} {accuracy} | {counts[0]:,} | {counts[1]:,} | {' | '.join(times)} |"
@@ -272,18 +272,23 @@ def _middle(ratios: list[float]) -> str:
 
 
 @cache
-def small_beside_dense(model: str) -> Tree:
-    """The time of `small_dense` in turn with the dense network, by batch, now and with one thread."""
+def beside_dense(model: str, run: Path) -> Tree:
+    """The time of what a run left, in turn with the dense network, by batch: now, on one thread.
+
+    A run times its own as well, but knows no dense network beside a small one, and runs beside
+    others, so that those of one size would differ.
+    """
+    from prunekit import load_model
     from prunekit.models import build_model
     from prunekit.models.latency import by_batch, measure_latency
     from prunekit.registry import MODELS
     from prunekit.registry.configs import DataSpec
 
     torch.set_num_threads(1)
-    trees = (CIFAR_MODELS[model] | SMALL[model], CIFAR_MODELS[model])
     spec = DataSpec(channels=3, height=IMAGE_SIZE, width=IMAGE_SIZE, classes=10)
-    small, dense = (build_model(MODELS.parse(tree), spec).eval() for tree in trees)
-    return by_batch(measure_latency(small, dense, (3, IMAGE_SIZE, IMAGE_SIZE), seconds=8.0))
+    left = load_model(run / "model.safetensors").eval()
+    dense = build_model(MODELS.parse(CIFAR_MODELS[model]), spec).eval()
+    return by_batch(measure_latency(left, dense, spec.input_shape, seconds=4.0))
 
 
 ONE_SHOT_TASK = Task(

@@ -50,10 +50,11 @@ def done(name: str, out: Path) -> bool:
 
 
 def report_of(name: str, out: Path) -> Tree:
-    """The numbers of a finished cell."""
+    """The numbers of a finished cell, and its `run`."""
     from prunekit import open_run
 
-    return open_run(out / name / "latest").report()
+    run = (out / name / "latest").resolve()
+    return {**open_run(run).report(), "run": run}
 
 
 def mnist_part(out: Path, epochs: int, seeds: int) -> str:

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from prunekit.recipe.load import recipe_from
 from prunekit.registry import STRATEGIES
@@ -67,23 +68,23 @@ def test_a_small_dense_net_is_what_the_structured_arms_leave(script):
 
 def test_the_table_shows_time_beside_the_dense_network(script, monkeypatch):
     tasks = sys.modules[script.Task.__module__]
-    monkeypatch.setattr(tasks, "small_beside_dense", lambda model: {"1": {"ratio": 0.75}})
+    monkeypatch.setattr(tasks, "beside_dense", lambda model, run: {run: {"ratio": 0.75}})
 
     def report(cell):
-        if cell.model == "vit" or cell.arm not in ("dense", "small_dense", "fpgm"):
+        if cell.model == "vit" or cell.arm not in ("dense", "small_dense", "fpgm", "set"):
             return None
-        ms = {"dense": 4.0, "small_dense": 3.0, "fpgm": 2.0}[cell.arm]
-        time = {"median_ms": ms, "ratio": ms / 5}
         return {
             "accuracy": {"test_top1": 0.5 + 0.01 * cell.seed},
             "parameters": {"stored": 1234},
             "macs": {"executed": 5678},
-            "latency": {"torch": {"1": time} | ({"8": time} if cell.arm != "fpgm" else {})},
+            "latency": {"torch": {"8": {"ratio": 1.5}}},
+            "run": {"small_dense": "1", "fpgm": "8"}.get(cell.arm),
         }
 
     rows = script.TASKS["cifar"].table(report, 3).splitlines()
-    assert "| `fpgm` | 0.5 | 51.00 ± 1.00 | 1,234 | 5,678 | 0.40 | not measured |" in rows
+    assert "| `fpgm` | 0.5 | 51.00 ± 1.00 | 1,234 | 5,678 | not measured | 0.75 |" in rows
     assert "| `small_dense` | 0 | 51.00 ± 1.00 | 1,234 | 5,678 | 0.75 | not measured |" in rows
+    assert "| `set` | 0.9 | 51.00 ± 1.00 | 1,234 | 5,678 | not measured | 1.50 |" in rows
     assert "| `rigl` | 0.9 | not run | | | | |" in rows
 
 
@@ -103,8 +104,20 @@ def test_a_part_is_written_between_its_marks(script, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_small_dense_net_is_timed_in_turn_with_the_large_one(script):
-    timed = sys.modules[script.Task.__module__].small_beside_dense("resnet")
+def test_what_a_run_left_is_timed_in_turn_with_the_dense_network(script, tmp_path):
+    for place in ("train/ant", "train/bee", "test/ant", "test/bee"):
+        folder = tmp_path / "images" / place
+        folder.mkdir(parents=True)
+        for number in range(4):
+            Image.new("RGB", (16, 16), (number, 0, 0)).save(folder / f"{number}.png")
+    cell = next(c for c in script.TASKS["cifar"].cells(1) if c.arm == "small_dense")
+    tree = script.TASKS["cifar"].recipe(cell, str(tmp_path / "images"), tmp_path)
+    tree["data"] = {"name": "image_folder", "root": tree["data"]["root"], "batch_size": 4}
+    tree["phases"] = [{"name": "none", "length": "0st"}]
+    assert script.run_cell((cell.name, tree, tmp_path)) == (cell.name, "")
+    run = script.report_of(cell.name, tmp_path)["run"]
+    timed = sys.modules[script.Task.__module__].beside_dense(cell.model, run)
     assert timed.keys() == {"1", "8"}
     for one in timed.values():
         assert 0 < one["ratio_low"] <= one["ratio"] <= one["ratio_high"]
+        assert one["median_ms"] != one["dense_ms"]
