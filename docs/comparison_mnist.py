@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from comparison_tasks import mean_and_deviation
+
 SPARSITIES = (0.8, 0.9, 0.95, 0.98)
 NM = {0.5: (2, 4), 0.75: (1, 4)}
 ROUNDS = 4
@@ -204,20 +206,13 @@ def table(report: Callable[[Cell], Tree | None], seeds: int) -> str:
             found = [report(Cell(arm.name, at, seed)) for seed in range(seeds)]
             reports = [one for one in found if one]
             flops += [one["train"]["flops"] / 1e12 for one in reports]
-            row.append(_accuracy([100 * one["accuracy"]["test_top1"] for one in reports]))
+            accuracies = [one["accuracy"]["test_top1"] for one in reports]
+            row.append(mean_and_deviation(accuracies) if accuracies else "n/a")
         spent = f"{statistics.mean(flops):.2f} TFLOP" if flops else "-"
         lines.append(f"| `{arm.name}` | {arm.what} | " + " | ".join(row) + f" | {spent} |")
     for name, reason in NOT_COMPARED.items():
         lines.append(f"| `{name}` | n/a: {reason} |" + " n/a |" * len(shown) + " - |")
     return "\n".join(lines)
-
-
-def _accuracy(values: list[float]) -> str:
-    if not values:
-        return "n/a"
-    if len(values) == 1:
-        return f"{values[0]:.2f} (n=1)"
-    return f"{statistics.mean(values):.2f} ± {statistics.stdev(values):.2f}"
 
 
 def text(report: Callable[[Cell], Tree | None], epochs: int, seeds: int) -> str:
