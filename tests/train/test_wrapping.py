@@ -69,7 +69,8 @@ def test_a_run_is_two_graphs_whatever_the_ends_of_its_batches(
     masks = [name for name in expected if name.startswith("mask ")]
     assert masks
     assert all(torch.equal(found[name], expected[name]) for name in masks)
-    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)  # torch 2.11: the last bit
+    most = 0.0 if torch.__version__ >= (2, 14) else 1e-5  # 2.11 rounds its graphs otherwise
+    torch.testing.assert_close(found, expected, rtol=most, atol=most)
     first, second = (open_run(one).report() for one in (compiled, eager))
     assert first["accuracy"] == second["accuracy"]
     assert first["loss"]["test"] == pytest.approx(second["loss"]["test"], rel=1e-6)
