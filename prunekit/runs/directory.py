@@ -8,8 +8,6 @@ A run directory holds `recipe.yaml` (as given), `resolved.yaml`, `manifest.json`
 from __future__ import annotations
 
 import errno
-import json
-import math
 import os
 import re
 import stat
@@ -32,6 +30,7 @@ from prunekit.foundation.json_lines import read_lines
 from prunekit.foundation.parts import part_beside, remove
 from prunekit.foundation.system import followed, point_to
 from prunekit.runs.logged import Logged, read_logged
+from prunekit.runs.mask_files import read_masks
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -46,7 +45,6 @@ NOTHING_SAVED = (
 )
 STAMP = re.compile(r"\d{8}T\d{6}Z-[0-9a-f]{8}(-\d+)?")
 """What the directory of a run is called."""
-MASKS_FORMAT = "prunekit-masks-1"
 
 
 @dataclass(frozen=True, slots=True)
@@ -386,61 +384,3 @@ def point_latest(run_dir: Path) -> None:
         point_to(latest, run_dir.name)
     except OSError as error:
         raise cannot_write(latest, error) from error
-
-
-def write_masks(path: Path, masks: Mapping[str, Tensor]) -> None:
-    """Write masks as packed bits, with their shapes and a digest.
-
-    Args:
-        path: the file to make or replace.
-        masks: parameter name -> bool tensor of any shape.
-
-    Raises:
-        WriteError: the disk is full or the folder cannot be written; `path` is as it was.
-    """
-    import numpy as np
-    import torch
-
-    from prunekit.runs.tensors import write_tensors
-
-    packed = {
-        name: torch.from_numpy(np.packbits(mask.detach().cpu().numpy().reshape(-1)))
-        for name, mask in masks.items()
-    }
-    shapes = json.dumps({name: list(mask.shape) for name, mask in masks.items()})
-    write_tensors(path, packed, {"format": MASKS_FORMAT, "shapes": shapes})
-
-
-def read_masks(path: Path) -> dict[str, Tensor]:
-    """Read masks: parameter name -> bool tensor, True = kept.
-
-    Raises:
-        CheckpointError: missing, cut short, changed, or not a file of masks.
-    """
-    from prunekit.runs.tensors import read_tensors
-
-    packed, metadata = read_tensors(path)
-    if metadata.get("format") != MASKS_FORMAT:
-        raise CheckpointError(f"{path}: not a file of masks written by prunekit")
-    try:
-        shapes = json.loads(metadata["shapes"])
-        if set(shapes) != set(packed):
-            raise ValueError("other names")
-        return {name: _unpack(packed[name], shape) for name, shape in shapes.items()}
-    except (ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f"{path}: corrupt: masks and shapes do not match") from error
-
-
-def _unpack(packed: Tensor, shape: list[int]) -> Tensor:
-    import numpy as np
-    import torch
-
-    entries = math.prod(shape)
-    if (
-        packed.dtype != torch.uint8
-        or packed.shape != (-(-entries // 8),)
-        or min(shape, default=0) < 0
-    ):
-        raise ValueError("another size")
-    bits = np.unpackbits(packed.numpy(), count=entries)
-    return torch.from_numpy(bits.astype(np.bool_)).reshape(shape)
