@@ -43,7 +43,7 @@ from prunekit.foundation.devices import choose_device, cpu_threads
 from prunekit.foundation.files import all_or_nothing, write_json
 from prunekit.models.file_metadata import images_metadata
 from prunekit.registry.own_code import CodeFile, use_code
-from prunekit.runs.directory import refuse_link
+from prunekit.runs.links import refuse_link
 from prunekit.runs.tensors import read_tensors, write_tensors
 
 
