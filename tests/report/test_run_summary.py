@@ -12,7 +12,7 @@ from prunekit.foundation.files import write_json
 from prunekit.foundation.number_text import count, percent, seconds_text, si, size_text
 from prunekit.report import picture, summarise
 from prunekit.report.read import read_recipe
-from prunekit.runs.directory import new_run_dir
+from prunekit.runs.new_directory import new_run_dir
 
 REPORT = {
     "status": "done",

@@ -1,8 +1,6 @@
 """Run directories: whole or not there, and one holder."""
 
 import json
-import os
-import re
 import subprocess
 import sys
 
@@ -13,8 +11,8 @@ from safetensors.torch import save_file
 
 from prunekit.errors import CheckpointError, ResourceError
 from prunekit.foundation import files
-from prunekit.foundation.parts import part_beside
 from prunekit.runs import directory as runs
+from prunekit.runs.new_directory import new_run_dir, point_latest
 from prunekit.runs.tensors import read_tensors, write_tensors
 
 
@@ -25,7 +23,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture
 def run(tmp_path):
-    path = runs.new_run_dir(tmp_path, "demo", "01234567")
+    path = new_run_dir(tmp_path, "demo", "01234567")
     (path / "resolved.yaml").write_text("name: demo\n")
     return runs.open_run(path)
 
@@ -40,53 +38,6 @@ def test_weights_with_a_flipped_bit_are_refused(folder, data):
     path.write_bytes(content)
     with pytest.raises(CheckpointError, match="does not match its digest"):
         read_tensors(path)
-
-
-def test_new_directories_differ_within_a_second(tmp_path):
-    made = [runs.new_run_dir(tmp_path / "out", "demo", "01234567") for _ in range(3)]
-    assert len(set(made)) == 3
-    assert sorted(made) == made
-    assert all(re.fullmatch(r"\d{8}T\d{6}Z-01234567(-\d)?", path.name) for path in made)
-    assert all(path.parent == tmp_path / "out" / "demo" for path in made)
-
-
-def test_nothing_is_left_where_no_directory_can_be_made(tmp_path, monkeypatch):
-    (tmp_path / "file").write_text("")
-    with pytest.raises(ResourceError, match="cannot be written"):
-        runs.new_run_dir(tmp_path / "file", "demo", "01234567")
-
-    def full(*_):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(runs, "_first_free", full)
-    with pytest.raises(ResourceError, match="No space left"):
-        runs.new_run_dir(tmp_path / "out" / "deep", "demo", "01234567")
-    assert [path.name for path in tmp_path.iterdir()] == ["file"]
-
-
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
-def test_folder_without_permission(tmp_path):
-    (tmp_path / "closed").mkdir(mode=0o555)
-    with pytest.raises(ResourceError, match="Permission denied"):
-        runs.new_run_dir(tmp_path / "closed", "demo", "01234567")
-
-
-def test_latest_moves_and_stays_relative(tmp_path):
-    for _ in range(2):
-        path = runs.new_run_dir(tmp_path / "out", "demo", "01234567")
-        (path / "resolved.yaml").write_text("")
-        runs.point_latest(path)
-        assert runs.open_run(tmp_path / "out" / "demo" / "latest").path == path.resolve()
-    moved = (tmp_path / "out").rename(tmp_path / "elsewhere")
-    assert runs.open_run(moved / "demo" / "latest").path.name == path.name
-    assert len(list((moved / "demo").iterdir())) == 3
-
-
-def test_latest_does_not_replace_a_folder(run):
-    (run.path.parent / "latest").mkdir()
-    with pytest.raises(ResourceError, match="latest"):
-        runs.point_latest(run.path)
-    assert {path.name for path in run.path.parent.iterdir()} == {run.path.name, "latest"}
 
 
 HOLD = "import sys\nfrom pathlib import Path\nfrom prunekit.foundation.files import lock\n" + (
@@ -120,7 +71,7 @@ def test_what_is_no_run_is_told_with_a_remedy(tmp_path, run):
     (begun := tmp_path / "20260101T120000Z-01234567").mkdir()  # killed before it was anything
     with pytest.raises(CheckpointError, match="before its first checkpoint"):
         runs.open_run(begun)
-    runs.point_latest(run.path)
+    point_latest(run.path)
     with pytest.raises(CheckpointError, match=r"did you mean .*latest\?"):
         runs.open_run(run.path.parent)
 
@@ -134,23 +85,6 @@ def test_what_a_run_lacks_is_told_with_a_remedy(run, what):
     (run.path / "checkpoints" / "step-4").mkdir(parents=True)
     with pytest.raises(CheckpointError, match="prunekit resume"):
         getattr(run, what)()
-
-
-def test_a_run_has_its_documents_from_the_first_and_a_killed_one_leaves_none(tmp_path):
-    parent = tmp_path / "demo"
-    texts = {"resolved.yaml": "name: demo\n", "manifest.json": "{}\n"}
-    dead = subprocess.Popen(["true"])
-    dead.wait()
-    mine = part_beside(parent / "01234567").name
-    left = parent / mine.replace(f"-{os.getpid()}.", f"-{dead.pid}.")
-    at_work = parent / mine.replace(f"-{os.getpid()}.", f"-{os.getppid()}.")
-    for folder in (left, at_work):
-        folder.mkdir(parents=True)
-    made = [runs.new_run_dir(tmp_path, "demo", "01234567", texts) for _ in range(2)]
-    assert len(set(made)) == 2
-    for path in made:
-        assert {file.name: file.read_text() for file in path.iterdir()} == texts
-    assert set(parent.iterdir()) == {*made, at_work}
 
 
 def test_run_without_masks_says_why(run):
