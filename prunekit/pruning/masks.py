@@ -27,7 +27,7 @@ from prunekit.foundation.transfer import read, send
 from prunekit.foundation.warn import LOG
 from prunekit.pruning.corrections import Corrections
 from prunekit.pruning.counts import Counted, MaskCount, count_masks
-from prunekit.pruning.optimizer_state import change_state
+from prunekit.pruning.optimizer_state import change_state, forget_state, mask_state
 from prunekit.pruning.origins import Origins
 from prunekit.pruning.rewrite import AtRest, rewrite
 from prunekit.pruning.saved_state import masks_fault, refuse
@@ -291,12 +291,10 @@ class MaskSet:
             self.set_dense(name, values)
         corrections.values, self.corrections = {}, corrections
 
-    @torch.no_grad()
     def _mask_state(self, name: str) -> None:
         """Zero the optimizer state of pruned weights, or of those that do not move."""
-        working = self._moving.get(name, self._working[name])
-        for state in self._state_tensors(self.params[name]):
-            state.mul_(working if state.is_floating_point() else working.bool())
+        by = self._moving.get(name, self._working[name])
+        mask_state(self.params[name], by, self.optimizers)
 
     def _kept_apart(self, name: str) -> Tensor:
         """Dense W where it is kept in `ste` and `masked`, up to date."""
@@ -391,22 +389,12 @@ class MaskSet:
             torch._foreach_mul_(grads, masks)
 
     def _change_state(self, update: Update, cover: Iterable[str]) -> None:
-        if update.restart:
-            self._forget_state(cover)
+        for name in cover if update.restart else ():
+            forget_state(self.params[name], self.optimizers)
         for name, change in update.state.items():
             change_state(self.params[name], self.dense(name), change, self.optimizers)
             if name in self._working and (self.modes[name] != "ste" or name in self._moving):
                 self._mask_state(name)
-
-    def _forget_state(self, names: Iterable[str]) -> None:
-        for optimizer in self.optimizers:
-            for name in names:
-                state = optimizer.state.get(self.params[name], {})
-                if state.keys() == {"momentum_buffer"}:  # fused SGD wants all of a group or none
-                    for momentum in self._state_tensors(self.params[name]):
-                        momentum.zero_()
-                else:
-                    state.clear()
 
     def moved_dense(self, optimizer: Optimizer) -> Iterator[MovedDense]:
         """What this optimizer moves in `ste`."""
@@ -461,13 +449,6 @@ class MaskSet:
     def _not_zero(self, name: str) -> Tensor:
         """Which pruned weights of a parameter are not zero."""
         return self.params[name].data.bool() & ~self._working[name].bool()
-
-    def _state_tensors(self, param: nn.Parameter) -> Iterator[Tensor]:
-        for optimizer in self.optimizers:
-            for key, value in optimizer.state.get(param, {}).items():
-                # a count of steps has the shape of a parameter without dimensions
-                if isinstance(value, Tensor) and value.shape == param.shape and key != "step":
-                    yield value
 
     # ---- saving
 
