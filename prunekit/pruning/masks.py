@@ -8,18 +8,18 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Mapping
-from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from prunekit.foundation.transfer import read, send
+from prunekit.foundation.transfer import read
 from prunekit.pruning.attached import AttachedOptimizers
 from prunekit.pruning.corrections import Corrections
 from prunekit.pruning.counts import Counted, MaskCount, count_masks
 from prunekit.pruning.origins import Origins
-from prunekit.pruning.rewrite import AtRest, rewrite
+from prunekit.pruning.pending import PendingUpdate
+from prunekit.pruning.rewrite import rewrite
 from prunekit.pruning.saved_state import masks_fault, refuse
 from prunekit.pruning.sharded import refuse_sharded
 from prunekit.pruning.soft import BesideMasks, fingerprints
@@ -28,18 +28,6 @@ from prunekit.pruning.strategies.base import Masks, Update
 from prunekit.pruning.weight_store import WeightStore
 from prunekit.pruning.writes import Writes
 from prunekit.registry.configs import Mode
-
-
-class _Change(NamedTuple):
-    """An update on the devices of its weights, nothing of it in force."""
-
-    masks: Masks
-    returning: Mapping[str, Tensor]
-    """Values for what comes back."""
-    in_blocks: Mapping[str, AtRest]
-    """What is written in blocks, by name: flips are found on the way."""
-    beside: BesideMasks
-    corrections: Corrections
 
 
 class MaskSet:
@@ -153,70 +141,54 @@ class MaskSet:
             PluginError: what they were chosen by, a value or a state was not finite; nothing is
                 in force then.
         """
-        change = self._prepared(update, corrects=corrects)
-        flips, sums = self._ask(change)
-        self._write(change, flips, sums)
-        self.weights.correct(change.corrections.values)
-        change.corrections.values, self.corrections = {}, change.corrections
-        for name in change.masks:
-            self._put_beside(name, change.beside, sums)
+        pending = PendingUpdate(
+            update, self.weights, corrects=corrects, fingerprints=self.fingerprints
+        )
+        flips = self._ask(pending)
+        self._write(pending, flips)
+        self.corrections = pending.corrections
+        self.weights.correct(self.corrections.values)
+        self.corrections.values = {}
+        for name in pending.masks:
+            self._put_beside(name, pending.beside, pending.sums)
             if update.fold:
                 self.fold([name])
         self._attached.change_state(update, cover)
         self._attached.masks_changed()
-        return {name: flips[name] for name in change.masks}
+        return {name: flips[name] for name in pending.masks}
 
-    def _prepared(self, update: Update, *, corrects: bool) -> _Change:
-        new = {name: send(m, self.params[name].device) for name, m in update.masks.items()}
-        returning, given = ({}, update.values) if corrects else (update.values, {})
-        comes = {n: new[n] & ~self.mask(n) for n in new.keys() & returning}
-        kept = {n: self.mask(n) & new[n] if n in new else self.mask(n) for n in given}
-        return _Change(
-            new,
-            returning,
-            self.weights.in_blocks(new.keys() - {*returning, *update.soft, *self.soft}),
-            BesideMasks(update, new, self.params, comes),
-            Corrections(given, self.params, kept, fingerprints=self.fingerprints),
-        )
-
-    def _ask(self, change: _Change) -> tuple[dict[str, int], dict[str, float]]:
-        """Wait for the device, once.
-
-        Returns:
-            The flips of the masks that were counted, and the sums of the soft ones.
+    def _ask(self, pending: PendingUpdate) -> dict[str, int]:
+        """Wait for the device, once: the flips of the masks that were counted.
 
         Raises:
-            PluginError: something is not finite, or does not fit.
+            PluginError: something of the update is not finite, or does not fit.
         """
-        in_blocks, flags, moved = change.in_blocks, change.beside.flags, self._attached.unread
+        in_blocks, moved, asked = pending.in_blocks, self._attached.unread, pending.asked
 
         def old(name: str) -> Tensor | None:  # of the others, flips are found as they are written
             return None if name in in_blocks else self.mask(name)
 
         known = set() if self.fingerprints else in_blocks.keys() & self._counts.keys()
-        counted = {name: mask for name, mask in change.masks.items() if name not in known}
-        asked = [*flags, *moved, *change.corrections.asked]
-        counts, told = count_masks(counted, old, asked, fingerprints=self.fingerprints)
-        first, last = len(flags), len(flags) + len(moved)
-        self._attached.refuse_moved(told[first:last])
-        sums = change.beside.heard(told[:first])
-        change.corrections.take(told[last:])
+        new = {name: mask for name, mask in pending.masks.items() if name not in known}
+        counts, told = count_masks(new, old, [*moved, *asked], fingerprints=self.fingerprints)
+        self._attached.refuse_moved(told[: len(moved)])
+        pending.take(told[len(moved) :])
         self._counts |= counts
-        return {name: count.flips for name, count in counts.items()}, sums
+        return {name: count.flips for name, count in counts.items()}
 
-    def _write(self, change: _Change, flips: dict[str, int], sums: Mapping[str, float]) -> None:
+    def _write(self, pending: PendingUpdate, flips: dict[str, int]) -> None:
         """Write the masks that differ, and what follows from them; `flips` becomes whole."""
-        hardened = self.soft.keys() - sums
-        for name, mask in change.masks.items():
-            if name in change.in_blocks:
+        hardened = self.soft.keys() - pending.sums
+        for name, mask in pending.masks.items():
+            if name in pending.in_blocks:
                 known = name not in flips
-                flips[name], gain = rewrite(change.in_blocks[name], mask)
+                flips[name], gain = rewrite(pending.in_blocks[name], mask)
                 if not flips[name]:
                     continue
                 if known:
                     self._counts[name] = self._counts[name].changed(mask, gain)
             elif flips[name] or name not in self.weights.working or name in hardened:
-                self.weights.replace(name, mask, change.returning.get(name))
+                self.weights.replace(name, mask, pending.returning.get(name))
             else:
                 continue
             if self.modes[name] != "ste":
