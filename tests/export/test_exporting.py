@@ -122,9 +122,12 @@ def test_no_file_tells_of_the_machine_it_was_made_on(exported):
         assert lib not in content
 
 
-def test_normalisation_inside_takes_pixel_values(tmp_path):
+def test_normalisation_inside_takes_pixel_values(tmp_path, monkeypatch):
     run_dir = finished_run(tmp_path / "run", MLP)
+    asked, reference = [], exporting.reference
+    monkeypatch.setattr(exporting, "reference", lambda *a: asked.append(a) or reference(*a))
     found = export_run(run_dir, onnx=True, pt2=True, normalize=True)
+    assert len(asked) == 1  # torch runs once for all files
     pixels = torch.rand(5, 1, 8, 8, generator=torch.Generator().manual_seed(0))
     prepared = prunekit.preprocessing(run_dir)
     shift, scale = (torch.tensor(v).view(-1, 1, 1) / 255 for v in (prepared.mean, prepared.std))
