@@ -113,7 +113,7 @@ def _totals(found: ModelEvaluation) -> Table:
     ]
     if found.top5:
         rows.append(("top-5", _with_interval(found.top5)))
-    rows.append(("loss", f"{found.loss:.4f} nats"))
+    rows.append(("loss", f"{found.loss:.4f} nats{_between(found.loss_interval)}"))
     bins = len(found.calibration.bins)
     rows.append(
         ("calibration error", f"{percent(found.calibration.error)}  ({bins} bins of equal width)")
@@ -130,6 +130,10 @@ def _with_interval(one: Proportion) -> str:
         return "?"
     low, high = one.interval
     return f"{percent(one.share)}  (95%: {percent(low)} to {percent(high)})"
+
+
+def _between(ends: tuple[float, float] | None) -> str:
+    return f"  (95%: {ends[0]:.4f} to {ends[1]:.4f})" if ends else ""
 
 
 def _by_ratio(found: ModelEvaluation) -> Table:

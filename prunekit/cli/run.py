@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -18,6 +19,9 @@ from prunekit.cli.common import (
 )
 from prunekit.errors import PrunekitError, UsageError
 from prunekit.recipe.find import find_recipe
+
+if TYPE_CHECKING:
+    from prunekit.train.dry_run import DryRun
 
 EXAMPLES = """
 prunekit run quickstart                        a recipe, by its name
@@ -79,8 +83,6 @@ def command(
         overrides += (f"device={device}",)
 
     with starting():
-        from prunekit.cli.dry_run_view import dry_run_view
-        from prunekit.foundation.console import console
         from prunekit.recipe.load import (
             document_from_text,
             read_text,
@@ -96,13 +98,19 @@ def command(
 
     with with_source_position(document):
         if dry_run:
-            screen = console()
-            planned = planning.dry_run(loaded, nproc)
-            screen.print(dry_run_view(planned, screen.width, each=each))
+            _print_plan(planning.dry_run(loaded, nproc), each=each)
         else:
             print_summary(
                 launch.run_recipe(loaded, source_text=text, out=out, nproc=nproc, go_on=go_on)
             )
+
+
+def _print_plan(planned: DryRun, *, each: bool) -> None:
+    from prunekit.cli.dry_run_view import dry_run_view
+    from prunekit.foundation.console import console
+
+    screen = console()
+    screen.print(dry_run_view(planned, screen.width, each=each))
 
 
 def print_summary(run_dir: Path) -> None:

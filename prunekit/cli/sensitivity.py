@@ -75,7 +75,7 @@ def command(
     check_overrides(overrides)
     from prunekit.export import sensitivity as module
     from prunekit.report.sensitivity import write_sensitivity
-    from prunekit.runs.directory import refuse_link
+    from prunekit.runs.links import refuse_link
 
     found = module.sensitivity(
         source,

@@ -21,7 +21,7 @@ from prunekit.models.saved import load_model, model_metadata, not_built
 from prunekit.pruning.compact import Compacted, compact
 from prunekit.pruning.sparsity import masks_left
 from prunekit.registry.own_code import CodeFile, use_code
-from prunekit.runs.directory import refuse_link
+from prunekit.runs.links import refuse_link
 from prunekit.runs.tensors import write_tensors
 
 FOLDER, NUMBERS_FILE = "compact", "compact.json"

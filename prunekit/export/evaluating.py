@@ -105,6 +105,7 @@ def _measured(
         mistakes=found.mistakes(),
         tokens=_counted(served.module, served.preprocessing) if served.module else None,
         ratios=ratios,
+        loss_interval=found.loss_interval,
         notes=(*samples.notes, *([] if overrides else _against_report(served, found))),
     )
 

@@ -47,6 +47,8 @@ class ModelEvaluation:
     """In the order in which they were asked for."""
     notes: tuple[str, ...] = ()
     """What to know of it, in sentences."""
+    loss_interval: tuple[float, float] | None = None
+    """Of the mean; None of one image."""
 
     def document(self) -> dict[str, Any]:
         """As plain values, as in `evaluation.json`; docs/deploy.md has the keys."""
@@ -59,6 +61,7 @@ class ModelEvaluation:
             "top1": self.top1.document(),
             "top5": self.top5.document() if self.top5 else None,
             "loss": self.loss,
+            "loss_interval": list(self.loss_interval) if self.loss_interval else None,
             "calibration": _calibration(self.calibration),
             "classes": [_class(one) for one in self.by_class],
             "mistakes": [self._mistake(one) for one in self.mistakes],

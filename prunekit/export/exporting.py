@@ -43,7 +43,7 @@ from prunekit.foundation.devices import choose_device, cpu_threads
 from prunekit.foundation.files import all_or_nothing, write_json
 from prunekit.models.file_metadata import images_metadata
 from prunekit.registry.own_code import CodeFile, use_code
-from prunekit.runs.directory import refuse_link
+from prunekit.runs.links import refuse_link
 from prunekit.runs.tensors import read_tensors, write_tensors
 
 
@@ -73,8 +73,24 @@ class _Wanted:
     onnx: bool
     pt2: bool
     packed: bool
+    compact: bool
     normalize: bool
     timing: bool
+
+    def check(self) -> None:
+        """Refuse what does not go together.
+
+        Raises:
+            UsageError: nothing is asked for, or a package of an extra is not installed.
+        """
+        if not (self.onnx or self.pt2 or self.packed or self.compact):
+            raise UsageError(
+                "nothing to export: give --onnx, --pt2, --packed or --compact, or several"
+            )
+        if self.normalize and not (self.onnx or self.pt2):
+            raise UsageError("--normalize goes inside of a program: give --onnx or --pt2 with it")
+        if self.onnx:
+            require_onnx()
 
 
 def export_run(  # noqa: PLR0913 - a keyword for each file and choice
@@ -121,15 +137,12 @@ def export_run(  # noqa: PLR0913 - a keyword for each file and choice
         ExportError: the model cannot be traced, or a file does not give what the model gives.
         WriteError: the folder cannot be written. After any of these nothing was written.
     """
-    _check_request(onnx=onnx, pt2=pt2, other=packed or compact, normalize=normalize)
-    wanted = _Wanted(onnx, pt2, packed, normalize, timing)
+    wanted = _Wanted(onnx, pt2, packed, compact, normalize, timing)
+    wanted.check()
     with use_code(code):
-        place = choose_device(device)
-        subject = open_subject(run_dir)
+        place, subject = choose_device(device), open_subject(run_dir)
         with cpu_threads(subject.recipe.threads):
-            if compact:
-                subject = without_empty(subject, place)
-            return _exported(subject, wanted, out)
+            return _exported(without_empty(subject, place) if compact else subject, wanted, out)
 
 
 def _exported(subject: Subject, wanted: _Wanted, out: str | Path | None) -> Export:
@@ -176,15 +189,6 @@ def _exported(subject: Subject, wanted: _Wanted, out: str | Path | None) -> Expo
 
 def _run_name(subject: Subject) -> str:
     return f"{subject.recipe.name}/{subject.run.path.name}"
-
-
-def _check_request(*, onnx: bool, pt2: bool, other: bool, normalize: bool) -> None:
-    if not (onnx or pt2 or other):
-        raise UsageError("nothing to export: give --onnx, --pt2, --packed or --compact, or several")
-    if normalize and not (onnx or pt2):
-        raise UsageError("--normalize goes inside of a program: give --onnx or --pt2 with it")
-    if onnx:
-        require_onnx()
 
 
 def _write_programs(work: _Work, *, onnx: bool, pt2: bool) -> None:

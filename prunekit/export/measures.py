@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import NormalDist
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from prunekit.foundation.proportion import Proportion
+from prunekit.foundation.proportion import LEVEL, Proportion
 
 BINS = 15
 """Of the confidence, of equal width: as many as in arXiv:1706.04599."""
@@ -99,7 +101,8 @@ class Outcomes:
         places = torch.arange(logits.shape[1], device=logits.device)
         # of equal logits the first class goes before
         before = (logits > own) | ((logits == own) & (places < labels.unsqueeze(1)))
-        rows = (labels.float(), given.float(), confidence, before.sum(-1).float())
+        each = F.cross_entropy(logits, labels, reduction="none")
+        rows = (labels.float(), given.float(), confidence, before.sum(-1).float(), each)
         self._rows.append(torch.stack(rows).cpu().double())  # of classes below 2^24, exact
 
     @property
@@ -113,9 +116,18 @@ class Outcomes:
         return sum(self._losses) / self.images
 
     @property
+    def loss_interval(self) -> tuple[float, float] | None:
+        """The loss -+ z standard errors of the mean over images, at `LEVEL`; None of one image."""
+        if self.images < 2:
+            return None
+        z, deviation = NormalDist().inv_cdf((1 + LEVEL) / 2), float(self._columns()[4].std())
+        half = z * deviation / math.sqrt(self.images)
+        return max(0.0, self.loss - half), self.loss + half
+
+    @property
     def top1(self) -> Proportion:
         """Images whose class is ranked first."""
-        labels, given, _, _ = self._columns()
+        labels, given = self._columns()[:2]
         return Proportion(int((labels == given).sum()), self.images)
 
     @property
@@ -127,7 +139,7 @@ class Outcomes:
 
     def calibration(self) -> Reliability:
         """Confidence against accuracy, in `BINS` bins."""
-        labels, given, confidence, _ = self._columns()
+        labels, given, confidence = self._columns()[:3]
         edges = torch.arange(BINS + 1, dtype=torch.float64) / BINS
         place = torch.bucketize(confidence, edges).sub(1).clamp(0, BINS - 1)
         bins = []
@@ -141,7 +153,7 @@ class Outcomes:
 
     def by_class(self) -> tuple[ClassResult, ...]:
         """Of each class, in their order."""
-        labels, given, _, _ = self._columns()
+        labels, given = self._columns()[:2]
         counts = (
             torch.bincount(one.long(), minlength=len(self.classes)).tolist()
             for one in (labels[labels == given], labels, given)
@@ -153,7 +165,7 @@ class Outcomes:
 
     def mistakes(self) -> tuple[Mistake, ...]:
         """All pairs of classes that were taken for one another, the most frequent first."""
-        labels, given, _, _ = self._columns()
+        labels, given = self._columns()[:2]
         wrong = labels != given
         pairs = torch.stack([labels, given])[:, wrong].long()
         found, counts = torch.unique(pairs, dim=1, return_counts=True)
@@ -164,4 +176,5 @@ class Outcomes:
         )
 
     def _columns(self) -> Tensor:
+        """Float64 [5, N]: class, class given, confidence, rank of the class, loss of each image."""
         return torch.cat(self._rows, dim=1)

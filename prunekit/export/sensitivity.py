@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from contextlib import closing
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -140,18 +140,7 @@ def sensitivity(  # noqa: PLR0913 - each is a choice of the caller's
         DataError: its data is not to be had.
     """
     sparsities = _checked(sparsities, tolerance, samples)
-    run = open_run(source)
-    recipe, model = run.recipe(), load_model(run.existing(MODEL_FILE))
-    place = device_of_run(recipe.device, device)
-    config = dataset_from(recipe.data.model_dump(mode="json"), overrides)
-    data = open_dataset(
-        config, seed=recipe.seed, device=place, storage=None if overrides else run.storage()
-    )
-    model.to(place)
-    with closing(data), cpu_threads(recipe.threads):
-        trial = LayerTrials(
-            model, data, split or ("validation" if data.validation_size else "train"), samples
-        )
+    with _trials(source, overrides, split, samples, device) as trial:
         top1, loss = trial.measure()
         tried, left_out = _each_alone(trial, sparsities, strategy, structure)
     layers = [_layer(name, points, top1 - tolerance) for name, points in tried.items()]
@@ -168,8 +157,30 @@ def sensitivity(  # noqa: PLR0913 - each is a choice of the caller's
         tolerance=tolerance,
         layers=tuple(layers),
         left_out=left_out,
-        zeros=_zeros(model, [layer.name for layer in layers]),
+        zeros=_zeros(trial.model, [layer.name for layer in layers]),
     )
+
+
+@contextmanager
+def _trials(
+    source: str | Path,
+    overrides: Sequence[str],
+    split: Split | None,
+    samples: int,
+    device: str | None,
+) -> Iterator[LayerTrials]:
+    """The finished model of a run with the data that its layers are tried on, open inside."""
+    run = open_run(source)
+    recipe, model = run.recipe(), load_model(run.existing(MODEL_FILE))
+    place = device_of_run(recipe.device, device)
+    config = dataset_from(recipe.data.model_dump(mode="json"), overrides)
+    data = open_dataset(
+        config, seed=recipe.seed, device=place, storage=None if overrides else run.storage()
+    )
+    model.to(place)
+    with closing(data), cpu_threads(recipe.threads):
+        own: Split = "validation" if data.validation_size else "train"
+        yield LayerTrials(model, data, split or own, samples)
 
 
 def _each_alone(

@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from itertools import chain
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from prunekit.errors import PluginError, UnrankedError, UsageError
 from prunekit.foundation.computed import computed_weights
-from prunekit.foundation.modules import training_mode_kept
 from prunekit.foundation.parameters import ParamRule
 from prunekit.foundation.timeline import Timeline
 from prunekit.foundation.values import about_key
@@ -26,37 +22,29 @@ from prunekit.pruning.assignment import (
     notes_on_scopes,
     put_beside,
 )
-from prunekit.pruning.checks import (
-    check_computed,
-    check_count,
-    check_due,
-    check_finish,
-    check_learning,
-    check_scalars,
-    check_steps,
-    check_update,
-)
+from prunekit.pruning.checks import check_due, check_finish, check_scalars, check_steps
 from prunekit.pruning.context import Sources, StepContext, Surroundings
-from prunekit.pruning.corrections import Correction, summed
+from prunekit.pruning.corrections import summed
+from prunekit.pruning.engine_state import EngineState
 from prunekit.pruning.flow import note_input
 from prunekit.pruning.gradient_passes import GradientPasses
 from prunekit.pruning.learning import Learning
 from prunekit.pruning.masks import MaskSet
-from prunekit.pruning.optimizer_state import digest_of, refuse_state
 from prunekit.pruning.outlook import Outlook, outlook
 from prunekit.pruning.penalties import Penalties
 from prunekit.pruning.probes.base import Probe, labels, prepare_all
-from prunekit.pruning.saved_state import check_state, refuse
 from prunekit.pruning.sharded import refuse_sharded_model
-from prunekit.pruning.soft import check_beside
 from prunekit.pruning.sparsity import UnitCount, weighed
-from prunekit.pruning.step_hooks import Gate, not_finite
-from prunekit.pruning.strategies.base import PruningStrategy, Update
-from prunekit.registry.foreign import reason
+from prunekit.pruning.step_hooks import Gate
+from prunekit.pruning.strategies.base import PruningStrategy
+from prunekit.pruning.updates import MaskUpdates, context_of
 
 
 class Engine:
     """Strategies, probes and masks of one run; `docs/step.md` tells the order of a step.
+
+    Owns the step and the order of all that happens in one; what a strategy decides is asked and
+    checked by `MaskUpdates`, and lies in `mask_set`.
 
     Args:
         model: the plain module; strategies may replace modules of it here.
@@ -100,7 +88,7 @@ class Engine:
         self.assigned = assign(model, strategies, self.helpers, check=not resuming)
         self.notes = notes_on_scopes(model, self.assigned)
         """What is worth to be told of the scopes, before a run begins."""
-        self._computed = computed_weights(model)
+        computed = computed_weights(model)
         self._due = DueStrategies(timeline, self.assigned)
         self.probes = list(probes)
         prepare_all(self.probes, model)
@@ -113,6 +101,8 @@ class Engine:
         self.around = Surroundings(model, self.params, self.mask_set, sources, self.learning)
         self.penalties = Penalties(self.around, self._due)
         self.passes = GradientPasses(self.around, self._due)
+        self._updates = MaskUpdates(self.around, self._due, computed)
+        self._state = EngineState(self.around, self.assigned, self.probes)
         self.changes_gradients = any(map(_changes_gradients, strategies))
         """Whether a penalty or an adjustment may follow the raw gradients."""
 
@@ -130,7 +120,7 @@ class Engine:
         self._started = True
         if not self._initialized:
             self.initialize()
-        self._update_all(inside=False)
+        self._updates.decide(self.step, inside=False)
 
     def attach(self, *optimizers: Optimizer, gate: Gate | None = None) -> None:
         """Hook into optimizers, also new ones in mid-run; the first call starts the masks."""
@@ -153,14 +143,14 @@ class Engine:
             self.penalties.of_weights(self.step)
             for due in self._due.active(self.step, inside=True):
                 self._adjust(due)
-        take_step = self._update_all(inside=True)
+        take_step = self._updates.decide(self.step, inside=True)
         self.mask_set.mask_gradients()
         return take_step
 
     def _adjust(self, due: Due) -> None:
         strategy = due.assigned.strategy
         if type(strategy).adjust_gradients is not PruningStrategy.adjust_gradients:
-            strategy.adjust_gradients(self._context(due))
+            strategy.adjust_gradients(context_of(self.around, due))
             grads = [p.grad for p in self.params.values() if p.grad is not None]
             who = f"{due.assigned.origin}: what its adjust_gradients left"
             self.mask_set.origins.note(who, grads)
@@ -172,7 +162,7 @@ class Engine:
     def update_masks(self) -> None:
         """Strategies that are asked between steps decide, where they are due."""
         self.mask_set.follow()
-        self._update_all(inside=False)
+        self._updates.decide(self.step, inside=False)
 
     def finish(self) -> nn.Module:
         """Leave W*M in the parameters for good, and let the strategies fold what they added."""
@@ -273,16 +263,7 @@ class Engine:
 
     def state_dict(self) -> dict[str, Any]:
         """Masks and strategy state; dense weights are saved by the caller (`dense`)."""
-        return {
-            "step": self.step,
-            **self.mask_set.state_dict(),
-            "strategies": [a.strategy.state_dict() for a in self.assigned],
-            "targets": [a.target for a in self.assigned],
-            "asked": [a.asked for a in self.assigned],
-            "corrected": [{n: [*c] for n, c in a.corrected.items()} for a in self.assigned],
-            "probes": [probe.state_dict() for probe in self.probes],
-            "learning": self.learning.state_dict(),
-        }
+        return {"step": self.step, **self._state.saved()}
 
     def load_state_dict(self, state: Mapping[str, Any], dense: Mapping[str, Tensor]) -> None:
         """Continue where `state_dict` was taken, with the dense weights saved beside it.
@@ -290,37 +271,8 @@ class Engine:
         Raises:
             UsageError: they are of another model or of other strategies; nothing is changed.
         """
-        check_state(state, dense, self.assigned, self.probes, self.params)
-        refuse(self.learning.fault_in(state.get("learning")))  # earlier states have none
-        self._load_components([*state["strategies"], *state["probes"]])
+        self._state.load(state, dense)
         self.step, self._started = state["step"], True
-        for name in self.params:
-            self.around.set_dense(name, dense[name])
-        beside = {part: state[part] for part in ("soft", "moving") if part in state}
-        self.mask_set.load_state_dict({"masks": state["masks"], **beside}, dense)
-        earlier = state["targets"]  # of versions before, which knew no other
-        asked = state.get("asked", earlier)
-        for one, target, wanted in zip(self.assigned, state["targets"], asked, strict=True):
-            one.target, one.asked = target, wanted
-        for one, corrected in zip(self.assigned, state.get("corrected", ()), strict=False):
-            one.corrected = {name: Correction(*found) for name, found in corrected.items()}
-        self.learning.load_state_dict(state.get("learning"))
-
-    def _load_components(self, states: Sequence[Any]) -> None:
-        """Give strategies and probes what they saved; all of them, or none."""
-        owners: list[PruningStrategy | Probe]
-        owners = [*(assigned.strategy for assigned in self.assigned), *self.probes]
-        before = [owner.state_dict() for owner in owners]
-        for owner, own in zip(owners, states, strict=True):
-            try:
-                owner.load_state_dict(own)
-            except torch.AcceleratorError:  # the device is gone, and nothing else is wrong
-                raise
-            except Exception as error:  # whatever a component does with a state of another shape
-                for each, was in zip(owners, before, strict=True):
-                    with suppress(Exception):
-                        each.load_state_dict(was)
-                refuse(f"the state of {owner.config.name!r} does not fit ({reason(error)})", error)
 
     # ---- inside
 
@@ -339,89 +291,6 @@ class Engine:
                 seen = probe.observe(StepContext(self.around, label, tuple(self.params), clock, -1))
                 check_scalars(f"probe {probe.config.name!r}: observe", seen)
                 self.observed |= {f"{label}/{key}": value for key, value in seen.items()}
-
-    def _update_all(self, *, inside: bool) -> bool:
-        """Ask the strategies that are due, inside the step or between steps; see `reads`."""
-        take_step = True
-        for due in self._due.due(self.step, inside=inside):
-            take_step &= not self._update(due.assigned, self._context(due)).skip_step
-            due.assigned.updated_at = self.step + int(inside)
-        if not inside:
-            self._refuse_soft_ends()
-        return take_step
-
-    def _refuse_soft_ends(self) -> None:
-        """Masks must be bool from the end of their strategy's window on.
-
-        Raises:
-            PluginError: some are soft.
-        """
-        for one in self.assigned:
-            soft = [name for name in one.cover if name in self.mask_set.soft]
-            clock = self.timeline.clock(self.step, one.strategy.config.during)
-            if soft and clock.active_step == clock.active_steps:
-                raise PluginError(
-                    f"{one.origin}, step {self.step}: the mask of {soft[0]} is soft at the end of "
-                    "its window: update must be due there, and give no soft masks, or fold them"
-                )
-
-    def _context(self, due: Due) -> StepContext:
-        assigned = due.assigned
-        return StepContext(self.around, assigned.label, assigned.scope, due.clock, due.index)
-
-    def _update(self, assigned: Assigned, ctx: StepContext) -> Update:
-        """Ask, check and apply.
-
-        Raises:
-            UnrankedError: a weight is not finite any more.
-            UsageError: a weight was not finite from the start.
-            PluginError: names the package that the strategy is of, the parameter, what was expected
-                and what came.
-        """
-        try:
-            return self._checked_update(assigned, ctx)
-        except PluginError as error:
-            self.mask_set.origins.refuse(self.step)
-            for name in assigned.scope:  # what training made of it, no strategy can rank
-                if bool(self.params[name].isfinite().all()):
-                    continue
-                if not self.step:
-                    raise UsageError(
-                        f"{name} is not finite before the first step: load or initialise it anew"
-                    ) from error
-                what = not_finite(name, self.params[name], f"at step {self.step}")
-                raise UnrankedError(f"{what} ({error})") from error
-            raise PluginError(f"{assigned.origin}, step {self.step}: {error}") from error
-
-    def _checked_update(self, assigned: Assigned, ctx: StepContext) -> Update:
-        strategy, place = assigned.strategy, f"strategies.{ctx.index}"
-        with training_mode_kept(self.model), about_key(place, strategy.config):
-            update = strategy.update(ctx)
-            check_update(assigned, update, self.params)
-            check_beside(strategy, update, self.params)
-            check_learning(assigned, ctx.clock, self.learning, update)
-            refuse_state(update.state, self.params, self.mask_set.optimizers)
-        assigned.soft = bool(update.soft) or any(n in self.mask_set.soft for n in update.masks)
-        assigned.flips = self.mask_set.apply(update, assigned.cover, corrects=strategy.corrects)
-        assigned.corrected = self.mask_set.corrections.found
-        with about_key(place, strategy.config):
-            check_computed(self._computed, update)
-        assigned.target, assigned.asked = strategy.target(ctx.clock), strategy.asked(ctx.clock)
-        check_count(assigned, ctx.clock, self.model, self.mask_set.counted(assigned.scope))
-        ranks = self.around.sources.ranks
-        if ranks.world > 1 and not ranks.all_equal(digest_of(update.state, self.mask_set.digest())):
-            what = "the masks, or what is changed of the state," if update.state else "the masks"
-            raise PluginError(
-                f"{what} differ between ranks: scores from rank-local data must go through "
-                "ctx.mean_over_ranks"
-            )
-        corrected = ranks.world > 1 and strategy.corrects
-        if corrected and not ranks.all_equal(self.mask_set.corrections.digest):
-            raise PluginError(
-                "the values for weights that stay differ between ranks: what comes from rank-local "
-                "data must go through ctx.mean_over_ranks"
-            )
-        return update
 
 
 def _changes_gradients(strategy: PruningStrategy) -> bool:

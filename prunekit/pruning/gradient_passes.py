@@ -112,9 +112,10 @@ class PassContext(StepContext):
     def perturbed(self, values: Mapping[str, Tensor]) -> Iterator[None]:
         """Other weights inside, in the same memory: a CUDA graph reads its weights from there."""
         params, mask_set = self.around.params, self.around.mask_set
+        weights = mask_set.weights
         self._refuse_unfit("perturbed", values)
         mask_set.origins.note(f"{self.who} perturbed weights to", values.values())
-        own, outer = {name: params[name].data.clone() for name in values}, mask_set.perturbed
+        own, outer = {name: params[name].data.clone() for name in values}, weights.perturbed
         try:
             for name, value in values.items():
                 target = params[name].data  # by .data it counts as no write of others
@@ -123,10 +124,10 @@ class PassContext(StepContext):
                     target.mul_(mask_set.factor(name))
                 elif name in mask_set.params:
                     target.masked_fill_(~mask_set.mask(name), 0)
-            mask_set.perturbed = {**outer, **values}
+            weights.perturbed = {**outer, **values}
             yield
         finally:
-            mask_set.perturbed = outer
+            weights.perturbed = outer
             for name, value in own.items():
                 params[name].data.copy_(value)
 

@@ -1,54 +1,41 @@
-"""Masks beside the model: how pruned weights live in each mode, around any optimizer.
+"""Masks of a model: changed, counted, compared and saved, around any optimizer.
 
-At rest every parameter holds W*M. Module tree, `state_dict` keys, DDP and compile are untouched:
-
-- `ste`: the optimizer moves the dense W. It is kept beside the model and swapped in through `.data`
-  for the length of `optimizer.step()`. Held memory: +8 bytes a weight (W and a working mask). The
-  working mask may be soft; where only some entries move, +4 bytes more.
-- `hard`: pruned weights, their gradients and optimizer state are zero. They are zeroed once, when
-  the mask changes; masking the gradient then keeps them exactly zero. +4 bytes a weight.
-- `masked`: as `hard`, and a shelf holds the pruned values until they come back. +8 bytes a weight.
-
-The working mask has the weight's own dtype: multiplying by bool costs 2.5 to 10 times as much on a
-CPU. Bool masks are made when they are asked for.
+How weights live under them is told in `pruning/weight_store.py`; what they are to the optimizers of
+a loop, in `pruning/attached.py`.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from prunekit.errors import DivergedError, PluginError, UsageError
-from prunekit.foundation.transfer import read, send
-from prunekit.foundation.warn import LOG
+from prunekit.foundation.transfer import read
+from prunekit.pruning.attached import AttachedOptimizers
 from prunekit.pruning.corrections import Corrections
 from prunekit.pruning.counts import Counted, MaskCount, count_masks
-from prunekit.pruning.optimizer_state import change_state
 from prunekit.pruning.origins import Origins
-from prunekit.pruning.rewrite import AtRest, rewrite
+from prunekit.pruning.pending import PendingUpdate
+from prunekit.pruning.rewrite import rewrite
 from prunekit.pruning.saved_state import masks_fault, refuse
-from prunekit.pruning.scores import count_each
 from prunekit.pruning.sharded import refuse_sharded
-from prunekit.pruning.soft import BesideMasks, fingerprints, taken_over
-from prunekit.pruning.step_hooks import (
-    Gate,
-    MovedDense,
-    StepHooks,
-    held_by,
-    not_finite,
-    refuse_foreign_state,
-)
+from prunekit.pruning.soft import BesideMasks, fingerprints
+from prunekit.pruning.step_hooks import Gate
 from prunekit.pruning.strategies.base import Masks, Update
-from prunekit.pruning.writes import Writes, written_by_others
+from prunekit.pruning.weight_store import WeightStore
+from prunekit.pruning.writes import Writes
 from prunekit.registry.configs import Mode
 
 
 class MaskSet:
-    """The masks of some parameters, and the weights as their modes keep them."""
+    """The masks of some parameters.
+
+    Owns the order in which a new mask comes into force, in the weights and in the optimizers that
+    move them, and what is counted of the masks that are.
+    """
 
     def __init__(self, params: Mapping[str, nn.Parameter], modes: Mapping[str, Mode]) -> None:
         """Take charge of `params`, all of them kept at first.
@@ -61,26 +48,20 @@ class MaskSet:
             UsageError: one of them is sharded.
         """
         refuse_sharded(params)
-        self.params = dict(sorted(params.items()))
-        self.modes = dict(modes)
-        self._working: dict[str, Tensor] = {}  # W's dtype, 1 = kept; absent = all kept
-        self._moving: dict[str, Tensor] = {}  # ste, W's dtype, 1 = moves; absent = all move
-        self.soft: dict[str, float] = {}
+        self.weights = WeightStore(params, modes)
+        """What is kept of them."""
+        self.params, self.modes = self.weights.params, self.weights.modes
+        self.soft: Mapping[str, float] = self.weights.soft
         """Names whose working mask is soft -> the sum of it."""
-        self.when_folded: list[Callable[[Mapping[str, Tensor]], None]] = []
-        """Told what the dense weights were multiplied by for good."""
-        self._dense: dict[str, Tensor] = {}  # ste: W.  masked: the shelf
-        self._hooks: list[StepHooks] = []  # of each attached optimizer
-        self._writes = Writes(self.params)
-        self._told = set[str]()  # parameters whose writes were told
-        self._counts: dict[str, MaskCount] = {}  # of the masks in force, where they were counted
-        self._moved: list[tuple[str, str, Tensor]] = []  # what `prove_zeros` saw and none has read
-        self.corrections = Corrections({}, params, {}, fingerprints=False)
-        """Of the last update."""
-        self.perturbed: dict[str, Tensor] = {}
-        """Dense W of a pass at other weights: what stands for those that are kept apart."""
         self.origins = Origins()
         """Which hook gave the first number that is not finite."""
+        self._writes = Writes(self.weights)
+        self._attached = AttachedOptimizers(self.weights, self._writes, self.origins)
+        self.when_folded: list[Callable[[Mapping[str, Tensor]], None]] = []
+        """Told what the dense weights were multiplied by for good."""
+        self._counts: dict[str, MaskCount] = {}  # of the masks in force, where they were counted
+        self.corrections = Corrections({}, params, {}, fingerprints=False)
+        """Of the last update."""
         self.fingerprints = False
         """Whether masks are to be compared between ranks: they are counted with fingerprints."""
 
@@ -88,14 +69,11 @@ class MaskSet:
 
     def mask(self, name: str) -> Tensor:
         """Bool mask of one parameter, True = kept."""
-        working = self._working.get(name)
-        if working is None:
-            return torch.ones_like(self.params[name], dtype=torch.bool)
-        return working.bool()
+        return self.weights.mask(name)
 
     def factor(self, name: str) -> Tensor:
         """What W of one parameter is multiplied by: a soft mask, or the bool one."""
-        return self._working[name] if name in self.soft else self.mask(name)
+        return self.weights.factor(name)
 
     def mean_soft(self, names: Iterable[str]) -> float:
         """Mean of what the kept entries of some parameters are multiplied by."""
@@ -109,14 +87,11 @@ class MaskSet:
 
     def dense(self, name: str) -> Tensor:
         """Dense W: what the optimizer moves in `ste`, kept and shelved values in `masked`."""
-        weight = self.params[name].detach()
-        if name not in self._dense:
-            return weight
-        if name in self.perturbed:
-            return self.perturbed[name]
-        if self.modes[name] == "ste":
-            return self._dense[name]
-        return torch.where(self.mask(name), weight, self._dense[name])
+        return self.weights.dense(name)
+
+    def set_dense(self, name: str, value: Tensor) -> None:
+        """Write dense W, as rewinding and loading do; the mask stays in force."""
+        self.weights.set_dense(name, value)
 
     def counted(self, names: Iterable[str] | None = None) -> Counted:
         """The masks of some or all parameters with their counts, most of which are known."""
@@ -132,7 +107,8 @@ class MaskSet:
         sha = hashlib.sha256()
         for name, count in self.counted().counts.items():
             sha.update(name.encode() + count.fingerprint)
-        for beside in ({name: self._working[name] for name in self.soft}, self._moving):
+        soft = {name: self.weights.working[name] for name in self.soft}
+        for beside in (soft, self.weights.moving):
             if beside:
                 sha.update(fingerprints(beside))
         return sha.digest()
@@ -143,36 +119,9 @@ class MaskSet:
         And W*M into the model, if an optimizer's step ended in an error; what something else wrote
         into the weights is taken over.
         """
-        for hooks in self._hooks:
-            if hooks.inside:
-                hooks.leave()
-        for kept in (self._working, self._dense, self._moving):
-            for name, tensor in kept.items():
-                param = self.params[name]
-                if tensor.dtype != param.dtype or tensor.device != param.device:
-                    kept[name] = tensor.to(param)
-        self._take_over_writes()
-
-    @torch.no_grad()
-    def _take_over_writes(self) -> None:
-        """What a loop has written into weights holds where they are kept, as in a plain model."""
-        written = [name for name in self._writes.new() if name in self._working]
-        for name in written:
-            if self.modes[name] == "ste":
-                dense, weight = self._dense[name], self.params[name].data
-                if name in self.soft:
-                    dense.copy_(taken_over(weight, dense, self._working[name]))
-                else:
-                    torch.where(self.mask(name), weight, dense, out=dense)
-        for name, found in self.zero_pruned(written).items():
-            if name not in self._told:
-                LOG.warning(written_by_others(name, found))
-            self._told.add(name)
-        self._writes.note()
-
-    def note_writes(self) -> None:
-        """What an attached optimizer has written is taken over."""
-        self._writes.note()
+        self._attached.leave()
+        self.weights.follow()
+        self._writes.take_over()
 
     # ---- changing masks
 
@@ -192,133 +141,70 @@ class MaskSet:
             PluginError: what they were chosen by, a value or a state was not finite; nothing is
                 in force then.
         """
-        new = {name: send(m, self.params[name].device) for name, m in update.masks.items()}
-        prints = self.fingerprints
-        returning, given = ({}, update.values) if corrects else (update.values, {})
-        comes = {n: new[n] & ~self.mask(n) for n in new.keys() & returning}
-        beside = BesideMasks(update, new, self.params, comes)
-        flags = [*beside.flags, *(moved for _, _, moved in self._moved)]
-        in_blocks = self._in_blocks(new.keys() - {*returning, *update.soft, *self.soft})
-        kept = {n: self.mask(n) & new[n] if n in new else self.mask(n) for n in given}
-        corrections = Corrections(given, self.params, kept, fingerprints=prints)
+        pending = PendingUpdate(
+            update, self.weights, corrects=corrects, fingerprints=self.fingerprints
+        )
+        flips = self._ask(pending)
+        self._write(pending, flips)
+        self.corrections = pending.corrections
+        self.weights.correct(self.corrections.values)
+        self.corrections.values = {}
+        for name in pending.masks:
+            self._put_beside(name, pending.beside, pending.sums)
+            if update.fold:
+                self.fold([name])
+        self._attached.change_state(update, cover)
+        self._attached.masks_changed()
+        return {name: flips[name] for name in pending.masks}
+
+    def _ask(self, pending: PendingUpdate) -> dict[str, int]:
+        """Wait for the device, once: the flips of the masks that were counted.
+
+        Raises:
+            PluginError: something of the update is not finite, or does not fit.
+        """
+        in_blocks, moved, asked = pending.in_blocks, self._attached.unread, pending.asked
 
         def old(name: str) -> Tensor | None:  # of the others, flips are found as they are written
             return None if name in in_blocks else self.mask(name)
 
-        known = set() if prints else in_blocks.keys() & self._counts.keys()
-        asked = [*flags, *corrections.asked]
-        counted = {name: mask for name, mask in new.items() if name not in known}
-        counts, told = count_masks(counted, old, asked, fingerprints=prints)
-        self._refuse_moved(told[len(beside.flags) : len(flags)])
-        sums = beside.heard(told[: len(beside.flags)])
-        corrections.take(told[len(flags) :])
+        known = set() if self.fingerprints else in_blocks.keys() & self._counts.keys()
+        new = {name: mask for name, mask in pending.masks.items() if name not in known}
+        counts, told = count_masks(new, old, [*moved, *asked], fingerprints=self.fingerprints)
+        self._attached.refuse_moved(told[: len(moved)])
+        pending.take(told[len(moved) :])
         self._counts |= counts
-        flips = {name: count.flips for name, count in counts.items()}
-        for name, mask in new.items():
-            if name in in_blocks:
-                flips[name], gain = rewrite(in_blocks[name], mask)
-                if name in known and flips[name]:
-                    self._counts[name] = self._counts[name].changed(mask, gain)
-                if flips[name] and self.modes[name] != "ste":
-                    self._mask_state(name)
-            elif flips[name] or name not in self._working or name in self.soft.keys() - sums:
-                self._replace(name, mask, returning.get(name))
-        self._correct(corrections)
-        for name in new:
-            self._put_beside(name, beside, sums, fold=update.fold)
-        self._change_state(update, cover)
-        for hooks in self._hooks:
-            hooks.unproven = True
-        return {name: flips[name] for name in new}
+        return {name: count.flips for name, count in counts.items()}
 
-    def _put_beside(
-        self, name: str, beside: BesideMasks, sums: Mapping[str, float], *, fold: bool
-    ) -> None:
-        """Soft values and moving entries in force with the mask of a name, which is."""
-        self.soft.pop(name, None)
-        self._moving.pop(name, None)
-        param = self.params[name]
-        if name in beside.soft:
-            self._working[name].copy_(beside.soft[name])
-            self.soft[name] = sums[name]
-            torch.mul(self._dense[name], self._working[name], out=param.data)
+    def _write(self, pending: PendingUpdate, flips: dict[str, int]) -> None:
+        """Write the masks that differ, and what follows from them; `flips` becomes whole."""
+        hardened = self.soft.keys() - pending.sums
+        for name, mask in pending.masks.items():
+            if name in pending.in_blocks:
+                known = name not in flips
+                flips[name], gain = rewrite(pending.in_blocks[name], mask)
+                if not flips[name]:
+                    continue
+                if known:
+                    self._counts[name] = self._counts[name].changed(mask, gain)
+            elif flips[name] or name not in self.weights.working or name in hardened:
+                self.weights.replace(name, mask, pending.returning.get(name))
+            else:
+                continue
+            if self.modes[name] != "ste":
+                self._attached.mask_state(name)
+
+    def _put_beside(self, name: str, beside: BesideMasks, sums: Mapping[str, float]) -> None:
+        self.weights.put_beside(name, beside, sums)
         if name in beside.moving:
-            self._moving[name] = beside.moving[name]
-            self._mask_state(name)
-        if fold:
-            self.fold([name])
+            self._attached.mask_state(name)
 
     @torch.no_grad()
     def fold(self, names: Iterable[str] | None = None) -> None:
         """Multiply soft masks into the dense weights of what is kept; the masks are bool then."""
-        names = [*self.soft] if names is None else [name for name in names if name in self.soft]
-        factors = {name: torch.where(self.mask(name), self._working[name], 1) for name in names}
-        for name, factor in factors.items():
-            self._dense[name].mul_(factor)
-            self._working[name].copy_(self.mask(name))
-            self.params[name].data.copy_(self._dense[name] * self._working[name])
-            self.soft.pop(name)
+        factors = self.weights.fold([*self.soft] if names is None else names)
         for told in self.when_folded:
             told(factors)
-
-    def _in_blocks(self, names: Iterable[str]) -> dict[str, AtRest]:
-        """What can be written in blocks."""
-        found = {}
-        for name in self._working.keys() & names:
-            own, mode = self._dense.get(name), self.modes[name]
-            dense, shelf = (own, None) if mode == "ste" else (None, own)
-            found[name] = AtRest(self.params[name].data, self._working[name], dense, shelf)
-        return {name: kept for name, kept in found.items() if kept.fits}
-
-    def _replace(self, name: str, new: Tensor, values: Tensor | None = None) -> None:
-        param, mode = self.params[name], self.modes[name]
-        dense = param.data if mode == "hard" else self._kept_apart(name)
-        if values is not None:
-            torch.where(new & ~self.mask(name), values.to(dense), dense, out=dense)
-        if name not in self._working:
-            self._working[name] = torch.empty_like(param)
-        working = self._working[name]
-        working.copy_(new.view(torch.uint8))  # from bool it takes three times as long
-        torch.mul(dense, working, out=param.data)
-        if mode != "ste":
-            self._mask_state(name)
-
-    def _correct(self, corrections: Corrections) -> None:
-        """Write dense W; in `masked` what is kept, and the shelf stays."""
-        for name, values in corrections.values.items():
-            if self.modes[name] == "masked" and name in self._dense:
-                values = torch.where(self.mask(name), values, self._dense[name])
-            self.set_dense(name, values)
-        corrections.values, self.corrections = {}, corrections
-
-    @torch.no_grad()
-    def _mask_state(self, name: str) -> None:
-        """Zero the optimizer state of pruned weights, or of those that do not move."""
-        working = self._moving.get(name, self._working[name])
-        for state in self._state_tensors(self.params[name]):
-            state.mul_(working if state.is_floating_point() else working.bool())
-
-    def _kept_apart(self, name: str) -> Tensor:
-        """Dense W where it is kept in `ste` and `masked`, up to date."""
-        weight = self.params[name].data
-        if name not in self._dense:
-            self._dense[name] = weight.clone()
-        elif self.modes[name] == "masked":
-            torch.where(self.mask(name), weight, self._dense[name], out=self._dense[name])
-        return self._dense[name]
-
-    @torch.no_grad()
-    def set_dense(self, name: str, value: Tensor) -> None:
-        """Write dense W, as rewinding and loading do; the mask stays in force."""
-        param = self.params[name]
-        if name not in self._dense:
-            working = self._working.get(name)
-            param.data.copy_(value if working is None else torch.where(working != 0, value, 0.0))
-            return
-        self._dense[name].copy_(value)
-        param.data.copy_(torch.where(self.mask(name), self._dense[name], 0.0))
-        if name in self.soft:
-            param.data.mul_(self._working[name])
 
     # ---- around the optimizer
 
@@ -328,15 +214,7 @@ class MaskSet:
         Raises:
             UsageError: one is not.
         """
-        held = held_by(*optimizers)
-        for name, param in self.params.items():
-            refuse_foreign_state(name, param, optimizers)
-            if param.requires_grad and id(param) not in held:
-                raise UsageError(
-                    f"{name} is pruned but not in this optimizer: attach all that hold the pruned "
-                    "weights of this very model (a copy has weights of its own) in one call, as "
-                    "attach(first, second)"
-                )
+        self._attached.refuse_unheld(*optimizers)
 
     def attach(self, *optimizers: Optimizer, gate: Gate | None = None) -> None:
         """Hook into `step` of these optimizers; hooks into earlier ones are removed.
@@ -348,138 +226,42 @@ class MaskSet:
         Raises:
             UsageError: a parameter of the set that learns is in none of them.
         """
-        self.refuse_unheld(*optimizers)
-        self.detach()
-        self._hooks = [StepHooks(optimizer, self, gate) for optimizer in optimizers]
-        for name in self._working:
-            if self.modes[name] != "ste" or name in self._moving:
-                self._mask_state(name)  # of steps that were taken before there were masks
+        self._attached.attach(*optimizers, gate=gate)
 
     def detach(self) -> None:
         """Remove the hooks; the parameters hold W*M."""
-        self._refuse_moved(read([moved for _, _, moved in self._moved]))
-        for hooks in self._hooks:
-            hooks.remove()
-        self._hooks = []
+        self._attached.detach()
 
     @property
     def optimizers(self) -> tuple[Optimizer, ...]:
         """Those that are attached."""
-        return tuple(hooks.optimizer for hooks in self._hooks)
+        return self._attached.optimizers
 
     @property
     def is_hooked(self) -> bool:
         """Whether the attached optimizers run the hooks; a deep copy of one has none."""
-        return all(hooks.are_there for hooks in self._hooks)
+        return self._attached.are_hooked
 
     @property
     def in_step(self) -> bool:
         """Whether one of them is moving weights now."""
-        return any(hooks.inside for hooks in self._hooks)
+        return self._attached.in_step
 
     def mask_gradients(self) -> None:
         """Zero the gradients of pruned weights in `hard` and `masked`; `ste` keeps them dense, but
         of entries that do not move."""
-        grads, masks = [], []
-        for name, working in self._working.items():
-            grad = self.params[name].grad
-            by = self._moving.get(name) if self.modes[name] == "ste" else working
-            if by is not None and grad is not None:
-                grads.append(grad)
-                masks.append(by)
-        if grads:
-            torch._foreach_mul_(grads, masks)
+        self.weights.mask_gradients()
 
-    def _change_state(self, update: Update, cover: Iterable[str]) -> None:
-        if update.restart:
-            self._forget_state(cover)
-        for name, change in update.state.items():
-            change_state(self.params[name], self.dense(name), change, self.optimizers)
-            if name in self._working and (self.modes[name] != "ste" or name in self._moving):
-                self._mask_state(name)
-
-    def _forget_state(self, names: Iterable[str]) -> None:
-        for optimizer in self.optimizers:
-            for name in names:
-                state = optimizer.state.get(self.params[name], {})
-                if state.keys() == {"momentum_buffer"}:  # fused SGD wants all of a group or none
-                    for momentum in self._state_tensors(self.params[name]):
-                        momentum.zero_()
-                else:
-                    state.clear()
-
-    def moved_dense(self, optimizer: Optimizer) -> Iterator[MovedDense]:
-        """What this optimizer moves in `ste`."""
-        self._take_over_writes()
-        held = held_by(optimizer) if len(self._hooks) > 1 else None
-        for name, working in self._working.items():
-            param = self.params[name]
-            if self.modes[name] == "ste" and (held is None or id(param) in held):
-                yield MovedDense(param, self._dense[name], working, self._moving.get(name))
-
-    def prove_zeros(self, optimizer: Optimizer) -> None:
-        """Look once after each change: an optimizer that mixes entries would move pruned ones.
-
-        On a device the host waits for no answer: it is read when masks change next or are saved.
-
-        Raises:
-            PluginError: it did.
-            DivergedError: a weight is not finite.
-        """
-        who = type(optimizer).__name__
-        for name in self._working:
-            if self.modes[name] != "ste":
-                self._moved.append((name, who, self._not_zero(name).any()))
-        if all(moved.device.type == "cpu" for _, _, moved in self._moved):
-            self._refuse_moved(read([moved for _, _, moved in self._moved]))
-
-    def _refuse_moved(self, told: Sequence[int]) -> None:
-        """See `prove_zeros`, whose answers were `told`."""
-        seen, self._moved = self._moved, []
-        for (name, who, _), moved in zip(seen, told, strict=True):
-            if moved:
-                param = self.params[name]
-                if not bool(param.isfinite().all()):
-                    if (by := self.origins.first()) is not None:
-                        raise DivergedError(f"{name} is not finite after a step of {who}: {by}")
-                    raise DivergedError(not_finite(name, param, f"after a step of {who}"))
-                raise PluginError(
-                    f"optimizer {who} moved pruned weights of {name}, whose gradient and "
-                    f"state are zero: use mode ste, or an optimizer that works entry by entry"
-                )
-
-    @torch.no_grad()
-    def zero_pruned(self, names: Iterable[str] | None = None) -> dict[str, int]:
+    def zero_pruned(self) -> dict[str, int]:
         """Write W*M once more; how many pruned weights of which parameters were not zero."""
-        names = self._working.keys() if names is None else tuple(names)
-        counts = count_each(self._not_zero(name) for name in names)
-        moved = {name: found for name, found in zip(names, counts, strict=True) if found}
-        for name in moved:
-            self.params[name].data.masked_fill_(~self.mask(name), 0)
-        return moved
-
-    def _not_zero(self, name: str) -> Tensor:
-        """Which pruned weights of a parameter are not zero."""
-        return self.params[name].data.bool() & ~self._working[name].bool()
-
-    def _state_tensors(self, param: nn.Parameter) -> Iterator[Tensor]:
-        for optimizer in self.optimizers:
-            for key, value in optimizer.state.get(param, {}).items():
-                # a count of steps has the shape of a parameter without dimensions
-                if isinstance(value, Tensor) and value.shape == param.shape and key != "step":
-                    yield value
+        return self.weights.zero_pruned()
 
     # ---- saving
 
     def state_dict(self) -> dict[str, Masks]:
         """Masks in force; dense weights, those that a mask hides too, are saved by the caller."""
-        self._refuse_moved(read([moved for _, _, moved in self._moved]))
-        saved: dict[str, Masks] = {"masks": {name: self.mask(name).cpu() for name in self._working}}
-        if self.soft:
-            saved["soft"] = {name: self._working[name].cpu() for name in self.soft}
-        if self._moving:
-            saved["moving"] = {name: moving.bool().cpu() for name, moving in self._moving.items()}
-        return saved
+        self._attached.refuse_moved()
+        return self.weights.state_dict()
 
     @torch.no_grad()
     def load_state_dict(self, state: Mapping[str, Masks], dense: Mapping[str, Tensor]) -> None:
@@ -489,16 +271,14 @@ class MaskSet:
             UsageError: they are of other parameters; nothing is changed.
         """
         refuse(masks_fault(state["masks"], dense, self.params))
-        for name, mask in state["masks"].items():
-            param = self.params[name]
-            param.data.copy_(dense[name])
-            self._working.pop(name, None)
-            self._dense.pop(name, None)
-            self._counts.pop(name, None)
-            self._replace(name, mask.to(param.device))
         masks = {name: mask.to(self.params[name].device) for name, mask in state["masks"].items()}
+        for name, mask in masks.items():
+            self._counts.pop(name, None)
+            self.weights.load(name, mask, dense[name])
+            if self.modes[name] != "ste":
+                self._attached.mask_state(name)
         soft, moving = (state.get(part, {}) for part in ("soft", "moving"))
         beside = BesideMasks(Update(masks, soft=soft, moving=moving), masks, self.params)
         sums = beside.heard(read(beside.flags))
-        for name in state["masks"]:
-            self._put_beside(name, beside, sums, fold=False)
+        for name in masks:
+            self._put_beside(name, beside, sums)

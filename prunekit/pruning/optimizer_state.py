@@ -128,6 +128,39 @@ def change_state(
             one.tensor.masked_fill_(where, value)
 
 
+@torch.no_grad()
+def mask_state(param: Tensor, by: Tensor, optimizers: Sequence[Optimizer]) -> None:
+    """Zero what these optimizers hold of the entries where `by` is 0.
+
+    Args:
+        param: the parameter.
+        by: of its shape and dtype, 0 and 1.
+        optimizers: those that may hold it.
+    """
+    for optimizer in optimizers:
+        for state in _entry_by_entry(param, optimizer):
+            state.mul_(by if state.is_floating_point() else by.bool())
+
+
+@torch.no_grad()
+def forget_state(param: Tensor, optimizers: Sequence[Optimizer]) -> None:
+    """Let these optimizers begin anew with all of a parameter."""
+    for optimizer in optimizers:
+        state = optimizer.state.get(param, {})
+        if state.keys() == {"momentum_buffer"}:  # fused SGD wants all of a group or none
+            for momentum in _entry_by_entry(param, optimizer):
+                momentum.zero_()
+        else:
+            state.clear()
+
+
+def _entry_by_entry(param: Tensor, optimizer: Optimizer) -> Iterator[Tensor]:
+    for key, value in optimizer.state.get(param, {}).items():
+        # a count of steps has the shape of a parameter without dimensions
+        if isinstance(value, Tensor) and value.shape == param.shape and key != "step":
+            yield value
+
+
 def digest_of(changes: Mapping[str, StateChange], of_masks: bytes) -> bytes:
     """SHA-256 that is another where the changes or the masks are; of no change, that of those."""
     if not changes:

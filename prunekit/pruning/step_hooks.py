@@ -36,7 +36,7 @@ class MovedDense(NamedTuple):
 
 
 class DenseWeights(Protocol):
-    """Whose weights are moved: a `MaskSet`."""
+    """Whose weights are moved: `AttachedOptimizers`."""
 
     def moved_dense(self, optimizer: Optimizer) -> Iterator[MovedDense]:
         """What this optimizer is to move densely."""

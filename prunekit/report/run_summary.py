@@ -44,7 +44,7 @@ def summarise(run_dir: Path) -> list[RenderableType]:
     parts: list[RenderableType] = [
         _table(str(report.get("recipe") or run.path.parent.name), _results(report)),
         _table("One image", _cost(report)),
-        *_table_of_any("As measured", _measured(report, run.exported())),
+        *_table_of_any("As measured", _measured(report, run.exported(), run_dir)),
         *_caution(report),
         _table("Training", _training(report)),
         *_dips(run),
@@ -193,7 +193,9 @@ def _cost(report: Mapping[str, Any]) -> list[NamedValue]:
     return rows
 
 
-def _measured(report: Mapping[str, Any], exported: Mapping[str, Any]) -> list[NamedValue]:
+def _measured(
+    report: Mapping[str, Any], exported: Mapping[str, Any], run_dir: Path
+) -> list[NamedValue]:
     """Passes beside those of the dense model, and bytes; a run of before has none of them."""
     rows = []
     for runtime, found in (("torch", report), ("onnxruntime", exported)):
@@ -201,6 +203,8 @@ def _measured(report: Mapping[str, Any], exported: Mapping[str, Any]) -> list[Na
         for batch, one in timed.items():
             beside = {**one, "ratio": None} if _is_dense(report) else one
             rows.append((f"{runtime}, batch {batch}", beside_dense(beside)))
+    if rows and rows[-1][0].startswith("torch"):
+        rows.append(("onnxruntime", f"not timed: prunekit export {run_dir} --onnx"))
     if files := report.get("files"):
         names = {
             "plain": "plain",

@@ -7,31 +7,18 @@ A run directory holds `recipe.yaml` (as given), `resolved.yaml`, `manifest.json`
 
 from __future__ import annotations
 
-import errno
-import json
-import math
-import os
 import re
-import stat
-from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from prunekit.errors import CheckpointError, RecipeError, ResourceError
-from prunekit.foundation.files import (
-    cannot_write,
-    check_digest,
-    flush,
-    lock,
-    read_json,
-)
+from prunekit.foundation.files import check_digest, lock, read_json
 from prunekit.foundation.json_lines import read_lines
-from prunekit.foundation.parts import part_beside, remove
-from prunekit.foundation.system import followed, point_to
+from prunekit.foundation.system import followed
 from prunekit.runs.logged import Logged, read_logged
+from prunekit.runs.mask_files import read_masks
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -46,7 +33,6 @@ NOTHING_SAVED = (
 )
 STAMP = re.compile(r"\d{8}T\d{6}Z-[0-9a-f]{8}(-\d+)?")
 """What the directory of a run is called."""
-MASKS_FORMAT = "prunekit-masks-1"
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,48 +215,6 @@ def model_file(path: Path) -> Path:
     return open_run(path).existing("model.safetensors")
 
 
-def refuse_links(run_dir: Path) -> None:
-    """A run writes and deletes in its own folder alone; a link in it would lead elsewhere.
-
-    So would one to the folder of its events beside it. A pipe or a device would be waited for.
-
-    Raises:
-        CheckpointError: a file or folder of the run is a link, or neither file nor folder.
-    """
-    events = events_dir(run_dir)
-    refuse_link(events.parent)
-    refuse_link(events)
-    for folder, folders, files in os.walk(run_dir):
-        for name in (*folders, *files):
-            refuse_link(Path(folder, name))
-
-
-def refuse_link(path: Path) -> None:
-    """Refuse a path that leads elsewhere, before anything is written or deleted through it.
-
-    Raises:
-        CheckpointError: it is a link, or neither file nor folder; what is not there is neither.
-    """
-    try:
-        mode = path.lstat().st_mode
-    except OSError:
-        return
-    if stat.S_ISLNK(mode):
-        raise CheckpointError(
-            f"{path}: a link, through which would be written or deleted elsewhere: put what it "
-            "points to in its place"
-        )
-    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
-        raise CheckpointError(f"{path}: neither a file nor a folder: remove it")
-
-
-def clear_parts(run_dir: Path) -> None:
-    """Delete what a kill left half-written; the run must be held, so that nobody writes it."""
-    for folder in (run_dir, run_dir / "checkpoints"):
-        for part in folder.glob(".*.part"):
-            remove(part)
-
-
 def newest_of(out: Path, recipe: Recipe, launch: str | None = None) -> Path | None:
     """The newest run of a recipe's name and hash in `out`, whatever became of it.
 
@@ -316,131 +260,3 @@ def events_dir(run_dir: Path) -> Path:
     """
     own = run_dir / "tb"
     return own if own.is_dir() else run_dir.parent / "tb" / run_dir.name
-
-
-def new_run_dir(
-    out: Path, name: str, hash8: str, documents: Mapping[str, str] | None = None
-) -> Path:
-    """Make a run directory `<out>/<name>/<UTC>-<hash8>`, which has its documents from the first.
-
-    A process that is killed on the way leaves none; what it began goes with the next call.
-
-    Args:
-        out: the parent of all run directories.
-        name: the recipe's name.
-        hash8: the first digits of the recipe's hash.
-        documents: name -> text of the files that say what the run is.
-
-    Raises:
-        WriteError: it cannot be made; folders made on the way are removed again.
-    """
-    parent = out / name
-    missing = [folder for folder in (parent, *parent.parents) if not folder.exists()]
-    stamp = f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{hash8}"
-    try:
-        parent.mkdir(parents=True, exist_ok=True)
-        if not documents:
-            return _first_free(parent, stamp, Path.mkdir)
-        part = part_beside(parent / hash8)
-        remove(part)  # of a process that had the number of this one
-        try:
-            part.mkdir()
-            for file, text in documents.items():
-                (part / file).write_text(text, encoding="utf-8")
-                flush(part / file)
-            flush(part)
-            made = _first_free(parent, stamp, part.rename)
-            flush(parent)
-            return made
-        finally:
-            remove(part)
-    except OSError as error:
-        for folder in missing:
-            with suppress(OSError):
-                folder.rmdir()
-        raise cannot_write(parent, error) from error
-
-
-def _first_free(parent: Path, stamp: str, take: Callable[[Path], object]) -> Path:
-    # two runs of one recipe may start in the same second
-    number = 1
-    while True:
-        path = parent / (stamp if number == 1 else f"{stamp}-{number}")
-        try:
-            take(path)
-            return path
-        except OSError as error:
-            if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
-                raise
-        number += 1
-
-
-def point_latest(run_dir: Path) -> None:
-    """Point `latest` beside `run_dir` at it, in one step: a relative link, where there are links.
-
-    Raises:
-        WriteError: `latest` is something else than a link, or cannot be written.
-    """
-    latest = run_dir.parent / "latest"
-    try:
-        point_to(latest, run_dir.name)
-    except OSError as error:
-        raise cannot_write(latest, error) from error
-
-
-def write_masks(path: Path, masks: Mapping[str, Tensor]) -> None:
-    """Write masks as packed bits, with their shapes and a digest.
-
-    Args:
-        path: the file to make or replace.
-        masks: parameter name -> bool tensor of any shape.
-
-    Raises:
-        WriteError: the disk is full or the folder cannot be written; `path` is as it was.
-    """
-    import numpy as np
-    import torch
-
-    from prunekit.runs.tensors import write_tensors
-
-    packed = {
-        name: torch.from_numpy(np.packbits(mask.detach().cpu().numpy().reshape(-1)))
-        for name, mask in masks.items()
-    }
-    shapes = json.dumps({name: list(mask.shape) for name, mask in masks.items()})
-    write_tensors(path, packed, {"format": MASKS_FORMAT, "shapes": shapes})
-
-
-def read_masks(path: Path) -> dict[str, Tensor]:
-    """Read masks: parameter name -> bool tensor, True = kept.
-
-    Raises:
-        CheckpointError: missing, cut short, changed, or not a file of masks.
-    """
-    from prunekit.runs.tensors import read_tensors
-
-    packed, metadata = read_tensors(path)
-    if metadata.get("format") != MASKS_FORMAT:
-        raise CheckpointError(f"{path}: not a file of masks written by prunekit")
-    try:
-        shapes = json.loads(metadata["shapes"])
-        if set(shapes) != set(packed):
-            raise ValueError("other names")
-        return {name: _unpack(packed[name], shape) for name, shape in shapes.items()}
-    except (ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f"{path}: corrupt: masks and shapes do not match") from error
-
-
-def _unpack(packed: Tensor, shape: list[int]) -> Tensor:
-    import numpy as np
-    import torch
-
-    entries = math.prod(shape)
-    if (
-        packed.dtype != torch.uint8
-        or packed.shape != (-(-entries // 8),)
-        or min(shape, default=0) < 0
-    ):
-        raise ValueError("another size")
-    bits = np.unpackbits(packed.numpy(), count=entries)
-    return torch.from_numpy(bits.astype(np.bool_)).reshape(shape)

@@ -11,7 +11,7 @@ from prunekit.foundation.files import cannot_write, read_bytes, write_json, writ
 from prunekit.foundation.plain import flow
 from prunekit.recipe.load import read_text, read_text_document
 from prunekit.recipe.yaml_text import dump_yaml
-from prunekit.runs.directory import refuse_link
+from prunekit.runs.links import refuse_link
 from prunekit.sweep.command_line import SweepRequest
 from prunekit.sweep.directory import CellState, read_state, resolved_path, state_path
 from prunekit.sweep.holding import held

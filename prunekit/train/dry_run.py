@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,8 +20,9 @@ from prunekit.models.cost import count_macs
 from prunekit.pruning.assignment import lose_rows
 from prunekit.pruning.context import StepContext
 from prunekit.pruning.effective import measure_effective
+from prunekit.pruning.outlook import Outlook
 from prunekit.pruning.scores import count_true
-from prunekit.pruning.sparsity import UnitCount, measure_sparsity, warn_empty
+from prunekit.pruning.sparsity import Sparsity, UnitCount, measure_sparsity, warn_empty
 from prunekit.recipe.schema import Recipe
 from prunekit.train.batch_check import check_batches
 from prunekit.train.build import Run, build
@@ -152,20 +153,26 @@ def plan(run: Run) -> DryRun:
         device=str(run.group.device),
         passes=passes,
         changes=tuple(outlook.line() for outlook in outlooks),
-        notes=(
-            *filter(None, [run.data.pixels.line]),
-            *run.data.notes,
-            *run.notes,
-            *engine.notes,
-            *(sentence for one in outlooks for sentence in one.warnings()),
-            *average_notes(run.recipe.ema),
-            *used,
-            *(
-                f"with the start weights, {one}"
-                for one in warn_empty(sparsity, lose_rows(engine.assigned))
-            ),
-        ),
+        notes=(*_notes_before(run, outlooks), *used, *_notes_on_empty(run, sparsity)),
     )
+
+
+def _notes_before(run: Run, outlooks: Sequence[Outlook]) -> list[str]:
+    """What would be told as the run begins."""
+    return [
+        *filter(None, [run.data.pixels.line]),
+        *run.data.notes,
+        *run.notes,
+        *run.engine.notes,
+        *(sentence for one in outlooks for sentence in one.warnings()),
+        *average_notes(run.recipe.ema),
+    ]
+
+
+def _notes_on_empty(run: Run, sparsity: Sparsity) -> list[str]:
+    """What the masks would leave nothing of."""
+    told = warn_empty(sparsity, lose_rows(run.engine.assigned))
+    return [f"with the start weights, {one}" for one in told]
 
 
 def _disk_bytes(run: Run, parameters: int, scope: int) -> int:

@@ -27,7 +27,7 @@ from prunekit.pruning.sparsity import (
     share_of_units,
     warn_empty,
 )
-from prunekit.runs.directory import write_masks
+from prunekit.runs.mask_files import write_masks
 from prunekit.runs.merged_patches import MERGED_FILE, side_by_side_image, write_patch_groups
 from prunekit.train.compacting import compact_at_end
 from prunekit.train.environment import environment

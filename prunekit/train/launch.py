@@ -21,14 +21,9 @@ from prunekit.recipe.schema import Recipe
 from prunekit.recipe.yaml_text import dump_yaml
 from prunekit.registry.own_code import CodeFile, code_of, use_code
 from prunekit.runs.checkpoint import load_checkpoint, newest_checkpoint
-from prunekit.runs.directory import (
-    RunDir,
-    clear_parts,
-    new_run_dir,
-    open_run,
-    point_latest,
-    refuse_links,
-)
+from prunekit.runs.directory import RunDir, open_run
+from prunekit.runs.links import refuse_links
+from prunekit.runs.new_directory import clear_parts, new_run_dir, point_latest
 from prunekit.train.build import Run, build
 from prunekit.train.distributed import ProcessGroup, joined
 from prunekit.train.environment import changes_between, environment

@@ -14,7 +14,7 @@ import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from prunekit.errors import LostPeerError, PrunekitError, ResourceError, StopRequestedError
 from prunekit.foundation.files import write_json, write_text
@@ -24,6 +24,9 @@ from prunekit.foundation.text import printable
 from prunekit.registry.own_code import CodeFile, current_code, use_code
 from prunekit.train.going_on import status_of
 from prunekit.train.lost import go_on_with
+
+if TYPE_CHECKING:
+    from torch.distributed.launcher.api import LaunchConfig
 
 
 @dataclass(slots=True)
@@ -86,29 +89,16 @@ def start_processes(nproc: int, threads: int, work: Work, *args: str) -> str:
     Raises:
         PrunekitError: the first error of a rank, or that one ended without a word.
     """
-    from torch.distributed.elastic.multiprocessing.api import DefaultLogsSpecs, SignalException
+    from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
-    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+    from torch.distributed.launcher.api import elastic_launch
 
-    for name in tuple(logging.root.manager.loggerDict):  # each has a level of its own
-        if name.startswith(("torch.distributed.elastic", "torch.multiprocessing.spawn")):
-            logging.getLogger(name).setLevel(logging.CRITICAL)
+    _quiet_torch()
     os.environ.setdefault("OMP_NUM_THREADS", str(threads))
     with tempfile.TemporaryDirectory(prefix="prunekit-") as folder:
-        config = LaunchConfig(
-            min_nodes=1,
-            max_nodes=1,
-            nproc_per_node=nproc,
-            run_id=uuid.uuid4().hex,
-            rdzv_backend="c10d",
-            rdzv_endpoint="localhost:0",
-            max_restarts=0,
-            monitor_interval=0.1,
-            logs_specs=DefaultLogsSpecs(log_dir=f"{folder}/logs"),  # else one that stays for good
-        )
         started = Started(Path(folder))
         try:
-            results: dict[int, str] = elastic_launch(config, _worker)(
+            results: dict[int, str] = elastic_launch(_launch_config(nproc, folder), _worker)(
                 started, current_code(), work, *args
             )
         except (ChildFailedError, SignalException) as error:
@@ -120,6 +110,31 @@ def start_processes(nproc: int, threads: int, work: Work, *args: str) -> str:
                 code = failure.exitcode
             raise _first_failure(started, rank, code) from error
     return results[0]
+
+
+def _quiet_torch() -> None:
+    """What torch logs of processes that end is told here, in one line."""
+    for name in tuple(logging.root.manager.loggerDict):  # each has a level of its own
+        if name.startswith(("torch.distributed.elastic", "torch.multiprocessing.spawn")):
+            logging.getLogger(name).setLevel(logging.CRITICAL)
+
+
+def _launch_config(nproc: int, folder: str) -> LaunchConfig:
+    """Processes of this machine alone, none of which is started again."""
+    from torch.distributed.elastic.multiprocessing.api import DefaultLogsSpecs
+    from torch.distributed.launcher.api import LaunchConfig
+
+    return LaunchConfig(
+        min_nodes=1,
+        max_nodes=1,
+        nproc_per_node=nproc,
+        run_id=uuid.uuid4().hex,
+        rdzv_backend="c10d",
+        rdzv_endpoint="localhost:0",
+        max_restarts=0,
+        monitor_interval=0.1,
+        logs_specs=DefaultLogsSpecs(log_dir=f"{folder}/logs"),  # else one that stays for good
+    )
 
 
 def _worker(started: Started, code: CodeFile | None, work: Work, *args: str) -> str:

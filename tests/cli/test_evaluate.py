@@ -29,6 +29,7 @@ def test_an_evaluation_is_a_table_and_files(call, run_dir, tmp_path):
     assert (code, err) == (0, "")
     assert "40, test split of digits" in text
     assert "%  (95%: " in text
+    assert "nats  (95%: " in text
     assert "15 bins of equal width" in text
     assert "16 -> 8" in text
     assert "most often taken for" in text
@@ -42,6 +43,7 @@ def test_for_a_program_it_is_one_document(call, run_dir):
     found = json.loads(text)
     assert (code, found["images"], found["schema_version"]) == (0, 30, 1)
     assert found["top1"]["low"] < found["top1"]["value"] < found["top1"]["high"]
+    assert found["loss_interval"][0] < found["loss"] < found["loss_interval"][1]
     assert sum(one["accuracy"]["hits"] for one in found["classes"]) == found["top1"]["hits"]
     assert sum(m["images"] for m in found["mistakes"]) == 30 - found["top1"]["hits"]
     assert (found["tokens"], found["files"]) == ({"before": 16, "after": 8}, [])

@@ -16,7 +16,7 @@ from prunekit.errors import CheckpointError, PrunekitError, UsageError
 from prunekit.report.document import Report
 from prunekit.report.tables import Table
 from prunekit.report.terminal import print_report
-from prunekit.runs.directory import write_masks
+from prunekit.runs.mask_files import write_masks
 from tests.support.made_runs import magnitude, make_comparison, make_run, report
 
 

@@ -122,9 +122,12 @@ def test_no_file_tells_of_the_machine_it_was_made_on(exported):
         assert lib not in content
 
 
-def test_normalisation_inside_takes_pixel_values(tmp_path):
+def test_normalisation_inside_takes_pixel_values(tmp_path, monkeypatch):
     run_dir = finished_run(tmp_path / "run", MLP)
+    asked, reference = [], exporting.reference
+    monkeypatch.setattr(exporting, "reference", lambda *a: asked.append(a) or reference(*a))
     found = export_run(run_dir, onnx=True, pt2=True, normalize=True)
+    assert len(asked) == 1  # torch runs once for all files
     pixels = torch.rand(5, 1, 8, 8, generator=torch.Generator().manual_seed(0))
     prepared = prunekit.preprocessing(run_dir)
     shift, scale = (torch.tensor(v).view(-1, 1, 1) / 255 for v in (prepared.mean, prepared.std))
@@ -376,6 +379,13 @@ def spoil(run_dir, what):
         write_json(run_dir / "manifest.json", {"data": "0" * 64})
     elif what == "foreign":
         write_tensors(run_dir / "model.safetensors", {"w": torch.ones(2)}, {})
+    elif what == "classes":
+        weights, metadata = read_tensors(run_dir / "model.safetensors")
+        told = json.loads(metadata["prunekit"])
+        told["data"]["classes"] = 7
+        fewer = {name: w[:7] if len(w) == 10 else w for name, w in weights.items()}
+        metadata["prunekit"] = json.dumps(told)
+        write_tensors(run_dir / "model.safetensors", fewer, metadata)
     elif what == "few images":
         resolved = (run_dir / "resolved.yaml").read_text()
         (run_dir / "resolved.yaml").write_text(resolved.replace("test_limit: 40", "test_limit: 12"))
@@ -397,6 +407,7 @@ def fingerprint_of(run_dir):
         ("masks.safetensors", CheckpointError, "has no masks"),
         ("data", CheckpointError, "data changed since the run began"),
         ("foreign", CheckpointError, "does not tell which model"),
+        ("classes", CheckpointError, "the model has 7 classes, its data 10"),
         ("few images", DataError, "has 12 images: an export is checked on at least 16"),
     ],
 )

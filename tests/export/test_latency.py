@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+import torch
 from click.testing import CliRunner
 
 from prunekit.bench.deploy_cases import quantised, zeros_in
@@ -14,6 +15,7 @@ from prunekit.export.exporting import export_run
 from prunekit.export.latency import onnx_latency, without_zeros
 from prunekit.export.subject import open_subject
 from prunekit.foundation.files import read_json
+from prunekit.models.saved import preprocessing
 from prunekit.report.document import compare, report_of
 from prunekit.runs.directory import RunDir
 from tests.support.served import VIT, finished_run
@@ -157,3 +159,30 @@ def test_zeros_live_through_dynamic_quantisation(tmp_path, symmetric):
         zeros = zeros.T if turned else zeros
         assert zeros.mean() > 0.5
         assert (weight[zeros] == point.reshape(-1)[0]).all()
+
+
+@pytest.mark.soak
+def test_zeros_live_through_nncf_and_openvino(tmp_path):
+    """The recipe of docs/deploy.md: pip install nncf openvino, which are in no extra."""
+    nncf, openvino = (pytest.importorskip(name) for name in ("nncf", "openvino"))
+    run = finished_run(tmp_path / "run", {**VIT, "embed_dim": 32})
+    file = export_run(run, onnx=True, timing=False).folder / "model.onnx"
+    model, prepare = openvino.convert_model(file), preprocessing(run)
+    pixels = torch.randint(0, 256, (64, 1, 1, 8, 8), dtype=torch.uint8)
+    images = nncf.Dataset([prepare(one).numpy() for one in pixels])
+    kind = nncf.ModelType.TRANSFORMER
+    small = nncf.quantize(model, images, subset_size=len(pixels), model_type=kind)
+    openvino.save_model(small, tmp_path / "model.xml")
+    stored = openvino.Core().read_model(tmp_path / "model.xml")
+    before, after = (constants(one) for one in (openvino.convert_model(file), stored))
+    assert len(before) == len(after) > 4
+    for own, weight in zip(before, after, strict=True):
+        assert (own == 0).mean() > 0.5
+        assert weight.dtype == np.int8
+        assert not weight[own == 0].any()
+
+
+def constants(model):
+    """The matrices of an OpenVINO model, in its order."""
+    found = [one.get_data() for one in model.get_ordered_ops() if one.get_type_name() == "Constant"]
+    return [one for one in found if one.ndim == 2 and min(one.shape) > 1]

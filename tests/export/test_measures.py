@@ -1,6 +1,7 @@
 """What is counted of logits and labels, against loops."""
 
 import math
+import statistics
 
 import pytest
 import torch
@@ -47,8 +48,15 @@ def test_accuracies_loss_and_confusion_are_those_of_a_loop(case):
         assert outcomes.top5.hits == sum(label in order[:TOP] for label, order, _ in images)
     else:
         assert outcomes.top5 is None
-    loss = -sum(math.log(shares[label]) for label, _, shares in images) / len(images)
+    losses = [-math.log(shares[label]) for label, _, shares in images]
+    loss = statistics.fmean(losses)
     assert outcomes.loss == pytest.approx(loss, rel=1e-5, abs=1e-6)
+    if len(losses) > 1:
+        half = 1.959964 * statistics.stdev(losses) / math.sqrt(len(losses))
+        ends = (max(0.0, loss - half), loss + half)
+        assert outcomes.loss_interval == pytest.approx(ends, rel=1e-4, abs=1e-5)
+    else:
+        assert outcomes.loss_interval is None
     matrix = {(m.label, m.given): m.images for m in outcomes.mistakes()}
     matrix |= {(k, k): one.right.hits for k, one in enumerate(outcomes.by_class())}
     for label in range(classes):

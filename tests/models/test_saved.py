@@ -17,7 +17,7 @@ from prunekit.models import attach, build_model
 from prunekit.models.saved import load_model, write_model
 from prunekit.registry import COMPRESSORS, MODELS
 from prunekit.registry.configs import DataSpec
-from prunekit.runs.directory import new_run_dir
+from prunekit.runs.new_directory import new_run_dir
 from prunekit.runs.tensors import read_tensors, write_tensors
 
 SPEC = DataSpec(channels=1, height=8, width=8, classes=10)

@@ -19,7 +19,7 @@ from prunekit.errors import CheckpointError
 from prunekit.foundation.devices import most_processes
 from prunekit.foundation.files import lock, open_regular, text_of
 from prunekit.foundation.processor import available_cores
-from prunekit.runs.directory import refuse_links
+from prunekit.runs.links import refuse_links
 from prunekit.sweep.prepare import refuse_links_of_sweep
 from tests.support.made_runs import make_run, report
 from tests.support.training import rewound, run

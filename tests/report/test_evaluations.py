@@ -9,8 +9,8 @@ from prunekit.foundation.files import write_json
 from prunekit.report import summarise
 from prunekit.report.evaluations import dips, dips_line
 from prunekit.report.figures import run as figure
-from prunekit.runs.directory import new_run_dir
 from prunekit.runs.logged import Logged
+from prunekit.runs.new_directory import new_run_dir
 
 
 def log(accuracies, updates, key="eval/test_top1"):

@@ -27,7 +27,7 @@ from prunekit.report.grid import choose_axes, grids, read_reference
 from prunekit.report.mask_overlap import compare_masks, mask_picture, mask_table, overlap
 from prunekit.report.statistics import Summary
 from prunekit.report.study import open_study
-from prunekit.runs.directory import write_masks
+from prunekit.runs.mask_files import write_masks
 from tests.support.made_runs import magnitude, make_comparison, make_run, make_sweep, report
 
 

@@ -19,8 +19,8 @@ from prunekit.report.figures.all import (
 )
 from prunekit.report.mask_overlap import in_one_alone
 from prunekit.report.spreadsheet import cell_rows, difference_rows
-from prunekit.runs.directory import write_masks
 from prunekit.runs.logged import Logged
+from prunekit.runs.mask_files import write_masks
 from tests.support.made_runs import magnitude, make_comparison, make_run, make_sweep, random, report
 
 NAN = float("nan")

@@ -12,7 +12,7 @@ from prunekit.foundation.files import write_json
 from prunekit.foundation.number_text import count, percent, seconds_text, si, size_text
 from prunekit.report import picture, summarise
 from prunekit.report.read import read_recipe
-from prunekit.runs.directory import new_run_dir
+from prunekit.runs.new_directory import new_run_dir
 
 REPORT = {
     "status": "done",
@@ -145,6 +145,7 @@ def test_what_was_measured_stands_beside_the_dense_model(run_dir):
     shown = rows(run_dir)
     assert shown["torch, batch 1"] == "3.21 ms, dense 4.00 ms: 0.80 x (0.79 to 0.82)"
     assert shown["onnxruntime, batch 8"] == "2.00 ms"
+    assert "onnxruntime" not in shown
     assert shown["model file"] == "plain 28.40 MB, packed 6.00 MB, of the dense model 28.40 MB"
     assert shown["note"] == "batch 8 is not timed: slow"
     assert saving in printed(run_dir)
@@ -158,6 +159,7 @@ def test_a_dense_model_is_not_compared_with_itself(run_dir):
     dense = {**REPORT, "layers": [], "macs": macs, "tokens": tokens, "latency": latency}
     write_json(run_dir / "report.json", dense)
     assert rows(run_dir)["torch, batch 1"] == "3.21 ms"
+    assert rows(run_dir)["onnxruntime"] == f"not timed: prunekit export {run_dir} --onnx"
     assert rows(run_dir)["tokens"] == "16"
 
 

@@ -14,7 +14,7 @@ from prunekit.runs.checkpoint import (
     save_checkpoint,
     step_of,
 )
-from prunekit.runs.directory import refuse_links
+from prunekit.runs.links import refuse_links
 
 
 @pytest.fixture(scope="module")

@@ -1,24 +1,19 @@
-"""Run directories: whole or not there, one holder, and masks that come back bit for bit."""
+"""Run directories: whole or not there, and one holder."""
 
 import json
-import os
-import re
 import subprocess
 import sys
 
 import pytest
 import torch
 from hypothesis import given, strategies as st
-from hypothesis.extra import numpy as arrays
 from safetensors.torch import save_file
 
 from prunekit.errors import CheckpointError, ResourceError
 from prunekit.foundation import files
-from prunekit.foundation.parts import part_beside
 from prunekit.runs import directory as runs
+from prunekit.runs.new_directory import new_run_dir, point_latest
 from prunekit.runs.tensors import read_tensors, write_tensors
-
-BITS = arrays.arrays(bool, arrays.array_shapes(min_dims=0, max_dims=4, min_side=0, max_side=7))
 
 
 @pytest.fixture(scope="module")
@@ -28,85 +23,9 @@ def folder(tmp_path_factory):
 
 @pytest.fixture
 def run(tmp_path):
-    path = runs.new_run_dir(tmp_path, "demo", "01234567")
+    path = new_run_dir(tmp_path, "demo", "01234567")
     (path / "resolved.yaml").write_text("name: demo\n")
     return runs.open_run(path)
-
-
-@given(masks=st.dictionaries(st.text(max_size=8), BITS, max_size=4))
-def test_masks_of_any_shape_come_back(folder, masks):
-    masks = {name: torch.tensor(bits) for name, bits in masks.items() if name != "__metadata__"}
-    runs.write_masks(folder / "m", masks)
-    back = runs.read_masks(folder / "m")
-    assert back.keys() == masks.keys()
-    assert all(torch.equal(back[name], mask) for name, mask in masks.items())
-    assert all(mask.dtype == torch.bool for mask in back.values())
-
-
-def test_masks_take_one_bit_an_entry(tmp_path):
-    runs.write_masks(tmp_path / "m", {"w": torch.ones(1000, 1000, dtype=torch.bool)})
-    assert (tmp_path / "m").stat().st_size < 1000 * 1000 / 8 + 1000
-
-
-@pytest.fixture(scope="module")
-def written(folder):
-    masks = {"a.weight": torch.arange(77).reshape(7, 11) % 3 == 0, "b": torch.tensor(True)}
-    runs.write_masks(folder / "whole", masks)
-    return masks, (folder / "whole").read_bytes()
-
-
-@given(data=st.data())
-def test_masks_cut_short_are_refused(folder, written, data):
-    content = written[1]
-    (folder / "cut").write_bytes(content[: data.draw(st.integers(0, len(content) - 1))])
-    with pytest.raises(CheckpointError, match="cut"):
-        runs.read_masks(folder / "cut")
-
-
-@given(data=st.data())
-def test_masks_with_a_flipped_bit_are_refused(folder, written, data):
-    masks, content = written
-    position = data.draw(st.integers(0, len(content) - 1))
-    damaged = bytearray(content)
-    damaged[position] ^= 1 << data.draw(st.integers(0, 7))
-    (folder / "flipped").write_bytes(damaged)
-    try:
-        back = runs.read_masks(folder / "flipped")
-    except CheckpointError:
-        return
-    # a flip in the header may change nothing of the content, such as in the name of the digest
-    assert position < len(content) - 11
-    assert all(torch.equal(back[name], mask) for name, mask in masks.items())
-
-
-@pytest.mark.parametrize(
-    ("shapes", "packed"),
-    [
-        ({"w": [9]}, torch.zeros(1, dtype=torch.uint8)),
-        ({"w": [-1, -8]}, torch.zeros(1, dtype=torch.uint8)),
-        ({"w": [8]}, torch.zeros(1, dtype=torch.int8)),
-        ({"w": [10**12]}, torch.zeros(1, dtype=torch.uint8)),
-        ({"other": [8]}, torch.zeros(1, dtype=torch.uint8)),
-        ({"w": "8"}, torch.zeros(1, dtype=torch.uint8)),
-        ([], torch.zeros(1, dtype=torch.uint8)),
-    ],
-)
-def test_masks_whose_shapes_lie_are_refused(tmp_path, shapes, packed):
-    metadata = {"format": runs.MASKS_FORMAT, "shapes": json.dumps(shapes)}
-    save_file({"w": packed}, tmp_path / "m", metadata)
-    with pytest.raises(CheckpointError, match="do not match"):
-        runs.read_masks(tmp_path / "m")
-
-
-def test_other_files_are_no_masks(tmp_path):
-    save_file({"w": torch.zeros(3)}, tmp_path / "weights")
-    with pytest.raises(CheckpointError, match="not a file of masks"):
-        runs.read_masks(tmp_path / "weights")
-    (tmp_path / "page").write_text("<html>not found</html>")
-    with pytest.raises(CheckpointError, match="page: corrupt"):
-        runs.read_masks(tmp_path / "page")
-    with pytest.raises(CheckpointError, match="no such file"):
-        runs.read_masks(tmp_path / "none")
 
 
 @given(data=st.data())
@@ -119,53 +38,6 @@ def test_weights_with_a_flipped_bit_are_refused(folder, data):
     path.write_bytes(content)
     with pytest.raises(CheckpointError, match="does not match its digest"):
         read_tensors(path)
-
-
-def test_new_directories_differ_within_a_second(tmp_path):
-    made = [runs.new_run_dir(tmp_path / "out", "demo", "01234567") for _ in range(3)]
-    assert len(set(made)) == 3
-    assert sorted(made) == made
-    assert all(re.fullmatch(r"\d{8}T\d{6}Z-01234567(-\d)?", path.name) for path in made)
-    assert all(path.parent == tmp_path / "out" / "demo" for path in made)
-
-
-def test_nothing_is_left_where_no_directory_can_be_made(tmp_path, monkeypatch):
-    (tmp_path / "file").write_text("")
-    with pytest.raises(ResourceError, match="cannot be written"):
-        runs.new_run_dir(tmp_path / "file", "demo", "01234567")
-
-    def full(*_):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(runs, "_first_free", full)
-    with pytest.raises(ResourceError, match="No space left"):
-        runs.new_run_dir(tmp_path / "out" / "deep", "demo", "01234567")
-    assert [path.name for path in tmp_path.iterdir()] == ["file"]
-
-
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
-def test_folder_without_permission(tmp_path):
-    (tmp_path / "closed").mkdir(mode=0o555)
-    with pytest.raises(ResourceError, match="Permission denied"):
-        runs.new_run_dir(tmp_path / "closed", "demo", "01234567")
-
-
-def test_latest_moves_and_stays_relative(tmp_path):
-    for _ in range(2):
-        path = runs.new_run_dir(tmp_path / "out", "demo", "01234567")
-        (path / "resolved.yaml").write_text("")
-        runs.point_latest(path)
-        assert runs.open_run(tmp_path / "out" / "demo" / "latest").path == path.resolve()
-    moved = (tmp_path / "out").rename(tmp_path / "elsewhere")
-    assert runs.open_run(moved / "demo" / "latest").path.name == path.name
-    assert len(list((moved / "demo").iterdir())) == 3
-
-
-def test_latest_does_not_replace_a_folder(run):
-    (run.path.parent / "latest").mkdir()
-    with pytest.raises(ResourceError, match="latest"):
-        runs.point_latest(run.path)
-    assert {path.name for path in run.path.parent.iterdir()} == {run.path.name, "latest"}
 
 
 HOLD = "import sys\nfrom pathlib import Path\nfrom prunekit.foundation.files import lock\n" + (
@@ -199,7 +71,7 @@ def test_what_is_no_run_is_told_with_a_remedy(tmp_path, run):
     (begun := tmp_path / "20260101T120000Z-01234567").mkdir()  # killed before it was anything
     with pytest.raises(CheckpointError, match="before its first checkpoint"):
         runs.open_run(begun)
-    runs.point_latest(run.path)
+    point_latest(run.path)
     with pytest.raises(CheckpointError, match=r"did you mean .*latest\?"):
         runs.open_run(run.path.parent)
 
@@ -213,23 +85,6 @@ def test_what_a_run_lacks_is_told_with_a_remedy(run, what):
     (run.path / "checkpoints" / "step-4").mkdir(parents=True)
     with pytest.raises(CheckpointError, match="prunekit resume"):
         getattr(run, what)()
-
-
-def test_a_run_has_its_documents_from_the_first_and_a_killed_one_leaves_none(tmp_path):
-    parent = tmp_path / "demo"
-    texts = {"resolved.yaml": "name: demo\n", "manifest.json": "{}\n"}
-    dead = subprocess.Popen(["true"])
-    dead.wait()
-    mine = part_beside(parent / "01234567").name
-    left = parent / mine.replace(f"-{os.getpid()}.", f"-{dead.pid}.")
-    at_work = parent / mine.replace(f"-{os.getpid()}.", f"-{os.getppid()}.")
-    for folder in (left, at_work):
-        folder.mkdir(parents=True)
-    made = [runs.new_run_dir(tmp_path, "demo", "01234567", texts) for _ in range(2)]
-    assert len(set(made)) == 2
-    for path in made:
-        assert {file.name: file.read_text() for file in path.iterdir()} == texts
-    assert set(parent.iterdir()) == {*made, at_work}
 
 
 def test_run_without_masks_says_why(run):

@@ -20,7 +20,7 @@ from prunekit.models.saved import model_metadata, write_model
 from prunekit.pruning.sparsity import measure_sparsity
 from prunekit.recipe.load import recipe_from
 from prunekit.recipe.yaml_text import dump_yaml
-from prunekit.runs.directory import write_masks
+from prunekit.runs.mask_files import write_masks
 
 DATA = {"name": "digits", "batch_size": 16, "train_limit": 64, "test_limit": 40}
 VIT = {"name": "vit", "patch_size": 2, "depth": 1, "embed_dim": 16, "heads": 2}

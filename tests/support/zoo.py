@@ -205,7 +205,7 @@ class SwitchesGradientsOff(Sound):
 class ForgetsMomentum(Sound):
     def update(self, ctx):
         if ctx.clock.step:
-            for state in ctx.around.mask_set._hooks[0].optimizer.state.values():
+            for state in ctx.around.mask_set.optimizers[0].state.values():
                 del state["momentum_buffer"]
         return super().update(ctx)
 
