@@ -4,7 +4,8 @@ The budget is that of the network without a compressor: its executed training mu
 compressor saves of it is spent on more steps, or on a wider network, until both have the same; a
 lower sparsity costs nothing where zeros are multiplied, so there the multiply-adds without those by
 zeros are made the same, at the final density and with one density for all layers. Two arms go the
-other way: without a compressor at the compute of `tokens`, by fewer steps or fewer channels.
+other way: without a compressor at the compute of `tokens`, by fewer steps or fewer channels. The
+last spends what fewer channels save on more steps, as the arms of compressors do.
 """
 
 from __future__ import annotations
@@ -108,7 +109,11 @@ def arms() -> Iterator[tuple[str, Changes, bool]]:
     none: Changes = {"compressors": []}
     yield "none", none, False
     yield "none_fewer_steps", {**none, "phases.0.length": f"{steps_for(None, less)}st"}, False
-    yield "none_narrower", {**none, **_sized(*size_for(None, less))}, False
+    width, hidden = size_for(None, less)
+    narrower = {**none, **_sized(width, hidden)}
+    yield "none_narrower", narrower, False
+    longer = round(budget / training_macs(macs_of(None, width, hidden).executed, 1))
+    yield "none_narrower_more_steps", {**narrower, "phases.0.length": f"{longer}st"}, False
     for kind, settings in KINDS.items():
         merged: Changes = {"compressors": [settings]}
         yield kind, merged, False
@@ -130,9 +135,9 @@ HEAD = """# Does merging help a pruned ViT at equal compute? What it saves is sp
 # small enough for two cores and an hour. Merging by tokens and by keys, pooling and dropping (64 -> 26 tokens)
 # as they are, and with what they save of the executed training multiply-adds spent on more steps, a wider
 # network or a lower sparsity (`denser_for_75` beside 0.75: the same multiply-adds without those by zeros);
-# `none` has the budget, `none_fewer_steps` and `none_narrower` that of `tokens`. The burden indicators are
-# logged in all of them. Written by `python docs/iso_compute.py`, which derives steps, widths and sparsities;
-# docs/study.md, section 5.
+# `none` has the budget, `none_fewer_steps` and `none_narrower` that of `tokens`; `none_narrower_more_steps`
+# has it again. The burden indicators are logged in all of them. Written by `python docs/iso_compute.py`, which
+# derives steps, widths and sparsities; docs/study.md, section 5.
 #
 # Data: as in compression_cpu.
 #   prunekit sweep iso_compute --jobs 2 && prunekit report sweeps/iso_compute --baseline none

@@ -57,10 +57,12 @@ def iso_less(study: Study) -> str:
 
 
 def iso_kinds(study: Study) -> str:
-    """Merging against pooling and dropping, all with the whole budget."""
+    """Ways to save compute against each other, all with the whole budget."""
+    pairs = [("tokens", "pooling"), ("tokens", "dropping"), ("keys", "tokens")]
     rows = []
     for sparsity, spent in itertools.product(study.axes["sparsity"], ("more_steps", "wider")):
-        for kind, other in (("tokens", "pooling"), ("tokens", "dropping"), ("keys", "tokens")):
+        channels = [(kind, "none_narrower") for kind in KINDS if spent == "more_steps"]
+        for kind, other in [*pairs, *channels]:
             cells = [cell_at(study, f"{a}_{spent}", sparsity=sparsity) for a in (kind, other)]
             row = [sparsity, f"{kind} - {other}, {spent.replace('_', ' ')}"]
             rows.append([*row, *verdict(paired(*cells))])

@@ -61,6 +61,13 @@ def test_without_merging_the_compute_of_merging_is_met_to_one_percent(cells, arm
     )
 
 
+def test_fewer_channels_for_more_steps_cost_the_budget_to_one_percent(cells):
+    arm = cells["none_narrower_more_steps", "0.75"]
+    assert training(arm) == pytest.approx(training(cells["none", "0.75"]), rel=0.01)
+    assert arm.model == cells["none_narrower", "0.75"].model
+    assert not arm.compressors
+
+
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("sparsity", [0.75, 0.95])
 def test_a_lower_sparsity_has_as_many_multiply_adds_without_those_by_zeros(cells, kind, sparsity):

@@ -176,7 +176,7 @@ def test_arms_of_equal_compute_are_set_against_none_at_their_sparsity(script: Mo
         name: script.TABLES[name][1](iso_study(3)) for name in script.TABLES if "iso_" in name
     }
     accuracy = tables["iso_accuracy"]
-    assert len(accuracy.splitlines()) == 2 + 2 * (3 + 4 * 4)
+    assert len(accuracy.splitlines()) == 2 + 2 * (4 + 4 * 4)
     for sparsity, arm in (("0.75", "tokens_denser_for_75"), ("0.95", "tokens_denser_for_95")):
         tokens, *costs, accurate, points, interval, _, _ = columns(accuracy, sparsity, arm)
         assert (tokens, costs, accurate) == ("26", ["0.50"] * 3, "43.10 ± 1.10")

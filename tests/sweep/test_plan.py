@@ -372,7 +372,7 @@ RUNS = {
     "compact_vit_cifar_cpu": 9,
     "compact_vit_digits": 9,
     "compression_cpu": 27,
-    "iso_compute": 190,
+    "iso_compute": 200,
     "merging": 15,
     "paper_table1": 720,
     "paper_table2": 720,
