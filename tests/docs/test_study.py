@@ -9,11 +9,11 @@ from types import ModuleType, SimpleNamespace
 
 import numpy as np
 import pytest
-from click.testing import CliRunner
 
-from prunekit.cli.app import cli
 from prunekit.report.study import Cell, Study
 from prunekit.sweep.command_line import read_command_line
+from prunekit.sweep.session import Session
+from tests.support.inline import Inline
 
 DOCS = Path(__file__).parents[2] / "docs"
 FOLLOWED = "kept in the end"
@@ -66,9 +66,8 @@ def filled(
     script: ModuleType, sweep: str, words: list[str], out: Path, patch: pytest.MonkeyPatch
 ) -> dict[str, str]:
     """Run a sweep and the script -> the tables of the page; those of other sweeps are as before."""
-    command = ["sweep", sweep, *SHORT, *words, "--out", str(out)]
-    done = CliRunner().invoke(cli, command, standalone_mode=False)
-    assert done.exit_code == 0, done.output
+    session = Session(read_command_line(sweep, [*SHORT, *words]), out)  # draws no picture of a run
+    assert session.run(Inline(), None, 1) == 0
     page = Path(script.__file__).parent / "study.md"
     shutil.copy(DOCS / "study.md", page)
     patch.setattr("sys.argv", ["make_study.py", str(out)])

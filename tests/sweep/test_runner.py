@@ -28,6 +28,7 @@ from prunekit.sweep.slurm import Jobs, _split, private, run_pack
 from prunekit.sweep.view import SweepProgress
 from prunekit.sweep.workers import Task, TaskOutcome, Workers
 from prunekit.train.launch import run_recipe
+from tests.support.inline import Inline
 from tests.support.training import result, same
 
 BASE = """
@@ -66,31 +67,6 @@ def with_files(folder, sweep=SWEEP, base=BASE):
     (folder / "base.yaml").write_text(base)
     (folder / "sweep.yaml").write_text(sweep)
     return folder
-
-
-class Inline:
-    """An executor in this process, which has imported torch already."""
-
-    def __init__(self):
-        self.ended = []
-
-    @property
-    def room(self):
-        return 1 - len(self.ended)
-
-    @property
-    def busy(self):
-        return len(self.ended)
-
-    def submit(self, task):
-        self.ended.append(TaskOutcome(task, task.call(*task.arguments)))
-
-    def finished(self, timeout):
-        ended, self.ended = self.ended, []
-        return ended
-
-    def stop(self):
-        """Nothing is at work."""
 
 
 def sweep(folder, *words, code=0, executor=None, retry_failed=False):

@@ -21,7 +21,8 @@ from prunekit.sweep.shards import Shard, families, part_of, read_shard
 from prunekit.sweep.slurm import _split
 from prunekit.sweep.workers import Task, Workers
 from prunekit.train import distributed
-from tests.sweep.test_runner import Inline, equal, outcomes, results, with_files
+from tests.support.inline import Inline
+from tests.sweep.test_runner import equal, outcomes, results, with_files
 
 # ---- which runs
 
