@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator
 
 import pytest
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, given, settings, strategies
 
 from tests.support.plugin_env import PluginEnv
 from tests.support.ranks import TwoRanks
@@ -31,11 +31,17 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         items[:] = [item for item in items if item not in soaking]
 
 
+@settings(max_examples=1, database=None)
+@given(strategies.none())
+def _an_example(nothing: None) -> None: ...
+
+
 def pytest_collection_finish() -> None:
     """What is imported by now stays: the garbage collector need not walk through it again.
 
     And it need not come after each 700 objects: one score of weights makes more.
     """
+    _an_example()  # what hypothesis keeps for its examples it looks for among what is not frozen
     gc.collect()
     gc.freeze()
     gc.set_threshold(100_000, 20, 20)

@@ -7,7 +7,6 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -18,6 +17,7 @@ from prunekit.bench.measure import AGAIN, Section, Timed, Variant, in_turn, one_
 from prunekit.bench.streamed import bench_streamed, bench_whole
 from prunekit.data.load import open_dataset
 from prunekit.foundation.system import seconds_of_children
+from prunekit.foundation.unfinished import scratch
 from prunekit.recipe.load import dataset_from
 
 GOAL = 50
@@ -34,8 +34,7 @@ def bench_data(only: Sequence[str] = (), *, quick: bool = False) -> Iterator[Sec
 def bench_resident(*, quick: bool = False) -> Section:
     """Images that are kept in memory."""
     images, (least, most) = (256, (2, 2)) if quick else (6000, (7, 20))
-    with one_thread(), TemporaryDirectory(prefix="prunekit-") as folder:
-        root = Path(folder)
+    with one_thread(), scratch() as root:
         _write(root / "train", images)
         _write(root / "test", CLASSES)
         with _cache_in(root / "cache"):

@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
@@ -27,6 +26,7 @@ from prunekit.bench.deploy_cases import (
 from prunekit.bench.deploy_files import bench_exporting, bench_sizes
 from prunekit.bench.measure import AGAIN, Section, Timed, in_turn, one_thread, timed
 from prunekit.foundation.number_text import percent
+from prunekit.foundation.unfinished import scratch
 from prunekit.models.cost import count_macs
 from prunekit.models.latency import Pass, model_pass
 
@@ -241,6 +241,6 @@ def bench_deploy(only: Sequence[str] = (), *, quick: bool = False) -> Iterator[S
         UsageError: a package of the extra `onnx` is not installed.
     """
     size = QUICK if quick else FULL
-    with one_thread(), TemporaryDirectory(prefix="prunekit-") as folder:
+    with one_thread(), scratch() as folder:
         for name in only or SECTIONS:
-            yield from SECTIONS[name](size, Path(folder))
+            yield from SECTIONS[name](size, folder)

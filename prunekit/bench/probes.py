@@ -6,8 +6,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any, cast
 
 import torch
@@ -18,6 +16,7 @@ from torch.optim import Optimizer
 from prunekit.bench.cases import CLASSES, FULL, QUICK, Size
 from prunekit.bench.measure import AGAIN, Section, Timed, in_turn, one_thread, placed, timed
 from prunekit.foundation.timeline import Timeline
+from prunekit.foundation.unfinished import scratch
 from prunekit.loggers.base import LoggedRun
 from prunekit.models.mlp import MLPConfig
 from prunekit.models.vit import ViTConfig
@@ -161,7 +160,7 @@ def _loop(workload: Workload, probe: dict[str, Any] | None, steps: int, stack: E
     engine = Engine(model, [chosen], Timeline.single(TOTAL, 1), probes=probes)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
     engine.attach(optimizer)
-    folder = Path(stack.enter_context(TemporaryDirectory()))
+    folder = stack.enter_context(scratch())
     settings = cast("LoggerConfig", LOGGERS.parse("tensorboard"))
     log = RunLog(LoggedRun(folder, {}), [settings])
     stack.callback(log.close)

@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -27,6 +26,7 @@ from prunekit.data.load import open_dataset
 from prunekit.data.packed_source import PackedSource
 from prunekit.data.packing import PackSettings, pack_images
 from prunekit.data.sources import ImageSource
+from prunekit.foundation.unfinished import scratch
 from prunekit.registry.augmentations import RandomResizedCrop
 from prunekit.registry.configs import Split
 
@@ -119,7 +119,7 @@ def _extent(quick: bool) -> tuple[int, tuple[int, int]]:
 
 def _made(images: int, stack: ExitStack) -> tuple[Path, Path, int]:
     """A folder of images, the pack of it, and the bytes of those of training."""
-    root = Path(stack.enter_context(TemporaryDirectory(prefix="prunekit-")))
+    root = stack.enter_context(scratch())
     size = _write(root / "set", images)
     return root / "set", _pack(root / "set", root / "packed"), size
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 import io
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, redirect_stdout
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -23,6 +21,7 @@ from prunekit.bench.measure import (
     one_thread,
     timed,
 )
+from prunekit.foundation.unfinished import scratch
 from prunekit.recipe.load import recipe_from
 from prunekit.train.build import Run, build
 from prunekit.train.distributed import join
@@ -106,7 +105,7 @@ def _by_hand(run: Run) -> Variant:
 
 
 def _by_trainer(run: Run, stack: ExitStack) -> Variant:
-    folder = Path(stack.enter_context(TemporaryDirectory(prefix="prunekit-")))
+    folder = stack.enter_context(scratch())
     observer = Observer(run, folder)
     stack.callback(observer.log_to.close)
     trainer = Trainer(run, folder, observer)

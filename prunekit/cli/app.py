@@ -97,7 +97,7 @@ class LazyGroup(click.Group):
         formatter.write_paragraph()
         formatter.write_text(
             "Exit codes: 0 done, 1 bug, 2 usage, 3 recipe, 4 data, 5 checkpoint, 6 diverged, "
-            "7 plugin, 8 disk or memory, 9 export, 10 goal missed, 75 stopped and resumable, "
+            "7 plugin, 8 disk or memory, 9 export, 10 goal missed, 75 stopped on request, "
             "130 interrupted."
         )
 

@@ -150,10 +150,13 @@ def _with_masks(report: Report, runs: tuple[Path, Path], draw: bool) -> Report:
 
 
 def _write(report: Report, found: Comparison | None, out: Path) -> list[Path]:
+    from prunekit.foundation.files import all_or_nothing
     from prunekit.report.write import write_numbers, write_report
 
-    files = write_report(report, out)
-    return [*files, *(write_numbers(found, out) if found else [])]
+    with all_or_nothing(out) as folder:
+        files = write_report(report, folder)
+        files += write_numbers(found, folder) if found else []
+    return [out / file.name for file in files]
 
 
 def _plain(report: Report, found: Comparison | None, files: list[Path]) -> dict[str, object]:

@@ -6,7 +6,6 @@ import ast
 import keyword
 import os
 import re
-import shutil
 import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -15,7 +14,7 @@ from string import Template
 
 from prunekit.errors import UsageError
 from prunekit.foundation.files import cannot_write
-from prunekit.foundation.parts import part_beside
+from prunekit.foundation.unfinished import part_for
 from prunekit.recipe.find import named_recipes
 from prunekit.registry import REGISTRIES
 from prunekit.registry.installed import KINDS as GROUPS
@@ -108,17 +107,15 @@ def write_plugin(plugin: Plugin, target: Path) -> list[Path]:
     """
     if os.path.lexists(target):
         raise UsageError(f"{target} exists: name another folder: --plugin NAME DIR")
-    temporary = part_beside(target)
     files = rendered(plugin)
-    try:
-        for path, text in files.items():
-            (temporary / path).parent.mkdir(parents=True, exist_ok=True)
-            (temporary / path).write_text(text, encoding="utf-8")
-        temporary.rename(target)
-    except OSError as error:
-        raise cannot_write(target, error) from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+    with part_for(target) as temporary:
+        try:
+            for path, text in files.items():
+                (temporary / path).parent.mkdir(parents=True, exist_ok=True)
+                (temporary / path).write_text(text, encoding="utf-8")
+            temporary.rename(target)
+        except OSError as error:
+            raise cannot_write(target, error) from error
     return list(files)
 
 

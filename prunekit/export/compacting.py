@@ -64,7 +64,8 @@ def compact_run(
         UsageError: a package of the extra `removal` is needed and not installed.
         RecipeError: no such device here.
         ExportError: the smaller model does not give what the model gives, or cannot be built again.
-        WriteError: the folder cannot be written. After any of these nothing was written.
+        WriteError: the folder cannot be written.
+        StopRequestedError: a signal asked for a stop. After any of these nothing was written.
     """
     with use_code(code):
         place = choose_device(device)

@@ -41,6 +41,7 @@ from prunekit.export.subject import (
 from prunekit.export.zeros import count_zeros
 from prunekit.foundation.devices import choose_device, cpu_threads
 from prunekit.foundation.files import all_or_nothing, write_json
+from prunekit.foundation.unfinished import stop_if_asked
 from prunekit.models.file_metadata import images_metadata
 from prunekit.registry.own_code import CodeFile, use_code
 from prunekit.runs.links import refuse_link
@@ -60,7 +61,8 @@ class _Work:
 
     @contextmanager
     def timed(self) -> Iterator[None]:
-        """Add the seconds of the block to `seconds`."""
+        """Add the seconds of the block to `seconds`; before it a signal is obeyed."""
+        stop_if_asked()
         begun = time.perf_counter()
         yield
         self.seconds += time.perf_counter() - begun
@@ -135,7 +137,8 @@ def export_run(  # noqa: PLR0913 - a keyword for each file and choice
         CheckpointError: no finished run, or its files or data do not fit each other.
         DataError: its data is not to be had, or has too few test images.
         ExportError: the model cannot be traced, or a file does not give what the model gives.
-        WriteError: the folder cannot be written. After any of these nothing was written.
+        WriteError: the folder cannot be written.
+        StopRequestedError: a signal asked for a stop. After any of these nothing was written.
     """
     wanted = _Wanted(onnx, pt2, packed, compact, normalize, timing)
     wanted.check()

@@ -6,7 +6,6 @@ import textwrap
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -16,6 +15,7 @@ from prunekit.export.programs import INPUT, OUTPUT, trace, write_onnx
 from prunekit.export.subject import Subject
 from prunekit.foundation.devices import cpu_threads
 from prunekit.foundation.number_text import counted
+from prunekit.foundation.unfinished import scratch, stop_if_asked
 from prunekit.models.cost import Macs
 from prunekit.models.latency import (
     DENSE,
@@ -72,6 +72,7 @@ def onnx_latency(path: Path, subject: Subject, seconds: float = SECONDS) -> Onnx
         except Exception as error:  # its own classes, none of which it exports
             return OnnxLatency({}, {}, threads, notes=(f"not timed: {_reason(error)}",))
         passes = {OWN: own}
+        stop_if_asked()
         dense = _dense_pass(path, subject, threads, notes)
         if dense is not None:
             passes[DENSE] = dense
@@ -116,8 +117,8 @@ def _dense_pass(path: Path, subject: Subject, threads: int, notes: list[str]) ->
     try:
         if not subject.recipe.compressors and _shapes(dense) == _shapes(subject.model):
             return session_pass(without_zeros(path), threads)
-        with TemporaryDirectory(prefix="prunekit-") as folder:
-            file = Path(folder) / path.name
+        with scratch() as folder:
+            file = folder / path.name
             name = subject.recipe.model.name
             write_onnx(file, trace(dense, subject.images, name), {}, name)
             return session_pass(file, threads)

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from prunekit.errors import ExportError
+from prunekit.foundation.unfinished import stop_if_asked
 
 BATCHES = (1, 2, 7)
 LIMIT = 1e-4
@@ -38,12 +39,17 @@ def reference(model: nn.Module, images: Tensor) -> Tensor:
     Raises:
         ExportError: they are not finite, or all zero: no comparison would show anything.
     """
-    logits = torch.cat([model(part) for part in torch.split(images, REFERENCE_BATCH)])
+    logits = torch.cat([_stoppable(model, part) for part in torch.split(images, REFERENCE_BATCH)])
     if not bool(torch.isfinite(logits).all()):
         raise ExportError("the model gives logits that are not finite: there is nothing to compare")
     if not bool(logits.any()):
         raise ExportError("the model gives only zeros: there is nothing to compare")
     return logits
+
+
+def _stoppable(run: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
+    stop_if_asked()
+    return run(images)
 
 
 @torch.no_grad()
@@ -66,7 +72,7 @@ def compare_logits(
     worst = torch.zeros(len(images))
     flipped = torch.zeros(len(images), dtype=torch.bool)
     for batch in BATCHES:
-        logits = torch.cat([run(part) for part in torch.split(images, batch)])
+        logits = torch.cat([_stoppable(run, part) for part in torch.split(images, batch)])
         if logits.shape != expected.shape:
             raise ExportError(f"{file}: gives {tuple(logits.shape)}, not {tuple(expected.shape)}")
         apart = (logits - expected).abs().amax(-1) / largest

@@ -12,12 +12,13 @@ import shutil
 import socket
 import stat
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from prunekit.errors import CheckpointError, ResourceError, UsageError, WriteError
-from prunekit.foundation.parts import part_beside
+from prunekit.foundation.parts import clear_beside
+from prunekit.foundation.unfinished import part_for, stop_if_asked, unfinished
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """Reasons of the system that space would mend."""
@@ -29,19 +30,17 @@ def replacing(path: Path) -> Iterator[Path]:
 
     Raises:
         WriteError: the disk is full or the folder cannot be written; `path` is as it was.
+        StopRequestedError: a signal asked for a stop, and nothing around this counts them.
     """
-    temporary = part_beside(path)
-    try:
-        yield temporary
-        temporary.chmod(0o666 & ~_umask())  # libraries make files that only their owner reads
-        flush(temporary)
-        os.replace(temporary, path)
-        flush(path.parent)
-    except OSError as error:
-        raise cannot_write(path, error) from error
-    finally:
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)
+    with part_for(path) as temporary:
+        try:
+            yield temporary
+            temporary.chmod(0o666 & ~_umask())  # libraries make files that only their owner reads
+            flush(temporary)
+            os.replace(temporary, path)
+            flush(path.parent)
+        except OSError as error:
+            raise cannot_write(path, error) from error
 
 
 def _umask() -> int:
@@ -58,27 +57,45 @@ def all_or_nothing(folder: Path) -> Iterator[Path]:
     Raises:
         UsageError: `folder` is a file.
         WriteError: it cannot be written.
+        StopRequestedError: a signal asked for a stop, and nothing around this counts them.
     """
     if folder.exists() and not folder.is_dir():
         raise UsageError(f"{folder} is a file: give a folder")
     missing = [parent for parent in (folder, *folder.absolute().parents) if not parent.exists()]
-    temporary, done = part_beside(folder), False
-    try:
-        temporary.mkdir(parents=True)
-        yield temporary
-        folder.mkdir(exist_ok=True)
-        for path in temporary.iterdir():
-            flush(path)
-            os.replace(path, folder / path.name)
-        flush(folder)
-        done = True
-    except OSError as error:
-        raise cannot_write(folder, error) from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-        for made in () if done else missing:
+    done = False
+
+    def give_up(made: Path) -> None:
+        if not done:
             with suppress(OSError):
                 made.rmdir()
+
+    with ExitStack() as until:
+        for made in reversed(missing):
+            until.enter_context(unfinished(made, str(folder), give_up))
+        temporary = until.enter_context(part_for(_beside_its_files(folder), str(folder)))
+        try:
+            temporary.mkdir(parents=True)
+            yield temporary
+            stop_if_asked()
+            folder.mkdir(exist_ok=True)
+            for path in temporary.iterdir():
+                flush(path)
+                os.replace(path, folder / path.name)
+            flush(folder)
+            done = True
+        except OSError as error:
+            raise cannot_write(folder, error) from error
+
+
+def _beside_its_files(folder: Path) -> Path:
+    """Where a part of a folder lies: in it once it is there, and else beside it.
+
+    A folder that is there may be a link or a disk of its own, and the one around it closed.
+    """
+    if not folder.is_dir():
+        return folder
+    clear_beside(folder.absolute())
+    return folder / "files"
 
 
 def flush(path: Path) -> None:

@@ -16,15 +16,22 @@ SUFFIX = ".part"
 def part_beside(path: Path) -> Path:
     """A name beside `path` that no other process has; what one left of it that is gone, goes.
 
-    `.<name>.<host>-<process>.part`. What another machine left stays: its process may be at work.
+    `.<name>.<host>-<process>.part`.
     """
-    host = f"{zlib.crc32(socket.gethostname().encode()):08x}"
+    clear_beside(path)
+    return path.with_name(f".{path.name}.{host_digits()}-{os.getpid()}{SUFFIX}")
+
+
+def clear_beside(path: Path) -> None:
+    """Delete the parts of `path` whose process is gone.
+
+    What another machine left stays: its process may be at work.
+    """
     with suppress(OSError):
-        for left in path.parent.glob(f".{glob.escape(path.name)}.{host}-*{SUFFIX}"):
+        for left in path.parent.glob(f".{glob.escape(path.name)}.{host_digits()}-*{SUFFIX}"):
             number = left.name.removesuffix(SUFFIX).rpartition("-")[2]
-            if number.isdecimal() and not _is_at_work(int(number)):
+            if number.isdecimal() and not is_at_work(int(number)):
                 remove(left)
-    return path.with_name(f".{path.name}.{host}-{os.getpid()}{SUFFIX}")
 
 
 def is_part(name: str) -> bool:
@@ -41,7 +48,13 @@ def remove(part: Path) -> None:
             part.unlink(missing_ok=True)
 
 
-def _is_at_work(process: int) -> bool:
+def host_digits() -> str:
+    """Eight hex digits that stand for this machine."""
+    return f"{zlib.crc32(socket.gethostname().encode()):08x}"
+
+
+def is_at_work(process: int) -> bool:
+    """Whether this machine has a process of that number."""
     import psutil
 
     return bool(psutil.pid_exists(process))

@@ -50,7 +50,8 @@ class StopSignals:
     A handler only counts: an exception out of one would come up at any line, also where it looks
     like a fault of what runs there. Who can stop asks where it can. From the second request on
     signals do again what they did before the block, so that a third is obeyed by what never asks.
-    A block inside another of this process begins with the count of that, and adds to it.
+    A block inside another of this process begins with the count of that, and adds to it. A signal
+    that was ignored before, as by nohup, stays so.
     """
 
     _innermost: ClassVar[StopSignals | None] = None
@@ -69,7 +70,8 @@ class StopSignals:
         if self._outer is not None:
             self.times, self._last = self._outer.times, self._outer._last
         if self.times < 2:
-            self._before = {name: signal.signal(name, self._ask) for name in SIGNALS}
+            taken = [name for name in SIGNALS if self._takes(signal.getsignal(name))]
+            self._before = {name: signal.signal(name, self._ask) for name in taken}
         StopSignals._innermost = self
         return self
 
@@ -82,6 +84,15 @@ class StopSignals:
             self._before[signal.SIGTERM] = _outlast(self.outlasted, before)
         self._give_back()
 
+    @classmethod
+    def innermost(cls) -> StopSignals | None:
+        """The block that counts now; None = signals do what they do in any program."""
+        return StopSignals._innermost
+
+    def _takes(self, handler: Handler) -> bool:
+        """Whether a signal that does this is counted; None = what a library in C does."""
+        return handler not in (None, signal.SIG_IGN)
+
     def _give_back(self) -> None:
         for name, handler in self._before.items():
             signal.signal(name, handler)
@@ -92,7 +103,11 @@ class StopSignals:
         if self.times and now - self._last <= SAME_REQUEST:
             return
         self.times, self._last = self.times + 1, now
-        block: StopSignals | None = self if self.times > 1 else None
+        if self.times > 1:
+            self._give_back_all()
+
+    def _give_back_all(self) -> None:
+        block: StopSignals | None = self
         while block is not None:  # from the inside out, so that what was before all of them stays
             block._give_back()
             block = block._outer

@@ -10,7 +10,7 @@ import sys
 from contextlib import suppress
 from pathlib import Path
 
-from prunekit.foundation.parts import part_beside
+from prunekit.foundation.unfinished import part_for
 
 CONTROL_GROUP = Path("/sys/fs/cgroup/memory.max")
 POINTER_BYTES = 255
@@ -80,9 +80,7 @@ def point_to(pointer: Path, name: str) -> None:
     Raises:
         OSError: neither can be written, or something else has the name of `pointer`.
     """
-    temporary = part_beside(pointer)
-    try:
-        temporary.unlink(missing_ok=True)
+    with part_for(pointer) as temporary:
         try:
             temporary.symlink_to(name, target_is_directory=True)
         except (OSError, NotImplementedError):
@@ -90,9 +88,6 @@ def point_to(pointer: Path, name: str) -> None:
         if os.name == "nt" and pointer.is_symlink():  # where none to a folder can be replaced
             pointer.unlink()
         os.replace(temporary, pointer)
-    finally:
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)
 
 
 def followed(path: str | Path) -> Path:

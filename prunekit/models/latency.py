@@ -25,6 +25,7 @@ from prunekit.foundation.timing import (
     pass_seconds,
     take_turns,
 )
+from prunekit.foundation.unfinished import stop_if_asked
 from prunekit.models.cost import Macs
 from prunekit.registry.configs import DataSpec, ModelConfig
 
@@ -136,6 +137,7 @@ def time_passes(
     found: list[Latency] = []
     notes = []
     for batch in BATCHES:
+        stop_if_asked()
         least = found[0].median_ms * batch / 1e3 if found else 0.0
         if least * len(passes) * (1 + FEWEST_ROUNDS) > seconds:
             notes.append(

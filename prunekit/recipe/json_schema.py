@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import is_dataclass
 from typing import Any, Protocol, get_origin
 
-from pydantic import BaseModel
+from pydantic import BaseModel, TypeAdapter
 from pydantic.errors import PydanticUserError
-from pydantic.json_schema import models_json_schema
+from pydantic.json_schema import GenerateJsonSchema, models_json_schema
 
 from prunekit.errors import PluginError
 from prunekit.foundation.values import ComponentConfig
@@ -67,6 +68,18 @@ OF_TIMM = {
 """The optimizers of an extra, whose keys are checked where it is installed."""
 
 
+class _Generator(GenerateJsonSchema):
+    """Writes a default as a recipe does: of itself pydantic takes a duration apart."""
+
+    def encode_default(self, dft: Any) -> Any:
+        """The value of a default as JSON has it."""
+        if isinstance(dft, list | tuple):
+            return [self.encode_default(one) for one in dft]
+        if is_dataclass(dft) and not isinstance(dft, type):
+            return TypeAdapter(type(dft)).dump_python(dft, mode="json")
+        return super().encode_default(dft)
+
+
 def json_schema() -> dict[str, Any]:
     """JSON Schema (draft 7) of recipes; imports every component, and skips what cannot be."""
 
@@ -81,6 +94,7 @@ def schema_of(recipe: type[BaseModel]) -> dict[str, Any]:
     refs, shared = models_json_schema(
         [(model, "validation") for model in (recipe, *sorted(configs, key=repr))],
         ref_template="#/definitions/{model}",
+        schema_generator=_Generator,
     )
     definitions = shared["$defs"]
     whole = definitions.pop(refs[recipe, "validation"]["$ref"].rpartition("/")[2])
@@ -103,7 +117,9 @@ def schema_of(recipe: type[BaseModel]) -> dict[str, Any]:
 
 def schema_of_sweep(sweep: type[BaseModel]) -> dict[str, Any]:
     """The schema of sweep files; the keys of recipes in them are not checked."""
-    whole = sweep.model_json_schema(ref_template="#/definitions/{model}")
+    whole = sweep.model_json_schema(
+        ref_template="#/definitions/{model}", schema_generator=_Generator
+    )
     definitions = whole.pop("$defs")
     schema: dict[str, Any] = _draft_7({"$schema": DRAFT, **whole, "definitions": definitions})
     return schema
@@ -135,7 +151,7 @@ def _importable(registry: Names) -> dict[str, type[ComponentConfig]]:
     for name in registry.names():
         try:
             config = registry.config_class(name)
-            config.model_json_schema()
+            config.model_json_schema(schema_generator=_Generator)
         except (PluginError, PydanticUserError):
             continue
         found[name] = config

@@ -25,6 +25,7 @@ from torch.utils._pytree import tree_map
 
 from prunekit.errors import CheckpointError, WriteError
 from prunekit.foundation.files import check_digest, flush, free_space, sha256, text_of
+from prunekit.foundation.unfinished import unfinished
 from prunekit.runs.directory import NOTHING_SAVED
 
 WEIGHTS, STATE, DIGESTS = "weights.safetensors", "state.pt", "sha256.json"
@@ -53,22 +54,23 @@ def save_checkpoint(run_dir: Path, step: int, weights: Mapping[str, Tensor], sta
     final = run_dir / "checkpoints" / f"step-{step}"
     part = final.with_name(f".{final.name}.part")
     try:
-        shutil.rmtree(part, ignore_errors=True)
-        final.parent.mkdir(exist_ok=True)  # not the run directory, which may have been taken away
-        part.mkdir()
-        save_file({name: tensor.contiguous() for name, tensor in weights.items()}, part / WEIGHTS)
-        torch.save(state, part / STATE)
-        digests = {name: sha256(part / name) for name in (WEIGHTS, STATE)}
-        (part / DIGESTS).write_text(json.dumps(digests), encoding="utf-8")
-        for path in part.iterdir():
-            flush(path)
-        flush(part)
-        shutil.rmtree(final, ignore_errors=True)
-        os.replace(part, final)
-        flush(final.parent)
+        with unfinished(part, str(final)):
+            shutil.rmtree(part, ignore_errors=True)
+            final.parent.mkdir(exist_ok=True)  # not the run directory, which may be gone
+            part.mkdir()
+            plain = {name: tensor.contiguous() for name, tensor in weights.items()}
+            save_file(plain, part / WEIGHTS)
+            torch.save(state, part / STATE)
+            digests = {name: sha256(part / name) for name in (WEIGHTS, STATE)}
+            (part / DIGESTS).write_text(json.dumps(digests), encoding="utf-8")
+            for path in part.iterdir():
+                flush(path)
+            flush(part)
+            shutil.rmtree(final, ignore_errors=True)
+            os.replace(part, final)
+            flush(final.parent)
     except (OSError, RuntimeError, SafetensorError) as error:
         # torch reports a full disk as a RuntimeError of its zip writer
-        shutil.rmtree(part, ignore_errors=True)
         then = (
             f"earlier checkpoints are whole; free some space, then `prunekit resume {run_dir}`"
             if checkpoints(run_dir)

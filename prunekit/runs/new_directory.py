@@ -9,8 +9,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from prunekit.foundation.files import cannot_write, flush
-from prunekit.foundation.parts import part_beside, remove
+from prunekit.foundation.parts import remove
 from prunekit.foundation.system import point_to
+from prunekit.foundation.unfinished import part_for
 
 
 def new_run_dir(
@@ -28,6 +29,7 @@ def new_run_dir(
 
     Raises:
         WriteError: it cannot be made; folders made on the way are removed again.
+        StopRequestedError: a signal asked for a stop, and nothing around this counts them.
     """
     parent = out / name
     missing = [folder for folder in (parent, *parent.parents) if not folder.exists()]
@@ -36,9 +38,7 @@ def new_run_dir(
         parent.mkdir(parents=True, exist_ok=True)
         if not documents:
             return _first_free(parent, stamp, Path.mkdir)
-        part = part_beside(parent / hash8)
-        remove(part)  # of a process that had the number of this one
-        try:
+        with part_for(parent / hash8) as part:
             part.mkdir()
             for file, text in documents.items():
                 (part / file).write_text(text, encoding="utf-8")
@@ -46,9 +46,7 @@ def new_run_dir(
             flush(part)
             made = _first_free(parent, stamp, part.rename)
             flush(parent)
-            return made
-        finally:
-            remove(part)
+        return made
     except OSError as error:
         for folder in missing:
             with suppress(OSError):

@@ -9,12 +9,12 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from prunekit.errors import ResourceError, StopRequestedError
 from prunekit.foundation.signals import StopSignals
 from prunekit.foundation.timing import call_seconds, mean_seconds
+from prunekit.foundation.unfinished import scratch
 from prunekit.recipe.load import recipe_from, recipe_from_text
 from prunekit.recipe.schema import Recipe
 from prunekit.recipe.yaml_text import dump_yaml
@@ -86,14 +86,14 @@ class Estimate:
 
 
 def estimate(
-    cells: Sequence[PlannedCell], executor: Executor, scratch: str | None = None
+    cells: Sequence[PlannedCell], executor: Executor, place: Path | None = None
 ) -> Estimate:
     """Time one cell of each shape, as many at once as there are jobs.
 
     Args:
         cells: what is to be run.
         executor: where steps are timed.
-        scratch: the folder for what is written meanwhile, which a process that is stopped on the
+        place: the folder for what is written meanwhile, which a process that is stopped on the
             way leaves there; None = that of the system.
 
     Raises:
@@ -104,7 +104,7 @@ def estimate(
     for cell in cells:
         shapes.setdefault(shape_of(cell), []).append(cell)
     texts = {shape: _text(group[0]) for shape, group in shapes.items()}
-    tasks = [Task(shape, time_recipe, (text, scratch)) for shape, text in texts.items()]
+    tasks = [Task(shape, time_recipe, (text, place)) for shape, text in texts.items()]
     outcomes = {outcome.task.tag: outcome for outcome in _all_of(tasks, executor)}
     seconds: dict[str, float] = {}
     untimed: dict[str, str] = {}
@@ -184,12 +184,12 @@ class Timing:
     steps_per_epoch: int
 
 
-def time_recipe(text: str, scratch: str | None = None) -> Timing:
+def time_recipe(text: str, place: Path | None = None) -> Timing:
     """Time a recipe; it leaves no file.
 
     Args:
         text: YAML.
-        scratch: as of `estimate`.
+        place: as of `estimate`.
 
     Raises:
         PrunekitError: what is wrong with it, its data or its plugins.
@@ -204,11 +204,11 @@ def time_recipe(text: str, scratch: str | None = None) -> Timing:
     recipe = recipe_from_text(text)
     group = join(recipe.device)
     build(recipe, group).close()  # the first time decodes images, which are kept
-    with TemporaryDirectory(prefix="prunekit-", dir=scratch) as folder:
+    with scratch(place) as folder:
         began = time.perf_counter()
         run = build(recipe, group)
         with closing(run):
-            trainer = Trainer(run, Path(folder), Observer(run, Path(folder)))
+            trainer = Trainer(run, folder, Observer(run, folder))
             trainer.begin()
             trainer.observer.begin(0)
             start = time.perf_counter() - began

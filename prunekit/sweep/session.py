@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 from prunekit.foundation.console import console
 from prunekit.foundation.signals import StopSignals
+from prunekit.foundation.unfinished import scratch
 from prunekit.foundation.values import RECIPE_FORMAT
 from prunekit.registry.own_code import require_code
 from prunekit.sweep.cell import Draw
@@ -87,8 +87,8 @@ class Session:
         own = Workers(jobs, first=local * jobs)
         with StopSignals(), ExitStack() as timing, own as workers:
             # emptied when the workers are gone, also where that is before their time
-            scratch = timing.enter_context(TemporaryDirectory(prefix="prunekit-"))
-            times = estimate(self.left, workers, scratch) if self.left else None
+            place = timing.enter_context(scratch())
+            times = estimate(self.left, workers, place) if self.left else None
             timing.close()
             self.show(times, jobs)
             return 0 if dry_run else self.run(workers, times, jobs)

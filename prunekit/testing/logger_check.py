@@ -5,13 +5,12 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Mapping
 from functools import partial
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 import torch
 
+from prunekit.foundation.unfinished import scratch
 from prunekit.loggers.base import LoggedRun, Logger
 from prunekit.registry.configs import LoggerConfig
 from prunekit.testing.faults import ConformanceError, faults_of, report
@@ -52,8 +51,8 @@ def check_logger(cls: type[Logger], config: LoggerConfig | Mapping[str, Any]) ->
 
 def _find(cls: type[Logger], settings: LoggerConfig) -> None:
     before = _random_states()
-    with TemporaryDirectory() as folder:
-        run = Path(folder) / "logged" / "20260101T000000Z-00000000"
+    with scratch() as folder:
+        run = folder / "logged" / "20260101T000000Z-00000000"
         run.mkdir(parents=True)
         (run / "metrics.jsonl").touch()
         _part(cls, settings, LoggedRun(run, dict(RECIPE)), range(STEPS))

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
-from pathlib import Path
-from tempfile import TemporaryDirectory
 
 from torch import Tensor
 
@@ -15,6 +13,7 @@ from prunekit.foundation.devices import peak_memory
 from prunekit.foundation.modules import copy_on, training_mode_kept
 from prunekit.foundation.system import peak_of_process
 from prunekit.foundation.timing import call_seconds, mean_seconds
+from prunekit.foundation.unfinished import scratch
 from prunekit.models import token_counts
 from prunekit.models.cost import count_macs
 from prunekit.pruning.assignment import lose_rows
@@ -247,8 +246,8 @@ def _three_steps(run: Run) -> tuple[float, int]:
     """Seconds a step after the first, and the peak memory of the process or of the GPU, bytes."""
     steps = min(STEPS + 1, run.timeline.total_steps)  # none, where nothing is trained
     device = run.group.device
-    with TemporaryDirectory(prefix="prunekit-") as folder:
-        trainer = Trainer(run, Path(folder), Observer(run, Path(folder)))
+    with scratch() as folder:
+        trainer = Trainer(run, folder, Observer(run, folder))
         trainer.begin()
         taken = [call_seconds(trainer.advance, device) for _ in range(steps)]
         seconds = mean_seconds(taken, 1) if taken else 0.0

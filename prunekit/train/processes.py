@@ -7,7 +7,6 @@ import logging
 import os
 import signal
 import sys
-import tempfile
 import time
 import traceback
 import uuid
@@ -21,6 +20,7 @@ from prunekit.foundation.files import write_json, write_text
 from prunekit.foundation.ranks import place
 from prunekit.foundation.signals import how_ended
 from prunekit.foundation.text import printable
+from prunekit.foundation.unfinished import scratch
 from prunekit.registry.own_code import CodeFile, current_code, use_code
 from prunekit.train.going_on import status_of
 from prunekit.train.lost import go_on_with
@@ -95,8 +95,8 @@ def start_processes(nproc: int, threads: int, work: Work, *args: str) -> str:
 
     _quiet_torch()
     os.environ.setdefault("OMP_NUM_THREADS", str(threads))
-    with tempfile.TemporaryDirectory(prefix="prunekit-") as folder:
-        started = Started(Path(folder))
+    with scratch() as folder:
+        started = Started(folder)
         try:
             results: dict[int, str] = elastic_launch(_launch_config(nproc, folder), _worker)(
                 started, current_code(), work, *args
@@ -119,7 +119,7 @@ def _quiet_torch() -> None:
             logging.getLogger(name).setLevel(logging.CRITICAL)
 
 
-def _launch_config(nproc: int, folder: str) -> LaunchConfig:
+def _launch_config(nproc: int, folder: Path) -> LaunchConfig:
     """Processes of this machine alone, none of which is started again."""
     from torch.distributed.elastic.multiprocessing.api import DefaultLogsSpecs
     from torch.distributed.launcher.api import LaunchConfig

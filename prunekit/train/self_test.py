@@ -7,13 +7,12 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from itertools import pairwise
-from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import torch
 from torch import Tensor
 
 from prunekit.foundation.devices import HOST, cpu_threads, wait_for
+from prunekit.foundation.unfinished import scratch
 from prunekit.recipe.load import recipe_from
 from prunekit.train.build import build
 from prunekit.train.distributed import ProcessGroup
@@ -98,8 +97,8 @@ def _trained(device: torch.device) -> _Trace:
     found, group = _Trace(), ProcessGroup(0, 1, device)
     with cpu_threads(torch.get_num_threads()):  # as before, whatever the recipe sets
         run = build(recipe_from(RECIPE), group)
-        with TemporaryDirectory(prefix="prunekit-") as folder, ExitStack() as close:
-            trainer = Trainer(run, Path(folder), Observer(run, Path(folder)))
+        with scratch() as folder, ExitStack() as close:
+            trainer = Trainer(run, folder, Observer(run, folder))
             close.callback(trainer.observer.log_to.close)
             trainer.begin()
             _look(trainer, found)

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from ruamel.yaml import YAML
 
+from tests.support import versions
 from tests.support.versions import constraints, floors
 
 ROOT = Path(__file__).parents[2]
@@ -74,14 +75,34 @@ def test_a_template_is_a_form(name: str) -> None:
         assert "prunekit doctor" in str(form)
 
 
-def test_constraints_are_the_floors_of_the_project() -> None:
-    assert floors()["torch"] == "2.11"
-    assert len(floors()) == len(PROJECT["project"]["dependencies"])
-    assert f"torch=={floors()['torch']}.*" in constraints("oldest")
+def test_constraints_are_the_floors_of_the_core_and_of_each_extra() -> None:
+    from packaging.requirements import Requirement
+
+    project = PROJECT["project"]
+    lists = [project["dependencies"], *project["optional-dependencies"].values()]
+    named = [text for one in lists for text in one]
+    wanted = {Requirement(text).name for text in named} - {project["name"]}
+    assert floors().keys() == wanted
+    for line in constraints("oldest"):
+        (held,) = [text for text in named if Requirement(text).name == Requirement(line).name]
+        (floor,) = [one for one in Requirement(held).specifier if one.operator == ">="]
+        assert Requirement(line).specifier.contains(floor.version)
+        assert not Requirement(line).specifier.contains("9999")
     assert constraints("newest") == []
     script = ROOT / "tests" / "support" / "versions.py"
     done = subprocess.run([sys.executable, script, "2.12"], capture_output=True, check=True)
     assert done.stdout.decode().split() == ["torch==2.12.*"]
+
+
+@pytest.mark.parametrize("lines", [["timm"], ["timm>=1.0.19", "timm>=1.0.20"], ["timm<2"]])
+def test_a_dependency_without_one_floor_is_told(
+    lines: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = f"[project]\nname = 'a'\ndependencies = []\noptional-dependencies = {{x = {lines}}}\n"
+    (tmp_path / "pyproject.toml").write_text(text)
+    monkeypatch.setattr(versions, "PROJECT", tmp_path / "pyproject.toml")
+    with pytest.raises(ValueError, match="write one floor"):
+        floors()
 
 
 def test_each_dependency_has_its_licence_on_the_page() -> None:

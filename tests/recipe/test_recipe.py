@@ -334,6 +334,34 @@ def test_every_key_of_the_schema_is_explained(title):
         assert key == "name" or "description" in value or "$ref" in value, key
 
 
+def with_defaults(node):
+    """Every schema below `node` that has a default."""
+    if isinstance(node, dict):
+        yield from [node] if "default" in node else []
+        node = list(node.values())
+    for inner in node if isinstance(node, list) else ():
+        yield from with_defaults(inner)
+
+
+def fits(value, schema):
+    """Whether a value has the type of a schema, and its pattern; what refers to another fits."""
+    if isinstance(value, list):
+        items = schema["items"]
+        each = items if isinstance(items, list) else [items] * len(value)
+        return all(map(fits, value, each))
+    if "pattern" in schema:
+        return isinstance(value, str) and re.fullmatch(schema["pattern"], value) is not None
+    return schema.get("type") != "string" or isinstance(value, str)
+
+
+def test_the_schema_has_each_default_as_a_recipe_writes_it():
+    """A duration is a text; the schema once had its parts, or on older versions nothing."""
+    schemas = [one for one in with_defaults(json_schema()) if "items" in one or "pattern" in one]
+    durations = [one for one in schemas if isinstance(one["default"], str)]
+    assert len(durations) > 10
+    assert all(fits(one["default"], one) for one in schemas if one["default"] is not None)
+
+
 def test_the_schema_has_nothing_that_draft_7_does_not_know():
     text = json.dumps(json_schema())
     assert '"prefixItems"' not in text

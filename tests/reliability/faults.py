@@ -25,6 +25,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
+from prunekit.foundation import signals
+
 WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_TRUNC
 CHANGES = ("os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.symlink", "os.truncate")
 
@@ -110,7 +112,8 @@ class Commands:
             how: `below`, the folder whose operations count; `at`, which one goes wrong; `what`
                 happens: "kill", "orphan" (the command is killed, not this process of it), "vanish"
                 (the folder), "hold" (until a signal comes), an errno or a signal by its name;
-                `twice`, seconds after which the signal comes again; `largest`, bytes of a file;
+                `twice`, seconds after which the signal comes again; `at_once`, whether it comes
+                again in the same moment and counts as a second one; `largest`, bytes of a file;
                 `clock`, seconds by which the clock is put back at `at`; `on`, a function of which
                 the call counts, in place of operations; `picture`, whether that of a run is drawn;
                 `worker`, whether it goes wrong in the first process that the command starts.
@@ -153,6 +156,9 @@ class Fault:
     def __init__(self, asked: dict[str, Any]) -> None:
         self.below, self.at = asked["below"], asked.get("at", 0)
         self.what, self.twice = asked.get("what", "kill"), asked.get("twice")
+        self.at_once = asked.get("at_once", False)
+        if self.at_once:
+            signals.SAME_REQUEST = -1.0
         self.log, self.worker = asked["log"], asked.get("worker", False)
         self.trail = open(f"{self.log}.operations", "a", buffering=1)  # noqa: SIM115
         self.count, self.is_meant = 0, not self.worker
@@ -198,8 +204,8 @@ class Fault:
             os.kill(os.getpid(), signal.SIGKILL)
         elif self.what.startswith("SIG"):
             os.kill(os.getpid(), signal.Signals[self.what])
-            if self.twice:
-                time.sleep(self.twice)
+            if self.twice or self.at_once:
+                time.sleep(self.twice or 0)
                 os.kill(os.getpid(), signal.Signals[self.what])
         elif self.what == "vanish":
             os.rename(self.below, f"{self.below}.gone")
