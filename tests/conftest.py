@@ -13,10 +13,10 @@ from tests.support.ranks import TwoRanks
 
 os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported, which xdist's own process spares
 
-# how many examples of a property: few beside the work, the same hundred in CI, many at night
+# how many examples of a property: few beside the work, the same sixty in CI, many at night
 _common = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow]}
 settings.register_profile("dev", max_examples=20, **_common)
-settings.register_profile("ci", max_examples=100, derandomize=True, **_common)
+settings.register_profile("ci", max_examples=60, derandomize=True, **_common)
 settings.register_profile("nightly", max_examples=1000, print_blob=True, **_common)
 settings.load_profile(
     os.environ.get("HYPOTHESIS_PROFILE") or ("ci" if os.environ.get("CI") else "dev")
