@@ -54,7 +54,16 @@ def host_digits() -> str:
 
 
 def is_at_work(process: int) -> bool:
-    """Whether this machine has a process of that number."""
+    """Whether this machine has a process of that number that has not ended.
+
+    One that has ended keeps its number until its parent asks for it, which the first process of a
+    container may never do.
+    """
     import psutil
 
-    return bool(psutil.pid_exists(process))
+    try:
+        return bool(psutil.Process(process).status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
+    except psutil.AccessDenied:  # of another user
+        return True

@@ -3,6 +3,8 @@
 import ast
 import os
 import signal
+import subprocess
+import sys
 import threading
 import warnings
 from collections.abc import Iterator
@@ -15,7 +17,7 @@ import prunekit
 from prunekit.errors import StopRequestedError
 from prunekit.foundation import signals, unfinished
 from prunekit.foundation.files import all_or_nothing, replacing
-from prunekit.foundation.parts import host_digits
+from prunekit.foundation.parts import host_digits, is_at_work
 from prunekit.foundation.signals import SIGNALS, StopSignals
 from prunekit.foundation.unfinished import scratch, stop_if_asked
 
@@ -239,3 +241,20 @@ def test_all_that_is_written_goes_this_way() -> None:
         "runs/checkpoint.py",  # one name for all processes of a run
         "runs/new_directory.py",  # those of a run
     }
+
+
+@pytest.mark.skipif(not hasattr(os, "waitid"), reason="no waitid")
+def test_a_process_that_has_ended_is_not_at_work() -> None:
+    """Also while its parent has not asked for it, as the first process of a container may not."""
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as child:
+        assert is_at_work(child.pid)
+        child.kill()
+        os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)  # it stays for its parent to ask
+        assert not is_at_work(child.pid)
+    assert not is_at_work(child.pid)
+    assert is_at_work(os.getpid())
+
+
+@pytest.mark.parametrize("number", [2**31, 2**63, 10**30])
+def test_no_process_has_a_number_that_large(number: int) -> None:
+    assert not is_at_work(number)
