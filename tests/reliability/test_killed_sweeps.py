@@ -24,7 +24,7 @@ KINDS: dict[str, dict[str, Any]] = {
 }
 """Who is killed: the command in an operation of its own, the command while the process that runs
 the cells is in an operation, or that process."""
-STEP = re.compile(r".*/checkpoints/step-[0-9]+")
+STEP = re.compile(r"(.*/checkpoints)/step-([0-9]+)")
 STAMP = re.compile(r"\d{8}T\d{6}Z-([0-9a-f]{8})(-\d+)?")
 
 
@@ -69,17 +69,16 @@ def done(out: Path) -> dict[str, dict[str, Tensor]]:
 
 
 def shape(folder: Path) -> set[str]:
-    """All that is in it, without times, and checkpoints without their steps, which a stop adds."""
+    """All that is in it, without times, and checkpoints by their order: a stop adds a step."""
     found = {STAMP.sub(r"\1", name) for name in names(folder)}
-    steps = {match[0] for name in found if (match := STEP.search(name))}
-    place = {step: str(nth) for nth, step in enumerate(sorted(steps, key=steps_first))}
-    return {STEP.sub(lambda match: place[match[0]], name) for name in found}
+    steps: dict[str, list[int]] = {}
+    for checkpoints, step in {match.groups() for name in found if (match := STEP.search(name))}:
+        steps.setdefault(checkpoints, []).append(int(step))
 
+    def nth(match: re.Match[str]) -> str:
+        return f"{match[1]}/nth-{sorted(steps[match[1]]).index(int(match[2]))}"
 
-def steps_first(checkpoint: str) -> tuple[str, int]:
-    """By run, then by step."""
-    run, step = checkpoint.rsplit("step-", 1)
-    return run, int(step)
+    return {STEP.sub(nth, name) for name in found}
 
 
 def written(out: Path) -> dict[str, int]:
