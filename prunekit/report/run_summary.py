@@ -198,12 +198,13 @@ def _measured(
 ) -> list[NamedValue]:
     """Passes beside those of the dense model, and bytes; a run of before has none of them."""
     rows = []
-    for runtime, found in (("torch", report), ("onnxruntime", exported)):
-        timed = (found.get("latency") or {}).get(runtime) or {}
-        for batch, one in timed.items():
+    latencies = {"torch": report.get("latency") or {}, "onnxruntime": exported.get("latency") or {}}
+    timed = {runtime: one.get(runtime) or {} for runtime, one in latencies.items()}
+    for runtime, batches in timed.items():
+        for batch, one in batches.items():
             beside = {**one, "ratio": None} if _is_dense(report) else one
             rows.append((f"{runtime}, batch {batch}", beside_dense(beside)))
-    if rows and rows[-1][0].startswith("torch"):
+    if timed["torch"] and not timed["onnxruntime"]:
         rows.append(("onnxruntime", f"not timed: prunekit export {run_dir} --onnx"))
     if files := report.get("files"):
         names = {
@@ -214,8 +215,7 @@ def _measured(
         }
         sizes = [f"{name} {size_text(files[k])}" for k, name in names.items() if files.get(k)]
         rows.append(("model file", ", ".join(sizes)))
-    latencies = [one.get("latency") or {} for one in (report, exported)]
-    notes = [str(note) for one in latencies for note in one.get("notes") or ()]
+    notes = [str(note) for one in latencies.values() for note in one.get("notes") or ()]
     return [*rows, *(("note", note) for note in notes)]
 
 
