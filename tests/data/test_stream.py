@@ -20,6 +20,7 @@ from prunekit.data import open_dataset
 from prunekit.data.augment.resized_crop import crop_rectangles, draw_resized_crop
 from prunekit.data.contact_sheet import contact_sheet
 from prunekit.data.storage import settle_storage
+from prunekit.data.stream.processes import context
 from prunekit.data.stream.reader import Request
 from prunekit.errors import DataError, RecipeError, ResourceError
 from prunekit.recipe.load import dataset_from
@@ -328,6 +329,30 @@ def test_a_process_that_is_killed_is_one_line(folder, started):
         list(chain.from_iterable(map(data.micro_batches, range(200))))
     assert "\n" not in str(error.value)
     worker.join(20)
+    assert not started()
+
+
+def looks(flag, ready):
+    ready.send("looking")
+    while not flag.is_set():
+        pass
+
+
+def test_a_process_that_is_killed_as_it_looks_takes_no_lock_along(started):
+    flag = context().Event()
+    processes = []
+    for _ in range(5):  # nearly all of their time they look
+        ready, given = context().Pipe()
+        processes.append(context().Process(target=looks, args=(flag, given), daemon=True))
+        processes[-1].start()
+        assert ready.recv() == "looking"
+    for process in processes[1:]:
+        process.kill()
+        process.join(60)
+        assert not flag.is_set()
+    flag.set()
+    processes[0].join(60)
+    assert processes[0].exitcode == 0
     assert not started()
 
 

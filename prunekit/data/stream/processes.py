@@ -101,10 +101,33 @@ def _tell(kind: type[BaseException], error: BaseException, trace: TracebackType 
         sys.__excepthook__(kind, error, trace)
 
 
+class _Flag:
+    """An event that nobody holds.
+
+    To look at one of `multiprocessing` takes its lock for a moment. A process that is killed then,
+    for its memory, takes the lock along, and a loader would wait for it for good.
+    """
+
+    def __init__(self, byte: Any) -> None:
+        self._byte = byte
+
+    def set(self) -> None:
+        """Tell all processes."""
+        self._byte.value = True
+
+    def is_set(self) -> bool:
+        """Whether it was told."""
+        return bool(self._byte.value)
+
+
 class _ReadingContext(_Context):  # type: ignore[misc]
     """What a loader makes its processes by."""
 
     Process = _Reading
+
+    def Event(self) -> _Flag:
+        """What a loader tells its processes by that they are to end."""
+        return _Flag(self.RawValue(ctypes.c_bool, False))
 
 
 def context() -> BaseContext:
