@@ -90,6 +90,10 @@ class TrainingCase:
         self.optimizer.zero_grad()
         loss = F.cross_entropy(self.model(x), y)
         torch.autograd.backward(loss)
+        self.move()
+
+    def move(self) -> None:
+        """What follows on backward."""
         if self.engine is not None:
             self.engine.before_step()
         self.optimizer.step()
@@ -117,20 +121,29 @@ def masked(size: Size, mode: str, **settings: Any) -> TrainingCase:
 
 def behind_a_step(training: TrainingCase, slope: int = 1) -> Callable[[], None]:
     """A step of the optimizer by fixed gradients, and `slope` steps on the clock of the engine."""
-    engine = training.engine
+    engine, give = training.engine, fixed_gradients(training.model)
     assert engine is not None
-    generator = torch.Generator().manual_seed(3)
-    drawn = {n: torch.randn(p.shape, generator=generator) for n, p in engine.params.items()}
-    grads = {name: placed(grad) for name, grad in drawn.items()}
 
     def move() -> None:
-        for name, param in engine.params.items():
-            param.grad = grads[name]
+        give()
         engine.before_step()
         training.optimizer.step()
         engine.step += slope
 
     return move
+
+
+def fixed_gradients(model: nn.Module) -> Callable[[], None]:
+    """Gives all parameters the same noise as gradients, each time."""
+    generator = torch.Generator().manual_seed(3)
+    drawn = [(p, torch.randn(p.shape, generator=generator)) for p in model.parameters()]
+    grads = [(param, placed(grad)) for param, grad in drawn]
+
+    def give() -> None:
+        for param, grad in grads:
+            param.grad = grad
+
+    return give
 
 
 def by_peer(size: Size) -> TrainingCase:

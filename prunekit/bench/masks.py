@@ -38,6 +38,7 @@ from prunekit.bench.measure import (
     timed,
 )
 from prunekit.bench.memory import memory
+from prunekit.bench.overhead import overhead
 from prunekit.pruning.search import find_threshold
 from prunekit.pruning.selection import keep_count
 
@@ -148,7 +149,7 @@ def step(size: Size) -> Section:
         title=f"training step of a ViT {size.width}x{size.depth}, 32 px, patch 4, "
         f"batch {size.batch}, fused AdamW",
         baseline="the dense step",
-        rows=Timed(measured, size.judged).rows({"hard": 1.02, "ste": 1.025}),
+        rows=Timed(measured, size.judged).rows({}),
         rounds=measured.rounds,
         null=measured.null.error,
     )
@@ -206,7 +207,7 @@ def threshold(size: Size) -> Section:
         name="threshold",
         title=f"exact threshold over {total:,} weights, sparsity {SPARSITY:g}",
         baseline="torch.kthvalue on torch.cat of all |w|; the abs is in both times",
-        rows=Timed(measured, size.judged).rows({COLD: 0.10, WARM: 0.06}),
+        rows=Timed(measured, size.judged).rows({COLD: 0.06, WARM: 0.045}),
         rounds=measured.rounds,
         null=measured.null.error,
         notes=[
@@ -220,6 +221,7 @@ SECTIONS = {
     "threshold": (threshold,),
     "update": (update_ste, update_hard),
     "logged": (logged_ste, logged_hard),
+    "overhead": (overhead,),
     "step": (step,),
     "memory": (memory,),
     "eval": (evaluation,),

@@ -40,7 +40,7 @@ prunekit bench all --check                     all; exits with 10 on a miss
 """
 
 PARTS = {
-    "masks": ("threshold", "update", "logged", "step", "memory", "eval"),
+    "masks": ("threshold", "update", "logged", "overhead", "step", "memory", "eval"),
     "tokens": ("merge", "rounds", "block", "step"),
     "data": ("memory", "streamed", "whole"),
     "train": ("step",),
@@ -52,7 +52,7 @@ PARTS = {
     ),
 }
 ON_DEVICES = {
-    "masks": ("threshold", "update", "logged", "step", "eval"),
+    "masks": ("threshold", "update", "logged", "overhead", "step", "eval"),
     "tokens": PARTS["tokens"],
     "train": PARTS["train"],
     "probes": PARTS["probes"],
@@ -88,10 +88,10 @@ def command(
 ) -> None:
     """Measure what prunekit costs here, beside what others take for the same.
 
-    `masks`: search, update, step, memory, evaluation. `tokens`: merging, and the step that it
-    shortens. `data`: batches. `train`: the step of the trainer. `startup`: commands. `probes`: the
-    burden. `deploy`: dense, zeroed, smaller and quantised models in torch and onnxruntime (extra
-    `onnx`). `all`: these.
+    `masks`: search, update, step and what masks add to it, memory, evaluation. `tokens`: merging,
+    and the step that it shortens. `data`: batches. `train`: the step of the trainer. `startup`:
+    commands. `probes`: the burden. `deploy`: dense, zeroed, smaller and quantised models in torch
+    and onnxruntime (extra `onnx`). `all`: these.
 
     Everything runs on one thread of the CPU and counts process time, so that other work on the
     machine matters little. On another device the time between two events there counts; what can be

@@ -25,7 +25,7 @@ from prunekit.errors import UsageError
 from prunekit.registry.installed import import_object
 
 GOALS = {
-    "threshold": {"cold, from a sample": "<= 0.1 x", "warm, from the last": "<= 0.06 x"},
+    "threshold": {"cold, from a sample": "<= 0.06 x", "warm, from the last": "<= 0.045 x"},
     "update, ste": {
         "of a pruned model": "",
         "same target": "<= 0.05 x",
@@ -34,7 +34,8 @@ GOALS = {
     "update, hard": {"same target": "<= 0.05 x"},
     "logged, ste": {"update and log": "<= 1.4 x"},
     "logged, hard": {"update and log": "<= 1.4 x"},
-    "step": {"hard": "<= 1.02 x", "ste": "<= 1.025 x", "torch.nn.utils.prune": ""},
+    "overhead": {"dense": "", "hard": "<= 1.3 x", "ste": "<= 1.4 x"},
+    "step": {"hard": "", "ste": "", "torch.nn.utils.prune": ""},
     "memory": {
         "held, hard": "<= +4 B",
         "held, ste": "<= +8 B",
@@ -67,7 +68,7 @@ def test_every_part_has_its_rows_with_baseline_ratio_and_goal(document):
         assert section["baseline"]
         assert {what: row["goal"] for what, row in rows.items()} == GOALS[section["name"]]
         for row in rows.values():
-            assert row["ours"] >= 0
+            assert row["ours"] >= 0 or section["name"] == "overhead"  # a difference of times
             assert row["baseline"] >= 0
             assert row["verdict"] == ("not judged" if row["goal"] else "")
             if row["interval"]:
@@ -85,7 +86,7 @@ def test_the_document_says_what_the_numbers_depend_on(document):
 
 @pytest.mark.slow
 def test_held_memory_is_counted_to_the_byte(document):
-    rows = {row["what"]: row for row in document["sections"][6]["rows"]}
+    rows = {row["what"]: row for row in document["sections"][7]["rows"]}
     over = {what: row["ours"] - row["baseline"] for what, row in rows.items() if "held" in what}
     assert over["held, hard"] == pytest.approx(4)
     assert over["held, ste"] == pytest.approx(8)
