@@ -31,7 +31,7 @@ BASE: Tree = {
     "phases": [{"name": "train", "length": "8st"}],
     "evaluate": {"every": "3st"},
     "checkpoint": {"every": "4st"},
-    "logging": {"every": "2st", "histograms": "4st"},
+    "logging": {"every": "2st", "histograms": "8st"},
 }
 STOP = 4
 """The step after which each run is killed, and goes on from its checkpoint."""

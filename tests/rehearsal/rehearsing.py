@@ -40,6 +40,13 @@ def rehearse(case: Case) -> list[str]:
         return found
 
 
+def trained(case: Case) -> list[str]:
+    """What went otherwise than it must in a run there alone, in words."""
+    with tempfile.TemporaryDirectory() as out, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return [f"not {what}" for what in finished(run_on(NAME, placed(case.tree), Path(out)))]
+
+
 def masks_of(tensors: Tensors) -> Tensors:
     """The masks alone."""
     return {name: one for name, one in tensors.items() if name.startswith("mask ")}

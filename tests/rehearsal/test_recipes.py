@@ -24,7 +24,7 @@ from tests.rehearsal.recipes import (
     one_each,
     strategies,
 )
-from tests.rehearsal.rehearsing import rehearse
+from tests.rehearsal.rehearsing import rehearse, trained
 
 CASES = cases()
 REMEDY = "give it a recipe in tests/rehearsal/recipes.py, or a reason in coverage.py"
@@ -37,7 +37,7 @@ def test_a_run_on_the_device_ends_as_it_must(case, pretend):
 
 @pytest.mark.parametrize("case", one_each(CASES), ids=str)
 def test_no_strategy_needs_float64(case, pretend_float32):
-    assert pretend_float32(rehearse, case) == []
+    assert pretend_float32(trained, case) == []
 
 
 # ---- nothing that is registered is left out

@@ -129,11 +129,10 @@ def title(value):
     ("name", "config"), cases(built_in(STRATEGIES, ["optimal_subnetwork"]), STRATEGY_SETTINGS)
 )
 def test_a_built_in_strategy_conforms(name, config):
-    """On all models with its first settings, on the largest with others."""
+    """On all models with its first settings, on the largest with others; two runs on each."""
     first = STRATEGY_SETTINGS.get(name, [config])[0]
-    all_models = PATIENT and config is first
-    some = {} if all_models else {"models": LARGEST, "examples": 2 * len(LARGEST)}
-    check_strategy(STRATEGIES.load(name), config, **some)
+    models = SMALL_MODELS if PATIENT and config is first else LARGEST
+    check_strategy(STRATEGIES.load(name), config, models=models, examples=2 * len(models))
 
 
 @pytest.mark.slow
