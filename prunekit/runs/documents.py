@@ -1,7 +1,8 @@
 """The shapes of the JSON documents of runs and sweeps: what is read from one has its type.
 
-A folder from anywhere may hold anything. What is named here is looked at once, when a document is
-read; what is not named may be there, as versions before and after have other keys.
+That of the state in a checkpoint is here too. A folder from anywhere may hold anything. What is
+named here is looked at once, when a document is read; what is not named may be there, as versions
+before and after have other keys.
 """
 
 from __future__ import annotations
@@ -173,6 +174,28 @@ class PlanDocument(Document):
     arms: list[Text]
     cells: list[PlannedCellDocument]
     code: CodeDocument | None = None
+
+
+class FirstStateDocument(Document):
+    """`state.pt` of the checkpoint of step 0, whose run has nothing else yet."""
+
+    observer: dict[str, Any] | None = None
+
+
+class StateDocument(Document):
+    """`state.pt` of any later one: the parts of a run by name, each of which looks at its own."""
+
+    observer: dict[str, Any]
+    pruner: dict[str, Any]
+    optimizer: dict[str, Any]
+    scaler: dict[str, Any]
+    ema: dict[str, Any] | None = None
+    ema_updates: Count = 0
+    best: dict[str, Any] | None
+    loss: dict[str, Any] = {}
+    images: Count
+    passed: Count = 0
+    seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
 SHAPES: Mapping[str, type[Document]] = {
