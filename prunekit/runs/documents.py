@@ -23,6 +23,12 @@ def _share(value: float) -> float:
     return value
 
 
+def _short(value: Any) -> Any:
+    if len(str(value)) > LONGEST:
+        raise ValueError(f"must be a number, not {LONGEST} characters or more")
+    return value
+
+
 def _below(path: str) -> str:
     parts = path.split("/")
     if not path.isprintable() or "\\" in path or ":" in path or {"", ".", ".."} & set(parts):
@@ -30,6 +36,8 @@ def _below(path: str) -> str:
     return path
 
 
+LONGEST = 100
+"""Characters of what is told as it is."""
 Share = Annotated[float, AfterValidator(_share)]
 """In [0, 1]; NaN where there is none, which no mean counts."""
 Count = Annotated[int, Field(ge=0)]
@@ -66,6 +74,15 @@ class EnvironmentDocument(Document):
     numerics: dict[str, Any] | None = None
 
 
+class BegunInDocument(EnvironmentDocument):
+    """That in which a run was begun, by however many processes.
+
+    `RunDir.processes` looks at the number: a resume that is told another one does not need it.
+    """
+
+    world_size: Annotated[Any, AfterValidator(_short)] = 1
+
+
 class ManifestDocument(Document):
     """`manifest.json`."""
 
@@ -74,7 +91,7 @@ class ManifestDocument(Document):
     data: Text | None = None
     data_storage: Text | None = None
     launch: Text | None = None
-    environment: EnvironmentDocument = EnvironmentDocument()
+    environment: BegunInDocument = BegunInDocument()
     as_before: list[Text] = []
     code: CodeDocument | None = None
     code_before: list[Any] = []
