@@ -6,12 +6,14 @@ import importlib
 import io
 import os
 import sys
+from contextlib import nullcontext
 from typing import Any, NoReturn
 
 import click
 
 from prunekit.cli.common import Options, examples_section, quiet_stdout, say, traceback_option
-from prunekit.cli.failures import report_failure, report_interrupt
+from prunekit.cli.failures import is_one_of_several, report_failure, report_interrupt
+from prunekit.foundation.signals import ended_in_a_line
 from prunekit.foundation.suggestions import did_you_mean
 
 COMMANDS = {
@@ -141,7 +143,9 @@ def main(args: list[str] | None = None) -> NoReturn:
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported, which reads it once
     options = Options(alone=True)
     try:
-        result = cli.main(args, prog_name="prunekit", standalone_mode=False, obj=options)
+        # one of several would not hear a signal while it waits for the others in a library
+        with nullcontext() if is_one_of_several() else ended_in_a_line():
+            result = cli.main(args, prog_name="prunekit", standalone_mode=False, obj=options)
     except click.ClickException as error:
         shown = io.StringIO()  # it may name a file
         error.show(file=shown)

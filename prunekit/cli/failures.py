@@ -15,7 +15,7 @@ from prunekit.errors import (
     StopRequestedError,
     UsageError,
 )
-from prunekit.foundation.ranks import place
+from prunekit.foundation.ranks import Place, place
 
 INTERRUPTED = 130
 
@@ -62,11 +62,20 @@ def report_interrupt(error: BaseException) -> int:
     return INTERRUPTED
 
 
+def is_one_of_several() -> bool:
+    """Whether torchrun or srun started this process with others."""
+    return _place().world > 1
+
+
 def _rank() -> int:
+    return _place().rank
+
+
+def _place() -> Place:
     try:
-        return place().rank
-    except UsageError:  # it is what failed
-        return 0
+        return place()
+    except UsageError:  # it is what fails
+        return Place()
 
 
 def message(error: Exception) -> str:
