@@ -80,6 +80,17 @@ def test_loading_one_imports_no_torchvision():
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
+@pytest.mark.parametrize("name", ["con", "NUL", "aux.1", "Com9.x.y", "a."])
+def test_a_name_that_windows_keeps_for_itself_is_refused_there(name, monkeypatch):
+    """A recipe, arm and sweep is called after nothing that this system cannot make a folder of."""
+    text = SMALLEST.replace("name: small", f"name: {name}", 1)
+    assert recipe_from_text(text).name == name
+    monkeypatch.setattr("sys.platform", "win32")
+    with pytest.raises(RecipeError, match=f"name: {re.escape(name)} (is a device|ends with a dot)"):
+        recipe_from_text(text)
+    assert recipe_from_text(text.replace(name, "com10")).name == "com10"
+
+
 def test_defaults():
     recipe = recipe_from_text(SMALLEST)
     assert (recipe.seed, recipe.precision, recipe.compile, recipe.threads) == (0, "fp32", False, 1)
