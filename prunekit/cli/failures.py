@@ -15,7 +15,7 @@ from prunekit.errors import (
     StopRequestedError,
     UsageError,
 )
-from prunekit.foundation.ranks import Place, place
+from prunekit.foundation.ranks import place
 
 INTERRUPTED = 130
 
@@ -62,20 +62,16 @@ def report_interrupt(error: BaseException) -> int:
     return INTERRUPTED
 
 
-def is_one_of_several() -> bool:
-    """Whether torchrun or srun started this process with others."""
-    return _place().world > 1
+def speaks_for_all() -> bool:
+    """Whether this process tells what befalls all that torchrun or srun started with it."""
+    return _rank() == 0
 
 
 def _rank() -> int:
-    return _place().rank
-
-
-def _place() -> Place:
     try:
-        return place()
-    except UsageError:  # it is what fails
-        return Place()
+        return place().rank
+    except UsageError:  # it is what failed
+        return 0
 
 
 def message(error: Exception) -> str:

@@ -130,8 +130,8 @@ class Ending:
     first: ClassVar[Callable[[], None]] = staticmethod(lambda: None)
     """What is done before: takes away what is half-written."""
 
-    def __init__(self) -> None:
-        self._process = os.getpid()
+    def __init__(self, says_so: bool = True) -> None:
+        self._process, self.says_so = os.getpid(), says_so
 
     def __call__(self, signum: int, frame: FrameType | None) -> None:
         """The handler; does not return."""
@@ -140,8 +140,9 @@ class Ending:
             signal.signal(signum, signal.SIG_DFL)
             signal.raise_signal(signum)
         Ending.first()
+        line = f"Stopped by {signal.Signals(signum).name}: {AS_IT_WAS}\n" * self.says_so
         with suppress(OSError):  # a terminal that has closed takes no line
-            os.write(2, f"Stopped by {signal.Signals(signum).name}: {AS_IT_WAS}\n".encode())
+            os.write(2, line.encode())
         os._exit(StopRequestedError.exit_code)
 
 
@@ -149,13 +150,16 @@ AS_IT_WAS = "nothing half-written is left, and the same command begins again"
 
 
 @contextmanager
-def ended_in_a_line() -> Iterator[None]:
+def ended_in_a_line(*, says_so: bool = True) -> Iterator[None]:
     """A block that SIGTERM and SIGHUP end at once where nothing holds them, with one line and 75.
 
     For a command: by default they end it without a word. Nothing is raised, which could come up at
     any line. Of SIGINT Python makes a KeyboardInterrupt; a signal that is ignored stays so.
+
+    Args:
+        says_so: whether the line is said; another process may speak for all of a run.
     """
-    ending, mine = Ending(), threading.current_thread() is threading.main_thread()
+    ending, mine = Ending(says_so), threading.current_thread() is threading.main_thread()
     asked = [name for name in SIGNALS if mine and signal.getsignal(name) is signal.SIG_DFL]
     for name in asked:
         signal.signal(name, ending)
@@ -165,3 +169,19 @@ def ended_in_a_line() -> Iterator[None]:
         for name in asked:
             if signal.getsignal(name) is ending:
                 signal.signal(name, signal.SIG_DFL)
+
+
+@contextmanager
+def ended_by_default() -> Iterator[None]:
+    """A block within `ended_in_a_line` that waits in a library, where no handler would run."""
+    found = {name: signal.getsignal(name) for name in SIGNALS}
+    endings = {name: handler for name, handler in found.items() if isinstance(handler, Ending)}
+    if threading.current_thread() is not threading.main_thread():
+        endings = {}
+    for name in endings:
+        signal.signal(name, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        for name, handler in endings.items():
+            signal.signal(name, handler)

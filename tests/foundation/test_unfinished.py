@@ -18,7 +18,7 @@ from prunekit.errors import StopRequestedError
 from prunekit.foundation import signals, unfinished
 from prunekit.foundation.files import all_or_nothing, lock, replacing
 from prunekit.foundation.parts import host_digits, is_at_work
-from prunekit.foundation.signals import SIGNALS, StopSignals, ended_in_a_line
+from prunekit.foundation.signals import SIGNALS, StopSignals, ended_by_default, ended_in_a_line
 from prunekit.foundation.unfinished import scratch, stop_if_asked
 
 PACKAGE = Path(prunekit.__file__).parent
@@ -189,6 +189,11 @@ def asked() -> None:
     signal.raise_signal(signal.SIGTERM)
 
 
+def asked_while_it_waits() -> None:
+    with ended_by_default():
+        asked()
+
+
 def asked_of_a_run() -> None:
     """By a third request, after two that it counted."""
     with StopSignals():
@@ -224,14 +229,18 @@ def test_a_command_is_ended_in_a_line(tmp_path: Path) -> None:
         assert (code, said.partition(":")[0]) == (75, "Stopped by SIGTERM")
         assert said.count("\n") == 1
         assert below(tmp_path) in ([], [".lock"])
-    assert ended_by(asked_of_a_run) == (-signal.SIGTERM, "")
+    for work in (asked_of_a_run, asked_while_it_waits):
+        assert ended_by(work) == (-signal.SIGTERM, "")
     assert ended_by(asked_of_a_child) == (signal.SIGTERM, "")
 
 
 def test_what_is_done_of_signals_is_as_it_was_after_a_command() -> None:
     before = [signal.getsignal(name) for name in SIGNALS]
-    with ended_in_a_line():
+    with ended_in_a_line(says_so=False):
         during = [signal.getsignal(name) for name in SIGNALS]
+        with ended_by_default():
+            assert [signal.getsignal(name) for name in SIGNALS] == before
+        assert [signal.getsignal(name) for name in SIGNALS] == during
         assert (during == before) is (signal.SIG_DFL not in before)
     assert [signal.getsignal(name) for name in SIGNALS] == before
 
