@@ -76,11 +76,20 @@ class Frozen(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _defaults_of_its_format(cls, data: Any, info: ValidationInfo) -> Any:
-        """Put the defaults of an earlier format where that format left keys out."""
+        """Put the defaults of an earlier format where that format left keys out.
+
+        A mapping without a name changes keys of what stands there by default.
+        """
         as_of = (info.context or {}).get("as_of")
-        if as_of is None or not isinstance(data, dict):
+        if not isinstance(data, dict):
             return data
-        return {**earlier_defaults(cls, as_of), **data}
+        earlier = {} if as_of is None else earlier_defaults(cls, as_of)
+        found = {**earlier, **data}
+        for key, default in named_defaults(cls).items():
+            own = data.get(key)
+            if isinstance(own, dict) and "name" not in own:
+                found[key] = {**_as_written(name_only(earlier.get(key, default))), **own}
+        return found
 
     @classmethod
     def __get_pydantic_json_schema__(
@@ -116,8 +125,21 @@ def earlier_defaults(config: type[BaseModel], as_of: int) -> Mapping[str, Any]:
     return found
 
 
-def _as_written(value: BaseModel) -> dict[str, Any]:
+@cache
+def named_defaults(config: type[BaseModel]) -> Mapping[str, Any]:
+    """Key -> its default as it was written, of the keys whose value is chosen by a name."""
+    defaults = {key: field.default for key, field in config.model_fields.items()}
+    return {
+        key: written
+        for key, default in defaults.items()
+        if "name" in (written := _as_written(default))
+    }
+
+
+def _as_written(value: Any) -> dict[str, Any]:
     """The settings that were given when `value` was made, and its name, by which it is read."""
+    if not isinstance(value, BaseModel):
+        return dict(value) if isinstance(value, dict) else {}
     named = {key: getattr(value, key) for key in type(value).model_fields if key == "name"}
     return {**named, **as_values(value.model_dump(mode="json", exclude_unset=True))}
 

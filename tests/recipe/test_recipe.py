@@ -180,6 +180,29 @@ def test_overrides_change_the_value_before_it_is_checked():
     assert recipe.name == "other"
 
 
+@pytest.mark.parametrize(
+    ("override", "path", "whole"),
+    [
+        ("strategies.0.schedule.stop=60%", "strategies.0.schedule", "{name: cubic, stop: 60%}"),
+        ("loss.label_smoothing=0.1", "loss", "{name: cross_entropy, label_smoothing: 0.1}"),
+        ("phases.0.lr_schedule.warmup=5%", "phases.0.lr_schedule", "{name: constant, warmup: 5%}"),
+    ],
+)
+def test_a_key_of_what_stands_by_default_may_be_set_alone(override, path, whole):
+    text = SMALLEST + "strategies: [{name: magnitude, sparsity: 0.5}]\n"
+    alone = recipe_from_text(text, [override])
+    assert alone == recipe_from_text(text, [f"{path}={whole}"])
+    assert recipe_hash(alone) != recipe_hash(recipe_from_text(text))
+
+
+def test_the_other_keys_of_a_default_stay_as_they_are_there():
+    text = SMALLEST + "strategies: [{name: granet, sparsity: 0.5, schedule: {start: 5%}}]\n"
+    (strategy,) = recipe_from_text(text).strategies
+    assert (strategy.schedule.name, strategy.schedule.stop) == ("cubic", duration("50%"))
+    with pytest.raises(RecipeError, match=r"schedule.stp: unknown key. Did you mean 'stop'"):
+        recipe_from_text(text, ["strategies.0.schedule.stp=60%"])
+
+
 def test_another_data_set_keeps_all_batching_keys():
     recipe = recipe_from_text(WHOLE, ["data.name=image_folder", "data.root=/some/where"])
     assert recipe.data.name == "image_folder"
