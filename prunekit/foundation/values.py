@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -13,6 +13,7 @@ from typing import Annotated, Any
 from pydantic import (
     AfterValidator,
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     GetJsonSchemaHandler,
@@ -127,13 +128,26 @@ def earlier_defaults(config: type[BaseModel], as_of: int) -> Mapping[str, Any]:
 
 @cache
 def named_defaults(config: type[BaseModel]) -> Mapping[str, Any]:
-    """Key -> its default as it was written, of the keys whose value is chosen by a name."""
-    defaults = {key: field.default for key, field in config.model_fields.items()}
+    """Key -> its default as it was written, of the keys whose value must say its name."""
     return {
         key: written
-        for key, default in defaults.items()
-        if "name" in (written := _as_written(default))
+        for key, field in config.model_fields.items()
+        if (field.discriminator == "name" or looks_up(field.metadata) is not None)
+        and "name" in (written := _as_written(field.default))
     }
+
+
+def looks_up(marks: Iterable[Any]) -> Any:
+    """What the value of a key is chosen from by its name, as a registry; None where it is not.
+
+    Args:
+        marks: what annotates its type.
+    """
+    for mark in marks:
+        owner = getattr(getattr(mark, "func", None), "__self__", None)
+        if isinstance(mark, BeforeValidator) and hasattr(owner, "config_class"):
+            return owner
+    return None
 
 
 def _as_written(value: Any) -> dict[str, Any]:
