@@ -11,7 +11,8 @@ from typing import Any, NoReturn
 import click
 
 from prunekit.cli.common import Options, examples_section, quiet_stdout, say, traceback_option
-from prunekit.cli.failures import report_failure, report_interrupt
+from prunekit.cli.failures import report_failure, report_interrupt, speaks_for_all
+from prunekit.foundation.signals import ended_in_a_line
 from prunekit.foundation.suggestions import did_you_mean
 
 COMMANDS = {
@@ -141,7 +142,8 @@ def main(args: list[str] | None = None) -> NoReturn:
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported, which reads it once
     options = Options(alone=True)
     try:
-        result = cli.main(args, prog_name="prunekit", standalone_mode=False, obj=options)
+        with ended_in_a_line(says_so=speaks_for_all()):
+            result = cli.main(args, prog_name="prunekit", standalone_mode=False, obj=options)
     except click.ClickException as error:
         shown = io.StringIO()  # it may name a file
         error.show(file=shown)

@@ -11,6 +11,7 @@ from prunekit.errors import (
     DivergedError,
     PrunekitError,
     RecipeError,
+    ResourceError,
     StopRequestedError,
     UsageError,
 )
@@ -27,7 +28,7 @@ def report_failure(error: Exception, *, traceback: bool = False) -> int:
     In a process that torchrun or srun started, rank 0 speaks for all where all fail alike; a
     failure that one rank may have alone is told by that rank, or nobody would.
     """
-    rank = _rank()
+    error, rank = _in_plain_words(error), _rank()
     if rank == 0 or not isinstance(error, SAME_ON_EVERY_RANK):
         speaker = f"[rank {rank}] " if rank else ""
         if traceback:
@@ -36,12 +37,34 @@ def report_failure(error: Exception, *, traceback: bool = False) -> int:
     return error.exit_code if isinstance(error, PrunekitError) else 1
 
 
+def _in_plain_words(error: Exception) -> Exception:
+    """Any command may meet the end of the memory, wherever it is."""
+    plain: PrunekitError | None = None
+    if isinstance(error, PrunekitError):
+        return error
+    if "torch" in sys.modules:
+        from prunekit.train.torch_errors import in_plain_words
+
+        plain = in_plain_words(error)
+    elif isinstance(error, MemoryError):
+        plain = ResourceError("out of memory: free some, or ask for less at once")
+    if plain is None:
+        return error
+    plain.__cause__ = error  # which --traceback shows
+    return plain
+
+
 def report_interrupt(error: BaseException) -> int:
     """Tell on stderr that a command was interrupted, with where to go on if it is known."""
     cause = error if isinstance(error, KeyboardInterrupt) else error.__cause__  # click has its own
     if _rank() == 0:
         say(str(cause or "") or "Interrupted", err=True)
     return INTERRUPTED
+
+
+def speaks_for_all() -> bool:
+    """Whether this process tells what befalls all that torchrun or srun started with it."""
+    return _rank() == 0
 
 
 def _rank() -> int:

@@ -18,7 +18,7 @@ from typing import Any
 
 from prunekit.errors import CheckpointError, ResourceError, UsageError, WriteError
 from prunekit.foundation.parts import clear_beside
-from prunekit.foundation.unfinished import part_for, stop_if_asked, unfinished
+from prunekit.foundation.unfinished import noted, part_for, stop_if_asked, unfinished
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """Reasons of the system that space would mend."""
@@ -314,10 +314,10 @@ def lock(folder: Path, wait: float = 0.0) -> Iterator[None]:
     except OSError as error:
         raise cannot_write(folder, error) from error
     try:
-        write_json(holder, {"pid": os.getpid(), "host": socket.gethostname()})
-        yield
+        with noted(holder):
+            write_json(holder, {"pid": os.getpid(), "host": socket.gethostname()})
+            yield
     finally:
-        holder.unlink(missing_ok=True)
         file.release()
 
 

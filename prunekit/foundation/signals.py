@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import ClassVar
+
+from prunekit.errors import StopRequestedError
 
 Handler = Callable[[int, FrameType | None], object] | int | signal.Handlers | None
 NAMES = ("SIGTERM", "SIGINT", "SIGHUP")
@@ -55,6 +60,8 @@ class StopSignals:
     """
 
     _innermost: ClassVar[StopSignals | None] = None
+    leaves_nothing: ClassVar[bool] = False
+    """Whether a request that it no longer counts finds nothing that was begun."""
 
     def __init__(self) -> None:
         self.times, self._last = 0, 0.0
@@ -111,3 +118,70 @@ class StopSignals:
         while block is not None:  # from the inside out, so that what was before all of them stays
             block._give_back()
             block = block._outer
+
+
+class Ending:
+    """What a signal does that ends the process: it says so, with the exit code of a stop.
+
+    A run or sweep that was asked twice before has told what there is to tell, and ends as by
+    default; so does a process that was forked from this one.
+    """
+
+    first: ClassVar[Callable[[], None]] = staticmethod(lambda: None)
+    """What is done before: takes away what is half-written."""
+
+    def __init__(self, says_so: bool = True) -> None:
+        self._process, self.says_so = os.getpid(), says_so
+
+    def __call__(self, signum: int, frame: FrameType | None) -> None:
+        """The handler; does not return."""
+        held = StopSignals.innermost()
+        if os.getpid() != self._process or not (held is None or held.leaves_nothing):
+            signal.signal(signum, signal.SIG_DFL)
+            signal.raise_signal(signum)
+        Ending.first()
+        line = f"Stopped by {signal.Signals(signum).name}: {AS_IT_WAS}\n" * self.says_so
+        with suppress(OSError):  # a terminal that has closed takes no line
+            os.write(2, line.encode())
+        os._exit(StopRequestedError.exit_code)
+
+
+AS_IT_WAS = "nothing half-written is left, and the same command begins again"
+
+
+@contextmanager
+def ended_in_a_line(*, says_so: bool = True) -> Iterator[None]:
+    """A block that SIGTERM and SIGHUP end at once where nothing holds them, with one line and 75.
+
+    For a command: by default they end it without a word. Nothing is raised, which could come up at
+    any line. Of SIGINT Python makes a KeyboardInterrupt; a signal that is ignored stays so.
+
+    Args:
+        says_so: whether the line is said; another process may speak for all of a run.
+    """
+    ending, mine = Ending(says_so), threading.current_thread() is threading.main_thread()
+    asked = [name for name in SIGNALS if mine and signal.getsignal(name) is signal.SIG_DFL]
+    for name in asked:
+        signal.signal(name, ending)
+    try:
+        yield
+    finally:
+        for name in asked:
+            if signal.getsignal(name) is ending:
+                signal.signal(name, signal.SIG_DFL)
+
+
+@contextmanager
+def ended_by_default() -> Iterator[None]:
+    """A block within `ended_in_a_line` that waits in a library, where no handler would run."""
+    found = {name: signal.getsignal(name) for name in SIGNALS}
+    endings = {name: handler for name, handler in found.items() if isinstance(handler, Ending)}
+    if threading.current_thread() is not threading.main_thread():
+        endings = {}
+    for name in endings:
+        signal.signal(name, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        for name, handler in endings.items():
+            signal.signal(name, handler)

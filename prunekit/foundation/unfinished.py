@@ -20,7 +20,7 @@ from types import FrameType
 
 from prunekit.errors import StopRequestedError
 from prunekit.foundation.parts import host_digits, is_at_work, part_beside, remove
-from prunekit.foundation.signals import Handler, StopSignals
+from prunekit.foundation.signals import Ending, Handler, StopSignals
 
 _there: dict[Path, Callable[[Path], None]] = {}
 """What is to go -> what takes it away, the newest last."""
@@ -32,13 +32,16 @@ class _Held(StopSignals):
     Only where they would end it: a handler of others, as that of a trainer, stays.
     """
 
+    leaves_nothing = True
+
     def __init__(self, written: str) -> None:
         super().__init__()
         self.written, self.patience = written, 1 if written else 0
         self._process = os.getpid()
 
     def _takes(self, handler: Handler) -> bool:
-        return handler in (signal.SIG_DFL, signal.default_int_handler)
+        ends = handler in (signal.SIG_DFL, signal.default_int_handler)
+        return ends or isinstance(handler, Ending)
 
     def _ask(self, signum: int, frame: FrameType | None) -> None:
         mine = os.getpid() == self._process
@@ -46,10 +49,17 @@ class _Held(StopSignals):
             super()._ask(signum, frame)
             if self.times <= self.patience:
                 return
-            for path, takes_away in reversed(list(_there.items())):
-                takes_away(path)
+            _take_all_away()
         self._give_back_all()  # a process that was forked has nothing of its own here
         signal.raise_signal(signum)
+
+
+def _take_all_away() -> None:
+    for path, takes_away in reversed(list(_there.items())):
+        takes_away(path)
+
+
+Ending.first = _take_all_away
 
 
 def stop_if_asked() -> None:
@@ -87,17 +97,18 @@ def unfinished(
     """
     if StopSignals.innermost() or threading.current_thread() is not threading.main_thread():
         stop_if_asked()
-        with _noted(path, takes_away):
+        with noted(path, takes_away):
             yield
         return
-    with _Held(written) as held, _noted(path, takes_away):
+    with _Held(written) as held, noted(path, takes_away):
         yield
     if held.times and written:
         raise StopRequestedError(f"stopped once {written} was written: nothing after it was begun")
 
 
 @contextmanager
-def _noted(path: Path, takes_away: Callable[[Path], None]) -> Iterator[None]:
+def noted(path: Path, takes_away: Callable[[Path], None] = remove) -> Iterator[None]:
+    """A block after which `path` is gone, also where `Ending` ends it; holds no signal."""
     _there[path] = takes_away
     try:
         yield

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -13,6 +13,7 @@ from typing import Annotated, Any
 from pydantic import (
     AfterValidator,
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     GetJsonSchemaHandler,
@@ -76,11 +77,20 @@ class Frozen(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _defaults_of_its_format(cls, data: Any, info: ValidationInfo) -> Any:
-        """Put the defaults of an earlier format where that format left keys out."""
+        """Put the defaults of an earlier format where that format left keys out.
+
+        A mapping without a name changes keys of what stands there by default.
+        """
         as_of = (info.context or {}).get("as_of")
-        if as_of is None or not isinstance(data, dict):
+        if not isinstance(data, dict):
             return data
-        return {**earlier_defaults(cls, as_of), **data}
+        earlier = {} if as_of is None else earlier_defaults(cls, as_of)
+        found = {**earlier, **data}
+        for key, default in named_defaults(cls).items():
+            own = data.get(key)
+            if isinstance(own, dict) and "name" not in own:
+                found[key] = {**_as_written(name_only(earlier.get(key, default))), **own}
+        return found
 
     @classmethod
     def __get_pydantic_json_schema__(
@@ -116,8 +126,34 @@ def earlier_defaults(config: type[BaseModel], as_of: int) -> Mapping[str, Any]:
     return found
 
 
-def _as_written(value: BaseModel) -> dict[str, Any]:
+@cache
+def named_defaults(config: type[BaseModel]) -> Mapping[str, Any]:
+    """Key -> its default as it was written, of the keys whose value must say its name."""
+    return {
+        key: written
+        for key, field in config.model_fields.items()
+        if (field.discriminator == "name" or looks_up(field.metadata) is not None)
+        and "name" in (written := _as_written(field.default))
+    }
+
+
+def looks_up(marks: Iterable[Any]) -> Any:
+    """What the value of a key is chosen from by its name, as a registry; None where it is not.
+
+    Args:
+        marks: what annotates its type.
+    """
+    for mark in marks:
+        owner = getattr(getattr(mark, "func", None), "__self__", None)
+        if isinstance(mark, BeforeValidator) and hasattr(owner, "config_class"):
+            return owner
+    return None
+
+
+def _as_written(value: Any) -> dict[str, Any]:
     """The settings that were given when `value` was made, and its name, by which it is read."""
+    if not isinstance(value, BaseModel):
+        return dict(value) if isinstance(value, dict) else {}
     named = {key: getattr(value, key) for key in type(value).model_fields if key == "name"}
     return {**named, **as_values(value.model_dump(mode="json", exclude_unset=True))}
 

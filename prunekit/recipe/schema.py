@@ -15,6 +15,7 @@ from pydantic import (
 )
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
+from prunekit.foundation.folder_names import why_no_folder
 from prunekit.foundation.plain import shown
 from prunekit.foundation.timeline import Duration, duration
 from prunekit.foundation.values import Frozen, NewKey, OldDefault
@@ -42,6 +43,8 @@ def _folder_name(name: str) -> str:
         raise ValueError(
             f"must be 1 to 64 letters, digits, '.', '_' or '-' with no dot first, not {shown(name)}"
         )
+    if why := why_no_folder(name):
+        raise ValueError(f"{name} {why}: give another name")
     return name
 
 

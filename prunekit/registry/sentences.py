@@ -13,7 +13,7 @@ from pydantic_core import ErrorDetails
 from prunekit.errors import PluginError
 from prunekit.foundation.plain import KeyPath, at_path, dotted, flow, has_path, kind_of, shown
 from prunekit.foundation.suggestions import did_you_mean
-from prunekit.foundation.values import ComponentConfig
+from prunekit.foundation.values import ComponentConfig, named_defaults
 from prunekit.registry.installed import AmbiguousNameError, UnknownNameError
 from prunekit.registry.settings import NamedConfigs
 from prunekit.registry.values import registry_in
@@ -199,10 +199,11 @@ def config_at(config: type[BaseModel], tree: Any, path: KeyPath) -> type[BaseMod
     annotation: Any = config
     node = tree
     for key in path:
-        model = _choose(annotation, node)
+        model, default = _choose(annotation, node), None
         if model is not None and key in model.model_fields:
             field = model.model_fields[key]
             annotation = _annotated(field.annotation, field.metadata)
+            default = named_defaults(model).get(str(key))
         elif isinstance(key, int):
             annotation = next((a for a in _members(annotation) if get_origin(a) is tuple), None)
             annotation = get_args(annotation)[0] if annotation else None
@@ -211,6 +212,8 @@ def config_at(config: type[BaseModel], tree: Any, path: KeyPath) -> type[BaseMod
         else:
             return None
         node = node[key] if isinstance(node, dict) or isinstance(key, int) else None
+        if default and isinstance(node, dict):  # which may leave its name out
+            node = {**default, **node}
     return _choose(annotation, node)
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from pydantic import BeforeValidator, GetJsonSchemaHandler
+from pydantic import GetJsonSchemaHandler
 
-from prunekit.foundation.values import ComponentConfig
+from prunekit.foundation.values import ComponentConfig, looks_up
 from prunekit.registry import REGISTRIES
 from prunekit.registry.installed import AmbiguousNameError, UnknownNameError
 from prunekit.registry.settings import NamedConfigs
@@ -46,12 +46,8 @@ def registry_in(marks: Iterable[Any]) -> NamedConfigs | None:
     Args:
         marks: what annotates its type.
     """
-    for mark in marks:
-        owner: Any = getattr(getattr(mark, "func", None), "__self__", None)
-        if isinstance(mark, BeforeValidator) and hasattr(owner, "config_class"):
-            known: NamedConfigs = owner
-            return known
-    return None
+    found: NamedConfigs | None = looks_up(marks)
+    return found
 
 
 def plugins_in(settings: ComponentConfig) -> list[str]:

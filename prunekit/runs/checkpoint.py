@@ -51,6 +51,7 @@ def save_checkpoint(run_dir: Path, step: int, weights: Mapping[str, Tensor], sta
     """
     # a device tells of an earlier fault at the first read: not where it would pass for a full disk
     weights, state = _on_host(dict(weights)), _on_host(state)
+    plain = {name: tensor.contiguous() for name, tensor in weights.items()}  # may lack memory
     final = run_dir / "checkpoints" / f"step-{step}"
     part = final.with_name(f".{final.name}.part")
     try:
@@ -58,7 +59,6 @@ def save_checkpoint(run_dir: Path, step: int, weights: Mapping[str, Tensor], sta
             shutil.rmtree(part, ignore_errors=True)
             final.parent.mkdir(exist_ok=True)  # not the run directory, which may be gone
             part.mkdir()
-            plain = {name: tensor.contiguous() for name, tensor in weights.items()}
             save_file(plain, part / WEIGHTS)
             torch.save(state, part / STATE)
             digests = {name: sha256(part / name) for name in (WEIGHTS, STATE)}

@@ -57,10 +57,16 @@ class RunDir:
         """How many made the run.
 
         Raises:
-            CheckpointError: the manifest is missing or corrupt.
+            CheckpointError: the manifest is missing or corrupt, or says no number of processes.
         """
-        world: int = self.manifest().get("environment", {}).get("world_size", 1)
-        return world
+        found = self.manifest().get("environment", {}).get("world_size", 1)
+        if type(found) is not int or found < 1:
+            raise CheckpointError(
+                f"{self.path / 'manifest.json'}: corrupt: environment.world_size is {found!r}, no "
+                "number of processes: give --nproc N; on another number than it had the result "
+                "differs by rounding"
+            )
+        return found
 
     def manifest(self) -> dict[str, Any]:
         """Versions, seed, device, threads, world size: all that the result depends on."""

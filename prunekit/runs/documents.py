@@ -1,7 +1,8 @@
 """The shapes of the JSON documents of runs and sweeps: what is read from one has its type.
 
-A folder from anywhere may hold anything. What is named here is looked at once, when a document is
-read; what is not named may be there, as versions before and after have other keys.
+That of the state in a checkpoint is here too. A folder from anywhere may hold anything. What is
+named here is looked at once, when a document is read; what is not named may be there, as versions
+before and after have other keys.
 """
 
 from __future__ import annotations
@@ -22,6 +23,12 @@ def _share(value: float) -> float:
     return value
 
 
+def _short(value: Any) -> Any:
+    if len(str(value)) > LONGEST:
+        raise ValueError(f"must be a number, not {LONGEST} characters or more")
+    return value
+
+
 def _below(path: str) -> str:
     parts = path.split("/")
     if not path.isprintable() or "\\" in path or ":" in path or {"", ".", ".."} & set(parts):
@@ -29,6 +36,8 @@ def _below(path: str) -> str:
     return path
 
 
+LONGEST = 100
+"""Characters of what is told as it is."""
 Share = Annotated[float, AfterValidator(_share)]
 """In [0, 1]; NaN where there is none, which no mean counts."""
 Count = Annotated[int, Field(ge=0)]
@@ -65,6 +74,15 @@ class EnvironmentDocument(Document):
     numerics: dict[str, Any] | None = None
 
 
+class BegunInDocument(EnvironmentDocument):
+    """That in which a run was begun, by however many processes.
+
+    `RunDir.processes` looks at the number: a resume that is told another one does not need it.
+    """
+
+    world_size: Annotated[Any, AfterValidator(_short)] = 1
+
+
 class ManifestDocument(Document):
     """`manifest.json`."""
 
@@ -73,7 +91,7 @@ class ManifestDocument(Document):
     data: Text | None = None
     data_storage: Text | None = None
     launch: Text | None = None
-    environment: EnvironmentDocument = EnvironmentDocument()
+    environment: BegunInDocument = BegunInDocument()
     as_before: list[Text] = []
     code: CodeDocument | None = None
     code_before: list[Any] = []
@@ -173,6 +191,28 @@ class PlanDocument(Document):
     arms: list[Text]
     cells: list[PlannedCellDocument]
     code: CodeDocument | None = None
+
+
+class FirstStateDocument(Document):
+    """`state.pt` of the checkpoint of step 0, whose run has nothing else yet."""
+
+    observer: dict[str, Any] | None = None
+
+
+class StateDocument(Document):
+    """`state.pt` of any later one: the parts of a run by name, each of which looks at its own."""
+
+    observer: dict[str, Any]
+    pruner: dict[str, Any]
+    optimizer: dict[str, Any]
+    scaler: dict[str, Any]
+    ema: dict[str, Any] | None = None
+    ema_updates: Count = 0
+    best: dict[str, Any] | None
+    loss: dict[str, Any] = {}
+    images: Count
+    passed: Count = 0
+    seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
 SHAPES: Mapping[str, type[Document]] = {

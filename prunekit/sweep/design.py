@@ -144,9 +144,11 @@ class _Reader:
         labels = [value.label for value in made]
         if not made and not self.faults:
             self.fault(path, "no values: give at least one")
-        for i, text in enumerate(labels):
-            if text in labels[:i]:
+        seen = set[str]()
+        for text in labels:
+            if text in seen:
                 self.fault(path, f"{text} is given twice")
+            seen.add(text)
         return Axis(name, tuple(made))
 
     def axis_values(self, path: KeyPath, key: str, written: Any) -> list[AxisValue]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+import math
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -82,6 +83,8 @@ class Plan:
 
 
 PLACE = re.compile(r"^\S+:[0-9]+:[0-9]+:? ")
+MOST_RUNS = 100_000
+"""Of a sweep, each counted for every value that it serves: planning one takes milliseconds."""
 
 
 def make_plan(design: Design, as_of: int | None = None) -> Plan:
@@ -97,11 +100,13 @@ def make_plan(design: Design, as_of: int | None = None) -> Plan:
             has changed since makes no other run.
 
     Raises:
-        RecipeError: needs in a circle or not of the same cell; whatever is wrong with a recipe.
+        RecipeError: needs in a circle or not of the same cell; more runs than a sweep may have;
+            whatever is wrong with a recipe.
         PluginError: a component cannot be imported.
     """
-    ordered = _in_order_of_need(design.arms)
     planner = _Planner(design, as_of)
+    ordered = [arm for arm in _in_order_of_need(design.arms) if planner.find_coordinates(arm)]
+    planner.check_size(ordered)
     for arm in ordered:
         planner.take(arm)
     planner.check_data_places()
@@ -147,8 +152,6 @@ class _Planner:
 
     def take(self, arm: Arm) -> None:
         """Plan the cells of an arm; those that it needs are planned."""
-        if not self.find_coordinates(arm):
-            return
         axes = self.coordinates[arm.name]
         for chosen in itertools.product(*(self.axis_values[axis] for axis in axes)):
             try:
@@ -162,6 +165,22 @@ class _Planner:
                 cell = replace(known, also=(*known.also, cell.axes, *cell.also))
             self.cells[arm.name, cell.key] = cell
             self.index[arm.name, tuple(value.label for value in chosen)] = cell
+
+    def check_size(self, arms: Sequence[Arm]) -> None:
+        """Count the runs of these arms before any of them is planned.
+
+        Raises:
+            RecipeError: they are more than `MOST_RUNS`.
+        """
+        runs = sum(
+            math.prod(len(self.axis_values[axis]) for axis in self.shown(arm)) for arm in arms
+        )
+        if runs > MOST_RUNS:
+            what = (
+                f"{runs:,} runs, and a sweep has at most {MOST_RUNS:,}: give fewer values, or make "
+                "several sweeps"
+            )
+            raise RecipeError(as_lines([RecipeFault(arms[0].place, "axes", what)]))
 
     def check_data_places(self) -> None:
         """Runs that differ in the place of the data alone would be taken for one."""
@@ -247,7 +266,7 @@ class _Planner:
 
     def labels(self, arm: Arm, chosen: Mapping[str, AxisValue]) -> Iterator[Labels]:
         """Everything that a run stands for: its own labels, times those of collapsed axes."""
-        shown = [axis for axis in self.axis_values if axis in chosen or axis in arm.collapse]
+        shown = self.shown(arm)
         choices = [
             [chosen[axis].label]
             if axis in chosen
@@ -256,6 +275,11 @@ class _Planner:
         ]
         for labels in itertools.product(*choices):
             yield dict(zip(shown, labels, strict=True))
+
+    def shown(self, arm: Arm) -> list[str]:
+        """The axes whose values its runs stand for, one or all of them."""
+        own = {*self.coordinates[arm.name], *arm.collapse}
+        return [axis for axis in self.axis_values if axis in own]
 
     def told(self) -> list[str]:
         """The problems, each once."""

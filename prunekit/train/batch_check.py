@@ -5,13 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
+import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from prunekit.data import DataSet
+from prunekit.data.cache import available_memory
 from prunekit.data.sizes import BatchSizes
-from prunekit.errors import RecipeError
+from prunekit.errors import RecipeError, ResourceError
+from prunekit.foundation.number_text import size_text
 from prunekit.foundation.values import about_key
+from prunekit.models.pass_size import least_entries
 from prunekit.models.trial import Refusal, refusal
 from prunekit.pruning.engine import Engine
 
@@ -64,6 +68,29 @@ def check_batches(
     for split, samples in lasts.items():
         if 1 in _evaluated(sizes, samples) and (found := refused(1, training=False)):
             raise RecipeError(_in_evaluation(found, sizes, samples, split, data.train_size))
+
+
+def check_memory(data: DataSet, model: nn.Module, dtype: torch.dtype, device: torch.device) -> None:
+    """Refuse passes that cannot fit: the system would end the process in the middle of one.
+
+    Args:
+        data: what is trained on.
+        model: on any device.
+        dtype: what is computed in.
+        device: where it will be.
+
+    Raises:
+        ResourceError: a training pass takes more than the device has left.
+    """
+    samples = data.sizes.training()[0]
+    need = least_entries(model, data.spec.input_shape, samples) * dtype.itemsize
+    if need > (left := available_memory(device)):
+        shape = "x".join(map(str, data.spec.input_shape))
+        raise ResourceError(
+            f"a pass of {samples} images of {shape} takes at least {size_text(need)}, and "
+            f"{size_text(left)} of memory are left: set data.micro_batch, or lower data.batch_size "
+            "or data.image_size"
+        )
 
 
 def _images_too_small(found: Refusal, shape: tuple[int, int, int]) -> str:

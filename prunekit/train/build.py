@@ -10,6 +10,7 @@ from torch import nn
 from prunekit.data import DataSet, open_dataset
 from prunekit.data.storage import Settled, settle_storage
 from prunekit.errors import CheckpointError, RecipeError
+from prunekit.foundation.autocast import DTYPES
 from prunekit.foundation.modules import move_to
 from prunekit.foundation.numerics import Numerics
 from prunekit.foundation.plain import flow
@@ -29,7 +30,7 @@ from prunekit.pruning.strategies.base import PruningStrategy
 from prunekit.recipe.schema import Recipe
 from prunekit.registry import LOSSES, PROBES, STRATEGIES
 from prunekit.registry.configs import DataSpec, ModelConfig
-from prunekit.train.batch_check import check_batches
+from prunekit.train.batch_check import check_batches, check_memory
 from prunekit.train.class_rows import tell_of_classes
 from prunekit.train.distributed import ProcessGroup
 from prunekit.train.log import check_loggers
@@ -131,6 +132,8 @@ def _put_together(
         loss.prepare(model, LossSetting(data.spec, data.preprocessing, group.device))
     layout = lies_channels_last(recipe, model, data.spec.input_shape, group.device)
     run = Run(recipe, group, data, model, engine, loss, plan, layout)
+    if plan.timeline.total_steps and not recipe.compile:  # which may compute anew what it keeps
+        check_memory(data, model, DTYPES[recipe.precision], group.device)
     if not resuming:
         _check(run)
     return run

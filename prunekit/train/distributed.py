@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from prunekit.errors import LostPeerError, ResourceError
 from prunekit.foundation.devices import AUTO, accelerator_type, choose_device, device_count
 from prunekit.foundation.ranks import Place, meeting_point, place
+from prunekit.foundation.signals import ended_by_default
 from prunekit.foundation.transfer import send
 from prunekit.train.meeting import common_store
 
@@ -145,15 +146,16 @@ def join(device_name: str = AUTO) -> ProcessGroup:
     try:
         backend = dist.get_default_backend_for_device(device)  # nccl, xccl, gloo
         own = None if device.type == "cpu" else device  # else collectives guess it by the rank
-        dist.init_process_group(
-            backend,
-            store=common_store(meeting_point(), here.rank, here.world, TIMEOUT),
-            timeout=TIMEOUT,
-            rank=here.rank,
-            world_size=here.world,
-            device_id=own,
-        )
-        waiting = cast(dist.ProcessGroup, dist.new_group(backend="gloo", timeout=PATIENCE))
+        with ended_by_default():
+            dist.init_process_group(
+                backend,
+                store=common_store(meeting_point(), here.rank, here.world, TIMEOUT),
+                timeout=TIMEOUT,
+                rank=here.rank,
+                world_size=here.world,
+                device_id=own,
+            )
+            waiting = cast(dist.ProcessGroup, dist.new_group(backend="gloo", timeout=PATIENCE))
     except (RuntimeError, ValueError) as error:
         raise ResourceError(
             f"the {here.world} processes could not join ({backend}): {error}"

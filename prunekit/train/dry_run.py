@@ -28,6 +28,7 @@ from prunekit.train.build import Run, build
 from prunekit.train.distributed import joined
 from prunekit.train.observer import Observer
 from prunekit.train.state import average_notes
+from prunekit.train.torch_errors import told_plainly
 from prunekit.train.trainer import Trainer
 
 
@@ -101,8 +102,11 @@ def dry_run(recipe: Recipe, nproc: int = 1) -> DryRun:
     """What a run would prune, cost and last; takes three real steps and writes nothing.
 
     Steps are those of one process; of `nproc` only the sizes of their batches are checked.
+
+    Raises:
+        PrunekitError: whatever of the recipe does not fit its data, its model or the memory.
     """
-    with joined(recipe.device) as group:
+    with told_plainly(), joined(recipe.device) as group:
         start: dict[str, Tensor] = {}
         run = build(recipe, group, start)
         if nproc > group.world:

@@ -51,6 +51,10 @@ class PhasePlan:
         return phase.lr_schedule.factor(clock.phase_step, clock.phase_steps, clock.steps_per_epoch)
 
 
+MOST_STEPS = 2**53
+"""Of a run: floats, in which curves of learning rates count, tell no more of them apart."""
+
+
 def lay_out(recipe: Recipe, steps_per_epoch: int) -> PhasePlan:
     """Write the repeats of phases out and turn lengths into steps.
 
@@ -66,6 +70,11 @@ def lay_out(recipe: Recipe, steps_per_epoch: int) -> PhasePlan:
         if span.steps < 1 and not none:
             raise RecipeError(f"phases: {span.phase!r} has no step: give it at least 1st")
     timeline = Timeline(spans, steps_per_epoch)
+    if timeline.total_steps > MOST_STEPS:
+        raise RecipeError(
+            f"phases: {timeline.total_steps:,} steps, and a run has at most {MOST_STEPS:,}: give "
+            "shorter lengths"
+        )
     anchor = recipe.anchor.steps(timeline.total_steps, steps_per_epoch)
     for index, phase in enumerate(written):
         begins = timeline.first_step(index)

@@ -104,11 +104,10 @@ def start_processes(nproc: int, threads: int, work: Work, *args: str) -> str:
         except (ChildFailedError, SignalException) as error:
             if run_dir := started.finished():
                 return str(run_dir)
-            rank, code = 0, StopRequestedError.exit_code  # passed on to the ranks, which ended so
-            if isinstance(error, ChildFailedError):
-                rank, failure = error.get_first_failure()
-                code = failure.exitcode
-            raise _first_failure(started, rank, code) from error
+            if isinstance(error, SignalException):  # passed on to the ranks
+                raise told_first(started) or stopped_before(started.run_dir()) from error
+            rank, failure = error.get_first_failure()
+            raise told_first(started) or _ended(started, rank, failure.exitcode) from error
     return results[0]
 
 
@@ -150,13 +149,24 @@ def _worker(started: Started, code: CodeFile | None, work: Work, *args: str) -> 
     return done
 
 
-def _first_failure(started: Started, rank: int, exit_code: int) -> PrunekitError:
+def told_first(started: Started) -> PrunekitError | None:
+    """The error of the first rank that knew why it ended; None = none did."""
     first = next(iter(started.failures()), None)
-    if first is None or first["lost"]:  # none of those that are left knows why
-        run_dir = started.run_dir()
-        how = f"process {rank} {how_ended(exit_code)}"
-        if run_dir is None:
-            return ResourceError(f"{how}, before the run began")
-        return LostPeerError(f"{how}: {go_on_with(run_dir)}")
+    if first is None or first["lost"]:  # it only knows that another is gone
+        return None
     kinds = {kind.exit_code: kind for kind in PrunekitError.__subclasses__()}
     return kinds.get(first["code"], PrunekitError)(first["message"])
+
+
+def stopped_before(run_dir: Path | None) -> StopRequestedError:
+    """A signal ended the ranks where none of them could say so."""
+    if run_dir is None:
+        return StopRequestedError("stopped before the run began: the same command begins it")
+    return StopRequestedError(f"stopped: {go_on_with(run_dir)}")
+
+
+def _ended(started: Started, rank: int, exit_code: int) -> PrunekitError:
+    run_dir, how = started.run_dir(), f"process {rank} {how_ended(exit_code)}"
+    if run_dir is None:
+        return ResourceError(f"{how}, before the run began")
+    return LostPeerError(f"{how}: {go_on_with(run_dir)}")

@@ -28,30 +28,38 @@ def told_plainly() -> Iterator[None]:
     """
     try:
         yield
-    except torch.OutOfMemoryError as error:
-        raise ResourceError(
-            "out of memory: set data.micro_batch, or lower data.batch_size"
-        ) from error
-    except MemoryError as error:
-        raise ResourceError("out of memory: lower data.batch_size or data.train_limit") from error
-    except RuntimeError as error:
-        if any(words in str(error) for words in NO_MEMORY):
-            raise ResourceError(
-                "out of memory: make the model, data.batch_size or data.micro_batch smaller"
-            ) from error
-        if any(words in str(error) for words in TOO_LARGE):
-            raise RecipeError(
-                f"a tensor would have more entries than torch counts ({_first_line(error)}): make "
-                "the model or data.batch_size smaller"
-            ) from error
-        operation, found, _ = str(error).partition(NOT_DETERMINISTIC)
-        if not found:
+    except Exception as error:
+        if (plain := in_plain_words(error)) is None:
             raise
-        raise RecipeError(
+        raise plain from error
+
+
+def in_plain_words(error: Exception) -> ResourceError | RecipeError | None:
+    """What is told of an error of torch or Python that a recipe can mend; None = of any other."""
+    if isinstance(error, torch.OutOfMemoryError):
+        return ResourceError("out of memory: set data.micro_batch, or lower data.batch_size")
+    if isinstance(error, MemoryError):
+        return ResourceError("out of memory: lower data.batch_size or data.train_limit")
+    if not isinstance(error, RuntimeError):
+        return None
+    said = str(error)
+    if any(words in said for words in NO_MEMORY):
+        return ResourceError(
+            "out of memory: make the model, data.batch_size or data.micro_batch smaller"
+        )
+    if any(words in said for words in TOO_LARGE):
+        return RecipeError(
+            f"a tensor would have more entries than torch counts ({_first_line(said)}): make the "
+            "model or data.batch_size smaller"
+        )
+    operation, found, _ = said.partition(NOT_DETERMINISTIC)
+    if found:
+        return RecipeError(
             f"deterministic: {operation} has no algorithm that gives the same bits each time on "
             "this device: set deterministic to false, or leave out what needs it"
-        ) from error
+        )
+    return None
 
 
-def _first_line(error: BaseException) -> str:
-    return str(error).partition("\n")[0][:200]
+def _first_line(text: str) -> str:
+    return text.partition("\n")[0][:200]

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from prunekit.data import EvalSplit
@@ -20,6 +21,7 @@ from prunekit.train.observer import Observer
 from prunekit.train.optim import new_optimizer, set_lr
 from prunekit.train.passes import Evaluation, Passes
 from prunekit.train.precision import Precision
+from prunekit.train.saved_run import load_optimizer, saved_of, taken_back
 from prunekit.train.state import ModelState
 from prunekit.train.stopping import Stopping
 from prunekit.train.stopwatch import Stopwatch
@@ -72,23 +74,33 @@ class Trainer:
         return float(next((g["lr"] for g in groups if g["initial_lr"] == own), groups[0]["lr"]))
 
     def resume(self, checkpoint: Checkpoint) -> None:
-        """Continue a run where its checkpoint was taken."""
-        saved = checkpoint.state
+        """Continue a run where its checkpoint was taken.
+
+        Raises:
+            CheckpointError: it is of another model or of another run.
+        """
+        path = self.run_dir / "checkpoints" / f"step-{checkpoint.step}"
+        saved = saved_of(path, checkpoint, self.total)
         weights = {name: tensor.to(self.device) for name, tensor in checkpoint.weights.items()}
         copy_into(self.run.model, weights, f"checkpoint step-{checkpoint.step}")
         if checkpoint.step == 0:
             if "observer" in saved:  # what was told of the start weights, which are not read again
-                self.observer.load_state_dict(saved["observer"])
+                with taken_back(path):
+                    self.observer.load_state_dict(saved["observer"])
             self.engine.start()
             self._wrap()
             return
+        with taken_back(path):
+            self._take_back(saved, weights)
+
+    def _take_back(self, saved: Mapping[str, Any], weights: Mapping[str, Tensor]) -> None:
         self.engine.load_state_dict(saved["pruner"], weights)
         self._wrap()
         if self.state.ema is not None:
             self.state.ema.load_state_dict(saved["ema"], saved.get("ema_updates", 0))
         if not self.plan.begins(self.engine.step):  # else the phase makes its own
             self.optimizer = new_optimizer(self.run.recipe.optimizer, self.engine)
-            self.optimizer.load_state_dict(saved["optimizer"])
+            load_optimizer(self.optimizer, saved["optimizer"])
         self.precision.scaler.load_state_dict(saved["scaler"])
         self.run.loss.load_state_dict(saved.get("loss", {}))
         self.observer.load_state_dict(saved["observer"])

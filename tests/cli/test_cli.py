@@ -362,6 +362,22 @@ def test_no_error_is_made_elsewhere():
             assert not names & {ast.unparse(base).split(".")[-1] for base in bases}, path
 
 
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (MemoryError(), 8),
+        (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"), 8),
+        (RuntimeError("Storage size calculation overflowed with sizes=[9, 9]"), 3),
+    ],
+)
+def test_what_no_memory_holds_is_one_line_in_any_command(error, code, call, failing):
+    failing(error)
+    found, out, err = call("run", "quickstart")
+    assert (found, out, len(err.splitlines())) == (code, "", 1)
+    assert "smaller" in err or "lower" in err
+    assert "Traceback" in call("--traceback", "run", "quickstart")[2]
+
+
 def test_an_unexpected_error_says_where_to_go_from_there(call, failing):
     failing(ZeroDivisionError("division\nby zero"))
     code, _, err = call("run", "quickstart")

@@ -1,6 +1,7 @@
 """What stands around the package agrees with it: versions, workflows, hooks, templates."""
 
 import re
+import runpy
 import subprocess
 import sys
 import tomllib
@@ -119,3 +120,24 @@ def test_each_dependency_has_its_licence_on_the_page() -> None:
     )
     told = {name for name, licence in rows if licence not in ("not said", "not installed here")}
     assert {canonicalize_name(Requirement(text).name) for text in wanted} <= told
+
+
+def test_the_description_of_the_package_leads_to_nothing_that_it_lacks() -> None:
+    """Built as pip builds it: an index has no files beside it, and its readers no checkout."""
+    from hatchling.metadata.core import ProjectMetadata
+    from hatchling.plugin.manager import PluginManager
+
+    found = ProjectMetadata(str(ROOT), PluginManager()).core
+    told, readme = found.readme, (ROOT / "README.md").read_text(encoding="utf-8")
+    assert found.readme_content_type == "text/markdown"
+    assert not re.findall(r"\]\((?!https?:)", told)
+    assert "pip install -e ." not in told
+    assert "pip install prunekit && prunekit run quickstart\n" in told
+    assert "-->" not in told
+    files = re.findall(r" \(`(\w[\w./-]*)`\)", told)
+    assert len(files) > 20
+    assert all((ROOT / file).exists() for file in files)
+    script = runpy.run_path(str(ROOT / "hatch_build.py"))
+    assert all(word in readme and word not in told for word in script["WORDS"])
+    headings = r"^#+ .*$"
+    assert re.findall(headings, told, re.M) == re.findall(headings, readme, re.M)

@@ -164,7 +164,7 @@ def test_masks_of_the_subject_are_those_of_the_run(zeros):
         (compact_run, "report.json", "compact", 5),
         (compact_run, "report.json", "compact", {"removed": [5]}),
         (prunekit.evaluate_run, "manifest.json", "environment", -1),
-        (prunekit.evaluate_run, "manifest.json", "environment", {"world_size": [[]]}),
+        (prunekit.evaluate_run, "manifest.json", "environment", {"threads": [[]]}),
     ],
 )
 def test_what_a_run_from_elsewhere_says_wrong_is_one_line(zeros, tmp_path, read, file, key, value):

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -16,9 +16,9 @@ import pytest
 import prunekit
 from prunekit.errors import StopRequestedError
 from prunekit.foundation import signals, unfinished
-from prunekit.foundation.files import all_or_nothing, replacing
+from prunekit.foundation.files import all_or_nothing, lock, replacing
 from prunekit.foundation.parts import host_digits, is_at_work
-from prunekit.foundation.signals import SIGNALS, StopSignals
+from prunekit.foundation.signals import SIGNALS, StopSignals, ended_by_default, ended_in_a_line
 from prunekit.foundation.unfinished import scratch, stop_if_asked
 
 PACKAGE = Path(prunekit.__file__).parent
@@ -166,6 +166,83 @@ def test_a_forked_process_takes_nothing_of_its_parent_away(tmp_path: Path) -> No
             os._exit(0)
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGTERM
         assert part.exists()
+
+
+def ended_by(work: Callable[[], object]) -> tuple[int, str]:
+    """How a process ends that does this as a command does, and what it says."""
+    ours, theirs = os.pipe()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that this process has threads
+        child = os.fork()
+    if not child:
+        os.dup2(theirs, 2)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        with ended_in_a_line():
+            work()
+        os._exit(0)
+    os.close(theirs)
+    with open(ours) as said:
+        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), said.read()
+
+
+def asked() -> None:
+    signal.raise_signal(signal.SIGTERM)
+
+
+def asked_while_it_waits() -> None:
+    with ended_by_default():
+        asked()
+
+
+def asked_of_a_run() -> None:
+    """By a third request, after two that it counted."""
+    with StopSignals():
+        for _ in range(3):
+            asked()
+
+
+def asked_of_a_child() -> None:
+    child = os.fork()
+    if not child:
+        asked()
+    os._exit(-os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
+def test_a_command_is_ended_in_a_line(tmp_path: Path) -> None:
+    def writing() -> None:
+        with replacing(tmp_path / "a") as part:
+            part.touch()
+            asked()
+            asked()
+
+    def in_scratch() -> None:
+        with scratch(tmp_path):
+            asked()
+
+    def holding() -> None:
+        with lock(tmp_path):
+            asked()
+
+    for work in (asked, writing, in_scratch, holding):
+        code, said = ended_by(work)
+        assert (code, said.partition(":")[0]) == (75, "Stopped by SIGTERM")
+        assert said.count("\n") == 1
+        assert below(tmp_path) in ([], [".lock"])
+    for work in (asked_of_a_run, asked_while_it_waits):
+        assert ended_by(work) == (-signal.SIGTERM, "")
+    assert ended_by(asked_of_a_child) == (signal.SIGTERM, "")
+
+
+def test_what_is_done_of_signals_is_as_it_was_after_a_command() -> None:
+    before = [signal.getsignal(name) for name in SIGNALS]
+    with ended_in_a_line(says_so=False):
+        during = [signal.getsignal(name) for name in SIGNALS]
+        with ended_by_default():
+            assert [signal.getsignal(name) for name in SIGNALS] == before
+        assert [signal.getsignal(name) for name in SIGNALS] == during
+        assert (during == before) is (signal.SIG_DFL not in before)
+    assert [signal.getsignal(name) for name in SIGNALS] == before
 
 
 def test_an_ignored_signal_stays_ignored(tmp_path: Path) -> None:

@@ -80,6 +80,17 @@ def test_loading_one_imports_no_torchvision():
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
+@pytest.mark.parametrize("name", ["con", "NUL", "aux.1", "Com9.x.y", "a."])
+def test_a_name_that_windows_keeps_for_itself_is_refused_there(name, monkeypatch):
+    """A recipe, arm and sweep is called after nothing that this system cannot make a folder of."""
+    text = SMALLEST.replace("name: small", f"name: {name}", 1)
+    assert recipe_from_text(text).name == name
+    monkeypatch.setattr("sys.platform", "win32")
+    with pytest.raises(RecipeError, match=f"name: {re.escape(name)} (is a device|ends with a dot)"):
+        recipe_from_text(text)
+    assert recipe_from_text(text.replace(name, "com10")).name == "com10"
+
+
 def test_defaults():
     recipe = recipe_from_text(SMALLEST)
     assert (recipe.seed, recipe.precision, recipe.compile, recipe.threads) == (0, "fp32", False, 1)
@@ -167,6 +178,29 @@ def test_overrides_change_the_value_before_it_is_checked():
     assert recipe.probes == ()
     assert recipe.ema is None
     assert recipe.name == "other"
+
+
+@pytest.mark.parametrize(
+    ("override", "path", "whole"),
+    [
+        ("strategies.0.schedule.stop=60%", "strategies.0.schedule", "{name: cubic, stop: 60%}"),
+        ("loss.label_smoothing=0.1", "loss", "{name: cross_entropy, label_smoothing: 0.1}"),
+        ("phases.0.lr_schedule.warmup=5%", "phases.0.lr_schedule", "{name: constant, warmup: 5%}"),
+    ],
+)
+def test_a_key_of_what_stands_by_default_may_be_set_alone(override, path, whole):
+    text = SMALLEST + "strategies: [{name: magnitude, sparsity: 0.5}]\n"
+    alone = recipe_from_text(text, [override])
+    assert alone == recipe_from_text(text, [f"{path}={whole}"])
+    assert recipe_hash(alone) != recipe_hash(recipe_from_text(text))
+
+
+def test_the_other_keys_of_a_default_stay_as_they_are_there():
+    text = SMALLEST + "strategies: [{name: granet, sparsity: 0.5, schedule: {start: 5%}}]\n"
+    (strategy,) = recipe_from_text(text).strategies
+    assert (strategy.schedule.name, strategy.schedule.stop) == ("cubic", duration("50%"))
+    with pytest.raises(RecipeError, match=r"schedule.stp: unknown key. Did you mean 'stop'"):
+        recipe_from_text(text, ["strategies.0.schedule.stp=60%"])
 
 
 def test_another_data_set_keeps_all_batching_keys():

@@ -13,6 +13,9 @@ import numpy as np
 import torch
 from safetensors.torch import save
 
+from prunekit.foundation.files import sha256
+from prunekit.runs.checkpoint import DIGESTS
+
 HOSTILE: tuple[Any, ...] = (
     None, True, -1, 0, 2**63, 10**400, 1e308, -0.5, 2.5, "", "\x1b[2J\u202e", "../../x", "/etc",
     [], {}, [[]], {"a": {"b": 1}}, "x" * 10_000,
@@ -97,13 +100,16 @@ def another_yaml(path: Path, draw: random.Random) -> None:
 
 
 def other_tensors(path: Path, draw: random.Random) -> None:
-    """A whole file of its kind, with other content."""
+    """A whole file of its kind, with other content; a checkpoint has the digest of that."""
     if path.suffix == ".npz":
         np.savez(path, other=np.zeros(3))
     elif path.suffix == ".pt":
         torch.save(draw.choice([{}, {"pruner": None}, [1], {"pruner": {}, "optimizer": {}}]), path)
     else:
         path.write_bytes(save({"other": torch.full((2, 3), float("nan"))}))
+    if (noted := path.with_name(DIGESTS)).is_file():
+        digests = json.loads(noted.read_text()) | {path.name: sha256(path)}
+        noted.write_text(json.dumps(digests))
 
 
 ANY: tuple[Callable[[Path, random.Random], None], ...] = (

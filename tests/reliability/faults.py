@@ -114,6 +114,7 @@ class Commands:
                 (the folder), "hold" (until a signal comes), an errno or a signal by its name;
                 `twice`, seconds after which the signal comes again; `at_once`, whether it comes
                 again in the same moment and counts as a second one; `largest`, bytes of a file;
+                `memory`, bytes that it may take more than it has at its start;
                 `clock`, seconds by which the clock is put back at `at`; `on`, a function of which
                 the call counts, in place of operations; `picture`, whether that of a run is drawn;
                 `worker`, whether it goes wrong in the first process that the command starts.
@@ -254,6 +255,21 @@ def put_back(fault: Fault, seconds: float) -> None:
     time.time = lambda: now() - (seconds if fault.count >= fault.at else 0)
 
 
+def limit(asked: dict[str, Any]) -> None:
+    """Give this process no larger files, or no more memory, than was asked for."""
+    if "largest" in asked:
+        import resource
+
+        resource.setrlimit(resource.RLIMIT_FSIZE, (asked["largest"], asked["largest"]))
+    if "memory" in asked:
+        import resource
+
+        import psutil
+
+        most = psutil.Process().memory_info().vms + asked["memory"]
+        resource.setrlimit(resource.RLIMIT_AS, (most, most))
+
+
 def not_drawn(run_dir: Path) -> Path:
     """In place of a picture, which is half of the time that a run takes."""
     return run_dir
@@ -276,10 +292,7 @@ def child(asked: dict[str, Any]) -> None:
             sys.addaudithook(fault)
         if "clock" in asked:
             put_back(fault, asked["clock"])
-    if "largest" in asked:
-        import resource
-
-        resource.setrlimit(resource.RLIMIT_FSIZE, (asked["largest"], asked["largest"]))
+    limit(asked)
     if not asked.get("picture"):
         import prunekit.report
 

@@ -15,6 +15,7 @@ from prunekit.recipe.yaml_text import dump_yaml
 from prunekit.report.evaluations import MOST_IMAGES, fewest_images
 from prunekit.runs.directory import RunDir
 from prunekit.runs.logged import read_logged
+from tests.support.made_runs import make_comparison
 from tests.support.training import recipe, rewound, run
 
 TINY = {
@@ -95,6 +96,18 @@ def test_a_million_records_are_reported_and_gone_on_with(tmp_path):
     resume = measured("resume", half)
     assert resume["code"] == 0
     assert len(RunDir(half).metrics()) > len(told)
+
+
+# ---- many runs
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(3600)
+def test_two_thousand_runs_are_one_report(tmp_path):
+    make_comparison(tmp_path / "runs", seeds=400)
+    report = measured("report", tmp_path / "runs", "--out", tmp_path / "report")
+    assert (report["code"], report["bytes"] < 500e6) == (0, True)
+    assert "2000 finished runs" in report["text"]
 
 
 # ---- many cells

@@ -233,15 +233,20 @@ def test_a_manifest_starts_no_more_processes_than_there_is_room_for(
     assert most_processes("meta") == 1
     run_dir = rewound(whole, 20, tmp_path / whole.name)
     manifest = json.loads((run_dir / "manifest.json").read_text())
-    for count, room in ((most + 1, most), (10**9, most), (0, None), (-1, None), ("2", None)):
+    no_counts = (0, -1, "2", 1.5, True, [[]])
+    for count, room in ((most + 1, most), (10**9, most), *((one, None) for one in no_counts)):
         manifest["environment"]["world_size"] = count
         (run_dir / "manifest.json").write_text(json.dumps(manifest))
         with pytest.raises(SystemExit) as ended:
             main(["resume", str(run_dir)])
         told = capsys.readouterr().err
         assert ended.value.code == CheckpointError.exit_code
-        lacks = f"was made by {count} processes, and there is room for {room} here: give --nproc N"
-        assert (lacks if room else "world_size") in told
+        lacks = f"was made by {count} processes, and there is room for {room} here"
+        assert (lacks if room else f"world_size is {count!r}, no number of processes") in told
+        assert "give --nproc N" in told
+    with pytest.raises(SystemExit) as ended:  # which is followed
+        main(["resume", str(run_dir), "--nproc", "1"])
+    assert not ended.value.code
 
 
 def test_the_run_of_a_cell_lies_in_its_sweep(tmp_path: Path) -> None:

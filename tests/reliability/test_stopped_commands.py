@@ -104,7 +104,9 @@ def test_a_stopped_command_leaves_nothing_half_written(
     told_plainly(ended)
     left = {path.name for path in out.rglob("*")}
     if twice and not on:
-        assert ended.code == {"SIGTERM": -15, "SIGINT": 130, "SIGHUP": -1}[name], ended.text
+        assert ended.code == (130 if name == "SIGINT" else 75), ended.text
+        told = "Interrupted" if name == "SIGINT" else f"Stopped by {name}: "
+        assert ended.text.splitlines()[-1].startswith(told), ended.text
         assert not left
     else:
         assert ended.code == 75, ended.text
@@ -116,6 +118,26 @@ def test_a_stopped_command_leaves_nothing_half_written(
     again = commands(*words, *(["--force"] if command == "init" and left else []))
     assert again.code == 0, again.text
     assert [path.name for path in out.iterdir()] == ["out"]
+
+
+COMPUTING = {
+    "evaluate": "prunekit.export.served:load_model",
+    "report": "prunekit.report.document:open_study",
+    "compact": "prunekit.export.compacting:compact",
+}
+
+
+@pytest.mark.parametrize(
+    "command", ["evaluate", *(pytest.param(c, marks=pytest.mark.soak) for c in COMPUTING)]
+)
+def test_a_command_that_only_computes_is_ended_with_a_line(
+    commands: Commands, whole: Undisturbed, tmp_path: Path, command: str
+) -> None:
+    words = words_of(command, whole, tmp_path)
+    ended = commands(*words, below=tmp_path, at=1, what="SIGTERM", on=COMPUTING[command])
+    assert ended.code == 75, ended.text
+    assert ended.text.startswith("Stopped by SIGTERM: nothing half-written is left"), ended.text
+    assert not list((tmp_path / "outer").iterdir())
 
 
 STEPS = {

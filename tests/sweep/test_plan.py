@@ -243,6 +243,17 @@ def test_a_mistake_in_many_cells_is_told_once(base):
     assert problem == "s.yaml:3:21 optimizer.lr: must be more than 0, not -1"
 
 
+AXES = "axes: {seed: 0..9999, optimizer.lr: 1..9999, data.batch_size: 1..9999, threads: 1..1024}\n"
+
+
+@pytest.mark.parametrize("arms", ["", "arms: {a: {collapse: [seed, threads]}}\n"])
+def test_more_runs_than_anybody_has_time_for_are_counted_and_not_planned(base, arms):
+    runs = 10_000 * 9_999 * 9_999 * 1_024
+    assert problem_of(base, HEAD + AXES + arms).partition("axes: ")[2] == (
+        f"{runs:,} runs, and a sweep has at most 100,000: give fewer values, or make several sweeps"
+    )
+
+
 def test_a_recipe_that_is_not_there_is_told(base):
     problem = problem_of(base, "name: s\nrecipe: quickstat\n", find_recipe)
     assert problem.startswith("s.yaml:2:9 recipe: quickstat: does not exist. Did you mean")

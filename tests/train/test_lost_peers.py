@@ -10,19 +10,21 @@ import threading
 import time
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 import torch.distributed as dist
+from torch.distributed.elastic.multiprocessing.api import SignalException
 
-from prunekit.errors import LostPeerError, WriteError
+from prunekit.errors import LostPeerError, StopRequestedError, WriteError
 from prunekit.recipe.yaml_text import dump_yaml
 from prunekit.runs.directory import open_run
 from prunekit.train import meeting, supervised
 from prunekit.train.distributed import is_lost_peer, join
 from prunekit.train.finish import conclude
 from prunekit.train.launch import _run
-from prunekit.train.processes import Started, _worker
+from prunekit.train.processes import Started, _worker, start_processes
 from prunekit.train.trainer import Trainer
 from tests.support.ranks import TwoRanks
 from tests.support.training import curve, recipe, result, run, same
@@ -177,6 +179,32 @@ def test_only_what_is_done_is_no_failure_of_a_lost_process(
     if error:
         processes.failed(error)
     assert processes.finished() == (tmp_path if is_done else None)
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (None, "stopped before the run began"),
+        (LostPeerError("process 1 is gone"), "stopped before the run began"),
+        (StopRequestedError("stopped at step 3"), "stopped at step 3"),
+    ],
+)
+def test_processes_that_a_signal_ends_as_they_start_were_asked_to_stop(
+    monkeypatch: pytest.MonkeyPatch, error: Exception | None, told: str
+) -> None:
+    """No process was lost, and a batch script that queues the job again on 75 does."""
+
+    def launched(_config: object, _worker: object) -> Any:
+        def run(started: Started, *_: object) -> None:
+            if error:
+                started.failed(error)
+            raise SignalException("told", signal.SIGTERM)
+
+        return run
+
+    monkeypatch.setattr("torch.distributed.launcher.api.elastic_launch", launched)
+    with pytest.raises(StopRequestedError, match=f"^{told}"):
+        start_processes(2, 1, works, "", "")
 
 
 @pytest.mark.soak
