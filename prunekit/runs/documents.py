@@ -72,6 +72,7 @@ class ManifestDocument(Document):
     seed: int = 0
     data: Text | None = None
     data_storage: Text | None = None
+    data_decoder: Text | None = None
     launch: Text | None = None
     environment: EnvironmentDocument = EnvironmentDocument()
     as_before: list[Text] = []
