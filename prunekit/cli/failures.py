@@ -27,13 +27,26 @@ def report_failure(error: Exception, *, traceback: bool = False) -> int:
     In a process that torchrun or srun started, rank 0 speaks for all where all fail alike; a
     failure that one rank may have alone is told by that rank, or nobody would.
     """
-    rank = _rank()
+    rank, error = _rank(), in_plain_words(error)
     if rank == 0 or not isinstance(error, SAME_ON_EVERY_RANK):
         speaker = f"[rank {rank}] " if rank else ""
         if traceback:
             say("".join(tracebacks.format_exception(error)), err=True, nl=False)
         say(speaker + message(error), err=True)
     return error.exit_code if isinstance(error, PrunekitError) else 1
+
+
+def in_plain_words(error: Exception) -> Exception:
+    """What torch raised in any command, as a run tells it: of a lack of memory above all."""
+    if isinstance(error, PrunekitError) or "torch" not in sys.modules:
+        return error
+    from prunekit.train.torch_errors import told_plainly
+
+    try:
+        with told_plainly():
+            raise error
+    except Exception as told:
+        return told
 
 
 def report_interrupt(error: BaseException) -> int:

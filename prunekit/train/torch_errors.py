@@ -30,7 +30,8 @@ def told_plainly() -> Iterator[None]:
         yield
     except torch.OutOfMemoryError as error:
         raise ResourceError(
-            "out of memory: set data.micro_batch, or lower data.batch_size"
+            "out of memory: set data.micro_batch (of an evaluation data.eval_batch), or lower "
+            "data.batch_size"
         ) from error
     except MemoryError as error:
         raise ResourceError("out of memory: lower data.batch_size or data.train_limit") from error
