@@ -43,7 +43,8 @@ def unmerge(
             "are wanted"
         )
     rows = group.clamp(min=0).unsqueeze(-1).expand(-1, -1, x.shape[2])
-    fill = torch.as_tensor(dropped, dtype=x.dtype, device=x.device)
+    # a number is not sent: a GPU would be waited for
+    fill = dropped.to(x) if isinstance(dropped, Tensor) else x.new_full((), dropped)
     return torch.where((group < 0).unsqueeze(-1), fill, x.gather(1, rows))
 
 

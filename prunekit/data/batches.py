@@ -134,7 +134,8 @@ class DataSet:
     def fingerprint(self) -> str:
         """SHA-256 over every sample that is used, its label and its split, 64 hex digits.
 
-        Of a streamed set over the names, sizes and times of its images in place of their pixels.
+        Of a streamed set over the names of its images, with sizes and times or with the content of
+        the files, in place of their pixels.
         """
         return self._fingerprint
 

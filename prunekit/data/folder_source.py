@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
@@ -18,6 +20,7 @@ from prunekit.data.decoding import (
     unread,
 )
 from prunekit.data.file_index import FileIndex
+from prunekit.data.kept_document import kept
 from prunekit.data.sources import Interpolation, Window
 from prunekit.errors import DataError
 from prunekit.foundation.files import only_regular, open_regular
@@ -34,13 +37,16 @@ class FolderSource:
     Args:
         index: of one split.
         decoder: of JPEGs; None = the best that is installed.
+        by_content: whether the fingerprint is over what the files hold.
     """
 
     size: tuple[int, int] | None = None
 
-    def __init__(self, index: FileIndex, decoder: Decoder | None = None) -> None:
+    def __init__(
+        self, index: FileIndex, decoder: Decoder | None = None, *, by_content: bool = False
+    ) -> None:
         best, reason = best_decoder()
-        self.index, self.decoder = index, decoder or best
+        self.index, self.decoder, self.by_content = index, decoder or best, by_content
         self.labels, self.classes = index.labels, index.classes
         self.notes = index.notes + ((f"{reason}: Pillow decodes",) if reason else ())
         self.channels = _channels(index)
@@ -54,8 +60,8 @@ class FolderSource:
         return len(self.index)
 
     def fingerprint(self) -> str:
-        """SHA-256, 64 hex digits, over names, sizes, times, labels and classes of all images."""
-        return self.index.digest()
+        """SHA-256, 64 hex digits, over names, labels, classes, and times with sizes, or content."""
+        return _kept_content(self.index) if self.by_content else self.index.digest()
 
     def describe(self, index: int) -> str:
         """The path of an image."""
@@ -87,6 +93,20 @@ class FolderSource:
             with suppress(OSError):
                 self.index.kept.unlink()
         raise DataError(f"{path}: was changed after its folder was listed: start again")
+
+
+def _kept_content(index: FileIndex) -> str:
+    """Its `content_digest`: files are read again once one has another name, size or time."""
+    listed = f"{index.folder} {index.digest()}".encode(errors="surrogateescape")
+    name = f"{hashlib.sha256(listed).hexdigest()[:32]}.content.json"
+    return kept(name, index.content_digest, lambda digest: {"sha256": digest}, _digest_of)
+
+
+def _digest_of(document: Any) -> str:
+    digest = bytes.fromhex(document["sha256"])
+    if len(digest) != hashlib.sha256().digest_size:
+        raise ValueError("no SHA-256")
+    return digest.hex()
 
 
 def _channels(index: FileIndex) -> int:

@@ -42,6 +42,10 @@ class ImageFolderConfig(StreamableConfig):
     """Side in pixels of the squares that are kept in memory, of which `random_resized_crop` and
     `eval_resize` take theirs; null = `image_size`."""
 
+    fingerprint: Annotated[Literal["times", "content"], NewKey(3, before="times")] = "times"
+    """What tells a streamed set from another: names, sizes and times of its files, or `content`:
+    all files are read once, and a copy of them is the same set. A pack goes by its content."""
+
     @field_validator("keep_size")
     @classmethod
     def _holds_image_size(cls, keep_size: int | None, info: ValidationInfo) -> int | None:
@@ -65,7 +69,9 @@ class ImageFolderConfig(StreamableConfig):
     def open_source(self, split: Split) -> ImageSource:
         """The images of a split, to be read one by one."""
         images = self._images(split)
-        return images.source if isinstance(images, PackedImages) else FolderSource(images.index)
+        if isinstance(images, PackedImages):
+            return images.source
+        return FolderSource(images.index, by_content=self.fingerprint == "content")
 
     def decoded_bytes(self, split: Split) -> int:
         """How much memory `load` would take for a split, by its first image."""

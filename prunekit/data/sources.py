@@ -48,7 +48,7 @@ class ImageSource(Protocol):
     def __len__(self) -> int: ...
 
     def fingerprint(self) -> str:
-        """SHA-256, 64 hex digits, over names, sizes, times, labels and classes of all images."""
+        """SHA-256, 64 hex digits, over names, labels, classes, and times with sizes, or content."""
         ...
 
     def describe(self, index: int) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -38,10 +38,17 @@ class LayerPoint:
 
 
 class LayerTrials:
-    """A model that is pruned and put back as it was, again and again."""
+    """A model that is pruned and put back as it was, again and again; `logits` is its pass."""
 
-    def __init__(self, model: nn.Module, data: DataSet, split: Split, samples: int) -> None:
-        self.model, self.data, self.split = model, data, split
+    def __init__(
+        self,
+        model: nn.Module,
+        data: DataSet,
+        split: Split,
+        samples: int,
+        logits: Callable[[Tensor], Tensor],
+    ) -> None:
+        self.model, self.data, self.split, self.logits = model, data, split, logits
         sizes = {"train": data.train_size, "validation": data.validation_size}
         there = sizes.get(split, data.test_size)
         if not there:
@@ -71,7 +78,7 @@ class LayerTrials:
         hits, loss, seen = 0, 0.0, 0
         self.model.eval()
         for images, labels in self._batches():
-            logits, seen = self.model(images).float(), seen + len(labels)
+            logits, seen = self.logits(images).float(), seen + len(labels)
             hits += int((logits.argmax(-1) == labels).sum())
             loss += float(F.cross_entropy(logits, labels, reduction="sum"))
         if loss != loss:

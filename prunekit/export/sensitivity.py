@@ -13,8 +13,10 @@ from torch import nn
 from prunekit.data import open_dataset
 from prunekit.errors import RecipeError, UsageError
 from prunekit.export.layer_trials import LayerPoint, LayerTrials, Split
+from prunekit.export.served import pass_of
 from prunekit.export.subject import MODEL_FILE
 from prunekit.foundation.devices import cpu_threads, device_of_run
+from prunekit.foundation.numerics import Numerics
 from prunekit.models.saved import load_model
 from prunekit.recipe.load import dataset_from
 from prunekit.registry import STRATEGIES
@@ -178,9 +180,10 @@ def _trials(
         config, seed=recipe.seed, device=place, storage=None if overrides else run.storage()
     )
     model.to(place)
-    with closing(data), cpu_threads(recipe.threads):
+    with closing(data), cpu_threads(recipe.threads), Numerics.of(recipe).during():
         own: Split = "validation" if data.validation_size else "train"
-        yield LayerTrials(model, data, split or own, samples)
+        logits = pass_of(model, recipe, data.spec.input_shape, place)
+        yield LayerTrials(model, data, split or own, samples, logits)
 
 
 def _each_alone(

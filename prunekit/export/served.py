@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import textwrap
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -61,7 +61,7 @@ class ServedModel:
     def with_module(self, module: nn.Module) -> ServedModel:
         """The same, with another model of torch."""
         module = module.to(self.device)
-        logits = _run_of(module, self.recipe, self.preprocessing, self.device)
+        logits = pass_of(module, self.recipe, _shape(self.preprocessing), self.device)
         return replace(self, module=module, logits=logits)
 
     @contextmanager
@@ -70,13 +70,8 @@ class ServedModel:
         if self.recipe is None:
             yield
             return
-        numerics = Numerics.in_force()
-        with cpu_threads(self.recipe.threads):
-            Numerics.of(self.recipe).set()
-            try:
-                yield
-            finally:
-                numerics.set()
+        with cpu_threads(self.recipe.threads), Numerics.of(self.recipe).during():
+            yield
 
 
 def open_served(source: str | Path, device: str | None = None) -> ServedModel:
@@ -129,7 +124,7 @@ def _of_weights(path: Path, file: Path, run: RunDir | None, wanted: str | None) 
     prepared = _preprocessing(file, run)
     return ServedModel(
         path=path,
-        logits=_run_of(model, recipe, prepared, device),
+        logits=pass_of(model, recipe, _shape(prepared), device),
         preprocessing=prepared,
         data=recipe.data.model_dump(mode="json") if recipe else None,
         device=device,
@@ -141,11 +136,21 @@ def _of_weights(path: Path, file: Path, run: RunDir | None, wanted: str | None) 
     )
 
 
-def _run_of(
-    model: nn.Module, recipe: Recipe | None, prepared: Preprocessing, device: torch.device
+def _shape(prepared: Preprocessing) -> tuple[int, ...]:
+    return len(prepared.mean), *prepared.size
+
+
+def pass_of(
+    model: nn.Module, recipe: Recipe | None, shape: Sequence[int], device: torch.device
 ) -> Callable[[Tensor], Tensor]:
-    """The forward pass in the precision of the run, of images that lie as they did in it."""
-    shape = (len(prepared.mean), *prepared.size)
+    """The forward pass in the precision of the run, of images that lie as they did in it.
+
+    Args:
+        model: on the device.
+        recipe: of the run; None = none is known.
+        shape: [C, H, W] of its images.
+        device: where it computes.
+    """
     last = recipe is not None and lies_channels_last(recipe, model, shape, device)
 
     def logits(images: Tensor) -> Tensor:

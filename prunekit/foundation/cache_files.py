@@ -19,6 +19,7 @@ LIMIT_GB = 50.0
 KINDS = {
     ".index.safetensors": "list of a large folder",
     ".safetensors": "decoded images",
+    ".content.json": "digest of a folder",
     ".json": "statistics of pixels",
     ".lock": "lock",
 }

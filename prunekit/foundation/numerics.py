@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, Protocol, Self
 
@@ -79,6 +81,16 @@ class Numerics:
         if self.deterministic:  # read when cuBLAS is first used
             os.environ.setdefault(CUBLAS_WORKSPACE, ":4096:8")
         torch.use_deterministic_algorithms(self.deterministic)
+
+    @contextmanager
+    def during(self) -> Iterator[None]:
+        """Put them in force within; after it those of before are."""
+        before = self.in_force()
+        self.set()
+        try:
+            yield
+        finally:
+            before.set()
 
     def told(self) -> dict[str, bool]:
         """As JSON."""

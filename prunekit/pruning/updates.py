@@ -93,23 +93,26 @@ class MaskUpdates:
         return update
 
     def _compare_ranks(self, update: Update, *, corrects: bool) -> None:
-        """All processes must have decided the same.
+        """All processes must have decided the same: of all of it they hear at once.
 
         Raises:
             PluginError: they have not.
         """
         ranks, mask_set = self._around.sources.ranks, self._around.mask_set
-        if not ranks.all_equal(digest_of(update.state, mask_set.digest())):
+        masks = digest_of(update.state, mask_set.digest())
+        values = mask_set.corrections.digest if corrects else b""
+        if ranks.all_equal(masks + values):
+            return
+        if not ranks.all_equal(masks):
             what = "the masks, or what is changed of the state," if update.state else "the masks"
             raise PluginError(
                 f"{what} differ between ranks: scores from rank-local data must go through "
                 "ctx.mean_over_ranks"
             )
-        if corrects and not ranks.all_equal(mask_set.corrections.digest):
-            raise PluginError(
-                "the values for weights that stay differ between ranks: what comes from rank-local "
-                "data must go through ctx.mean_over_ranks"
-            )
+        raise PluginError(
+            "the values for weights that stay differ between ranks: what comes from rank-local "
+            "data must go through ctx.mean_over_ranks"
+        )
 
     def _refuse_soft_ends(self, step: int) -> None:
         """Masks must be bool from the end of their strategy's window on.

@@ -90,6 +90,7 @@ class ManifestDocument(Document):
     seed: int = 0
     data: Text | None = None
     data_storage: Text | None = None
+    data_decoder: Text | None = None
     launch: Text | None = None
     environment: BegunInDocument = BegunInDocument()
     as_before: list[Text] = []

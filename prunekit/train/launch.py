@@ -26,9 +26,8 @@ from prunekit.runs.links import refuse_links
 from prunekit.runs.new_directory import clear_parts, new_run_dir, point_latest
 from prunekit.train.build import Run, build
 from prunekit.train.distributed import ProcessGroup, joined
-from prunekit.train.environment import changes_between, environment
 from prunekit.train.going_on import as_begun, beginning, begun_run, status_of
-from prunekit.train.manifest import check_same_code, manifest_of, note_code
+from prunekit.train.manifest import changes_since, check_same_code, manifest_of, note_code
 from prunekit.train.observer import Observer
 from prunekit.train.processes import Started, start_processes
 from prunekit.train.state import average_notes
@@ -220,7 +219,7 @@ def _go_on(
         recipe, kept = as_begun(opened.recipe(), now)
         run = build(recipe, group, anchor, resuming=True, storage=opened.storage())
         check_same_code(run.recipe, group)
-        changed = changes_between(manifest["environment"], environment(group.device, group.world))
+        changed = changes_since(manifest, run)
         if manifest["data"] != run.data.fingerprint():
             raise CheckpointError(f"{run_dir}: the data changed since the run began: restore it")
         if manifest.get("loss", "") != run.loss.identity():

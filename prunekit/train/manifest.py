@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,10 @@ from prunekit.recipe.schema import Recipe
 from prunekit.registry.own_code import code_of
 from prunekit.train.build import Run
 from prunekit.train.distributed import ProcessGroup
-from prunekit.train.environment import environment, git_state
+from prunekit.train.environment import changes_between, environment, git_state
+
+DECODER = "data_decoder"
+"""What decodes images of a streamed set: another may differ in a last bit."""
 
 
 def manifest_of(run: Run) -> dict[str, Any]:
@@ -36,6 +40,17 @@ def manifest_of(run: Run) -> dict[str, Any]:
         "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "environment": environment(run.group.device, run.group.world),
     }
+
+
+def changes_since(manifest: Mapping[str, Any], run: Run) -> list[str]:
+    """A sentence for each thing that a result depends on and that is another than in a manifest."""
+    before, now = manifest["environment"], environment(run.group.device, run.group.world)
+    decoders = manifest.get(DECODER), run.data.pixels.told.get("decoder")
+    if all(decoders):  # else one was in memory, or is of an earlier version
+        before, now = (
+            {**one, DECODER: by} for one, by in zip((before, now), decoders, strict=True)
+        )
+    return changes_between(before, now)
 
 
 def check_same_code(recipe: Recipe, group: ProcessGroup) -> None:

@@ -37,7 +37,10 @@ def told_plainly() -> Iterator[None]:
 def in_plain_words(error: Exception) -> ResourceError | RecipeError | None:
     """What is told of an error of torch or Python that a recipe can mend; None = of any other."""
     if isinstance(error, torch.OutOfMemoryError):
-        return ResourceError("out of memory: set data.micro_batch, or lower data.batch_size")
+        return ResourceError(
+            "out of memory: set data.micro_batch (of an evaluation data.eval_batch), or lower "
+            "data.batch_size"
+        )
     if isinstance(error, MemoryError):
         return ResourceError("out of memory: lower data.batch_size or data.train_limit")
     if not isinstance(error, RuntimeError):

@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 from hypothesis import given, strategies as st
 from rich.console import Console
 
@@ -319,6 +320,23 @@ def test_each_error_is_one_line_and_its_exit_code(kind, call, failing):
     assert out == ""
     assert err.lower().endswith("what is wrong: the remedy\n")
     assert len(err.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "told"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory."), 8, "Error: out of memory: set data."),
+        (MemoryError(), 8, "Error: out of memory: lower data."),
+        (torch.AcceleratorError("CUDA error"), 1, "Internal error: AcceleratorError: CUDA error"),
+    ],
+    ids=lambda one: type(one).__name__,
+)
+def test_a_lack_of_memory_is_no_bug_in_any_command(error, code, told, call, failing):
+    failing(error)
+    found, _, err = call("run", "quickstart")
+    assert found == code
+    assert err.startswith(told)
+    assert len(err.splitlines()) == 1 or code == 1
 
 
 def test_an_error_about_a_key_of_the_recipe_begins_with_its_place(call, failing, tmp_path):

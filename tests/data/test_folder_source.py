@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import shutil
 import time
 from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
@@ -12,7 +13,7 @@ import torch
 from PIL import Image
 
 from prunekit.data import kept_index as keeping
-from prunekit.data.file_index import FolderLayout, index_files
+from prunekit.data.file_index import FileIndex, FolderLayout, index_files
 from prunekit.data.folder_source import FolderSource
 from prunekit.data.image_folder import ImageFolderConfig
 from prunekit.errors import DataError
@@ -105,17 +106,26 @@ def test_the_fingerprint_tells_whatever_changed(root, change):
     assert config(root).open_source("train").fingerprint() != before
 
 
-def test_the_fingerprint_of_content_knows_no_times(root):
-    def content():
-        return config(root).open_source("train").index.content_digest()
+def test_the_fingerprint_of_content_is_that_of_a_copy_and_is_taken_once(root, tmp_path, cache):
+    def content(root=root):
+        return config(root, fingerprint="content").open_source("train").fingerprint()
 
     before = content()
-    os.utime(root / "train/bee/b.png", ns=(1, 1))
-    assert content() == before
-    pixels = bytearray((root / "train/bee/b.png").read_bytes())
+    assert before != config(root).open_source("train").fingerprint()
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(FileIndex, "content_digest", None)  # nothing is read again
+        assert content() == before
+    (kept,) = cache.glob("*.content.json")
+    for damaged in ("{", '{"sha256": "ab"}'):
+        kept.write_text(damaged)
+        assert content() == before
+    copy = Path(shutil.copytree(root, tmp_path / "copy", copy_function=shutil.copyfile))
+    os.utime(copy / "train/bee/b.png", ns=(1, 1))
+    assert content(copy) == before
+    pixels = bytearray((copy / "train/bee/b.png").read_bytes())
     pixels[-1] ^= 1
-    (root / "train/bee/b.png").write_bytes(pixels)
-    assert content() != before
+    (copy / "train/bee/b.png").write_bytes(pixels)
+    assert content(copy) != before
 
 
 # ---- broken images

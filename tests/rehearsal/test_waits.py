@@ -10,11 +10,14 @@ from typing import Any
 from unittest.mock import patch
 
 import pytest
+import torch
 
+from prunekit import unmerge
 from prunekit.pruning.strategies.base import Update
 from prunekit.pruning.strategies.magnitude import Magnitude
 from prunekit.pruning.strategies.scored import ScoredStrategy
-from tests.rehearsal.device import HostWaits
+from prunekit.pruning.structures.units import Part
+from tests.rehearsal.device import NAME, HostWaits, host_waits
 from tests.rehearsal.training import waits_of_steps
 
 SHALLOW, DEEPER, DEEP = 2, 3, 11
@@ -142,3 +145,22 @@ def test_weights_that_stay_are_corrected_without_a_further_wait(pretend, mode):
 def test_what_is_logged_is_read_at_once(pretend):
     tree = recipe(SHALLOW, MAGNITUDE, logging={"every": "1st"})
     most([one.after for one in steps_of(pretend, tree, updates=False)], 2)
+
+
+def waits_of_parts() -> HostWaits:
+    """Of units that have several parts of a tensor each, and of tokens that go back."""
+    device = torch.device(NAME, 0)
+    part = Part("w", (4, 3), (4, 3), (0,), units=(1, 0, -1, 1), size=2)
+    scores = torch.arange(12.0).view(4, 3).to(device)
+    part.sums(scores)  # what the device can is asked once
+    tokens, groups = torch.rand(2, 3, 4).to(device), torch.tensor([[0, 2, -1]] * 2).to(device)
+    with host_waits() as found:
+        mask = part.spread(part.sums(scores) > 12)
+        back = unmerge(tokens, groups, dropped=7.0)
+    assert mask.cpu().all(1).tolist() == [True, False, True, True]
+    assert back.cpu()[0, 2].tolist() == [7.0] * 4
+    return found
+
+
+def test_numbers_of_a_structure_and_of_a_call_are_sent_without_a_wait(pretend):
+    most([pretend(waits_of_parts)], 0)

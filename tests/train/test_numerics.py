@@ -8,6 +8,8 @@ import pytest
 import torch
 
 from prunekit.errors import RecipeError
+from prunekit.export.layer_trials import LayerTrials
+from prunekit.export.sensitivity import sensitivity
 from prunekit.export.served import open_served
 from prunekit.foundation.files import read_json, write_json
 from prunekit.foundation.numerics import Numerics
@@ -87,6 +89,26 @@ def test_a_served_run_is_rounded_as_it_was(other: Path) -> None:
     Numerics(cudnn_benchmark=True).set()
     with open_served(other).as_in_its_run():
         assert Numerics.in_force().told() == TOLD
+    assert Numerics.in_force() == Numerics(cudnn_benchmark=True)
+
+
+def test_layers_are_tried_as_the_run_computed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    half = run(tmp_path, tf32=True, precision="bf16", phases=[{"name": "train", "length": "2st"}])
+    seen: list[tuple[dict[str, bool], torch.dtype]] = []
+    own = LayerTrials.measure
+
+    def measure(trials: LayerTrials) -> tuple[float, float]:
+        logits = trials.logits(next(trials._batches())[0])
+        seen.append((Numerics.in_force().told(), logits.dtype))
+        return own(trials)
+
+    Numerics(cudnn_benchmark=True).set()
+    monkeypatch.setattr(LayerTrials, "measure", measure)
+    sensitivity(half, sparsities=[0.5], samples=8)
+    assert seen
+    assert all(one == (TOLD | {"deterministic": False}, torch.bfloat16) for one in seen)
     assert Numerics.in_force() == Numerics(cudnn_benchmark=True)
 
 

@@ -15,6 +15,7 @@ from prunekit.errors import DataError
 from prunekit.export.evaluating import evaluate_run
 from prunekit.export.sensitivity import sensitivity
 from prunekit.export.subject import open_subject
+from prunekit.foundation.files import write_json
 from prunekit.recipe.load import recipe_from
 from prunekit.registry.own_code import use_code
 from prunekit.runs.directory import open_run
@@ -125,6 +126,20 @@ def test_what_was_settled_once_stays(held, tmp_path, monkeypatch):
     assert same(result(resume_run(copy)), result(held))
     assert open_run(copy).report()["data"]["storage"] == "stream"
     assert open_run(held).storage() == "memory"
+
+
+def test_another_decoder_on_resume_is_one_line(tmp_path):
+    images = image_folder(tmp_path / "images", ("ant", "bee", "cat"), size=6)
+    files = {"name": "image_folder", "root": str(images), "storage": "stream", "workers": 0}
+    whole = run(tmp_path / "whole", **files, validation=0.0)
+    left = rewound(whole, 15, tmp_path / "left")
+    manifest = open_run(left).manifest()
+    write_json(left / "manifest.json", manifest | {"data_decoder": "Pillow 1.0"})
+    resume_run(left)
+    (told,) = [one for one in open_run(left).report()["warnings"] if "data_decoder" in one]
+    assert told.startswith(
+        f"data_decoder was Pillow 1.0 when the run began and is {manifest['data_decoder']} now"
+    )
 
 
 def test_what_comes_after_a_run_reads_the_same_images(held, tmp_path, started):

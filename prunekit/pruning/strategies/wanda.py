@@ -11,6 +11,7 @@ from torch import Tensor
 
 from prunekit.errors import RecipeError
 from prunekit.foundation.parameters import Holders
+from prunekit.foundation.transfer import read
 from prunekit.pruning.distributions import AnyDistribution, Uniform
 from prunekit.pruning.inputs import input_squares
 from prunekit.pruning.strategies.base import Context
@@ -55,8 +56,9 @@ class Wanda(Calibrated):
         batches = (x for x, _ in ctx.calibration(self.config.samples))
         squares = input_squares(ctx.model, {name: params[name] for name in ctx.weights}, batches)
         scores, holders = {}, Holders(ctx.model)
-        for name, weight in ctx.weights.items():
-            if not squares[name].any():
+        met = read([squares[name].any() for name in ctx.weights])
+        for (name, weight), some in zip(ctx.weights.items(), met, strict=True):
+            if not some:
                 raise RecipeError(
                     f"strategy wanda: {name} meets no input that is not zero as it is: leave it "
                     "out with scope.exclude"

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from prunekit.foundation.devices import as_float64
 from prunekit.foundation.parameters import Holder
+from prunekit.foundation.transfer import send
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +39,7 @@ class Part:
         """The sum over each unit, float64 [units]."""
         if self.units is not None:
             lines = as_float64(entries).reshape(self.view).movedim(self.axes[0], 0)
-            where = torch.tensor(self.units, device=lines.device)
+            where = send(torch.tensor(self.units), lines.device)
             found = lines.new_zeros(self.size + 1)  # the last is for those of no unit
             sums = lines.reshape(len(lines), -1).sum(1)
             return found.index_add_(0, where % (self.size + 1), sums)[:-1]
@@ -52,7 +53,7 @@ class Part:
     def spread(self, kept: Tensor) -> Tensor:
         """The mask of the parameter, from bool [units]; what is of no unit is kept."""
         if self.units is not None:
-            where = torch.tensor(self.units, device=kept.device)
+            where = send(torch.tensor(self.units), kept.device)
             kept = torch.cat((kept, kept.new_ones(1)))[where]
         thin = [n if axis in self.axes else 1 for axis, n in enumerate(self.view)]
         mask = kept.reshape(thin).expand(self.view)
