@@ -13,9 +13,6 @@ from torch.overrides import TorchFunctionMode
 from prunekit.foundation.modules import copy_on, plain_attention
 from prunekit.models.dry_pass import blank, unseen, unwatched
 
-RECOMPUTES = ("grad_checkpointing", "gradient_checkpointing")
-"""Attributes by which models of others say that a pass keeps little and computes it again."""
-
 
 def least_entries(model: nn.Module, input_shape: Sequence[int], samples: int) -> int:
     """Numbers that a training pass holds at once, at the least: a whole number, however large.
@@ -30,18 +27,16 @@ def least_entries(model: nn.Module, input_shape: Sequence[int], samples: int) ->
         samples: images of the pass.
 
     Returns:
-        0 where nothing is known: of a model that does not run without values, or computes anew what
-        it would keep.
+        0 where nothing is known: of a model that does not run without values.
     """
-    if any(getattr(module, name, False) for module in model.modules() for name in RECOMPUTES):
-        return 0
     learning = [path for path, module in model.named_modules() if _learns(module)]
     try:
         own = unwatched(copy_on(model, "meta")).train()
         kept = _Kept()
         for path in learning:
             own.get_submodule(path).register_forward_pre_hook(kept.note)
-        with unseen(), plain_attention(), (largest := _Largest()):
+        watched = torch.autograd.graph.saved_tensors_hooks(kept.hold, lambda x: x)
+        with unseen(), torch.enable_grad(), watched, plain_attention(), (largest := _Largest()):
             own(blank(own, input_shape, samples))
     except torch.AcceleratorError:  # the device is gone, and nothing else is wrong
         raise
@@ -60,15 +55,27 @@ def _room(x: Tensor) -> int:
 
 
 class _Kept:
-    """Inputs of layers, what several are views of once."""
+    """Inputs of layers that the graph of the pass holds, what several are views of once."""
 
     def __init__(self) -> None:
         self._inputs: dict[int, Tensor] = {}
+        self._held = False
 
     def note(self, _: nn.Module, given: tuple[Any, ...]) -> None:
-        for x in given:
+        for x in given if self._holds() else ():
             if isinstance(x, Tensor):  # held, so that no other takes its number
                 self._inputs[x.untyped_storage()._cdata] = x
+
+    def hold(self, x: Tensor) -> Tensor:
+        self._held = True
+        return x
+
+    def _holds(self) -> bool:
+        """Not without gradients, nor in a checkpoint, which holds in its own way and computes anew
+        what is in it: tried by an operation that has something to hold."""
+        self._held = False
+        torch.ones((), requires_grad=True).exp()
+        return self._held
 
     def entries(self) -> int:
         return sum(map(_room, self._inputs.values()))

@@ -1,10 +1,12 @@
 """What a training pass holds at least: never more than it holds in truth."""
 
 from collections.abc import Sequence
+from functools import partial
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from prunekit.errors import ResourceError
 from prunekit.models import build_model
@@ -81,9 +83,37 @@ def test_what_cannot_be_looked_at_is_not_known():
             return super().forward(x) * float(x.sum())
 
     assert least_entries(Values(), (1, 8, 8), 5) == 0
-    again = Pairs()
-    again.grad_checkpointing = True
-    assert least_entries(again, (1, 8, 8), 5) == 0
+
+
+class Around(nn.Module):
+    """64 pixels, 32 units, and 16 of them by a part that is called in some way."""
+
+    def __init__(self, call) -> None:
+        super().__init__()
+        self.first, self.call = nn.Linear(64, 32), call
+        self.part = nn.Sequential(nn.Linear(32, 16), nn.ReLU(), nn.Linear(16, 2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.call(self.part, self.first(x.flatten(1)))
+
+
+def without_gradients(part, x):
+    with torch.no_grad():
+        return part(x)
+
+
+@pytest.mark.parametrize(
+    ("call", "kept"),
+    [
+        (lambda part, x: part(x), 64 + 32 + 16),
+        (without_gradients, 64),
+        (partial(checkpoint, use_reentrant=False), 64),
+        (partial(checkpoint, use_reentrant=True), 0),  # not known: not without values
+    ],
+    ids=["as it is", "without gradients", "checkpoint", "reentrant"],
+)
+def test_what_is_computed_anew_or_without_gradients_is_not_kept(call, kept):
+    assert least_entries(Around(call), (1, 8, 8), 5) == 5 * kept
 
 
 @pytest.mark.parametrize(("left", "fits"), [(64 * 80 * 4, True), (64 * 80 * 4 - 1, False)])
