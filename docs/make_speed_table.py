@@ -47,7 +47,7 @@ def rows(document: dict[str, Any]) -> list[list[str]]:
                 where = f"`{document['subject']}`, {section['name']}"
                 goal = row["goal"].removesuffix(" x")
                 cells = [where, row["what"], section["baseline"], null, ratio(row), goal]
-                found.append([*cells, row["verdict"]])
+                found.append([cell.replace("|", r"\|") for cell in (*cells, row["verdict"])])
     return found
 
 
