@@ -3,15 +3,21 @@
 import gc
 import multiprocessing
 import os
+import signal
 from collections.abc import Iterator
 
 import pytest
 from hypothesis import HealthCheck, given, settings, strategies
 
+from prunekit.foundation.signals import SIGNALS
 from tests.support.plugin_env import PluginEnv
 from tests.support.ranks import TwoRanks
 
 os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported, which xdist's own process spares
+for ignored in [name for name in SIGNALS if signal.getsignal(name) is signal.SIG_IGN]:
+    # tests that run in the background, or under nohup, meet signals as those in a terminal
+    usual = signal.default_int_handler if ignored == signal.SIGINT else signal.SIG_DFL
+    signal.signal(ignored, usual)
 
 # how many examples of a property: few beside the work, the same sixty in CI, many at night
 _common = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow]}
