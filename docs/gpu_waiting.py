@@ -12,7 +12,7 @@ from typing import Any
 import gpu_runs
 import torch
 from gpu_check import Notes, Settings
-from gpu_waits import Steps, allowed, watched
+from gpu_waits import Steps, watched
 
 from prunekit.foundation.devices import choose_device
 from prunekit.foundation.timing import call_seconds
@@ -51,11 +51,14 @@ LAST_CASE = 8
 
 
 def _rehearsed(tree: dict[str, Any], device: torch.device) -> dict[str, Any]:
+    from tests.rehearsal.waiting import too_often
+
     seen, failed = _steps_of(tree, device)
     over = {
         step.number: step.lines
         for step in seen.steps
-        if not step.updates and sum(step.lines.values()) > allowed(tree)
+        if not step.updates
+        and too_often(tree, step.number, sum(step.lines.values()), updates=False)
     }
     told = {
         "steps": len(seen.steps),

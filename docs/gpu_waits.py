@@ -7,7 +7,6 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
 from unittest.mock import patch
 
 import torch
@@ -78,8 +77,3 @@ def watched(seen: Steps) -> Iterator[None]:
 
     with patch.object(Trainer, "advance", looked):
         yield
-
-
-def allowed(tree: dict[str, Any]) -> int:
-    """Waits of a step without an update: fp16 asks whether it overflowed, a probe tells what it saw."""
-    return int(tree.get("precision") == "fp16") + int(bool(tree.get("probes")))

@@ -122,8 +122,10 @@ class Precision:
 
     def step(self, optimizer: Optimizer, take: bool) -> None:
         """`optimizer.step()`, if one is to be taken; the scale may rise again either way."""
-        if take:
+        if take and getattr(optimizer, "_step_supports_amp_scaling", False):
             self.scaler.step(optimizer)
+        elif take:  # its gradients were looked at: the scaler would have the host wait once more
+            optimizer.step()
         self._update()
 
     def _update(self) -> None:

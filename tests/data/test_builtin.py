@@ -1,10 +1,7 @@
 """Digits and the sets of torchvision: their files, as they are and as they should not be."""
 
-import gzip
-import hashlib
 import os
 import pickle
-import struct
 import subprocess
 import sys
 
@@ -23,6 +20,7 @@ from prunekit.data.builtin import (
     read_idx,
 )
 from prunekit.errors import DataError, ResourceError
+from tests.support.published_sets import cifar_files, idx, mnist_files
 
 datasets = pytest.importorskip("torchvision.datasets")
 
@@ -65,25 +63,6 @@ def test_data_needs_neither_torchvision_nor_pillow():
 # ---- IDX
 
 
-def idx(array: np.ndarray) -> bytes:
-    header = bytes([0, 0, 8, array.ndim]) + struct.pack(f">{array.ndim}I", *array.shape)
-    return header + array.tobytes()
-
-
-def write_mnist(folder, end="", train=12, tests=5):
-    """Files in the format of MNIST; returns the training images and labels."""
-    folder.mkdir(parents=True, exist_ok=True)
-    rng = np.random.default_rng(0)
-    for prefix, count in (("t10k", tests), ("train", train)):
-        images = rng.integers(0, 256, (count, 28, 28), dtype=np.uint8)
-        labels = (np.arange(count) % 10).astype(np.uint8)
-        for name, array in (("images-idx3", images), ("labels-idx1", labels)):
-            content = idx(array)
-            content = gzip.compress(content) if end else content
-            (folder / f"{prefix}-{name}-ubyte{end}").write_bytes(content)
-    return images, labels
-
-
 @pytest.mark.parametrize("end", ["", ".gz"])
 @pytest.mark.parametrize("inner", [True, False])
 @pytest.mark.parametrize(
@@ -94,7 +73,7 @@ def write_mnist(folder, end="", train=12, tests=5):
     ],
 )
 def test_idx_files_are_found_where_they_are(tmp_path, config, name, inner, end):
-    images, labels = write_mnist(tmp_path / name / "raw" if inner else tmp_path, end)
+    images, labels = mnist_files(tmp_path / name / "raw" if inner else tmp_path, end)
     config = config.model_copy(update={"root": str(tmp_path)})
     samples = config.load("train")
     assert np.array_equal(samples.images[:, 0], images)
@@ -150,14 +129,14 @@ def with_fewer_images(path):
     [cut_short, made_longer, of_other_shape, of_other_type, without_images, with_fewer_images],
 )
 def test_a_wrong_idx_file_is_refused(tmp_path, damage):
-    write_mnist(tmp_path)
+    mnist_files(tmp_path)
     damage(tmp_path / "train-images-idx3-ubyte")
     with pytest.raises(DataError, match=f"{tmp_path}/train-.*fetch"):
         MnistConfig(name="mnist", root=str(tmp_path)).load("train")
 
 
 def test_a_label_without_a_class_is_refused(tmp_path):
-    write_mnist(tmp_path)
+    mnist_files(tmp_path)
     (tmp_path / "train-labels-idx1-ubyte").write_bytes(idx(np.full(12, 10, dtype=np.uint8)))
     with pytest.raises(DataError, match=r"labels up to 10 .* 10 classes"):
         MnistConfig(name="mnist", root=str(tmp_path)).load("train")
@@ -189,7 +168,7 @@ class FakeMnist:
     def __init__(self, root, download=False):
         if self.error:
             raise self.error
-        write_mnist(root / "MNIST" / "raw")
+        mnist_files(root / "MNIST" / "raw")
 
 
 @pytest.fixture
@@ -227,21 +206,13 @@ class Evil:
         return os.mkdir, (self.path,)
 
 
-def write_cifar(folder, content):
-    """The files of CIFAR-10; returns torchvision's table of file names and checksums for them."""
-    folder = folder / "cifar-10-batches-py"
-    folder.mkdir(parents=True, exist_ok=True)
-    sums = {}
-    for name, value in content.items():
-        (folder / name).write_bytes(pickle.dumps(value))
-        sums[name] = hashlib.md5((folder / name).read_bytes()).hexdigest()
-    return sums
-
-
 def test_a_cifar_pickle_that_was_changed_is_refused_unread(tmp_path):
     names = [*(f"data_batch_{i}" for i in range(1, 6)), "test_batch", "batches.meta"]
     canary = tmp_path / "canary"
-    write_cifar(tmp_path, dict.fromkeys(names, Evil(canary)))
+    folder = tmp_path / "cifar-10-batches-py"
+    folder.mkdir()
+    for name in names:
+        (folder / name).write_bytes(pickle.dumps(Evil(canary)))
     with pytest.raises(DataError, match=r"cifar-10-batches-py: .*not whole"):
         Cifar10Config(name="cifar10", root=str(tmp_path)).load("train")
     assert not canary.exists()
@@ -249,24 +220,16 @@ def test_a_cifar_pickle_that_was_changed_is_refused_unread(tmp_path):
 
 def test_cifar_files_with_the_right_checksums_are_read(tmp_path, monkeypatch):
     pixels = np.random.default_rng(0).integers(0, 256, (6, 3072), dtype=np.uint8)
-    sums = write_cifar(
-        tmp_path,
-        {
-            "data_batch_1": {"data": pixels, "labels": [0, 1, 2, 0, 1, 2]},
-            "test_batch": {"data": pixels[:2], "labels": [2, 0]},
-            "batches.meta": {"label_names": ["cat", "dog", "eel"]},
-        },
-    )
-    cifar = datasets.CIFAR10
-    monkeypatch.setattr(cifar, "train_list", [["data_batch_1", sums["data_batch_1"]]])
-    monkeypatch.setattr(cifar, "test_list", [["test_batch", sums["test_batch"]]])
-    monkeypatch.setattr(cifar, "meta", {**cifar.meta, "md5": sums["batches.meta"]})
+    train, test = ({"data": pixels[:n], "labels": [0, 1, 2, 0, 1, 2][:n]} for n in (6, 3))
+    made = cifar_files(tmp_path, datasets.CIFAR10, train, test, ["cat", "dog", "eel"])
+    for name, value in made.items():
+        monkeypatch.setattr(datasets.CIFAR10, name, value)
     config = Cifar10Config(name="cifar10", root=str(tmp_path))
     samples = config.load("train")
     assert np.array_equal(samples.images.flatten(1), pixels)
     assert samples.labels.tolist() == [0, 1, 2, 0, 1, 2]
     assert samples.classes == ("cat", "dog", "eel")
-    assert config.load("test").labels.tolist() == [2, 0]
+    assert config.load("test").labels.tolist() == [0, 1, 2]
     meta = tmp_path / "cifar-10-batches-py" / "batches.meta"
     meta.write_bytes(pickle.dumps(Evil(tmp_path / "canary")))
     with pytest.raises(DataError):

@@ -11,11 +11,7 @@ from pydantic import BaseModel
 from prunekit.recipe.load import recipe_from
 from tests.rehearsal.recipes import Case, Tree
 
-DOWNLOAD = "its files are not here; decoded, its images go the way of digits"
-OTHERS = "a library's, and slow to build; what of it may run on any device is tried with ours"
 NOT_REHEARSED: dict[str, dict[str, str]] = {
-    "dataset": dict.fromkeys(("mnist", "fashion_mnist", "cifar10", "cifar100"), DOWNLOAD),
-    "model": dict.fromkeys(("torchvision", "transformers"), OTHERS),
     "optimizers": dict.fromkeys(("lbfgs", "muon", "sparseadam"), "runs refuse it"),
 }
 """Kind -> name -> why."""

@@ -14,10 +14,8 @@ from torch.utils._pytree import tree_map
 
 from prunekit.pruning.strategies import drop_and_grow as growing
 from prunekit.train.state import EMA
-from tests.rehearsal.device import HostWaits
-from tests.rehearsal.recipes import Case, Tree
+from tests.rehearsal.recipes import Case
 from tests.rehearsal.rehearsing import rehearse
-from tests.rehearsal.training import waits_of_steps
 
 
 def found(fault: str, case: Case) -> str:
@@ -29,15 +27,6 @@ def found(fault: str, case: Case) -> str:
             said = f"{type(error).__name__}: {error}"
     assert planted, f"{fault}: was never come to"
     return said
-
-
-def waits_with(fault: str, tree: Tree) -> list[HostWaits]:
-    """What the host waits for in the steps that decide no mask, without the fault and with it."""
-    without = waits_of_steps(tree)
-    with FAULTS[fault]() as planted:
-        steps = waits_of_steps(tree)
-    assert planted
-    return [next(one.step for one in run[1:] if not one.updates) for run in (without, steps)]
 
 
 Places = list[str]

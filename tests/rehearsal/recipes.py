@@ -17,8 +17,8 @@ from typing import Any
 from prunekit.registry import STRATEGIES
 from tests.rehearsal.pairs import Row, pairwise
 
-SOURCE, FOLDER = "<source>", "<folder>"
-"""Stand in a tree for a run of `VIT`, and for a folder of images."""
+SOURCE, FOLDER, PUBLISHED = "<source>", "<folder>", "<published>"
+"""Stand in a tree for a run of `VIT`, for a folder of images, and for the files of a known set."""
 Tree = dict[str, Any]
 
 VIT: Tree = {"name": "vit", "patch_size": 4, "depth": 1, "embed_dim": 128, "heads": 2}
@@ -183,21 +183,44 @@ LR_SCHEDULES: tuple[Tree, ...] = (
 FILES: Tree = {"name": "image_folder", "root": FOLDER, "batch_size": 4, "micro_batch": None}
 FILES |= {"train_limit": None, "test_limit": None, "validation": 0.25}
 NATIVE: Tree = {"data": {"image_size": 64}}
+OTHERS: Tree = {
+    "name": "transformers:ViTForImageClassification",
+    "config": {
+        **{"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2},
+        **{"intermediate_size": 64, "patch_size": 4},
+    },
+}
+
+
+EACH: Tree = {"train_limit": None, "validation": 0}
+"""Of a hundred classes in few images, so that none is left without one."""
+GRAY = ("digits", "mnist", "fashion_mnist")
+"""What a model of the digits can be asked about: of one channel, and ten classes."""
+
+
+def known(name: str) -> Tree:
+    """A set of torchvision."""
+    return {"data": {"name": name, "root": PUBLISHED}}
+
+
 ONCE: tuple[Tree, ...] = (
-    {"loggers": [{"name": "csv"}, {"name": "tensorboard"}]},
+    {"loggers": [{"name": "csv"}, {"name": "tensorboard"}]} | known("mnist"),
     {"data": FILES},
     {"data": FILES | {"storage": "stream"}},
     MODELS["mlp"],
-    {"phases": [{"name": "a", "length": "4st", "keep": "best"}, {"name": "b", "length": "4st"}]},
+    known("cifar10")
+    | {"phases": [{"name": "a", "length": "4st", "keep": "best"}, {"name": "b", "length": "4st"}]},
     MODELS["vgg"],
     WIDE | {"data": {"image_size": 16}},
-    {"loggers": [{"name": "wandb"}]},
+    {"loggers": [{"name": "wandb"}], "data": known("cifar100")["data"] | EACH},
+    {"model": {"name": "torchvision:squeezenet1_1"}, "data": {"image_size": 32}},
+    {"model": OTHERS},
     {
         "model": {"name": "timm:test_vit"},
         "compressors": [{"name": "tome", "slot": "blocks.*", "metric": "keys", **RATIO}],
     }
     | NATIVE,
-    {"data": {"eval_resize": 20, "mean": [0.5], "std": [0.5]}},
+    {"data": known("fashion_mnist")["data"] | {"eval_resize": 20, "mean": [0.5], "std": [0.5]}},
     {"optimizer": {"name": "adamw", "lr": 1e-3, "layer_decay": 0.9, "freeze": ["pos_embed"]}},
 )
 """Taken one after the other, with `magnitude`, by the rows after those of the strategies."""
@@ -292,10 +315,10 @@ def value_trees() -> Iterator[tuple[str, Tree]]:
 
 
 def _fits(tree: Tree) -> dict[str, list[str]]:
-    """What a recipe cannot have: tokens to compress, or a teacher for another size of image."""
-    if "model" in tree or tree.get("data", {}).get("name", "digits") != "digits":
-        return {"compressor": ["none"], "loss": ["cross_entropy", "bce"]}
-    return {}
+    """What a recipe cannot have: tokens to compress, or a teacher for other images."""
+    of_teacher = "model" not in tree and tree.get("data", {}).get("name", "digits") in GRAY
+    fits = {} if of_teacher else {"loss": ["cross_entropy", "bce"]}
+    return fits | ({"compressor": ["none"]} if "model" in tree else {})
 
 
 def _tree(tree: Tree, row: Row, number: int, optimizers: Iterator[str]) -> Tree:

@@ -5,17 +5,30 @@ from __future__ import annotations
 import os
 import tempfile
 import warnings
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from torchvision import datasets
 
+from prunekit.foundation.devices import has_float64
 from prunekit.runs.directory import open_run
 from tests.rehearsal.device import NAME
-from tests.rehearsal.recipes import BASE, FOLDER, MATCHED, SOURCE, STOP, Case, Tree
-from tests.rehearsal.training import Tensors, fitted, resume_on, run_on
+from tests.rehearsal.recipes import BASE, FOLDER, MATCHED, PUBLISHED, SOURCE, STOP, Case, Tree
+from tests.rehearsal.training import (
+    StepWaits,
+    Tensors,
+    fitted,
+    resume_on,
+    run_on,
+    watched_steps,
+)
+from tests.rehearsal.waiting import too_often
 from tests.support.data_sets import image_folder
+from tests.support.published_sets import cifar_files, mnist_files
 from tests.support.training import curve, rewound
 
 
@@ -25,9 +38,9 @@ def rehearse(case: Case) -> list[str]:
         warnings.simplefilter("ignore")  # of what so short a run cannot be good for
         out = Path(folder)
         tree = placed(case.tree)
-        with fitted(finish=True) as ours:
+        with fitted(finish=True) as ours, watched_steps() as steps:
             done = run_on(NAME, tree, out / "device")
-        found = [f"not {what}" for what in finished(done)]
+        found = [f"not {what}" for what in finished(done)] + waited(steps, tree)
         if case.exact:
             with fitted(finish=False) as theirs:
                 run_on("cpu", tree, out / "cpu")
@@ -45,6 +58,20 @@ def trained(case: Case) -> list[str]:
     with tempfile.TemporaryDirectory() as out, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return [f"not {what}" for what in finished(run_on(NAME, placed(case.tree), Path(out)))]
+
+
+def waited(steps: Sequence[StepWaits], tree: Tree) -> list[str]:
+    """A sentence for each step in which the host waited more often than it may.
+
+    What a device without float64 leaves to the host is waited for.
+    """
+    if not has_float64(torch.device(NAME, 0)):
+        return []
+    return [
+        f"step {one.number}: {one.step}"
+        for one in steps
+        if too_often(tree, one.number, len(one.step), updates=one.updates)
+    ]
 
 
 def masks_of(tensors: Tensors) -> Tensors:
@@ -80,7 +107,9 @@ def placed(tree: Tree) -> Tree:
 
     def put(value: Any) -> Any:
         if isinstance(value, dict):
-            return {key: put(one) for key, one in value.items()}
+            found = {key: put(one) for key, one in value.items()}
+            at = found.get("root") == PUBLISHED
+            return found | {"root": published(found["name"])} if at else found
         if isinstance(value, list):
             return [put(one) for one in value]
         return {SOURCE: source, FOLDER: images}[value]() if value in (SOURCE, FOLDER) else value
@@ -106,6 +135,28 @@ def source() -> str:
     tree = BASE | {"strategies": [strategy], "phases": [{"name": "a", "length": "2st"}]}
     tree |= {"optimizer": {"name": "adamw", "lr": 1e-3}}
     return str(run_on("cpu", tree, _kept() / "source"))
+
+
+KNOWN = {"cifar10": ("CIFAR10", "labels", 10), "cifar100": ("CIFAR100", "fine_labels", 100)}
+"""The class of torchvision, its key for labels, and how many classes there are."""
+IMAGES = 128
+
+
+@cache
+def published(name: str) -> str:
+    """The files of a known set with images of noise, whose checksums are then right here."""
+    root = _kept() / name
+    if name not in KNOWN:
+        mnist_files(root, train=IMAGES, tests=IMAGES)
+        return str(root)
+    kind, key, classes = KNOWN[name]
+    pixels = np.random.default_rng(0).integers(0, 256, (IMAGES, 3072), dtype=np.uint8)
+    part = {"data": pixels, key: [number % classes for number in range(IMAGES)]}
+    source = getattr(datasets, kind)
+    names = [f"class {number}" for number in range(classes)]
+    for attribute, value in cifar_files(root, source, part, part, names).items():
+        setattr(source, attribute, value)  # for as long as this process lives, which is ours
+    return str(root)
 
 
 @cache

@@ -83,6 +83,14 @@ def one_attention() -> AbstractContextManager[Any]:
 
 def waits_of_steps(tree: dict[str, Any]) -> list[StepWaits]:
     """Run a recipe on the pretend device; what the host waited for in each step."""
+    with tempfile.TemporaryDirectory() as out, watched_steps() as seen:
+        run_on(NAME, tree, Path(out))
+    return seen
+
+
+@contextmanager
+def watched_steps() -> Iterator[list[StepWaits]]:
+    """What the host waits for in each step of the runs within."""
     seen: list[StepWaits] = []
     advance, after = Trainer.advance, Trainer._after_step
 
@@ -97,9 +105,7 @@ def waits_of_steps(tree: dict[str, Any]) -> list[StepWaits]:
             after(trainer)
 
     with (
-        tempfile.TemporaryDirectory() as out,
         patch.object(Trainer, "advance", counted_advance),
         patch.object(Trainer, "_after_step", counted_after),
     ):
-        run_on(NAME, tree, Path(out))
-    return seen
+        yield seen
