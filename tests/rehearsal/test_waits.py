@@ -11,7 +11,9 @@ from unittest.mock import patch
 
 import pytest
 import torch
+from torch import nn
 
+import prunekit
 from prunekit import unmerge
 from prunekit.pruning.strategies.base import Update
 from prunekit.pruning.strategies.magnitude import Magnitude
@@ -158,3 +160,30 @@ def waits_of_parts() -> HostWaits:
 
 def test_numbers_of_a_structure_and_of_a_call_are_sent_without_a_wait(pretend):
     most([pretend(waits_of_parts)], 0)
+
+
+def waits_of_a_loop(name: str) -> list[HostWaits]:
+    """Of the steps of a loop of one's own, whose masks change at steps 4 and 7."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(8, 32), nn.ReLU(), nn.Linear(32, 8)).to(NAME)
+    x, y = torch.rand(16, 8).to(NAME), torch.arange(16).to(NAME) % 8
+    made = prunekit.strategy(name, sparsity=0.5, cadence={"every": "4st"})
+    pruner = prunekit.Pruner(model, [made], total_steps=9)
+    optimizer, seen = torch.optim.AdamW(model.parameters(), lr=1e-2), list[HostWaits]()
+    pruner.attach(optimizer)
+    for _ in range(3):
+        with host_waits() as found:
+            optimizer.zero_grad()
+            nn.functional.cross_entropy(model(x), y).backward()
+            if pruner.before_step():
+                optimizer.step()
+            pruner.after_step()
+        seen.append(found)
+    return seen
+
+
+@pytest.mark.parametrize(("name", "allowed"), [("magnitude", 0), ("rigl", 1)])
+def test_a_loop_of_ones_own_waits_only_to_see_that_gradients_that_are_read_are_finite(
+    pretend, name, allowed
+):
+    most(pretend(waits_of_a_loop, name)[1:], allowed)
