@@ -88,11 +88,17 @@ def lengthened(mean: Tensor, x: Tensor, matching: Matching) -> Tensor:
         matching: where each went.
     """
     exact = torch.promote_types(x.dtype, torch.float32)
-    length = torch.linalg.vector_norm(x.to(exact), dim=-1)
+    length = _norms(x.to(exact))
     longest, count = _over_groups(length, matching)
-    now = torch.linalg.vector_norm(mean.to(exact), dim=-1).clamp_min(SMALLEST_NORM)
+    now = _norms(mean.to(exact)).clamp_min(SMALLEST_NORM)
     scale = torch.where(count > 1, longest / now, torch.ones_like(now)).unsqueeze(-1)
     return (mean.to(exact) * scale).to(mean.dtype)
+
+
+def _norms(x: Tensor) -> Tensor:
+    """Of each token, [B, N]; torch 2.11 keeps a last axis of 1 on the meta device in any case."""
+    norms: Tensor = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
+    return norms.squeeze(-1)
 
 
 def _over_groups(length: Tensor, matching: Matching) -> tuple[Tensor, Tensor]:

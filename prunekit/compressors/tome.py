@@ -196,9 +196,10 @@ def _scores(a: Tensor, b: Tensor, similarity: Similarity) -> Tensor:
     dot = product(b, a.transpose(-2, -1)).transpose(-2, -1)
     if similarity == "cosine":
         length_a, length_b = (
-            torch.linalg.vector_norm(t, dim=-1).clamp_min(SMALLEST_NORM) for t in (a, b)
+            torch.linalg.vector_norm(t, dim=-1, keepdim=True).clamp_min(SMALLEST_NORM)
+            for t in (a, b)
         )
-        cosine: Tensor = dot / length_a.unsqueeze(-1) / length_b.unsqueeze(-2)
+        cosine: Tensor = dot / length_a / length_b.transpose(-2, -1)
         return cosine
     if similarity == "neg_l2":
         square_a, square_b = (t.square().sum(-1) for t in (a, b))

@@ -57,7 +57,8 @@ class Bar:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._bar.stop()
+        if not self._bar.disable:  # one that is never drawn ends with an empty line in rich 13
+            self._bar.stop()
 
     def begin_at(self, done: int) -> None:
         """Say that so many were done before."""
