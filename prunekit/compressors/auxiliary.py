@@ -66,7 +66,10 @@ def taken_of(compressor: DataCompressor) -> Tensor | None:
             "the mean over the batch"
         )
     if torch.is_grad_enabled() and not term.requires_grad:
-        raise PluginError(f"{who}: its loss depends on nothing that learns")
+        raise PluginError(
+            f"{who}: its loss depends on nothing that learns, or was formed where no gradients are "
+            "kept, as in a checkpoint of torch with use_reentrant=True: set that to False"
+        )
     return term.float()
 
 

@@ -7,6 +7,7 @@ import math
 from fractions import Fraction
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Self
 
+import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
@@ -67,6 +68,11 @@ class TokenBatch(_Tokens):
         return self
 
 
+def _in_backward() -> bool:
+    """Whether autograd is at work around here, as where a checkpoint computes what it kept not."""
+    return not torch.compiler.is_compiling() and torch._C._current_graph_task_id() != -1
+
+
 class DataCompressor(nn.Module, abc.ABC):
     """Shorten a token sequence.
 
@@ -100,12 +106,13 @@ class DataCompressor(nn.Module, abc.ABC):
     def add_loss(self, term: Tensor) -> None:
         """Add a term to the loss of the batch that passes; called by `forward`, in training.
 
-        Once a pass: a second call takes the place of the first. In evaluation it does nothing.
+        Once a pass: a second call takes the place of the first. In evaluation it does nothing, nor
+        where a checkpoint computes a pass again in the midst of its backward pass.
 
         Args:
             term: a scalar, the mean over the samples of the batch, times its weight.
         """
-        if self.training:
+        if self.training and not _in_backward():
             self._term = term
 
     def take_loss(self) -> Tensor | None:

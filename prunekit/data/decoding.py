@@ -18,10 +18,10 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor
 
-from prunekit.data.images import FORMATS, GRAY, check_readable, plain_mode
+from prunekit.data.images import FORMATS, GRAY, check_readable, plain_mode, why_broken
 from prunekit.data.resizing import resize_pixels
 from prunekit.data.sources import Interpolation, Window
 from prunekit.errors import DataError, PrunekitError, ResourceError
@@ -129,14 +129,6 @@ def unread(path: Path, error: OSError) -> PrunekitError:
     if error.errno in NOT_OF_THE_FILE:
         return ResourceError(f"{reason}: free some")
     return DataError(f"{reason}: replace or remove it")
-
-
-def why_broken(error: Exception) -> str:
-    """What a decoder says, without the place in its own code."""
-    if isinstance(error, UnidentifiedImageError):
-        return "it is no image of a format that is read"
-    text = " ".join(str(error).split())
-    return text.partition(".cpp:")[2].partition(", ")[2] or text or type(error).__name__
 
 
 def decode_window(data: bytes, take: Take, decoder: Decoder) -> Tensor:

@@ -8,8 +8,8 @@ from typing import NamedTuple
 
 from PIL import Image
 
-from prunekit.data.decoding import jpeg_frame, reduction, undecoded, unread, why_broken
-from prunekit.data.images import FORMATS, GRAY, check_readable, plain_mode
+from prunekit.data.decoding import jpeg_frame, reduction, undecoded, unread
+from prunekit.data.images import FORMATS, GRAY, check_readable, plain_mode, why_broken
 from prunekit.errors import DataError
 from prunekit.foundation.files import read_bytes
 

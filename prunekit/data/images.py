@@ -15,7 +15,7 @@ from typing import BinaryIO, Literal, Protocol
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from prunekit.data.cache import require_memory
@@ -199,8 +199,16 @@ def _read(path: ImageLike, layout: Layout | None, image_size: int | None) -> np.
         raise
     except Exception as error:  # decoders raise whatever a broken file leads them to
         raise DataError(
-            f"{path}: cannot be decoded: {error or type(error).__name__}: replace or remove it"
+            f"{path}: cannot be decoded: {why_broken(error)}: replace or remove it"
         ) from error
+
+
+def why_broken(error: Exception) -> str:
+    """What a decoder says, without the place in its own code."""
+    if isinstance(error, UnidentifiedImageError):
+        return "it is no image of a format that is read"
+    text = " ".join(str(error).split())
+    return text.partition(".cpp:")[2].partition(", ")[2] or text or type(error).__name__
 
 
 def _check(image: Image.Image, path: ImageLike, layout: Layout, image_size: int | None) -> None:

@@ -11,9 +11,8 @@ from pathlib import Path
 
 from PIL import Image
 
-from prunekit.data.decoding import why_broken
 from prunekit.data.file_index import FileIndex
-from prunekit.data.images import FORMATS, check_readable
+from prunekit.data.images import FORMATS, check_readable, why_broken
 from prunekit.data.pack_format import SPLITS, PackDocument
 from prunekit.data.packed_source import PackedSource
 from prunekit.data.workers import Task, results_in_order, worth

@@ -105,6 +105,8 @@ def open_served(source: str | Path, device: str | None = None) -> ServedModel:
             run_of_it = None  # it computes without that code
         if device not in (None, "auto", "cpu"):
             raise UsageError(f"--device {device}: {path} runs in onnxruntime, on the CPU")
+        if not path.exists():
+            raise CheckpointError(f"{path}: no such file")
         return _of_onnx(path, run_of_it)
     return _of_weights(path, path, run_of_it, device)
 

@@ -34,7 +34,7 @@ def refuse_too_large(config: ModelConfig, spec: DataSpec) -> None:
         count = sum(p.numel() for p in model.parameters())
         raise ResourceError(
             f"model: {si(count)} parameters take {size_text(size)}, and {size_text(left)} of "
-            "memory are left: make it smaller"
+            "memory are left: make it, or data.image_size, smaller"
         )
 
 

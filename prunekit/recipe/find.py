@@ -94,7 +94,8 @@ def find_recipe(text: str) -> Path:
     if text in shipped_sweeps():
         raise UsageError(f"{text}: is a sweep: `prunekit sweep {text}` runs it")
     known = named_recipes()
-    problem = "is a folder" if path.is_dir() else "does not exist"
+    there = "is a folder" if path.is_dir() else "is no regular file"
+    problem = there if path.exists() else "does not exist"
     if near := did_you_mean(path.name.removesuffix(path.suffix), known):
         raise UsageError(f"{text}: {problem}.{near} (a recipe by its name)")
     raise UsageError(

@@ -103,7 +103,7 @@ class SweepFile(Frozen):
     """A CSV file, from this file's folder, of accuracies that others published for the arms."""
 
 
-RANGE = re.compile(r"(-?[0-9]{1,9})\.\.(-?[0-9]{1,9})")
+RANGE = re.compile(r"(-?[0-9]{1,18})\.\.(-?[0-9]{1,18})")
 MAX_VALUES = 10_000
 
 

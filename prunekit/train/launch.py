@@ -10,6 +10,7 @@ from pathlib import Path
 from rich.text import Text
 from torch import Tensor
 
+from prunekit.data import check_shares
 from prunekit.errors import CheckpointError, UsageError, WriteError
 from prunekit.foundation.console import console
 from prunekit.foundation.devices import most_processes
@@ -88,6 +89,7 @@ def run_recipe(
             raise UsageError(f"{given.path}: not the code that the recipe was read with")
         wish = GO_ON if go_on else ""
         if nproc > 1 and not place().started_by:
+            check_shares(recipe.data, nproc)  # before processes are there that would say so
             arguments = (resolved, source, str(out), wish)
             return Path(start_processes(nproc, recipe.threads, _run, *arguments))
         return _run_here(recipe, source, out, wish)
@@ -119,8 +121,9 @@ def resume_run(
         _check_processes(run, world, device)
     with use_code(code):
         if world > 1 and not place().started_by:
-            given = str(run.path), device or ""
-            return Path(start_processes(world, run.recipe().threads, _resume, *given))
+            recipe, given = run.recipe(), (str(run.path), device or "")
+            check_shares(recipe.data, world)
+            return Path(start_processes(world, recipe.threads, _resume, *given))
         return _resume_here(run.path, device)
 
 

@@ -287,6 +287,7 @@ def test_run_refuses_what_is_neither_recipe_nor_override(call, launched, tmp_pat
     assert code == 2
     assert "'seed' is no override: write key=value" in err
     assert "is a folder" in call("run", tmp_path)[2]
+    assert "is no regular file" in call("run", os.devnull)[2]
     assert call("run", "zzz")[2].endswith("a name that `prunekit init --list` shows\n")
     assert launched == []
 

@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 from torch.testing import assert_close
+from torch.utils.checkpoint import checkpoint
 
 from prunekit import Pruner, RecipeError, auxiliary_losses, load_model, open_run, strategy, use_code
 from prunekit.compressors.auxiliary import with_a_loss
@@ -236,6 +237,24 @@ def test_a_loop_that_leaves_a_term_out_is_told(caplog: pytest.LogCaptureFixture)
         optimizer.step()
         pruner.after_step()
     assert [*pruner.masks()] == ["0.weight"]
+
+
+def test_a_checkpoint_that_computes_again_leaves_no_second_term() -> None:
+    first, costs = nn.Linear(2, 2), Costs(Costs.Config())
+
+    def block(x: Tensor) -> Tensor:
+        costs(TokenBatch(x, torch.ones(1, 2, 1), 0))
+        return x.sin()
+
+    for reentrant in (False, True):
+        out = checkpoint(block, first(torch.ones(1, 2, 2)), use_reentrant=reentrant).sum()
+        if reentrant:
+            with pytest.raises(PluginError, match="use_reentrant=True: set that to False"):
+                auxiliary_losses(costs)
+            return
+        torch.autograd.backward(out + sum(auxiliary_losses(costs).values()))
+        assert auxiliary_losses(costs) == {}
+        assert torch.equal(costs.linear.weight.grad, torch.ones(2, 2))
 
 
 def test_only_a_pattern_prunes_the_parameters_of_a_compressor() -> None:

@@ -211,6 +211,7 @@ def test_what_is_no_model_of_a_finished_run_is_refused(merging, tmp_path):
     for name, what in {
         "unfinished": "begin it again with `prunekit run`",
         "none": "no such file",
+        "none.onnx": "no such file",
         "foreign.safetensors": "not written by a prunekit run",
         "text.safetensors": "no safetensors file",
         "model.pt2": "read by torch alone",
@@ -251,6 +252,7 @@ def test_an_onnx_file_of_another_program_is_refused(tmp_path):
 
 def test_without_onnxruntime_its_line_is_told(tmp_path, monkeypatch):
     monkeypatch.setattr(served.importlib.util, "find_spec", lambda name: None)
+    (tmp_path / "model.onnx").touch()
     with pytest.raises(UsageError, match=r"pip install 'prunekit\[onnx\]'"):
         evaluate_run(tmp_path / "model.onnx")
 

@@ -125,7 +125,7 @@ def test_what_is_no_image_is_told_by_its_path(merging, tmp_path):
     (tmp_path / "folder").mkdir()
     for name, what in {
         "none.png": "no such image",
-        "text.png": "cannot be decoded",
+        "text.png": "cannot be decoded: it is no image of a format that is read",
         "large.png": "9x9 pixels among images of 8x8: resize it",
         "colour.png": "an image in colour",
         "folder": "a folder: give its image files",

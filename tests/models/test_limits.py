@@ -23,7 +23,9 @@ HUGE = (
 
 @pytest.mark.parametrize("settings", HUGE, ids=lambda one: one["name"])
 def test_a_model_that_cannot_fit_is_refused_before_it_is_made(settings: dict) -> None:
-    with pytest.raises(ResourceError, match=r"model: .* parameters take .* make it smaller"):
+    with pytest.raises(
+        ResourceError, match=r"model: .* parameters take .* make it, or data.image_size, smaller"
+    ):
         build_model(MODELS.parse(settings), SPEC)
 
 

@@ -205,6 +205,7 @@ HEAD = "name: s\nrecipe: base\n"
         ("axes: {strategies.1.sparsity: [0.5]}",
          "s.yaml:3:32: there is no strategies.1: strategies has only strategies.0 to strategies.0"),
         ("axes: {seed: 4..0}", "s.yaml:3:14 axes.seed: 4..0 runs backwards: write 0..4"),
+        ("axes: {seed: 0..1000000000000}", "s.yaml:3:14 axes.seed: more than 10,000 values"),
         ("axes: {seed: []}", "s.yaml:3:14 axes.seed: no values: give at least one"),
         ("axes: {seed: [0, 0]}", "s.yaml:3:14 axes.seed: 0 is given twice"),
         ("axes: {seed: 3}",
