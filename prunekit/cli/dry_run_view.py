@@ -133,7 +133,7 @@ def costs_view(plan: DryRun) -> Table:
         if plan.passes == 1
         else f"{plan.passes:.3g} a step, forward and backward: as many times the cost of one",
         "memory": f"{si(plan.memory_bytes)}B",
-        "disk": f"{si(plan.disk_bytes)}B",
+        "disk": f"{si(plan.disk_bytes)}B, and its logs",
         "time": f"{seconds_text(plan.total_seconds)} at {plan.step_seconds:.3g} s a step "
         "(three steps timed)",
     }

@@ -154,13 +154,18 @@ def _either(words: list[str]) -> str:
     return " or ".join(filter(None, [", ".join(quoted[:-1]), quoted[-1]]))
 
 
+def _bound(value: float) -> str:
+    """Whole numbers with all their digits."""
+    return f"{int(value):,}" if value == int(value) else f"{value:g}"
+
+
 def _wrong_value(details: ErrorDetails, value: Any) -> str:
     kind, context = details["type"], details.get("ctx", {})
     if kind in WANTED:
         return f"must be {WANTED[kind]}, not {kind_of(value)}"
     if kind in BOUNDS:
         bound, words = BOUNDS[kind]
-        return f"must be {words} {context[bound]:g}, not {shown(value)}"
+        return f"must be {words} {_bound(context[bound])}, not {shown(value)}"
     if kind == "literal_error" and isinstance(value, str):
         return _unknown_word(value, context["expected"])
     if kind in ("too_short", "too_long"):
