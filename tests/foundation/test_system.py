@@ -74,7 +74,7 @@ def test_the_quick_start_a_resume_and_a_sweep_run_elsewhere(name: str, tmp_path:
         tmp_path,
         ["run", "quickstart", *SHORT],
         ["report", "runs/quickstart/latest"],
-        ["doctor"],
+        ["doctor", "--no-compile"],
     )
     assert "1 finished run" in told
     latest = tmp_path / "runs" / "quickstart" / "latest"
