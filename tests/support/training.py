@@ -2,8 +2,11 @@
 
 import json
 import shutil
+from contextlib import AbstractContextManager
+from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from hypothesis import settings
@@ -38,6 +41,13 @@ def recipe(**changes: Any) -> Recipe:
 
 def run(out: Path, **changes: Any) -> Path:
     return run_recipe(recipe(**changes), out=out)
+
+
+def by_operators() -> AbstractContextManager[Any]:
+    """Within, `torch.compile` traces as ever and runs its graphs by torch's own operators: no
+    compiler makes kernels, which takes longer than a short training."""
+    torch.compiler.reset()
+    return patch("torch.compile", partial(torch.compile, backend="aot_eager"))
 
 
 def rewound(run_dir: Path, step: int, to: Path) -> Path:

@@ -45,7 +45,16 @@ from prunekit.train.losses.cross_entropy import CrossEntropy
 from prunekit.train.losses.distill import Distill, soft_distance
 from prunekit.train.losses.teacher import _renormalised
 from tests.support.ranks import TwoRanks
-from tests.support.training import MAGNITUDE, curve, recipe, result, rewound, run, same
+from tests.support.training import (
+    MAGNITUDE,
+    by_operators,
+    curve,
+    recipe,
+    result,
+    rewound,
+    run,
+    same,
+)
 
 VIT = {"name": "vit", "patch_size": 2, "depth": 2, "embed_dim": 12, "heads": 2}
 DISTILLED = VIT | {"distill_token": True}
@@ -401,7 +410,8 @@ def test_a_resumed_student_is_the_undisturbed_one(case, teacher, tmp_path):
 @pytest.mark.slow
 def test_a_compiled_student_learns_the_same(teacher, tmp_path):
     changes = {**SHORT, "model": VIT, "loss": of(teacher, of="tokens", layer="blocks.0")}
-    eager, compiled = (run(tmp_path, compile=one, **changes) for one in (False, True))
+    with by_operators():
+        eager, compiled = (run(tmp_path, compile=one, **changes) for one in (False, True))
     losses = [
         [m["train/loss"] for m in curve(path) if "train/loss" in m] for path in (eager, compiled)
     ]

@@ -24,7 +24,7 @@ from prunekit.runs.directory import open_run
 from prunekit.train.launch import resume_run
 from tests.support.ranks import TwoRanks
 from tests.support.scored import FINITE, kept_by_decimals, tensors
-from tests.support.training import result, rewound, run, same, with_steps
+from tests.support.training import by_operators, result, rewound, run, same, with_steps
 
 Weights = dict[str, Tensor]
 FLOATS = st.sampled_from([torch.float32, torch.float64])
@@ -396,7 +396,8 @@ def test_a_resumed_run_is_the_undisturbed_one(name: str, precision: str, tmp_pat
 def test_gradients_are_read_through_a_compiled_model_too(name: str, tmp_path: Path) -> None:
     """Masks of a compiled run differ from the eager ones by no more than rounding may flip."""
     settings = {"name": name, "sparsity": 0.8}
-    both = [run(tmp_path / str(c), strategies=[settings], compile=c) for c in (False, True)]
+    with by_operators():
+        both = [run(tmp_path / str(c), strategies=[settings], compile=c) for c in (False, True)]
     eager, compiled = (open_run(path).masks() for path in both)
     for name, mask in eager.items():
         assert int(mask.sum()) == int(compiled[name].sum())
