@@ -69,7 +69,7 @@ class TokenBatch(_Tokens):
 
 
 def _in_backward() -> bool:
-    """Whether autograd is at work around here, as where a checkpoint computes what it kept not."""
+    """Whether autograd is at work around here, as where a checkpoint computes anew."""
     return not torch.compiler.is_compiling() and torch._C._current_graph_task_id() != -1
 
 

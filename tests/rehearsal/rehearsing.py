@@ -14,7 +14,6 @@ import numpy as np
 import torch
 from torchvision import datasets
 
-from prunekit.foundation.devices import has_float64
 from prunekit.runs.directory import open_run
 from tests.rehearsal.device import NAME
 from tests.rehearsal.recipes import BASE, FOLDER, MATCHED, PUBLISHED, SOURCE, STOP, Case, Tree
@@ -61,12 +60,7 @@ def trained(case: Case) -> list[str]:
 
 
 def waited(steps: Sequence[StepWaits], tree: Tree) -> list[str]:
-    """A sentence for each step in which the host waited more often than it may.
-
-    What a device without float64 leaves to the host is waited for.
-    """
-    if not has_float64(torch.device(NAME, 0)):
-        return []
+    """A sentence for each step in which the host waited more often than it may."""
     return [
         f"step {one.number}: {one.step}"
         for one in steps
