@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import textwrap
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import fields
 from pprint import pformat
 from threading import BrokenBarrierError
 from typing import Any
+
+import torch
 
 from prunekit.errors import PluginError, PrunekitError
 from prunekit.foundation.values import ComponentConfig
@@ -36,6 +39,21 @@ def faults_of(call: str) -> Iterator[None]:
         raise ConformanceError(str(error)) from error
     except Exception as error:
         raise ConformanceError(f"{call} raised {type(error).__name__}: {error}") from error
+
+
+@contextmanager
+def faults_compiled(call: str) -> Iterator[None]:
+    """Faults of a call under torch.compile, of which nothing is compiled before or after.
+
+    A warning is none, also where the author's tests raise it: the compiler warns of itself and of
+    the interpreter.
+    """
+    torch.compiler.reset()
+    try:
+        with warnings.catch_warnings(action="ignore"), faults_of(call):
+            yield
+    finally:
+        torch.compiler.reset()
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from prunekit.pruning.strategies.base import PruningStrategy
 from prunekit.registry.configs import StrategyConfig
 from prunekit.testing import hooks
 from prunekit.testing.cases import SmallModel, Trial, global_noise
-from prunekit.testing.faults import ConformanceError, RefusedError, faults_of
+from prunekit.testing.faults import ConformanceError, RefusedError, faults_compiled, faults_of
 from prunekit.testing.hooks import Watch
 from prunekit.testing.snapshot import bits, difference, leaves, through_a_file
 from prunekit.testing.training import ThreadRank, Training, on_ranks
@@ -168,10 +168,8 @@ class StrategyRuns:
 
     def _compiled(self, trial: Trial, first: Training) -> None:
         """torch.compile around the model changes nothing."""
-        torch.compiler.reset()
-        with faults_of("under torch.compile, training"):
+        with faults_compiled("under torch.compile, training"):
             compiled = self._train(trial, compiled=True)
-        torch.compiler.reset()
         if changed := unequal(first, compiled):
             raise ConformanceError(f"{changed} under torch.compile (backend eager)")
 

@@ -18,7 +18,7 @@ from prunekit.errors import RecipeError
 from prunekit.foundation.values import as_values
 from prunekit.registry.configs import CompressorConfig
 from prunekit.testing.cases import TokenTrial, global_noise, switches
-from prunekit.testing.faults import ConformanceError, RefusedError, faults_of
+from prunekit.testing.faults import ConformanceError, RefusedError, faults_compiled, faults_of
 from prunekit.testing.snapshot import bits, difference, leaves, through_a_file
 from prunekit.testing.token_losses import check_loss_term, check_same_term
 from prunekit.testing.token_values import close, equal, of_each, random_tokens
@@ -239,12 +239,11 @@ def check_meta(compressor: DataCompressor, tokens: TokenBatch, out: TokenBatch) 
 
 def check_compiled(compressor: DataCompressor, tokens: TokenBatch, out: TokenBatch) -> None:
     """One graph of static shapes, and the same result."""
-    torch.compiler.reset()
     own = copy.deepcopy(compressor)
     compiled = torch.compile(own, backend="eager", fullgraph=True, dynamic=False)
-    with faults_of("under torch.compile(fullgraph=True) forward"), global_noise("forward", 0):
+    call = "under torch.compile(fullgraph=True) forward"
+    with faults_compiled(call), global_noise("forward", 0):
         again = compiled(tokens)
-    torch.compiler.reset()
     if not (close(out.x, again.x) and close(out.size, again.size)):
         raise ConformanceError("torch.compile (backend eager) gives other tokens")
     check_same_term(compressor, tokens, own)

@@ -2,6 +2,7 @@
 
 import importlib.util
 import sys
+import warnings
 
 import pytest
 import torch
@@ -255,6 +256,30 @@ def test_settings_that_do_not_parse_are_named():
         check_strategy(zoo.Sound, {"sparsity": 2.0})
     with pytest.raises(ConformanceError, match=r"the settings are a Config, no Sound.Config"):
         check_strategy(zoo.Sound, zoo.Counts.Config())
+
+
+@pytest.mark.parametrize("outcome", ["error", "default"])
+def test_what_the_compiler_warns_of_itself_is_no_fault_of_the_component(
+    monkeypatch, recwarn, outcome
+):
+    compile_quietly, warned = torch.compile, []
+
+    def backend(graph, inputs):
+        warned.append(outcome)
+        warnings.warn("of this compiler on this interpreter", RuntimeWarning, stacklevel=2)
+        return graph
+
+    monkeypatch.setattr(
+        torch,
+        "compile",
+        lambda model, **given: compile_quietly(model, **given | {"backend": backend}),
+    )
+    warnings.simplefilter(outcome)
+    check_compressor(zoo.Halves, {}, trial=TokenTrial(compiled=True))
+    of_tokens = len(warned)
+    check_strategy(zoo.Sound, {}, trial=Trial(compiled=True))
+    assert 0 < of_tokens < len(warned)
+    assert not recwarn.list
 
 
 def test_a_missing_hypothesis_is_named_with_the_remedy(monkeypatch):
