@@ -27,7 +27,8 @@ def training_mode_kept(model: nn.Module) -> Iterator[None]:
         yield
     finally:
         for module, training in modes.items():
-            module.training = training
+            if module.training != training:  # to set it takes many times as long as to look
+                module.training = training
 
 
 @contextmanager

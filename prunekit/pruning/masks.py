@@ -182,11 +182,11 @@ class MaskSet:
         for name, mask in pending.masks.items():
             if name in pending.in_blocks:
                 known = name not in flips
-                flips[name], gain = rewrite(pending.in_blocks[name], mask)
+                flips[name], gain, empty = rewrite(pending.in_blocks[name], mask)
                 if not flips[name]:
                     continue
                 if known:
-                    self._counts[name] = self._counts[name].changed(mask, gain)
+                    self._counts[name] = self._counts[name].changed(gain, empty)
             elif flips[name] or name not in self.weights.working or name in hardened:
                 self.weights.replace(name, mask, pending.returning.get(name))
             else:

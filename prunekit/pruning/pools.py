@@ -122,7 +122,7 @@ class HostPool(ScorePool):
         under, over = np.empty((2, self.block), dtype=np.bool_)
         for x in self.blocks():
             if self.unseen:
-                _refuse_not_finite(x)
+                self._refuse_not_finite(x)
             below, beyond = under[: x.size], over[: x.size]
             is_under(x, low, out=below)
             np.greater_equal(x, high, out=beyond)
@@ -141,8 +141,15 @@ class HostPool(ScorePool):
             ValueError: an entry is not finite.
         """
         for x in self.blocks() if self.unseen else ():
-            _refuse_not_finite(x)
+            self._refuse_not_finite(x)
         self.unseen = False
+
+    def _refuse_not_finite(self, x: Values) -> None:
+        ends = [np.maximum.reduce(x)]  # NaN where an entry is; in half the time of a sum
+        if self.key is not torch.abs:
+            ends.append(np.minimum.reduce(x))
+        if not all(map(math.isfinite, ends)):
+            raise ValueError(NOT_FINITE)
 
     def count(self, edge: float) -> tuple[int, int]:
         """How many entries are > edge, and == edge."""
@@ -191,8 +198,3 @@ class HostPool(ScorePool):
                 mask.numpy()[end - x.size + ties] = False
                 surplus -= ties.size
                 end -= x.size
-
-
-def _refuse_not_finite(x: Values) -> None:
-    if not math.isfinite(torch.from_numpy(x).sum().item()) and not np.isfinite(x).all():
-        raise ValueError(NOT_FINITE)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -10,8 +11,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-COMPARED = 1 << 20
-"""Entries compared at once: 1 MiB of mask."""
+from prunekit.pruning.counts import empty_rows
+
+COMPARED = 1 << 18
+"""Entries compared at once, about: their 256 KiB of mask are in the cache when rows are counted."""
 BLOCK = 1 << 17
 """Entries written at once: 512 KiB of float32 stay there from one pass over them to the next."""
 FEW = 16
@@ -50,8 +53,10 @@ class Rewritten(NamedTuple):
 
     flips: int
     """Entries that differ from the mask before."""
-    gain: int
+    gain: int = 0
     """Entries kept more than before, or less."""
+    empty_rows: int = 0
+    """Rows of the new mask without a kept entry; 0 where nothing has flipped: none was counted."""
 
 
 def rewrite(kept: AtRest, mask: Tensor) -> Rewritten:
@@ -64,32 +69,47 @@ def rewrite(kept: AtRest, mask: Tensor) -> Rewritten:
     weight, working = _flat(kept.weight), _flat(kept.working)
     dense = None if kept.dense is None else _flat(kept.dense)
     shelf = None if kept.shelf is None else _flat(kept.shelf)
-    new = mask.contiguous().reshape(-1).numpy()  # masks may be expanded, or every second entry
-    memory, flips, gain = np.empty(min(COMPARED, new.size), np.bool_), 0, 0
-    for i in range(0, new.size, COMPARED):
-        part = slice(i, i + COMPARED)
-        now = new[part]
-        old = np.not_equal(working[part], 0, out=memory[: now.size])
+    new = _flat(mask.contiguous())  # masks may be expanded, or every second entry
+    step = _step(mask.shape)
+    memory, unchanged = np.empty(min(step, new.size), np.bool_), list[Values]()
+    flips = gain = empty = 0
+    for i in range(0, new.size, step):
+        now = new[i : i + step]
+        old = np.not_equal(working[i : i + step], 0, out=memory[: now.size])
+        rows = now.reshape(-1, *mask.shape[1:])
         changed = _places(old, now)
-        flips += changed.size
-        gain += 2 * int(np.count_nonzero(now[changed])) - changed.size
-        for where in _parts(changed, i, now.size):
-            _write(where, new, weight, working, dense, shelf)
-    return Rewritten(flips, gain)
+        if not changed.size:
+            unchanged.append(rows)
+            continue
+        on = now[changed]
+        flips += on.size
+        gain += 2 * int(np.count_nonzero(on)) - on.size
+        empty += empty_rows(rows)
+        if on.size * FEW <= now.size:
+            _write(changed + i, on, weight, working, dense, shelf)
+            continue
+        for part in _blocks(i, now.size):
+            _write(part, new[part], weight, working, dense, shelf)
+    if flips:
+        empty += sum(map(empty_rows, unchanged))
+    return Rewritten(flips, gain, empty)
 
 
-def _parts(changed: Values, begin: int, size: int) -> Iterator[Any]:
-    """What of a stretch is written: its changed entries, or the whole of it in blocks."""
-    if changed.size * FEW > size:
-        for i in range(begin, begin + size, BLOCK):
-            yield slice(i, min(i + BLOCK, begin + size))
-    elif changed.size:
-        yield changed + begin
+def _step(shape: Sequence[int]) -> int:
+    """How many entries are compared at once: whole rows, and whole words of eight entries."""
+    least = math.lcm(8, max(1, math.prod(shape[1:])))
+    return least * max(1, COMPARED // least)
+
+
+def _blocks(begin: int, size: int) -> Iterator[slice]:
+    """A stretch in blocks."""
+    for i in range(begin, begin + size, BLOCK):
+        yield slice(i, min(i + BLOCK, begin + size))
 
 
 def _write(
-    where: Any,
-    new: Values,
+    where: slice | Values,
+    on: Values,
     weight: Values,
     working: Values,
     dense: Values | None,
@@ -99,15 +119,14 @@ def _write(
     if shelf is not None:
         values = np.where(working[where] != 0, values, shelf[where])
         shelf[where] = values
-    on = new[where].astype(working.dtype)
     working[where] = on
-    weight[where] = values * on
+    weight[where] = values * on.astype(working.dtype)
 
 
 def _places(old: Values, new: Values) -> Values:
     """Where two masks differ. Eight entries are compared as one word."""
     whole = new.size // 8 * 8
-    before, after = (one[:whole].view(np.uint64) for one in (old, new))
+    before, after = old[:whole].view(np.uint64), new[:whole].view(np.uint64)
     some = (before != after).nonzero()[0]
     hit = (before[some] ^ after[some]).view(np.uint8).nonzero()[0]
     places: Values = (some[hit >> 3] << 3) + (hit & 7)
@@ -117,5 +136,5 @@ def _places(old: Values, new: Values) -> Values:
 
 
 def _flat(tensor: Tensor) -> Values:
-    values: Values = tensor.detach().reshape(-1).numpy()
+    values: Values = tensor.detach().numpy().reshape(-1)
     return values

@@ -115,7 +115,7 @@ def measure_sparsity(model: nn.Module, masks: Mapping[str, Tensor]) -> Sparsity:
             raise ValueError(f"mask {name!r} of shape {tuple(mask.shape)} fits no parameter")
     if len({id(named[name]) for name in masks}) < len(masks):
         raise ValueError("a tied parameter is masked under two names")
-    entries = sum(parameter.numel() for parameter in model.parameters())
+    entries = sum({id(one): one.numel() for one in named.values()}.values())
     counts, holders = counts_of(masks), Holders(model)
     tensors = []
     for name in filter(masks.__contains__, named):

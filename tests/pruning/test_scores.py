@@ -144,16 +144,17 @@ def test_a_weight_that_is_not_finite_is_named():
 @pytest.mark.parametrize("kind", ["narrow", "equal", "small"])
 @pytest.mark.parametrize("wrong", [float("inf"), -float("inf"), float("nan")])
 @pytest.mark.parametrize("keep", [0, 1, 0.1, 0.9, 1.0])
-def test_a_ranking_refuses_what_nobody_has_looked_at(kind, wrong, keep):
+@pytest.mark.parametrize("key", [None, torch.abs])
+def test_a_ranking_refuses_what_nobody_has_looked_at(kind, wrong, keep, key):
     size = 90 if kind == "small" else 300_000
     values = torch.full((size,), 0.25) if kind == "equal" else torch.linspace(0.1, 3, size)
     keep = keep if isinstance(keep, int) else int(keep * 2 * size)
-    seen = Scores({"a": values, "b": values.clone()}, torch.abs)
+    seen = Scores({"a": values, "b": values.clone()}, key)
     seen.unseen = True
     top_masks_global(seen, keep)
     assert not seen.unseen
     for place in (0, size // 2, size - 1):
-        spoilt = Scores({"a": values, "b": values.index_fill(0, torch.tensor(place), wrong)})
+        spoilt = Scores({"a": values, "b": values.index_fill(0, torch.tensor(place), wrong)}, key)
         spoilt.unseen = True
         with pytest.raises(ValueError, match=r"not finite|NaN"):
             top_masks_global(spoilt, keep)
