@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -66,7 +67,8 @@ class EncoderBlock(nn.Module):
             size_bias: whether attention adds log(size) over the keys.
         """
         x, size, protected = tokens
-        bias = size.log().transpose(1, 2).unsqueeze(1) if size_bias else None
+        exact = torch.promote_types(x.dtype, size.dtype)
+        bias = size.to(exact).log().transpose(1, 2).unsqueeze(1) if size_bias else None
         wanted = wanted_of(self.compressor)
         view = AttentionView(wanted) if wanted else None
         branch = self.drop_path1(self.ls1(self.attn(self.norm1(x), bias, view)))

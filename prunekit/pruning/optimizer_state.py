@@ -65,6 +65,8 @@ ONES = {("RMSpropTF", "square_avg"): 1.0}
 """Optimizer and key -> the number that it starts from, which is no setting."""
 COPIES = {"ax", "lookahead_slow_buff", "x0"}
 """Keys of ASGD, and of timm's Lookahead and MADGRAD, that start as a copy of the weight."""
+MADE_ONCE = (torch.optim.Adagrad,)
+"""Those that may make their state when they are built, as in torch 2.11, and never again."""
 
 
 def held_state(param: Tensor, optimizers: Sequence[Optimizer]) -> Mapping[str, Tensor]:
@@ -150,6 +152,9 @@ def forget_state(param: Tensor, optimizers: Sequence[Optimizer]) -> None:
         if state.keys() == {"momentum_buffer"}:  # fused SGD wants all of a group or none
             for momentum in _entry_by_entry(param, optimizer):
                 momentum.zero_()
+        elif isinstance(optimizer, MADE_ONCE):
+            for one in _entries(param, [optimizer]):
+                one.tensor.fill_(one.start(param, param))
         else:
             state.clear()
 

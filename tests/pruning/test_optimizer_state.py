@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from prunekit import PluginError, Pruner, RecipeError, StateChange
-from prunekit.pruning.optimizer_state import change_state, held_state, refuse_state
+from prunekit.pruning.optimizer_state import change_state, forget_state, held_state, refuse_state
 from prunekit.recipe.stock_optimizers import make_optimizer, timm_names, torch_classes
 from tests.support.passing import Still, batches, half, net
 
@@ -60,6 +60,30 @@ def test_every_optimizer_forgets_single_entries_or_is_refused_by_name(shape):
             assert param.isfinite().all(), name
     assert set(refused) == ({name for name in NAMES if "adafactor" in name} if shape[1:] else set())
     assert all(refused.values())
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_every_optimizer_that_forgets_a_parameter_goes_on_as_a_new_one():
+    differ, counts = set(), set()
+    with torch.random.fork_rng(devices=[]), torch.compiler.set_stance("force_eager"):
+        for name in NAMES:
+            torch.manual_seed(0)
+            param = nn.Parameter(torch.randn(6, 5))
+            made = stepped(name, param)
+            forget_state(param, [made])
+            twin = nn.Parameter(param.detach().clone())
+            new = make_optimizer(name, [{"params": [twin], "lr": 0.01}], 0.01, {})
+            for _ in range(2):
+                param.grad = torch.randn_like(param)
+                twin.grad = param.grad.clone()
+                made.step()
+                new.step()
+            if not torch.equal(param, twin):
+                differ.add(name)
+            if "step" in made.param_groups[0]:
+                counts.add(name)
+    assert differ <= counts  # a count of steps of all parameters goes on
+    assert len(counts) < len(NAMES) / 4
 
 
 class Looks(Still):

@@ -132,7 +132,8 @@ Tensor tensor_over(c10::Storage storage, const Tensor& like, c10::DispatchKey ke
 Tensor on_host(const Tensor& t) {
   const auto& storage = t.storage();
   c10::DataPtr alias(storage.mutable_data(), Device(c10::kCPU));
-  c10::Storage same(c10::Storage::use_byte_size_t(), storage.nbytes(), std::move(alias), nullptr, false);
+  auto* memory = c10::GetAllocator(c10::kCPU);  // where a kernel resizes it
+  c10::Storage same(c10::Storage::use_byte_size_t(), storage.nbytes(), std::move(alias), memory, true);
   return tensor_over(std::move(same), t, c10::DispatchKey::CPU);
 }
 void drop(void* kept) {
@@ -140,12 +141,14 @@ void drop(void* kept) {
   MEMORY.count(-static_cast<int64_t>(storage->nbytes()));
   delete storage;
 }
-Tensor on_device(const Tensor& t) {  // takes over the memory of a result
-  check_dtype(t.scalar_type());
-  auto* kept = new c10::Storage(t.storage());
+c10::DataPtr owned(const c10::Storage& storage) {  // takes over the memory of a result
+  auto* kept = new c10::Storage(storage);
   MEMORY.count(static_cast<int64_t>(kept->nbytes()));
-  c10::DataPtr alias(kept->mutable_data(), kept, &drop, DEVICE);
-  c10::Storage same(c10::Storage::use_byte_size_t(), kept->nbytes(), std::move(alias), &MEMORY, true);
+  return {kept->mutable_data(), kept, &drop, DEVICE};
+}
+Tensor on_device(const Tensor& t) {
+  check_dtype(t.scalar_type());
+  c10::Storage same(c10::Storage::use_byte_size_t(), t.storage().nbytes(), owned(t.storage()), &MEMORY, true);
   return tensor_over(std::move(same), t, KEY);
 }
 
@@ -310,7 +313,9 @@ struct Call {
   const std::string& name;
   std::unordered_map<c10::TensorImpl*, Tensor> origin;
   std::unordered_map<void*, Tensor> by_memory;
-  std::vector<std::pair<Tensor, Tensor>> empty;  // without memory: a kernel may resize it
+  // owned until the call is over: torch 2.11 drops the arguments, and then reads several results that
+  // are references to them; and `origin` knows a tensor by its address
+  std::vector<std::pair<Tensor, Tensor>> kept;
 
   Tensor host(const Tensor& t, bool may_be_host, bool written) {
     if (!t.defined()) return t;
@@ -320,16 +325,21 @@ struct Call {
                   t.device(), " (of shape ", t.sizes(), ")!");
       return t;
     }
-    if (!t.storage().nbytes()) {
-      auto h = at::empty_strided(t.sizes(), t.strides(), t.options().device(c10::kCPU));
-      empty.emplace_back(t, h);
-      origin[h.unsafeGetTensorImpl()] = t;
-      return h;
-    }
     auto h = on_host(t);
     origin[h.unsafeGetTensorImpl()] = t;
-    by_memory[t.storage().mutable_data()] = t;
+    if (t.storage().nbytes()) by_memory[t.storage().mutable_data()] = t;
+    kept.emplace_back(t, h);
     return h;
+  }
+  void follow_resized() {  // outputs, to which a kernel gave another shape, or also other memory
+    for (auto& [t, h] : kept) {
+      if (h.storage().data() != t.storage().data()) {
+        t.storage().set_data_ptr_noswap(owned(h.storage()));
+        t.storage().set_nbytes(h.storage().nbytes());
+      }
+      if (h.sizes() != t.sizes() || h.strides() != t.strides())
+        t.unsafeGetTensorImpl()->set_sizes_and_strides(h.sizes(), h.strides(), h.storage_offset());
+    }
   }
   c10::IValue to_host(const c10::IValue& value, const c10::Argument& argument, bool is_index) {
     const bool written = argument.alias_info() && argument.alias_info()->isWrite();
@@ -379,11 +389,7 @@ void fallback(const c10::OperatorHandle& op, c10::DispatchKeySet, torch::jit::St
   for (size_t i = 0; i < args.size(); ++i)
     stack->push_back(call.to_host(args[i], arguments[i], i == 1 && indexes(schema.name())));
   op.callBoxed(stack);
-  for (auto& [t, h] : call.empty)
-    if (h.numel()) {
-      at::native::resize_(t, h.sizes(), std::nullopt);
-      on_host(t).copy_(h);
-    }
+  call.follow_resized();
   const auto results = torch::jit::last(*stack, schema.returns().size()).vec();
   torch::jit::drop(*stack, results.size());
   for (const auto& result : results) stack->push_back(call.to_device(result));

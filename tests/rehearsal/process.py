@@ -19,7 +19,7 @@ class DeviceProcess:
     """Calls functions in a process where `torch.device("pretend")` is: `process(function, *args)`.
 
     Function, arguments, result and error are pickled; an error has its traceback as a note. Started
-    by the first call, and used by all tests of a session.
+    by the first call, and used by all tests of a session; where it died, started anew by the next.
     """
 
     def __init__(self, library: Path, *, float64: bool = True) -> None:
@@ -39,13 +39,22 @@ class DeviceProcess:
 
         Raises:
             Exception: what it raised there.
+            ChildProcessError: the process died of it.
         """
         if self._end is None:
             self._start()
         assert self._end is not None
-        self._end.send((function, args, kwargs))
         result: T
-        result, error = self._end.recv()
+        try:
+            self._end.send((function, args, kwargs))
+            result, error = self._end.recv()
+        except (EOFError, ConnectionError):
+            self._end = None
+            self.process.join()
+            code = self.process.exitcode
+            raise ChildProcessError(
+                f"the process with the device died in {function.__name__}, exit code {code}"
+            ) from None
         if error is not None:
             raise error
         return result

@@ -6,13 +6,16 @@ The expected values are what CUDA does: Copy.cu waits for a copy unless it is no
 
 import copy
 import io
-from collections.abc import Callable
+import os
+import warnings
+from collections.abc import Callable, Sequence
 
 import pytest
 import torch
 
 from tests.rehearsal.device import HostWaits, host_waits
 from tests.rehearsal.process import DeviceProcess
+from tests.support.training import same
 
 DEVICE = "pretend"
 Act = Callable[[torch.Tensor], object]
@@ -69,6 +72,21 @@ def test_what_fails_there_is_raised_here_with_the_place(pretend: DeviceProcess):
         pretend(_divide, 1, 0)
     assert "in _divide" in caught.value.__notes__[0]
     assert pretend(_divide, 4, 2) == 2
+
+
+def test_a_process_that_dies_fails_one_test(library):
+    with DeviceProcess(library) as process:
+        with pytest.raises(ChildProcessError, match="died in _exit, exit code 3"):
+            process(os._exit, 3)
+        assert process(_divide, 4, 2) == 2
+
+
+def test_outputs_are_those_of_the_cpu_and_outlive_the_call(library, monkeypatch):
+    # memory that was freed is overwritten at once (glibc), so that a late read finds nothing left
+    monkeypatch.setenv("MALLOC_PERTURB_", "165")
+    monkeypatch.setenv("GLIBC_TUNABLES", "glibc.malloc.tcache_count=0")
+    with DeviceProcess(library) as process:
+        assert process(_outputs_that_differ) == []
 
 
 def test_this_process_never_has_the_device():
@@ -128,6 +146,53 @@ REFUSED: dict[str, Act] = {
     "conv": lambda x: torch.nn.functional.conv1d(x[None], torch.ones(1, 3, 1)),
     "generator": lambda x: torch.randn(3, device=x.device, generator=torch.Generator()),
 }
+
+
+SEVERAL: dict[str, Callable[[torch.Tensor], Sequence[torch.Tensor]]] = {
+    "sort": lambda x: x.sort(dim=0, stable=True),
+    "topk": lambda x: x.topk(2),
+    "max": lambda x: x.max(-1),
+    "median": lambda x: x.median(-1),
+    "kthvalue": lambda x: x.kthvalue(2),
+    "cummax": lambda x: x.cummax(-1),
+    "aminmax": lambda x: torch.aminmax(x, dim=-1),
+    "qr": lambda x: torch.linalg.qr(x),
+    "svd": lambda x: torch.linalg.svd(x),
+    "slogdet": lambda x: torch.linalg.slogdet(x[:, 1:].square()),
+}
+Out = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], object]
+INTO: dict[str, Out] = {  # made to fit what they are to hold
+    "add": lambda x, out, _: torch.add(x, 1, out=out),
+    "add none": lambda x, out, _: torch.add(x[:0], 1, out=out),
+    "sort": lambda x, out, places: torch.sort(x.T, dim=-1, out=(out, places)),
+    "cat": lambda x, out, _: torch.cat([x, x], out=out),
+    "bmm": lambda x, out, _: torch.bmm(x[None], x.T[None], out=out),
+    "nonzero": lambda x, _, places: torch.nonzero(x > 3, out=places),
+    "masked_select": lambda x, out, _: torch.masked_select(x, x > 3, out=out),
+}
+
+
+def _outputs_that_differ() -> list[str]:
+    wrong = []
+    for name, act in SEVERAL.items():
+        for ours, the_cpu in zip(act(_x()), act(_x().cpu()), strict=True):
+            wrong += [] if torch.equal(ours.cpu(), the_cpu) else [name]
+    for shape in ((0,), (2,), (3, 4), (40,)):
+        for name, into in INTO.items():
+            wrong += [] if same(*(_made(into, shape, x) for x in (_x(), _x().cpu()))) else [name]
+    return wrong
+
+
+def _made(into: Out, shape: tuple[int, ...], x: torch.Tensor) -> dict[str, torch.Tensor]:
+    out = torch.zeros(shape, device=x.device)
+    places = torch.zeros(shape, device=x.device, dtype=torch.int64)
+    view = places.view(-1)  # of the same memory, also where that grows
+    with warnings.catch_warnings(action="ignore"):  # torch: such outputs are deprecated
+        into(x, out, places)
+    strides = torch.tensor([*out.stride(), *places.stride()])
+    found = {"out": out.cpu(), "places": places.clone().cpu(), "strides": strides}
+    places.fill_(7)
+    return {**found, "view": view.cpu()}
 
 
 def _x() -> torch.Tensor:
