@@ -20,6 +20,7 @@ from tests.reliability.faults import Commands
 from tests.reliability.undisturbed import (
     Undisturbed,
     drawn,
+    each,
     goes_on,
     names,
     run_dirs,
@@ -56,7 +57,7 @@ def test_a_run_that_is_killed_goes_on_as_if_it_had_not_been(
 def test_a_run_goes_on_after_each_operation(
     commands: Commands, whole: Undisturbed, what: str
 ) -> None:
-    for at in range(1, whole.operations + 1):
+    for at in each(whole.operations):
         disturb(commands, whole, at, what)
 
 
@@ -152,7 +153,7 @@ def test_a_run_that_is_killed_while_it_goes_on_goes_on_again(
 def test_a_run_goes_on_again_after_each_operation(
     commands: Commands, whole: Undisturbed, operations: int
 ) -> None:
-    for at in range(1, operations + 1):
+    for at in each(operations):
         disturb_resume(commands, whole, at)
 
 
@@ -212,7 +213,7 @@ def test_what_reads_a_run_leaves_nothing_when_it_is_killed(
 def test_what_reads_a_run_leaves_nothing_after_each_operation(
     commands: Commands, reader: Reader
 ) -> None:
-    for at in range(1, reader.operations + 1):
+    for at in each(reader.operations):
         reader.disturb(commands, at)
 
 
