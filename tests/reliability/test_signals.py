@@ -197,7 +197,7 @@ def test_a_signal_while_torch_is_imported_leaves_nothing(
 
 def test_one_of_two_at_once_is_told_who_is_at_it(commands: Commands, whole: Undisturbed) -> None:
     """Another process holds the run: neither a resume nor a call with --continue waits."""
-    from prunekit.foundation.files import lock
+    from prunekit.foundation.locks import lock
 
     run = whole.folder / "held" / "tiny" / whole.run.name
     shutil.copytree(whole.run, run)
