@@ -31,7 +31,8 @@ from prunekit.data.pack_writer import PackWriter
 from prunekit.data.workers import results_in_order, worth
 from prunekit.errors import DataError, ResourceError, StopRequestedError, UsageError
 from prunekit.foundation.bar import Bar
-from prunekit.foundation.files import cannot_write, flush, lock, replacing, text_of
+from prunekit.foundation.files import cannot_write, flush, replacing, text_of
+from prunekit.foundation.locks import lock
 from prunekit.foundation.number_text import count
 from prunekit.foundation.signals import StopSignals
 from prunekit.registry.configs import Split

@@ -9,16 +9,15 @@ import json
 import math
 import os
 import shutil
-import socket
 import stat
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from prunekit.errors import CheckpointError, ResourceError, UsageError, WriteError
+from prunekit.errors import CheckpointError, UsageError, WriteError
 from prunekit.foundation.parts import clear_beside
-from prunekit.foundation.unfinished import noted, part_for, stop_if_asked, unfinished
+from prunekit.foundation.unfinished import part_for, stop_if_asked, unfinished
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """Reasons of the system that space would mend."""
@@ -285,45 +284,3 @@ def is_sane(value: Any) -> bool:
 
 def _within(value: Any) -> Iterable[Any]:
     return value.values() if isinstance(value, dict) else value
-
-
-@contextmanager
-def lock(folder: Path, wait: float = 0.0) -> Iterator[None]:
-    """Hold a folder for as long as the block runs; the system frees it after a kill.
-
-    Args:
-        folder: it must be there.
-        wait: seconds to wait for another that holds it.
-
-    Raises:
-        ResourceError: another process holds it; the message names it.
-        CheckpointError: its file is a link to another.
-    """
-    from filelock import FileLock, Timeout
-
-    holder = folder / ".lock.json"
-    if (folder / ".lock").is_symlink():  # what it points to would be emptied
-        raise CheckpointError(f"{folder / '.lock'}: a link: remove it")
-    file = FileLock(folder / ".lock", timeout=wait)
-    try:
-        file.acquire()
-    except Timeout as error:
-        raise ResourceError(
-            f"{folder}: in use by {_describe(holder)}: wait until it ends, or stop it"
-        ) from error
-    except OSError as error:
-        raise cannot_write(folder, error) from error
-    try:
-        with noted(holder):
-            write_json(holder, {"pid": os.getpid(), "host": socket.gethostname()})
-            yield
-    finally:
-        file.release()
-
-
-def _describe(holder: Path) -> str:
-    try:
-        value = read_json(holder)
-        return f"process {value['pid']} on {value['host']}"
-    except (CheckpointError, KeyError, TypeError):
-        return "another process"

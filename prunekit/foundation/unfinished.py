@@ -117,6 +117,12 @@ def noted(path: Path, takes_away: Callable[[Path], None] = remove) -> Iterator[N
         _there.pop(path, None)
 
 
+def go_early(path: Path) -> None:
+    """Take away now what goes at the end of its block anyway, if a block of this process has it."""
+    if takes_away := _there.get(path):
+        takes_away(path)
+
+
 @contextmanager
 def part_for(path: Path, written: str = "") -> Iterator[Path]:
     """A name beside `path` to write under, which is renamed in the block; what is left of it goes.

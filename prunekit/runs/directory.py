@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from prunekit.errors import CheckpointError, RecipeError, ResourceError
-from prunekit.foundation.files import check_digest, lock, read_json
+from prunekit.foundation.files import check_digest, read_json
 from prunekit.foundation.json_lines import read_lines
+from prunekit.foundation.locks import lock
 from prunekit.foundation.system import followed
 from prunekit.runs.logged import Logged, read_logged
 from prunekit.runs.mask_files import read_masks

@@ -7,7 +7,8 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from prunekit.errors import ResourceError, UsageError
-from prunekit.foundation.files import lock, read_json
+from prunekit.foundation.files import read_json
+from prunekit.foundation.locks import lock
 from prunekit.sweep.plan import Plan
 
 SHARD_WAITS = 60.0

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from prunekit.errors import CheckpointError, DivergedError
-from prunekit.foundation.files import cannot_write, lock
+from prunekit.foundation.files import cannot_write
+from prunekit.foundation.locks import lock
 from prunekit.foundation.ranks import launch_id, was_restarted
 from prunekit.recipe.identity import NOT_HASHED, NOT_HASHED_DATA, recipe_hash
 from prunekit.recipe.schema import Recipe
@@ -52,6 +53,11 @@ def begun_run(recipe: Recipe, out: Path, group: ProcessGroup, *, asked: bool) ->
     return Begun(Path(where), next(one for one in get_args(Left) if one == left))
 
 
+def beginning_folder(recipe: Recipe, out: Path) -> Path:
+    """What a call holds that begins a recipe."""
+    return out / recipe.name / f".begun-{recipe_hash(recipe)[:8]}"
+
+
 @contextmanager
 def beginning(recipe: Recipe, out: Path, group: ProcessGroup) -> Iterator[None]:
     """Begin a recipe that has no run yet: of calls that find none at the same time, one begins.
@@ -62,7 +68,7 @@ def beginning(recipe: Recipe, out: Path, group: ProcessGroup) -> Iterator[None]:
     if not group.is_main:
         yield
         return
-    folder = out / recipe.name / f".begun-{recipe_hash(recipe)[:8]}"
+    folder = beginning_folder(recipe, out)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -14,7 +14,8 @@ from prunekit.data import check_shares
 from prunekit.errors import CheckpointError, UsageError, WriteError
 from prunekit.foundation.console import console
 from prunekit.foundation.devices import most_processes
-from prunekit.foundation.files import json_text, lock, write_text
+from prunekit.foundation.files import json_text, write_text
+from prunekit.foundation.locks import hold_unnamed, lock
 from prunekit.foundation.ranks import place, was_restarted
 from prunekit.recipe.identity import recipe_hash
 from prunekit.recipe.load import recipe_from_text
@@ -27,7 +28,13 @@ from prunekit.runs.links import refuse_links
 from prunekit.runs.new_directory import clear_parts, new_run_dir, point_latest
 from prunekit.train.build import Run, build
 from prunekit.train.distributed import ProcessGroup, joined
-from prunekit.train.going_on import as_begun, beginning, begun_run, status_of
+from prunekit.train.going_on import (
+    as_begun,
+    beginning,
+    beginning_folder,
+    begun_run,
+    status_of,
+)
 from prunekit.train.manifest import changes_since, check_same_code, manifest_of, note_code
 from prunekit.train.observer import Observer
 from prunekit.train.processes import Started, start_processes
@@ -177,6 +184,7 @@ def _begin(
         told = {"recipe.yaml": source_text, "resolved.yaml": dump_yaml(recipe)}
         documents = {**told, "manifest.json": json_text(manifest_of(run))}
         if not again:
+            hold_unnamed(beginning_folder(recipe, where))
             made = str(new_run_dir(where, recipe.name, recipe_hash(recipe)[:8], documents))
     run_dir = Path(group.share(made))
     if again:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from prunekit.errors import PrunekitError, WriteError
 from prunekit.foundation.files import write_json
+from prunekit.foundation.locks import hold_unnamed
 from prunekit.train.distributed import is_lost_peer, suppress_lost_peer
 from prunekit.train.finish import conclude
 from prunekit.train.lost import GRACE, go_on_with, lost_peer
@@ -54,6 +55,8 @@ class _Status:
         if self.trainer.group.is_main:
             step = self.trainer.engine.step
             document = {"status": status, "exit_code": code, "message": message, "step": step}
+            if status != "running":
+                hold_unnamed(self.path.parent)
             write_json(self.path, document)
 
     def write_last(self, status: str, code: int, message: str) -> None:

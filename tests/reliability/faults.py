@@ -1,11 +1,11 @@
 """A process that is forked for one command, and in which the k-th file operation goes wrong.
 
-`python -m tests.reliability.faults` imports all once and then takes a JSON object a line: a command
-to start, with what happens at which operation and where its output goes, answered with its process,
-or the process whose end is waited for, answered with the exit code. Operations are those below one
-folder: a file opened for writing, a folder or link made, a rename, a removal, and each time that
-the disk is waited for. Threads are none, so that forking is safe; workers of a sweep are forked,
-too.
+`python -m tests.reliability.faults` imports all once and then takes a number and a JSON object a
+line: a command to start, with what happens at which operation and where its output goes, answered
+with its process, or the process whose end is waited for, answered with the exit code. Operations
+are those below one folder: a file opened for writing, a folder or link made, a rename, a removal,
+and each time that the disk is waited for. Threads are none, so that forking is safe; workers of a
+sweep are forked, too.
 """
 
 from __future__ import annotations
@@ -82,6 +82,7 @@ class Commands:
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.numbers = folder, itertools.count()
+        self.questions = itertools.count()
         self.temporary = folder / "tmp"
         self.temporary.mkdir(parents=True, exist_ok=True)
         environment = os.environ | {"OMP_NUM_THREADS": "1", "TMPDIR": str(self.temporary)}
@@ -124,11 +125,19 @@ class Commands:
         return Begun(self, self.ask(asked), log)
 
     def ask(self, what: dict[str, Any]) -> int:
-        """A line to the process that forks, and its answer."""
+        """A line to the process that forks, and its answer.
+
+        An answer that a test was interrupted in waiting for is no answer to what the next one asks.
+        """
         assert self.server.stdin is not None
         assert self.server.stdout is not None
-        print(json.dumps(what, default=str), file=self.server.stdin, flush=True)
-        return int(json.loads(self.server.stdout.readline()))
+        number = next(self.questions)
+        print(json.dumps([number, what], default=str), file=self.server.stdin, flush=True)
+        for line in self.server.stdout:
+            of, answer = json.loads(line)
+            if of == number:
+                return int(answer)
+        raise AssertionError(f"the process that forks ended, asked for {what}")
 
 
 IMPORTED = (
@@ -136,7 +145,9 @@ IMPORTED = (
     "matplotlib.backends.backend_agg",
     "matplotlib.backends.backend_svg",
     "matplotlib.pyplot",
+    "numpy.random",
     "prunekit.cli.app",
+    "prunekit.cli.run",
     "prunekit.compressors.tome",
     "prunekit.data.builtin",
     "prunekit.export.exporting",
@@ -145,7 +156,10 @@ IMPORTED = (
     "prunekit.report.figures",
     "prunekit.report.write",
     "prunekit.sweep.session",
+    "prunekit.train.dry_run",
     "prunekit.train.launch",
+    "psutil",
+    "torch._inductor",
 )
 
 # ---- in the forked process
@@ -341,13 +355,13 @@ def serve() -> None:
     gc.collect()
     gc.freeze()
     for line in sys.stdin:
-        asked = json.loads(line)
+        number, asked = json.loads(line)
         if "wait" in asked:
             _, status = os.waitpid(asked["wait"], 0)
             answer = os.waitstatus_to_exitcode(status)
         elif not (answer := os.fork()):
             child(asked)
-        sys.stdout.write(f"{answer}\n")
+        sys.stdout.write(f"{json.dumps([number, answer])}\n")
         sys.stdout.flush()
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from prunekit.sweep import open_sweep
 from prunekit.train.going_on import status_of
 from tests.reliability.faults import Commands, Ended
-from tests.reliability.undisturbed import Undisturbed, drawn, left_over, names, told_plainly
+from tests.reliability.undisturbed import Undisturbed, drawn, each, left_over, names, told_plainly
 from tests.support.training import result, same
 
 KINDS: dict[str, dict[str, Any]] = {
@@ -150,7 +150,7 @@ def test_a_sweep_that_is_killed_again_and_again_comes_to_its_end(
 def test_a_sweep_goes_on_after_each_operation(
     commands: Commands, swept: Swept, tmp_path: Path, whom: str
 ) -> None:
-    for at in range(1, swept.operations[whom] + 1):
+    for at in each(swept.operations[whom]):
         out = tmp_path / f"{at}"
         kill(commands, swept, out, whom, at)
         goes_on(commands, swept, out)

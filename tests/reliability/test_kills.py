@@ -20,6 +20,7 @@ from tests.reliability.faults import Commands
 from tests.reliability.undisturbed import (
     Undisturbed,
     drawn,
+    each,
     goes_on,
     names,
     run_dirs,
@@ -56,8 +57,43 @@ def test_a_run_that_is_killed_goes_on_as_if_it_had_not_been(
 def test_a_run_goes_on_after_each_operation(
     commands: Commands, whole: Undisturbed, what: str
 ) -> None:
-    for at in range(1, whole.operations + 1):
+    for at in each(whole.operations):
         disturb(commands, whole, at, what)
+
+
+@pytest.fixture(scope="module")
+def of_continue(commands: Commands, whole: Undisturbed) -> int:
+    """Operations of a run that `--continue` begins: it holds one more folder."""
+    out = whole.folder / "continued"
+    ended = commands("run", whole.recipe, "--out", out, "--continue", below=out)
+    assert ended.code == 0, ended.text
+    return len(ended.operations)
+
+
+def disturb_continue(commands: Commands, whole: Undisturbed, at: int) -> None:
+    out = whole.folder / f"continue-{at}"
+    killed = commands("run", whole.recipe, "--out", out, "--continue", below=out, at=at)
+    assert killed.code == -9
+    goes_on(commands, whole, out, 0)
+    shutil.rmtree(out)
+
+
+def test_the_command_that_was_killed_goes_on_with_what_it_left(
+    commands: Commands, whole: Undisturbed, of_continue: int
+) -> None:
+    """Also at the end, when the run is done and no command takes it again."""
+    (within,) = drawn(of_continue, "continue", 1)
+    for at in (within, *range(of_continue - 3, of_continue + 1)):
+        disturb_continue(commands, whole, at)
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(20_000)
+def test_the_same_command_goes_on_after_each_operation(
+    commands: Commands, whole: Undisturbed, of_continue: int
+) -> None:
+    for at in each(of_continue):
+        disturb_continue(commands, whole, at)
 
 
 def test_an_evaluation_stands_once(commands: Commands, whole: Undisturbed) -> None:
@@ -152,7 +188,7 @@ def test_a_run_that_is_killed_while_it_goes_on_goes_on_again(
 def test_a_run_goes_on_again_after_each_operation(
     commands: Commands, whole: Undisturbed, operations: int
 ) -> None:
-    for at in range(1, operations + 1):
+    for at in each(operations):
         disturb_resume(commands, whole, at)
 
 
@@ -212,7 +248,7 @@ def test_what_reads_a_run_leaves_nothing_when_it_is_killed(
 def test_what_reads_a_run_leaves_nothing_after_each_operation(
     commands: Commands, reader: Reader
 ) -> None:
-    for at in range(1, reader.operations + 1):
+    for at in each(reader.operations):
         reader.disturb(commands, at)
 
 

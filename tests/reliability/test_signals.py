@@ -169,7 +169,7 @@ sys.addaudithook(look)
 
 
 @pytest.mark.parametrize(
-    "name", ["SIGTERM", *(pytest.param(name, marks=pytest.mark.soak) for name in SIGNALS)]
+    "name", ["SIGTERM", "SIGINT", pytest.param("SIGHUP", marks=pytest.mark.soak)]
 )
 def test_a_signal_while_torch_is_imported_leaves_nothing(
     whole: Undisturbed, tmp_path: Path, name: str
@@ -186,7 +186,8 @@ def test_a_signal_while_torch_is_imported_leaves_nothing(
         text=True,
     )
     if name == "SIGINT":
-        assert (ended.returncode, ended.stderr) == (130, "Interrupted\n")
+        # click ends the line in which a terminal shows ^C
+        assert (ended.returncode, ended.stderr) == (130, "\nInterrupted\n")
     else:
         assert ended.returncode == 75
         assert ended.stderr.startswith(f"Stopped by {name}: nothing half-written is left")
@@ -197,7 +198,7 @@ def test_a_signal_while_torch_is_imported_leaves_nothing(
 
 def test_one_of_two_at_once_is_told_who_is_at_it(commands: Commands, whole: Undisturbed) -> None:
     """Another process holds the run: neither a resume nor a call with --continue waits."""
-    from prunekit.foundation.files import lock
+    from prunekit.foundation.locks import lock
 
     run = whole.folder / "held" / "tiny" / whole.run.name
     shutil.copytree(whole.run, run)

@@ -17,7 +17,8 @@ import prunekit
 from prunekit.cli.app import main
 from prunekit.errors import CheckpointError
 from prunekit.foundation.devices import most_processes
-from prunekit.foundation.files import lock, open_regular, text_of
+from prunekit.foundation.files import open_regular, text_of
+from prunekit.foundation.locks import lock
 from prunekit.foundation.processor import available_cores
 from prunekit.runs.links import refuse_links
 from prunekit.sweep.prepare import refuse_links_of_sweep

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import itertools
+import os
 import random
+import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -45,6 +48,20 @@ def drawn(count: int, seed: str, share: int = AT_RANDOM) -> list[int]:
     """One operation of each of `share` stretches of a command."""
     draw, edge = random.Random(seed), [count * i // share for i in range(share + 1)]
     return [draw.randint(low + 1, high) for low, high in itertools.pairwise(edge)]
+
+
+def each(count: int) -> Iterator[int]:
+    """All operations of a command, or those that `SOAK_OPERATIONS` names, as `107-200` or `107-`.
+
+    So that hours may be done in parts; `-s` tells what was done.
+    """
+    first, _, last = os.environ.get("SOAK_OPERATIONS", "1-").partition("-")
+    numbers = range(1, count + 1)[int(first) - 1 : int(last) if last else None]
+    assert numbers, f"there are only {count} operations"
+    for at in numbers:
+        yield at
+        sys.stdout.write(f"operation {at} of {count} is done\n")
+        sys.stdout.flush()
 
 
 def names(folder: Path) -> set[str]:

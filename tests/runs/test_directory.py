@@ -11,6 +11,7 @@ from safetensors.torch import save_file
 
 from prunekit.errors import CheckpointError, ResourceError
 from prunekit.foundation import files
+from prunekit.foundation.locks import HOLDER, hold_unnamed, lock
 from prunekit.runs import directory as runs
 from prunekit.runs.new_directory import new_run_dir, point_latest
 from prunekit.runs.tensors import read_tensors, write_tensors
@@ -40,7 +41,7 @@ def test_weights_with_a_flipped_bit_are_refused(folder, data):
         read_tensors(path)
 
 
-HOLD = "import sys\nfrom pathlib import Path\nfrom prunekit.foundation.files import lock\n" + (
+HOLD = "import sys\nfrom pathlib import Path\nfrom prunekit.foundation.locks import lock\n" + (
     "with lock(Path(sys.argv[1])):\n    print('held', flush=True)\n    sys.stdin.read()\n"
 )
 
@@ -55,11 +56,27 @@ def test_one_process_holds_a_run_and_a_kill_frees_it(run):
     with holder:
         assert holder.stdout.readline() == "held\n"
         with pytest.raises(ResourceError, match=f"in use by process {holder.pid} on "):
-            files.lock(run.path).__enter__()
+            lock(run.path).__enter__()
         holder.kill()
-    with files.lock(run.path):
+    with lock(run.path):
         pass
-    with files.lock(run.path):
+    with lock(run.path):
+        pass
+
+
+def test_who_holds_a_folder_can_take_its_name_away_before(tmp_path):
+    mine, of_another = tmp_path / "mine", tmp_path / "of_another"
+    mine.mkdir()
+    of_another.mkdir()
+    (of_another / HOLDER).write_text("{}")
+    with lock(mine):
+        for folder in (mine, of_another):
+            hold_unnamed(folder)
+        assert [path.name for path in mine.iterdir()] == [".lock"]
+        with pytest.raises(ResourceError, match="in use by another process: wait"):
+            lock(mine).__enter__()
+    assert (of_another / HOLDER).exists()
+    with lock(mine):
         pass
 
 

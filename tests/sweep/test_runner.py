@@ -15,7 +15,7 @@ from rich.console import Console
 
 from prunekit.cli import main
 from prunekit.errors import CheckpointError, StopRequestedError, WriteError
-from prunekit.foundation.files import lock
+from prunekit.foundation.locks import lock
 from prunekit.recipe.load import load_recipe, read_text
 from prunekit.report import picture
 from prunekit.runs.directory import open_run

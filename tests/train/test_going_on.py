@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from prunekit.errors import DivergedError, ResourceError
-from prunekit.foundation.files import lock
+from prunekit.foundation.locks import lock
 from prunekit.recipe.yaml_text import dump_yaml
 from prunekit.runs.directory import newest_of, open_run
 from prunekit.train import launch

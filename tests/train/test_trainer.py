@@ -28,7 +28,7 @@ from prunekit.errors import (
     ResourceError,
     StopRequestedError,
 )
-from prunekit.foundation.files import lock
+from prunekit.foundation.locks import lock
 from prunekit.foundation.modules import weights_digest
 from prunekit.foundation.timeline import Clock
 from prunekit.models.saved import load_model
