@@ -22,13 +22,13 @@ from PIL import Image
 from torch import Tensor
 
 from prunekit.data.images import FORMATS, GRAY, check_readable, plain_mode, why_broken
+from prunekit.data.jpeg_header import jpeg_frame
+from prunekit.data.jpeg_part import Box, down_to_box, tiles_of_box
 from prunekit.data.resizing import resize_pixels
 from prunekit.data.sources import Interpolation, Window
 from prunekit.errors import DataError, PrunekitError, ResourceError
 
 Decoder = Literal["torchcodec", "pillow"]
-Box = tuple[int, int, int, int]
-"""Top, left, height and width, in pixels."""
 REDUCTIONS = (8, 4, 2)
 """What libjpeg can divide a side by while it decodes."""
 LEFT_TO_RESIZE = 2
@@ -39,22 +39,6 @@ RESAMPLING = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling
 
 class ColourError(Exception):
     """An image in colour, where the first ones of its set are gray."""
-
-
-class Frame(NamedTuple):
-    """What the header of a JPEG says."""
-
-    height: int
-    width: int
-    components: int
-    """1 = gray, 3 = colour, 4 = CMYK."""
-    exif: tuple[tuple[int, int], ...] = ()
-    """Begin and end of each part that may ask for a rotation."""
-
-
-FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
-START_OF_SCAN, APP1 = 0xDA, 0xE1
-"""Markers of the parts of a JPEG (ITU T.81, table B.1)."""
 
 
 class Take(NamedTuple):
@@ -156,12 +140,18 @@ def decode_window(data: bytes, take: Take, decoder: Decoder) -> Tensor:
     box = take.window(frame.height, frame.width)
     if reduction(box, take.size) > 1:
         return _by_pillow(data, take._replace(window=lambda *_: box))
+    coded: bytes | bytearray = data
+    if tiles := tiles_of_box(data, frame, box):
+        coded, box = tiles
+    elif decoder == "pillow":
+        coded = down_to_box(data, frame, box)
     if decoder == "pillow":
-        part = _part_by_pillow(data, take.channels, box)
+        part = _part_by_pillow(coded, take.channels, box)
         return resize_pixels(part, take.size, take.interpolation).contiguous()
     if frame.exif:  # torchcodec would obey it
-        data = _without(data, frame.exif)
-    whole = _torchcodec()(data, mode="GRAY" if take.channels == 1 else "RGB")
+        coded = _without(coded, frame.exif)
+    encoded = torch.frombuffer(bytearray(coded), dtype=torch.uint8)  # of bytes torch would warn
+    whole = _torchcodec()(encoded, mode="GRAY" if take.channels == 1 else "RGB")
     return _resized(whole, box, take)
 
 
@@ -183,30 +173,7 @@ def reduction(box: Box, size: tuple[int, int]) -> int:
     return next((one for one in REDUCTIONS if one <= by), 1)
 
 
-def jpeg_frame(data: bytes) -> Frame | None:
-    """What the header of a JPEG says; None for all else, and for what Pillow is to judge."""
-    if data[:2] != b"\xff\xd8":
-        return None
-    at, frame, exif = 2, None, []
-    while at + 9 < len(data) and data[at] == 0xFF:
-        marker, end = data[at + 1], at + 2 + int.from_bytes(data[at + 2 : at + 4])
-        if marker == START_OF_SCAN:
-            return frame and frame._replace(exif=tuple(exif))
-        if marker == 0xFF:  # fill
-            end = at + 1
-        elif marker in FRAMES:
-            height, width = (int.from_bytes(data[at + i : at + i + 2]) for i in (5, 7))
-            components = data[at + 9]
-            if data[at + 4] != 8 or components not in (1, 3, 4) or not height * width:
-                return None
-            frame = Frame(height, width, components)
-        elif marker == APP1 and data[at + 4 : at + 8] == b"Exif":
-            exif.append((at, end))
-        at = max(end, at + 1)
-    return None
-
-
-def _without(data: bytes, parts: Sequence[tuple[int, int]]) -> bytes:
+def _without(data: bytes | bytearray, parts: Sequence[tuple[int, int]]) -> bytes:
     """Without what lies in `parts`, from begin to end, in rising order."""
     begins, ends = [0, *(end for _, end in parts)], [*(begin for begin, _ in parts), len(data)]
     return b"".join(data[a:b] for a, b in zip(begins, ends, strict=True))
@@ -220,7 +187,7 @@ def _check_colour(gray: bool, channels: int) -> None:
         )
 
 
-def _part_by_pillow(data: bytes, channels: int, box: Box) -> Tensor:
+def _part_by_pillow(data: bytes | bytearray, channels: int, box: Box) -> Tensor:
     top, left, tall, wide = box
     mode = "L" if channels == 1 else "RGB"
     with Image.open(io.BytesIO(data), formats=FORMATS) as image:

@@ -8,8 +8,10 @@ from typing import NamedTuple
 
 from PIL import Image
 
-from prunekit.data.decoding import jpeg_frame, reduction, undecoded, unread
+from prunekit.data.decoding import reduction, undecoded, unread
 from prunekit.data.images import FORMATS, GRAY, check_readable, plain_mode, why_broken
+from prunekit.data.jpeg_header import SIDE, jpeg_frame
+from prunekit.data.jpeg_part import blocks_of_a_tile, with_tiles
 from prunekit.errors import DataError
 from prunekit.foundation.files import read_bytes
 
@@ -75,5 +77,7 @@ def encode_bytes(data: bytes, side: int, quality: int) -> Encoded:
         if small.size != size[::-1]:
             small = small.resize(size[::-1], Image.Resampling.BILINEAR)
         file = io.BytesIO()
-        small.save(file, "JPEG", quality=quality)
-    return Encoded(file.getvalue(), *size, gray)
+        block = SIDE if gray else 2 * SIDE  # colour is stored at half the pixels
+        restart = blocks_of_a_tile(size[1], block)
+        small.save(file, "JPEG", quality=quality, restart_marker_blocks=restart)
+    return Encoded(with_tiles(file.getvalue()), *size, gray)

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from typing import Literal
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+_IN_BYTES = torch.backends.cpu.get_cpu_capability() in ("AVX2", "AVX512")
+"""Where torchvision, of any version, resizes bytes as they are; elsewhere it takes floats."""
 
 
 def resize(images: Tensor, side: int) -> Tensor:
@@ -63,6 +67,9 @@ def resize_pixels(
     """
     if tuple(image.shape[1:]) == size:
         return image
+    if _IN_BYTES or interpolation == "bicubic":  # what torchvision would call
+        one = image.unsqueeze(0)
+        return F.interpolate(one, size, mode=interpolation, antialias=True).squeeze(0)
     from torchvision.transforms import InterpolationMode  # which most runs do without
     from torchvision.transforms.v2 import functional
 

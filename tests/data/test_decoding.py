@@ -18,9 +18,9 @@ from prunekit.data.decoding import (
     decode_window,
     decoder_version,
     is_gray,
-    jpeg_frame,
     reduction,
 )
+from prunekit.data.jpeg_header import jpeg_frame
 from prunekit.errors import DataError
 
 DECODERS = ("torchcodec", "pillow")

@@ -20,6 +20,7 @@ from prunekit.data import open_dataset
 from prunekit.data.augment.resized_crop import crop_rectangles, draw_resized_crop
 from prunekit.data.contact_sheet import contact_sheet
 from prunekit.data.storage import settle_storage
+from prunekit.data.stream import streamed
 from prunekit.data.stream.processes import context
 from prunekit.data.stream.reader import Request
 from prunekit.errors import DataError, RecipeError, ResourceError
@@ -135,6 +136,20 @@ def test_the_shares_of_ranks_are_the_batch_wherever_they_begin(folder, workers):
             assert same([both], [whole.train_batch(step)])
     for data in ranks:
         data.close()
+
+
+@pytest.mark.parametrize(("workers", "largest", "piece"), [(0, 2**24, 6), (2, 2**24, 3), (0, 1, 1)])
+def test_a_worker_hands_over_its_share_of_a_batch_at_once(
+    folder, monkeypatch, workers, largest, piece
+):
+    whole = streams(folder, batch_size=6, augment=(CUT,)).train_batch(1)
+    monkeypatch.setattr(streamed, "PIECE", 1)
+    monkeypatch.setattr(streamed, "LEAST", 1)
+    monkeypatch.setattr(streamed, "LARGEST", largest)
+    data = streams(folder, batch_size=6, augment=(CUT,), workers=workers)
+    assert data.pixels.piece == piece
+    assert same([data.train_batch(1)], [whole])
+    data.close()
 
 
 def sizes_folder(root: Path) -> Path:

@@ -25,6 +25,9 @@ from prunekit.foundation.transfer import PINS, READS_LATE, send
 PIECE = 2**22
 """Bytes of pixels that are handed over at once: much beside what that costs, little beside what a
 process may hold."""
+LARGEST = 2**24
+"""Bytes of pixels that the share of a worker in a batch is handed over in at once: a batch that
+comes in one piece need not be put together."""
 LEAST, MOST = 8, 256
 """Images of a piece."""
 AHEAD = 2**29
@@ -70,9 +73,10 @@ class Streamed:
         self.skipped = Skipped(parts if settings.broken == "skip" else {})
         self._labels = {name: send(part.labels, device) for name, part in parts.items()}
         image = prod(cut.size if cut else self._first.size) * self._first.channels
-        self.piece = max(LEAST, min(MOST, PIECE // image))
-        """Images that one worker reads at a time."""
         workers = settings.workers or 0
+        share = min(ceil(rank_batch / max(1, workers)), LARGEST // image)
+        self.piece = max(LEAST, min(MOST, max(PIECE // image, share)))
+        """Images that one worker reads at a time."""
         ahead = ceil(min(2 * rank_batch, max(1, AHEAD // image)) / self.piece) + workers
         if workers:
             make_ready()
