@@ -2,25 +2,32 @@
 
 from __future__ import annotations
 
-import inspect
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 
 
-class Matching(NamedTuple):
-    """Where each token goes."""
-
+class _Places(NamedTuple):
     group: Tensor
     """int64 [B, N]: the output slot of each input token, in 0 .. tokens - 1."""
     tokens: int
     """Tokens that come out, protected ones counted."""
 
-    def rows(self) -> Tensor:
-        """The slot of each token among those of all samples, int64 [B * N]."""
-        return _among_all(self.group, self.tokens)
+
+class Matching(_Places):
+    """Where each token goes."""
+
+    rows: Tensor
+    """The slot of each token among those of all samples, int64 [B * N]."""
+
+    def __new__(cls, group: Tensor, tokens: int) -> Self:
+        """A tuple has its values before `__init__`."""
+        self = super().__new__(cls, group, tokens)
+        self.rows = _among_all(group, tokens)
+        return self
 
 
 def _among_all(place: Tensor, length: int) -> Tensor:
@@ -29,55 +36,96 @@ def _among_all(place: Tensor, length: int) -> Tensor:
     return (place + begins.unsqueeze(-1)).view(-1)
 
 
-def sums(values: Tensor, matching: Matching, rows: Tensor, *, deterministic: bool) -> Tensor:
+def step_by_step() -> bool:
+    """Whether each step must be an operator that is differentiable by itself.
+
+    For a program that is exported, and within transforms of `torch.func`.
+    """
+    if torch.compiler.is_compiling():
+        return torch.compiler.is_exporting()
+    return torch._C._are_functorch_transforms_active()
+
+
+def read_by_numpy(values: Tensor) -> bool:
+    """Whether numpy may read them: on the CPU, where no operation has to be seen by torch."""
+    return (
+        values.device.type == "cpu"
+        and type(values) is Tensor
+        and not torch.compiler.is_compiling()
+        and not is_in_torch_dispatch_mode()
+        and not step_by_step()
+    )
+
+
+def sums(values: Tensor, matching: Matching, *, deterministic: bool) -> Tensor:
     """Values of all tokens added up by slot: [B * N, W] -> [B * T, W], or without W.
 
     Args:
         values: of each token, sample by sample.
         matching: where tokens go.
-        rows: its `rows`.
         deterministic: by a dense product, whose order of addition is fixed on CUDA too.
     """
     samples, shape = matching.group.shape[0], values.shape[1:]
     if not deterministic:
-        return values.new_zeros(samples * matching.tokens, *shape).index_add_(0, rows, values)
+        zeros = values.new_zeros(samples * matching.tokens, *shape)
+        return zeros.index_add_(0, matching.rows, values)
     slots = torch.arange(matching.tokens, device=values.device).unsqueeze(-1)
     belongs = (matching.group.unsqueeze(1) == slots).to(values.dtype)
     return product(belongs, values.view(*matching.group.shape, -1)).view(-1, *shape)
 
 
-class Groups(NamedTuple):
-    """Where each token goes, and with which weight."""
+def by_slot(matching: Matching) -> Tensor:
+    """All tokens in the order of their slots, those of one slot in their own, int64 [B * N]."""
+    group, rows = matching.group, matching.rows
+    if not read_by_numpy(rows):
+        order = group.argsort(dim=-1, stable=True)
+        return _among_all(order, order.shape[1])
+    # numpy sorts numbers by vectors, several times as fast: each is a slot, and below it a place
+    bits = rows.numel().bit_length()
+    key = torch.arange(rows.numel(), device=rows.device).add_(rows, alpha=1 << bits)
+    key.view_as(group).numpy().sort()
+    return key.bitwise_and_((1 << bits) - 1)
 
-    matching: Matching
-    rows: Tensor
-    """`matching.rows()`."""
-    weight: Tensor
-    """[B * N]: the share of each token in its group."""
 
-
-def means(x: Tensor, groups: Groups, *, deterministic: bool) -> Tensor:
-    """Weighted sums of tokens by slot, in the order of the tokens: [B * N, C] -> [B * T, C].
+def means(x: Tensor, weight: Tensor, matching: Matching, *, deterministic: bool) -> Tensor:
+    """Weighted sums of tokens by slot, in the order of the tokens: [B, N, C] -> [B, T, C].
 
     Args:
-        x: tokens, sample by sample.
-        groups: what goes where.
+        x: tokens.
+        weight: the share of each token in its slot, [B * N].
+        matching: where they go.
         deterministic: as for `sums`.
     """
-    matching, rows, weight = groups
-    if deterministic or torch.compiler.is_exporting():
-        return sums(x * weight.unsqueeze(-1), matching, rows, deterministic=deterministic)
-    # bags of rows, with their products added as they are made: none is held
-    order = matching.group.argsort(dim=-1, stable=True)
-    order = _among_all(order, order.shape[1])
-    counts = sums(torch.ones_like(rows), matching, rows, deterministic=False)
-    return F.embedding_bag(
-        order,
-        x,
-        counts.cumsum(0).sub_(counts),
-        mode="sum",
-        per_sample_weights=weight.index_select(0, order),
-    )
+    flat, rows = x.flatten(0, 1), matching.rows
+    if deterministic or step_by_step():
+        mean = sums(flat * weight.unsqueeze(-1), matching, deterministic=deterministic)
+    else:
+        # bags of rows, with their products added as they are made: none is held
+        order = by_slot(matching)
+        counts = sums(torch.ones_like(rows), matching, deterministic=False)
+        mean = F.embedding_bag(
+            order,
+            flat,
+            counts.cumsum(0).sub_(counts),
+            mode="sum",
+            per_sample_weights=weight.index_select(0, order),
+        )
+    return mean.view(x.shape[0], matching.tokens, x.shape[2])
+
+
+class Shares(NamedTuple):
+    """What becomes of tokens in a round, and has become of those of before the first."""
+
+    x: Tensor
+    """Tokens of before this round, [B, N, C], without a gradient."""
+    weight: Tensor
+    """[B * N]: the share of each token of this round in its slot."""
+    matching: Matching
+    back: tuple[Tensor, Tensor]
+    """Of each token of before the first round its share in what it has become a part of, and the
+    row where that is: [B * N] of their N."""
+    deterministic: bool
+    """As for `sums`."""
 
 
 class SharedMeans(torch.autograd.Function):
@@ -87,47 +135,30 @@ class SharedMeans(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(
-        first: Tensor,
-        back: tuple[Tensor, Tensor] | None,
-        x: Tensor,
-        groups: Groups,
-        deterministic: bool,
-    ) -> Tensor:
-        """What x makes, [B * T, C]; the gradient is that of `first`.
+    def forward(ctx: Any, first: Tensor, shares: Shares) -> Tensor:
+        """What `shares.x` makes, [B, T, C]; the gradient is that of `first`.
 
         Args:
+            ctx: keeps where tokens went, and with which weight.
             first: tokens of before the first round, [B, N, C].
-            back: the share of each in what it has become a part of, [B * N], and the row where
-                that is, [B * N]; None = as in `groups`.
-            x: tokens of before this round.
-            groups: what goes where in this round.
-            deterministic: as for `sums`.
+            shares: what becomes of tokens.
         """
-        return means(x, groups, deterministic=deterministic)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        """Keep where tokens went, and with which weight."""
-        first, back, _, groups, _ = inputs
         ctx.shape = first.shape
-        ctx.save_for_backward(*(back or (groups.weight, groups.rows)))
+        ctx.save_for_backward(*shares.back)
+        x, weight, matching, _, deterministic = shares
+        return means(x, weight, matching, deterministic=deterministic)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        """[B * T, C] -> [B, N, C]."""
+        """[B, T, C] -> [B, N, C]."""
         share, came = ctx.saved_tensors
-        grad = grads[0].contiguous()
+        grad = grads[0].contiguous().view(-1, ctx.shape[-1])
         if grad.device.type == "cpu":  # bags of one row: the product in one pass
-            each = came.unsqueeze(-1), share.unsqueeze(-1)
-            back = F.embedding_bag(each[0], grad, mode="sum", per_sample_weights=each[1])
+            begins = torch.arange(len(came), device=came.device)
+            back = F.embedding_bag(came, grad, begins, mode="sum", per_sample_weights=share)
         else:
             back = grad.index_select(0, came) * share.unsqueeze(-1)
-        return back.view(ctx.shape), None, None, None, None
-
-
-# `apply` asks for it at each call, which takes longer than most operations here
-SharedMeans.forward.__signature__ = inspect.signature(SharedMeans.forward)  # type: ignore[attr-defined]
+        return back.view(ctx.shape), None
 
 
 def product(a: Tensor, b: Tensor) -> Tensor:

@@ -4,11 +4,21 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from prunekit.compressors.base import KEYS, RatioCompressor, RatioConfig, TokenBatch
-from prunekit.compressors.means import Groups, Matching, SharedMeans, means, product, sums
+from prunekit.compressors.means import (
+    Matching,
+    SharedMeans,
+    Shares,
+    means,
+    product,
+    read_by_numpy,
+    step_by_step,
+    sums,
+)
 from prunekit.foundation.values import NewKey
 
 Similarity = Literal["dot", "cosine", "neg_l2"]
@@ -66,16 +76,16 @@ class Tome(RatioCompressor):
     def forward(self, tokens: TokenBatch) -> TokenBatch:
         """[B, p + n, C] -> [B, p + output_tokens(n), C]; the same object where none is removed."""
         rounds = self.rounds(tokens.x.shape[1] - tokens.protected)
-        merged, group = tokens, None
-        if len(rounds) > 1 and not torch.compiler.is_exporting():  # the last round has gradients
+        merged, came = tokens, None
+        if len(rounds) > 1 and not step_by_step():  # the last round has gradients
             merged = TokenBatch(tokens.x.detach(), tokens.size, tokens.protected, tokens.keys)
         for later, removed in zip(range(len(rounds) - 1, -1, -1), rounds, strict=True):
             matching = self._match(merged, removed)
-            group = matching.group if group is None else matching.group.gather(1, group)
-            origin = None if later else (tokens, Matching(group, matching.tokens))
+            came = matching.rows if came is None else matching.rows.index_select(0, came)
+            origin = None if later else (tokens, came)
             keys = self._merged_keys(merged, matching) if later else None
             merged = merge(merged, matching, deterministic=self.config.deterministic, origin=origin)
-            merged = TokenBatch(*merged, keys)
+            merged = merged if keys is None else TokenBatch(*merged, keys)
         return merged
 
     @torch.no_grad()
@@ -158,6 +168,13 @@ def _staying(score: Tensor, removed: int) -> Tensor:
     """Bool [B, A]: all but the `removed` highest of each row; of equal ones the first go."""
     if torch.compiler.is_exporting():
         return ranking(score) >= removed
+    if removed and read_by_numpy(score):
+        # numpy sorts by vectors, but values alone: they tell all unless one that stays equals one
+        # that goes
+        values = score.numpy()
+        stays = values < np.sort(values)[:, -removed, None]
+        if np.count_nonzero(stays) == stays.size - removed * len(stays):
+            return torch.from_numpy(stays)
     goes = score.argsort(dim=-1, descending=True, stable=True)[:, :removed]
     return torch.ones_like(score, dtype=torch.bool).scatter_(-1, goes, False)
 
@@ -178,17 +195,17 @@ def ranking(score: Tensor) -> Tensor:
 def _best(scores: Tensor, begin: int) -> tuple[Tensor, Tensor]:
     """[B, A, D] -> the highest of each row and its place + `begin`; of equal ones the first.
 
-    Places are whole numbers, of floating point on the CPU.
+    Places are whole numbers, of floating point on the CPU, where the scores are written over.
     """
     if scores.device.type != "cpu" or torch.compiler.is_compiling():
         best, place = scores.max(-1)
         return best, place + begin
-    # sums run by vectors where the sources lie beside each other; `max` and comparisons do not
+    # runs by vectors where the sources lie beside each other; `max`, and what makes bools, does not
     best = scores.amax(-1)
-    below = (scores - best.unsqueeze(-1)).sign_()  # -1, and 0 for what is the highest
+    lower = scores.lt_(best.unsqueeze(-1))  # 1, and 0 for what is the highest
     count = scores.shape[-1]
-    places = torch.arange(begin, begin + count, dtype=scores.dtype)
-    return best, torch.add(places, below, alpha=-count).amin(-1)
+    places = torch.arange(begin, begin + count, dtype=scores.dtype, device=scores.device)
+    return best, torch.add(places, lower, alpha=count).amin(-1)
 
 
 def _scores(a: Tensor, b: Tensor, similarity: Similarity) -> Tensor:
@@ -212,7 +229,7 @@ def merge(
     matching: Matching,
     *,
     deterministic: bool = False,
-    origin: tuple[TokenBatch, Matching] | None = None,
+    origin: tuple[TokenBatch, Tensor] | None = None,
 ) -> TokenBatch:
     """Replace each group by its size-weighted mean: y_g = sum_i (size_i / size'_g) x_i.
 
@@ -224,27 +241,25 @@ def merge(
         matching: what `match` gave for them.
         deterministic: sum by a dense product (`bmm`) instead of `index_add`, whose order of
             addition varies on CUDA.
-        origin: what earlier rounds made `tokens` of, and where this round puts those; gradients go
-            there in one step. None = `tokens` and `matching`.
+        origin: what earlier rounds made `tokens` of, and the rows where this round puts those;
+            gradients go there in one step. None = `tokens` and those of `matching`.
     """
     dtype = torch.promote_types(tokens.x.dtype, torch.float32)
-    rows, samples = matching.rows(), tokens.x.shape[0]
     x, sizes = tokens.x.to(dtype), tokens.size.to(dtype).flatten()
-    new_size = sums(sizes, matching, rows, deterministic=deterministic)
-    weight = sizes / new_size.index_select(0, rows)
-    groups = Groups(matching, rows, weight)
-    first, back = x, None
+    new_size = sums(sizes, matching, deterministic=deterministic)
+    weight = sizes / new_size.index_select(0, matching.rows)
+    first, back = x, (weight, matching.rows)
     if origin is not None and origin[0].x is not tokens.x:
-        start, came = origin[0], origin[1].rows()
+        start, came = origin
         first = start.x.to(dtype)
         back = start.size.to(dtype).flatten() / new_size.index_select(0, came), came
-    if torch.compiler.is_exporting() or not (first.requires_grad and torch.is_grad_enabled()):
-        merged = means(x.flatten(0, 1), groups, deterministic=deterministic)
+    if step_by_step() or not (first.requires_grad and torch.is_grad_enabled()):
+        mean = means(x, weight, matching, deterministic=deterministic)
     else:
-        flat = x.detach().flatten(0, 1)
-        merged = SharedMeans.apply(first, back, flat, groups, deterministic)
+        shares = Shares(x.detach(), weight, matching, back, deterministic)
+        mean = SharedMeans.apply(first, shares)
     return TokenBatch(
-        merged.view(samples, matching.tokens, -1).to(tokens.x.dtype),
-        new_size.view(samples, matching.tokens, 1).to(tokens.size.dtype),
+        mean.to(tokens.x.dtype),
+        new_size.view(x.shape[0], matching.tokens, 1).to(tokens.size.dtype),
         tokens.protected,
     )
