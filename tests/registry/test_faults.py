@@ -321,6 +321,11 @@ def test_a_dry_run_tells_the_same(fails: dict[str, Callable[..., object]], call:
         (MemoryError(), 8, "Error: out of memory"),
         (torch.AcceleratorError("CUDA error: launch failed"), 1, "Internal error: Accelerator"),
         (RuntimeError("cuDNN error: CUDNN_STATUS_X"), 1, "Internal error: RuntimeError: cuDNN"),
+        (
+            RuntimeError("gloo/transport: Connection closed"),
+            1,
+            "Internal error: RuntimeError: gloo",
+        ),
         (KeyboardInterrupt(), 130, "Interrupted at step 0"),
     ],
     ids=lambda one: type(one).__name__,
