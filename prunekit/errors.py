@@ -49,6 +49,20 @@ class PluginError(PrunekitError):
     exit_code = 7
 
 
+class PluginRaisedError(PluginError):
+    """Code of a component raised an error of its own."""
+
+    def __init__(self, message: str, trace: str = "") -> None:
+        """With what its author wants to see, which is shown above the line.
+
+        Args:
+            message: whose code, where, and what it raised.
+            trace: the traceback from that code on; it goes along into other processes.
+        """
+        super().__init__(message)
+        self.trace = trace
+
+
 class UnrankedError(DivergedError, PluginError):
     """A strategy refused weights that are not finite; whoever caught a PluginError still does."""
 

@@ -14,6 +14,7 @@ from prunekit.cli.common import Options, examples_section, quiet_stdout, say, tr
 from prunekit.cli.failures import report_failure, report_interrupt, speaks_for_all
 from prunekit.foundation.signals import ended_in_a_line
 from prunekit.foundation.suggestions import did_you_mean
+from prunekit.registry.faults import plugin_fault
 
 COMMANDS = {
     "run": "Train, prune, compress and evaluate what a recipe says.",
@@ -153,4 +154,8 @@ def main(args: list[str] | None = None) -> NoReturn:
         sys.exit(report_interrupt(error))
     except Exception as error:
         sys.exit(report_failure(error, traceback=options.traceback))
+    except SystemExit as error:  # which is not a plugin's to call
+        if (fault := plugin_fault(error)) is None:
+            raise
+        sys.exit(report_failure(fault, traceback=options.traceback))
     sys.exit(result if isinstance(result, int) else 0)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import re
 import sys
 import traceback as tracebacks
 
 from prunekit.cli.common import say
 from prunekit.errors import (
     DivergedError,
+    PluginRaisedError,
     PrunekitError,
     RecipeError,
     ResourceError,
@@ -16,6 +16,7 @@ from prunekit.errors import (
     UsageError,
 )
 from prunekit.foundation.ranks import place
+from prunekit.registry.faults import plugin_fault
 
 INTERRUPTED = 130
 
@@ -33,6 +34,8 @@ def report_failure(error: Exception, *, traceback: bool = False) -> int:
         speaker = f"[rank {rank}] " if rank else ""
         if traceback:
             say("".join(tracebacks.format_exception(error)), err=True, nl=False)
+        elif isinstance(error, PluginRaisedError):
+            say(error.trace, err=True, nl=False)
         say(speaker + message(error), err=True)
     return error.exit_code if isinstance(error, PrunekitError) else 1
 
@@ -43,11 +46,13 @@ def _in_plain_words(error: Exception) -> Exception:
     if isinstance(error, PrunekitError):
         return error
     if "torch" in sys.modules:
-        from prunekit.train.torch_errors import in_plain_words
+        from prunekit.train.torch_errors import explained
 
-        plain = in_plain_words(error)
+        plain = explained(error)
     elif isinstance(error, MemoryError):
         plain = ResourceError("out of memory: free some, or ask for less at once")
+    else:
+        plain = plugin_fault(error)
     if plain is None:
         return error
     plain.__cause__ = error  # which --traceback shows
@@ -83,46 +88,8 @@ def message(error: Exception) -> str:
     if isinstance(error, PrunekitError):
         return f"Error: {error}"
     cause = " ".join(str(error).split()) or "no message"
-    if place := place_in_own_code(error):
-        return (
-            f"Error in {place}: {type(error).__name__}: {cause}\n"
-            "This is the code that --code names. --traceback shows the way there."
-        )
-    if place := place_in_plugin(error):
-        return (
-            f"Error in {place}: {type(error).__name__}: {cause}\n"
-            "This is a bug in the plugin. --traceback shows the way there."
-        )
     return (
         f"Internal error: {type(error).__name__}: {cause}\n"
         "This is a bug in prunekit or a plugin. Please report it with the recipe, the output of\n"
         "`prunekit doctor --json` and what the same command prints with --traceback."
     )
-
-
-def place_in_own_code(error: Exception) -> str | None:
-    """File and line, where the last code before a library's is of the user's own file."""
-    from prunekit.registry.installed import OWN_MODULE
-
-    for frame, line in reversed(list(tracebacks.walk_tb(error.__traceback__))):
-        module = str(frame.f_globals.get("__name__"))
-        if module.startswith(OWN_MODULE):
-            return f"{frame.f_code.co_filename}:{line}"
-        if module.partition(".")[0] == "prunekit":
-            return None
-    return None
-
-
-def place_in_plugin(error: Exception) -> str | None:
-    """Distribution, file and line, where the code of ours that raised it is a plugin's."""
-    from prunekit.registry.installed import installed_components
-
-    components = installed_components(tuple(sys.path))
-    owners = {re.split("[.:]", component.value)[0]: component.origin for component in components}
-    for frame, line in reversed(list(tracebacks.walk_tb(error.__traceback__))):
-        package = str(frame.f_globals.get("__name__")).partition(".")[0]
-        if package in owners:
-            return f"{owners[package]} ({frame.f_code.co_filename}:{line})"
-        if package == "prunekit":
-            return None
-    return None

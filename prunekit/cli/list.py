@@ -13,13 +13,13 @@ from prunekit.cli.common import (
     KINDS,
     ExampleCommand,
     code_option,
-    complete_kind,
     json_option,
     kind_named,
     print_json,
     registry_of,
     say,
 )
+from prunekit.cli.completion import complete_kind
 from prunekit.cli.values import VALUES, value_entries, value_kind
 from prunekit.errors import PluginError
 from prunekit.recipe.find import (

@@ -150,7 +150,7 @@ def _with_masks(report: Report, runs: tuple[Path, Path], draw: bool) -> Report:
 
 
 def _write(report: Report, found: Comparison | None, out: Path) -> list[Path]:
-    from prunekit.foundation.files import all_or_nothing
+    from prunekit.foundation.whole_folder import all_or_nothing
     from prunekit.report.write import write_numbers, write_report
 
     with all_or_nothing(out) as folder:

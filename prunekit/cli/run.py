@@ -11,12 +11,12 @@ from prunekit.cli.common import (
     ExampleCommand,
     check_overrides,
     code_option,
-    complete_recipe,
     count_option,
     device_option,
     out_option,
     starting,
 )
+from prunekit.cli.completion import complete_recipe
 from prunekit.errors import PrunekitError, UsageError
 from prunekit.recipe.find import find_recipe
 

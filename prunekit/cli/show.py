@@ -11,12 +11,12 @@ from prunekit.cli.common import (
     KINDS,
     ExampleCommand,
     code_option,
-    complete_component,
     json_option,
     kind_named,
     print_json,
     registry_of,
 )
+from prunekit.cli.completion import complete_component
 from prunekit.cli.list import component_entry, origin_text
 from prunekit.cli.values import VALUES, kinds_of_value, value_entry, value_kind, value_names
 from prunekit.errors import UsageError

@@ -6,14 +6,8 @@ from pathlib import Path
 
 import click
 
-from prunekit.cli.common import (
-    ExampleCommand,
-    code_option,
-    complete_sweep,
-    count_option,
-    device_option,
-    out_option,
-)
+from prunekit.cli.common import ExampleCommand, code_option, count_option, device_option, out_option
+from prunekit.cli.completion import complete_sweep
 
 EXAMPLES = """
 prunekit sweep burden_mnist --dry-run          what it would run, and the time

@@ -10,13 +10,13 @@ import click
 from prunekit.cli.common import (
     ExampleCommand,
     code_option,
-    complete_sweep,
     json_option,
     print_json,
     say,
     split_overrides,
     starting,
 )
+from prunekit.cli.completion import complete_sweep
 from prunekit.errors import PrunekitError
 from prunekit.foundation.number_text import counted
 from prunekit.recipe.find import find_recipe

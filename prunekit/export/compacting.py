@@ -13,8 +13,8 @@ import torch
 from prunekit.errors import ExportError
 from prunekit.export.subject import MODEL_FILE, Subject, open_subject
 from prunekit.foundation.devices import HOST, choose_device, cpu_threads
-from prunekit.foundation.files import all_or_nothing
 from prunekit.foundation.modules import copy_on
+from prunekit.foundation.whole_folder import all_or_nothing
 from prunekit.models.cost import count_macs
 from prunekit.models.file_metadata import images_metadata
 from prunekit.models.saved import load_model, model_metadata, not_built

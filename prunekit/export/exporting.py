@@ -41,8 +41,9 @@ from prunekit.export.subject import (
 )
 from prunekit.export.zeros import count_zeros
 from prunekit.foundation.devices import choose_device, cpu_threads
-from prunekit.foundation.files import all_or_nothing, write_json
+from prunekit.foundation.files import write_json
 from prunekit.foundation.unfinished import stop_if_asked
+from prunekit.foundation.whole_folder import all_or_nothing
 from prunekit.models.file_metadata import images_metadata
 from prunekit.registry.own_code import CodeFile, use_code
 from prunekit.runs.links import refuse_link
@@ -122,9 +123,8 @@ def export_run(  # noqa: PLR0913 - a keyword for each file and choice
             out; else the plain `model.safetensors` goes along.
         compact: take out the empty heads, channels and hidden units first, as `compact_run` does;
             the files are compared with the model that is left.
-        out: the folder; `export` in the run directory where it is None. Files of an earlier export
-            are replaced; those of the same model that this one does not write stay in the card and
-            in `export.json`.
+        out: the folder; None = `export` in the run directory. Files of an earlier export are
+            replaced; others of the same model stay, in the card and in `export.json` too.
         normalize: put mean and standard deviation inside, so that pixel values of 0 .. 1 go in.
         timing: measure how long `model.onnx` takes in onnxruntime, beside the dense model, which
             may be exported for it; seconds. It never fails: what cannot be timed is told.

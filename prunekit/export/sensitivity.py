@@ -145,9 +145,6 @@ def sensitivity(  # noqa: PLR0913 - each is a choice of the caller's
     with _trials(source, overrides, split, samples, device) as trial:
         top1, loss = trial.measure()
         tried, left_out = _each_alone(trial, sparsities, strategy, structure)
-    layers = [_layer(name, points, top1 - tolerance) for name, points in tried.items()]
-    if not layers:
-        raise UsageError(f"{strategy} prunes no layer of {source}: {next(iter(left_out.values()))}")
     return Sensitivity(
         source=str(source),
         strategy=strategy,
@@ -157,9 +154,9 @@ def sensitivity(  # noqa: PLR0913 - each is a choice of the caller's
         top1=top1,
         loss=loss,
         tolerance=tolerance,
-        layers=tuple(layers),
+        layers=tuple(_layer(name, at, top1 - tolerance) for name, at in tried.items()),
         left_out=left_out,
-        zeros=_zeros(trial.model, [layer.name for layer in layers]),
+        zeros=_zeros(trial.model, [*tried]),
     )
 
 
@@ -189,13 +186,19 @@ def _trials(
 def _each_alone(
     trial: LayerTrials, sparsities: Sequence[float], strategy: str, structure: str
 ) -> tuple[dict[str, list[tuple[LayerPoint, int]]], dict[str, str]]:
-    """What each layer gives at each sparsity, with its units; of others, why they do not."""
+    """What each layer gives at each sparsity, with its units; of others, why they do not.
+
+    Raises:
+        UsageError: none gives anything.
+    """
     tried, left_out = dict[str, list[tuple[LayerPoint, int]]](), dict[str, str]()
     for name in _layers(trial.model, strategy, structure):
         try:
             tried[name] = [trial.point(name, s, strategy, structure) for s in sparsities]
         except RecipeError as error:
             left_out[name] = str(error)
+    if not tried:
+        raise UsageError(f"{strategy} prunes no layer of the run: {next(iter(left_out.values()))}")
     return tried, left_out
 
 

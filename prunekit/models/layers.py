@@ -1,7 +1,8 @@
-"""What our networks have in common: widths, start weights, the least image."""
+"""What our networks have in common: widths, their divisors, start weights, the least image."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from typing import Annotated
 
@@ -47,3 +48,12 @@ def check_side(name: str, spec: DataSpec, least: int) -> None:
             f"model.name: {name} takes images of {least}x{least} pixels or more, not "
             f"{spec.height}x{spec.width}: set data.image_size to {least} or more"
         )
+
+
+def nearest_divisors(number: int, near: int) -> list[int]:
+    """The greatest divisor of `number` up to `near` and the smallest from `near` on."""
+    small = [d for d in range(1, math.isqrt(number) + 1) if number % d == 0]
+    divisors = small + [number // d for d in reversed(small)]
+    below = [d for d in divisors if d <= near][-1:]
+    above = [d for d in divisors if d >= near][:1]
+    return list(dict.fromkeys(below + above))

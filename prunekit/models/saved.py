@@ -7,11 +7,10 @@ run had a compressor the stock model computes something else, as it does not hol
 from __future__ import annotations
 
 import json
-from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -20,9 +19,10 @@ from prunekit.data.preprocessing import Preprocessing
 from prunekit.errors import CheckpointError, RecipeError, UsageError
 from prunekit.foundation.modules import copy_on, one_forward
 from prunekit.foundation.system import followed
-from prunekit.models.bounds import no_larger_than, settings_in, without_values
+from prunekit.models.bounds import settings_in
 from prunekit.models.file_metadata import CONFIG, first_fault, read_preprocessing
-from prunekit.models.resized import Sizes, fill_in, resize_model, sizes_left
+from prunekit.models.rebuilt import NOT_BUILT, built_as, built_with
+from prunekit.models.resized import sizes_left
 from prunekit.registry.own_code import CodeFile, code_of, require_code, use_code
 from prunekit.runs.directory import model_file
 from prunekit.runs.tensors import read_tensors, write_tensors
@@ -30,11 +30,6 @@ from prunekit.runs.tensors import read_tensors, write_tensors
 if TYPE_CHECKING:
     from prunekit.registry.configs import CompressorConfig, DataSpec, ModelConfig
 
-NOT_BUILT = (
-    RecipeError, ValueError, LookupError, TypeError, RuntimeError,
-    ArithmeticError, AssertionError, AttributeError, MemoryError,
-)  # fmt: skip
-"""What is raised where no model can be built, such as one with a layer without units."""
 IMAGES_TRIED = 2
 TOLERANCE = 1e-9
 """Largest difference of the logits of a model that is built again, over the largest logit."""
@@ -66,11 +61,11 @@ def model_metadata(
     if (code := code_of(config, compressors)) is not None:
         built["code"] = code.told()
     try:
-        again = _build(built)
+        again = built_as(built)
         if _shapes(again) != _shapes(model):
             built["sizes"] = sizes_left(model, again).model_dump(mode="json")
             weights = {name: tensor.cpu() for name, tensor in model.state_dict().items()}
-            if not _same_logits(model, _loaded(built, weights), spec):
+            if not _same_logits(model, built_with(built, weights), spec):
                 return {}
     except NOT_BUILT:
         return {}
@@ -154,7 +149,7 @@ def load_model(source: str | Path, *, code: str | Path | CodeFile | None = None)
     with use_code(code):
         settings = _settings(path, metadata)
         try:
-            return _loaded(settings, weights)
+            return built_with(settings, weights)
         except NOT_BUILT as error:
             raise _not_loaded(path, error) from error
 
@@ -180,7 +175,7 @@ def load_at_eval_ratio(source: str | Path, eval_ratio: float) -> nn.Module:
             raise UsageError(f"{path}: compressor {one.get('name')!r} has no eval_ratio")
     changed = [{**one, "eval_ratio": eval_ratio} for one in compressors]
     try:
-        return _loaded({**settings, "compressors": changed}, weights)
+        return built_with({**settings, "compressors": changed}, weights)
     except RecipeError as error:
         raise UsageError(f"eval_ratio {eval_ratio:g}: {error}") from error
     except NOT_BUILT as error:
@@ -225,25 +220,6 @@ def _settings(path: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
     return settings
 
 
-def _loaded(settings: Mapping[str, Any], weights: Mapping[str, Tensor]) -> nn.Module:
-    if "sizes" in settings:
-        sizes = Sizes.model_validate(settings["sizes"])
-        sizes.check(weights)
-        model = _build(settings, weights, sizes)
-    else:
-        with no_larger_than(weights):
-            model = _build(settings)
-    _load(model, weights, strict=True)
-    return model.eval()
-
-
-def _load(model: nn.Module, weights: Mapping[str, Tensor], *, strict: bool) -> None:
-    """Load what `write_model` wrote; torchvision's MNASNet asks which version that was."""
-    versioned = OrderedDict(weights)
-    versioned._metadata = model.state_dict()._metadata  # type: ignore[attr-defined]
-    model.load_state_dict(versioned, strict=strict)
-
-
 def _not_loaded(path: Path, error: Exception) -> CheckpointError:
     return CheckpointError(
         f"{path}: cannot be loaded by this version of prunekit: {first_fault(error)}"
@@ -272,35 +248,6 @@ def _opened(source: str | Path) -> tuple[Path, dict[str, Tensor], dict[str, str]
     if path.is_dir():
         path = model_file(path)
     return path, *read_tensors(path)
-
-
-def _build(
-    built: Mapping[str, Any],
-    weights: Mapping[str, Tensor] | None = None,
-    sizes: Sizes | None = None,
-) -> nn.Module:
-    from prunekit.models.placing import attach_all
-    from prunekit.registry import COMPRESSORS, MODELS
-    from prunekit.registry.configs import DataSpec
-
-    # as of before all formats: every key that there was is written out in the file
-    # start weights would only be overwritten, and may be gone
-    config = cast("ModelConfig", MODELS.parse({**built["model"], "init": None}, as_of=0))
-    spec = DataSpec(**built["data"])
-    with torch.random.fork_rng(devices=[]):
-        # its tensors are the bound of its size, which building it on `meta` first would not know
-        if sizes is None or weights is None:
-            model = config.build(spec)
-        else:
-            with without_values(weights):
-                model = config.build(spec)
-            resize_model(model, sizes)
-            fill_in(model, weights)
-            _load(model, weights, strict=False)  # a compressor is tried on the model
-    for value in built.get("compressors", ()):
-        entry = cast("CompressorConfig", COMPRESSORS.parse(value, as_of=0))
-        attach_all(model, entry, spec.input_shape)
-    return model
 
 
 __all__ = [

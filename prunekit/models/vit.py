@@ -23,7 +23,7 @@ from prunekit.compressors.passing import compressed
 from prunekit.errors import RecipeError
 from prunekit.foundation.values import NewKey
 from prunekit.models.attention_view import AttentionView, wanted_of
-from prunekit.models.layers import Width
+from prunekit.models.layers import Width, nearest_divisors
 from prunekit.models.slots import TokenCounts, count_through, taken_slot, unknown_slot
 from prunekit.models.start_weights import OwnInit
 from prunekit.models.vit_blocks import EncoderBlock, PatchEmbed
@@ -136,15 +136,6 @@ class ViTConfig(ModelConfig):
             return self
         heads, hidden = zip(*found, strict=True)
         return self.model_copy(update={"head_counts": heads, "hidden": hidden})
-
-
-def nearest_divisors(number: int, near: int) -> list[int]:
-    """The greatest divisor of `number` up to `near` and the smallest from `near` on."""
-    small = [d for d in range(1, math.isqrt(number) + 1) if number % d == 0]
-    divisors = small + [number // d for d in reversed(small)]
-    below = [d for d in divisors if d <= near][-1:]
-    above = [d for d in divisors if d >= near][:1]
-    return list(dict.fromkeys(below + above))
 
 
 class ViT(nn.Module):

@@ -31,7 +31,7 @@ from prunekit.pruning.gradient_passes import GradientPasses
 from prunekit.pruning.learning import Learning
 from prunekit.pruning.masks import MaskSet
 from prunekit.pruning.outlook import Outlook, outlook
-from prunekit.pruning.penalties import Penalties
+from prunekit.pruning.penalties import Penalties, changes_gradients
 from prunekit.pruning.probes.base import Probe, labels, prepare_all
 from prunekit.pruning.sharded import refuse_sharded_model
 from prunekit.pruning.sparsity import UnitCount, weighed
@@ -103,7 +103,7 @@ class Engine:
         self.passes = GradientPasses(self.around, self._due)
         self._updates = MaskUpdates(self.around, self._due, computed)
         self._state = EngineState(self.around, self.assigned, self.probes)
-        self.changes_gradients = any(map(_changes_gradients, strategies))
+        self.changes_gradients = any(map(changes_gradients, strategies))
         """Whether a penalty or an adjustment may follow the raw gradients."""
 
     # ---- a run, in this order
@@ -291,11 +291,3 @@ class Engine:
                 seen = probe.observe(StepContext(self.around, label, tuple(self.params), clock, -1))
                 check_scalars(f"probe {probe.config.name!r}: observe", seen)
                 self.observed |= {f"{label}/{key}": value for key, value in seen.items()}
-
-
-def _changes_gradients(strategy: PruningStrategy) -> bool:
-    own = type(strategy)
-    return (
-        own.penalty is not PruningStrategy.penalty
-        or own.adjust_gradients is not PruningStrategy.adjust_gradients
-    )

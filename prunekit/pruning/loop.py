@@ -24,10 +24,7 @@ from prunekit.pruning.masks import MaskSet
 from prunekit.pruning.sharded import refuse_sharded_model
 from prunekit.pruning.sparsity import UnitCount, masks_left
 from prunekit.pruning.step_hooks import SeenGradients, held_by, plain_optimizer
-from prunekit.pruning.summary import (
-    ModelSummary,
-    summarise_model,
-)
+from prunekit.pruning.summary import ModelSummary, summarise_model
 from prunekit.pruning.watch import Unattached, unwatch, watch, watchers_of
 
 

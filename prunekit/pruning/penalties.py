@@ -166,3 +166,12 @@ def _wide(logits: Tensor) -> Tensor:
 
 def _sees_batches(assigned: Assigned) -> bool:
     return type(assigned.strategy).batch_penalty is not PruningStrategy.batch_penalty
+
+
+def changes_gradients(strategy: PruningStrategy) -> bool:
+    """Whether a penalty or an adjustment of this strategy may follow the raw gradients."""
+    own = type(strategy)
+    return (
+        own.penalty is not PruningStrategy.penalty
+        or own.adjust_gradients is not PruningStrategy.adjust_gradients
+    )

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 
 from prunekit.errors import UsageError
 from prunekit.foundation.suggestions import did_you_mean
+from prunekit.report.labels import number_of
 from prunekit.report.read import RunRecord
 from prunekit.report.settings import fingerprint, settings_of
 from prunekit.report.statistics import PairedDifference, Summary, paired_difference, summary
-from prunekit.report.study import Cell, Study, number_of
+from prunekit.report.study import Cell, Study
 
 POINTS = 0.5
 """The difference of accuracy, in points, whose price in seeds is told."""

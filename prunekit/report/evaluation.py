@@ -6,7 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from prunekit.foundation.files import all_or_nothing, replacing, write_json
+from prunekit.foundation.files import replacing, write_json
+from prunekit.foundation.whole_folder import all_or_nothing
 from prunekit.report.figures.evaluation import (
     calibration_picture,
     confusion_picture,

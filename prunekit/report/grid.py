@@ -13,8 +13,9 @@ from prunekit.errors import UsageError
 from prunekit.foundation.csv_table import read_csv
 from prunekit.foundation.suggestions import did_you_mean
 from prunekit.report.comparison import accuracies, accuracy
+from prunekit.report.labels import number_of
 from prunekit.report.read import clean
-from prunekit.report.study import AxisLabels, Cell, Study, number_of
+from prunekit.report.study import AxisLabels, Cell, Study
 
 Axes = tuple[str, str]
 """Rows and columns."""

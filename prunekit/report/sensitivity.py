@@ -9,8 +9,9 @@ from typing import Any
 
 from ruamel.yaml import YAML
 
-from prunekit.foundation.files import all_or_nothing, write_json
+from prunekit.foundation.files import write_json
 from prunekit.foundation.number_text import percent
+from prunekit.foundation.whole_folder import all_or_nothing
 from prunekit.report.figures.sensitivity import sensitivity_picture
 from prunekit.report.figures.style import save
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from prunekit.errors import CheckpointError
 from prunekit.foundation.number_text import counted
+from prunekit.report.labels import in_order
 from prunekit.report.read import (
     MARK,
     FoundRuns,
@@ -157,20 +158,6 @@ def _of_other_data(older: Iterable[tuple[RunRecord, RunRecord]]) -> list[str]:
         for run, newer in older
         if run.data and newer.data and run.data != newer.data
     ]
-
-
-def in_order(labels: Iterable[str | None]) -> tuple[str, ...]:
-    """Distinct labels: numbers by size, before words as they come."""
-    found = dict.fromkeys(label for label in labels if label is not None)
-    return tuple(sorted(found, key=lambda label: (number_of(label) is None, number_of(label) or 0)))
-
-
-def number_of(label: str) -> float | None:
-    """The number that a label is, if it is one."""
-    try:
-        return float(label)
-    except ValueError:
-        return None
 
 
 def unfinished_line(run: RunRecord) -> str:

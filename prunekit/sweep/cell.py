@@ -26,6 +26,7 @@ from prunekit.foundation.text import printable
 from prunekit.recipe.identity import recipe_hash
 from prunekit.recipe.load import read_written_out
 from prunekit.recipe.schema import Recipe
+from prunekit.registry.faults import authors_traceback
 from prunekit.runs.directory import RunDir, events_dir
 from prunekit.sweep.directory import CellState, read_state, resolved_path, write_state
 
@@ -64,11 +65,12 @@ def run_cell(
     except WriteError:  # not the fault of this cell
         raise
     except PrunekitError as error:
+        sys.stderr.write(printable(authors_traceback(error)))
         state = _failed(folder, recipe, str(error), error.exit_code)
     except MemoryError:
         state = _failed(folder, recipe, "out of memory", ResourceError.exit_code)
     except Exception as error:
-        sys.stderr.write(printable(traceback.format_exc()))
+        sys.stderr.write(printable(authors_traceback(error)))
         state = _failed(folder, recipe, f"{type(error).__name__}: {error}", 1)
     finally:
         _free_memory()

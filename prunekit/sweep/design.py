@@ -121,6 +121,7 @@ class _Reader:
         self.recipes: dict[str, SourceDocument] = {}
 
     def fault(self, path: KeyPath, what: str) -> None:
+        """Note what is wrong at a place."""
         self.faults.append(RecipeFault(self.document.place(path), dotted(path), what))
 
     def changes(self, path: KeyPath) -> tuple[Change, ...]:
@@ -131,6 +132,7 @@ class _Reader:
         )
 
     def axis(self, name: str) -> Axis:
+        """An axis of values, of values under another path, or of named blocks of changes."""
         written = self.document.at(("axes", name))
         if isinstance(written, dict) and not ("values" in written and "path" in written):
             path: KeyPath = ("axes", name)
@@ -152,6 +154,7 @@ class _Reader:
         return Axis(name, tuple(made))
 
     def axis_values(self, path: KeyPath, key: str, written: Any) -> list[AxisValue]:
+        """A point for each value that is written, ranges written out."""
         if isinstance(written, str):
             written, places = [written], [self.document.place(path)]
         else:
@@ -167,6 +170,7 @@ class _Reader:
         return found
 
     def arm(self, name: str, arm: ArmFile, file: SweepFile) -> Arm:
+        """An arm with its recipe, or else that of the sweep."""
         own = ("arms", name, "recipe") if arm.recipe else ("recipe",)
         return Arm(
             name,
@@ -179,6 +183,7 @@ class _Reader:
         )
 
     def arm_changes(self, name: str) -> tuple[Change, ...]:
+        """What an arm itself sets."""
         written = self.document.at(("arms", name))
         return self.changes(("arms", name, "set")) if isinstance(written, dict) else ()
 

@@ -199,13 +199,13 @@ def time_recipe(text: str, place: Path | None = None) -> Timing:
     from prunekit.train.distributed import join
     from prunekit.train.measured import FEWEST_SECONDS
     from prunekit.train.observer import Observer
-    from prunekit.train.torch_errors import told_plainly
+    from prunekit.train.torch_errors import ToldPlainly
     from prunekit.train.trainer import Trainer
 
     recipe = recipe_from_text(text)
     group = join(recipe.device)
     build(recipe, group).close()  # the first time decodes images, which are kept
-    with told_plainly(), scratch(place) as folder:
+    with ToldPlainly(), scratch(place) as folder:
         began = time.perf_counter()
         run = build(recipe, group)
         with closing(run):

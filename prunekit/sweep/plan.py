@@ -123,6 +123,7 @@ def _in_order_of_need(arms: Sequence[Arm]) -> list[Arm]:
     ordered: dict[str, Arm] = {}
 
     def visit(arm: Arm, above: tuple[str, ...]) -> None:
+        """Put an arm behind those that it needs; `above` are those that need it."""
         if arm.name in above:
             circle = " needs ".join((*above[above.index(arm.name) :], arm.name))
             raise RecipeError(as_lines([RecipeFault(arm.place, f"arms.{arm.name}.needs", circle)]))

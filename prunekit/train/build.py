@@ -39,7 +39,7 @@ from prunekit.train.norm_statistics import check_norms
 from prunekit.train.optim import check_learns, check_rules, freeze
 from prunekit.train.optimizer_trial import check_optimizer
 from prunekit.train.phases import PhasePlan, lay_out
-from prunekit.train.torch_errors import told_plainly
+from prunekit.train.torch_errors import ToldPlainly
 
 
 @dataclass
@@ -88,7 +88,7 @@ def build(
     Raises:
         PrunekitError: whatever of the recipe does not fit its data or model.
     """
-    with told_plainly(), warnings_kept() as notes:
+    with ToldPlainly(), warnings_kept() as notes:
         run = _put_together(recipe, group, anchor, resuming=resuming, storage=storage)
     return replace(run, notes=tuple(dict.fromkeys(notes)))
 

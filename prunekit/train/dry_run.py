@@ -28,7 +28,7 @@ from prunekit.train.build import Run, build
 from prunekit.train.distributed import joined
 from prunekit.train.observer import Observer
 from prunekit.train.state import average_notes
-from prunekit.train.torch_errors import told_plainly
+from prunekit.train.torch_errors import ToldPlainly
 from prunekit.train.trainer import Trainer
 
 
@@ -106,7 +106,7 @@ def dry_run(recipe: Recipe, nproc: int = 1) -> DryRun:
     Raises:
         PrunekitError: whatever of the recipe does not fit its data, its model or the memory.
     """
-    with told_plainly(), joined(recipe.device) as group:
+    with ToldPlainly(), joined(recipe.device) as group:
         start: dict[str, Tensor] = {}
         run = build(recipe, group, start)
         if nproc > group.world:

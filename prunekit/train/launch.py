@@ -40,6 +40,7 @@ from prunekit.train.observer import Observer
 from prunekit.train.processes import Started, start_processes
 from prunekit.train.state import average_notes
 from prunekit.train.supervised import train
+from prunekit.train.torch_errors import ToldPlainly
 from prunekit.train.trainer import Trainer
 
 GO_ON = "go on"
@@ -147,7 +148,7 @@ def _check_processes(run: RunDir, world: int, device: str | None) -> None:
 def _run_here(
     recipe: Recipe, source_text: str, out: Path, wish: str, started: Started | None = None
 ) -> Path:
-    with joined(recipe.device) as group:
+    with ToldPlainly(), joined(recipe.device) as group:
         _check_writable(out)
         check_same_code(recipe, group)
         asked = wish == GO_ON
@@ -200,7 +201,7 @@ def _begin(
 
 
 def _resume_here(run_dir: Path, device: str | None = None, started: Started | None = None) -> Path:
-    with joined(device or open_run(run_dir).recipe().device) as group:
+    with ToldPlainly(), joined(device or open_run(run_dir).recipe().device) as group:
         return _go_on(run_dir, group, started)
 
 

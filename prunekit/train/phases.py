@@ -61,26 +61,30 @@ def lay_out(recipe: Recipe, steps_per_epoch: int) -> PhasePlan:
     Raises:
         RecipeError: a phase without a step, or one that rewinds to a step not reached yet.
     """
-    written = tuple(phase for phase in recipe.phases for _ in range(phase.repeat))
+    places = [place for place, phase in enumerate(recipe.phases) for _ in range(phase.repeat)]
+    written = tuple(recipe.phases[place] for place in places)
     spans = tuple(
         PhaseSpan(phase.name, phase.length.steps(0, steps_per_epoch)) for phase in written
     )
     none = len(written) == 1 and written[0].length.amount == 0  # pruned as it is
-    for span in spans:
+    for place, span in zip(places, spans, strict=True):
         if span.steps < 1 and not none:
-            raise RecipeError(f"phases: {span.phase!r} has no step: give it at least 1st")
+            raise RecipeError(
+                f"phases.{place}.length: {span.phase!r} has no step: give it at least 1st"
+            )
     timeline = Timeline(spans, steps_per_epoch)
     if timeline.total_steps > MOST_STEPS:
+        longest = max(range(len(spans)), key=lambda index: spans[index].steps)
         raise RecipeError(
-            f"phases: {timeline.total_steps:,} steps, and a run has at most {MOST_STEPS:,}: give "
-            "shorter lengths"
+            f"phases.{places[longest]}.length: {timeline.total_steps:,} steps in all, and a run "
+            f"has at most {MOST_STEPS:,}: give a shorter length"
         )
     anchor = recipe.anchor.steps(timeline.total_steps, steps_per_epoch)
     for index, phase in enumerate(written):
         begins = timeline.first_step(index)
         if phase.start == "anchor" and (0 < begins < anchor or anchor >= timeline.total_steps):
             raise RecipeError(
-                f"phases: {phase.name!r} rewinds at step {begins}, before the anchor, step "
-                f"{anchor}: lower anchor, or let the phases before it last longer"
+                f"phases.{places[index]}.start: {phase.name!r} rewinds at step {begins}, before "
+                f"the anchor, step {anchor}: lower anchor, or let the phases before it last longer"
             )
     return PhasePlan(written, timeline, anchor)

@@ -8,7 +8,6 @@ import os
 import signal
 import sys
 import time
-import traceback
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from prunekit.foundation.ranks import place
 from prunekit.foundation.signals import how_ended
 from prunekit.foundation.text import printable
 from prunekit.foundation.unfinished import scratch
+from prunekit.registry.faults import authors_traceback
 from prunekit.registry.own_code import CodeFile, current_code, use_code
 from prunekit.train.going_on import status_of
 from prunekit.train.lost import go_on_with
@@ -141,8 +141,7 @@ def _worker(started: Started, code: CodeFile | None, work: Work, *args: str) -> 
         with use_code(code):
             done = work(started, *args)
     except Exception as error:
-        if not isinstance(error, PrunekitError):  # a bug, whose place nobody else will know
-            sys.stderr.write(printable(traceback.format_exc()))
+        sys.stderr.write(printable(authors_traceback(error)))  # nobody else will know the place
         sys.exit(started.failed(error))
     if started.too_late:  # torch would wait for others that are gone, and end this one after 30 s
         signal.raise_signal(signal.SIGTERM)

@@ -6,13 +6,13 @@ from collections.abc import Callable
 from contextlib import closing, suppress
 from pathlib import Path
 
-from prunekit.errors import PrunekitError, WriteError
+from prunekit.errors import PluginRaisedError, PrunekitError, WriteError
 from prunekit.foundation.files import write_json
 from prunekit.foundation.locks import hold_unnamed
 from prunekit.train.distributed import is_lost_peer, suppress_lost_peer
 from prunekit.train.finish import conclude
 from prunekit.train.lost import GRACE, go_on_with, lost_peer
-from prunekit.train.torch_errors import told_plainly
+from prunekit.train.torch_errors import ToldPlainly
 from prunekit.train.trainer import Trainer
 
 
@@ -22,12 +22,16 @@ def train(trainer: Trainer, start: Callable[[], None]) -> None:
     status.write("running", 0, "")
     with trainer.stopping.requests:  # also while it is told how the run ended
         try:
-            with told_plainly(), trainer.observer, closing(trainer.run):
+            with ToldPlainly(), trainer.observer, closing(trainer.run):
                 start()
                 trainer.fit()
                 conclude(trainer)
             if not trainer.group.is_main:
                 trainer.group.barrier()  # until the results are whole
+        except PluginRaisedError as error:
+            told = f"{error}; once that is mended, {go_on_with(trainer.run_dir)}"
+            status.write_last("failed", error.exit_code, told)
+            raise PluginRaisedError(told, error.trace) from error.__cause__
         except PrunekitError as error:
             status.write_last(_outcome(error), error.exit_code, str(error))
             raise

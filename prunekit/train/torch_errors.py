@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from types import TracebackType
 
 import torch
 
-from prunekit.errors import RecipeError, ResourceError
+from prunekit.errors import PrunekitError, RecipeError, ResourceError
+from prunekit.registry.faults import plugin_fault
+from prunekit.train.distributed import is_lost_peer
 
 NOT_DETERMINISTIC = " does not have a deterministic implementation"
 """What torch says after the name of an operation."""
@@ -16,25 +17,45 @@ NO_MEMORY = ("DefaultCPUAllocator: ", "std::bad_alloc")
 """What torch says where the host has no memory left; an accelerator's error has a class."""
 TOO_LARGE = ("calculation overflowed", "multiplication overflow", "Overflow when unpacking long")
 """What torch says of sizes beyond 64 bits."""
+DEVICE_FAILS = ("CUDA error", "cuDNN error")
+"""How it says that a device failed, also where that has no class."""
 
 
-@contextmanager
-def told_plainly() -> Iterator[None]:
-    """What torch raises anywhere in a run and a recipe can mend.
+class ToldPlainly:
+    """A block of which is told what a recipe can mend, and whose code failed.
 
     Raises:
         ResourceError: there was no memory left.
         RecipeError: an operation cannot be deterministic as the recipe wants it.
+        PluginRaisedError: a component that others wrote raised something, `sys.exit()` included.
     """
-    try:
-        yield
-    except Exception as error:
-        if (plain := in_plain_words(error)) is None:
-            raise
-        raise plain from error
+
+    def __enter__(self) -> None:
+        """Begin it."""
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Tell what went wrong; see above."""
+        if error is not None and (plain := explained(error)):
+            raise plain from error
 
 
-def in_plain_words(error: Exception) -> ResourceError | RecipeError | None:
+def explained(error: BaseException) -> PrunekitError | None:
+    """What is told of an error of torch, Python or a plugin; None = nothing but what it says.
+
+    A device that is gone and a process that is lost come up in any code that waits for them.
+    """
+    if plain := in_plain_words(error):
+        return plain
+    gone = isinstance(error, torch.AcceleratorError) or str(error).startswith(DEVICE_FAILS)
+    return None if gone or is_lost_peer(error) else plugin_fault(error)
+
+
+def in_plain_words(error: BaseException) -> ResourceError | RecipeError | None:
     """What is told of an error of torch or Python that a recipe can mend; None = of any other."""
     if isinstance(error, torch.OutOfMemoryError):
         return ResourceError(

@@ -363,6 +363,7 @@ def test_exit_codes_are_the_documented_ones():
         "DivergedError": 6,
         "UnrankedError": 6,
         "PluginError": 7,
+        "PluginRaisedError": 7,
         "ResourceError": 8,
         "WriteError": 8,
         "LostPeerError": 8,

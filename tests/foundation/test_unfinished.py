@@ -16,11 +16,12 @@ import pytest
 import prunekit
 from prunekit.errors import StopRequestedError
 from prunekit.foundation import signals, unfinished
-from prunekit.foundation.files import all_or_nothing, replacing
+from prunekit.foundation.files import replacing
 from prunekit.foundation.locks import lock
 from prunekit.foundation.parts import host_digits, is_at_work
 from prunekit.foundation.signals import SIGNALS, StopSignals, ended_by_default, ended_in_a_line
 from prunekit.foundation.unfinished import scratch, stop_if_asked
+from prunekit.foundation.whole_folder import all_or_nothing
 
 PACKAGE = Path(prunekit.__file__).parent
 

@@ -18,9 +18,10 @@ from prunekit.compressors.tome import Tome
 from prunekit.errors import CheckpointError, DataError, RecipeError
 from prunekit.models import TokenCounts, attach, build_model, load_initial, slots, token_counts
 from prunekit.models.base import Slotted
+from prunekit.models.layers import nearest_divisors
 from prunekit.models.mlp import MLPConfig
 from prunekit.models.stock import TimmConfig, TorchvisionConfig, copy_all_but_classifier
-from prunekit.models.vit import ViTConfig, nearest_divisors
+from prunekit.models.vit import ViTConfig
 from prunekit.registry.configs import CompressorConfig, DataSpec
 
 CIFAR = DataSpec(channels=3, height=32, width=32, classes=10)

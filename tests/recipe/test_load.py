@@ -103,7 +103,15 @@ def test_a_component_puts_its_place_before_its_own_keys(message: str, joined: st
         (["strategies.0.structure={name: n_m, n: 1, m: 4}"],
          r"r\.yaml:5:5 strategies\.0: structure n_m: 1 of 4"),
         (["optimizer.rules=[{match: fc9, lr_scale: 2.0}]"], r"override '.*' optimizer\.rules: "),
-        (["phases.0.length=0.01ep"], r"r\.yaml:10:9 phases: 'train' has no step"),
+        (["phases.0.length=0.01ep"],
+         r"override 'phases.0.length=0.01ep' phases\.0\.length: 'train' has no step"),
+        (["phases.0.length=99999999999999999999st"],
+         r"override '.*' phases\.0\.length: .* steps in all, and a run has at most"),
+        (["phases=[{name: a, length: 1st, repeat: 3}, {name: b, length: 0.001ep}]"],
+         r"override '.*' phases\.1\.length: 'b' has no step"),
+        (["anchor=5st", "phases=[{name: a, length: 1st, repeat: 3}, "
+          "{name: b, length: 9st, start: anchor}]"],
+         r"override 'phases=.*' phases\.1\.start: 'b' rewinds at step 3, before the anchor"),
         (["probes=[{name: burden, scope: {include: [fc9]}}]"], r"override '.*' probes\.0\.scope: "),
     ],
 )  # fmt: skip

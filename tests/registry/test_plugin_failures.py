@@ -3,12 +3,10 @@
 import json
 import sys
 import textwrap
-from types import FunctionType
 
 import pytest
 
 from prunekit.cli import import_check, main
-from prunekit.cli.failures import message
 from prunekit.cli.list import recipe_entries
 from prunekit.errors import PluginError, RecipeError
 from prunekit.recipe.find import shipped_recipes
@@ -215,24 +213,3 @@ def test_recipes_of_plugins_are_checked_too(tmp_path, monkeypatch):
         import_check.load_named_recipe("wrong")
     with pytest.raises(PluginError, match=r"no \*\.yaml in plug_r\.lost"):
         import_check.load_named_recipe("plug_r.lost")
-
-
-def test_a_bug_in_a_plugin_is_told_with_its_place_and_one_of_prunekit_is_not(install, call):
-    install("plug-boom", "boom", "def hit(inner):\n    inner()\n    raise KeyError('x')\n")
-    from plug_boom import hit
-
-    def ours():
-        raise ValueError("mine")
-
-    ours = FunctionType(
-        ours.__code__, {"__name__": "prunekit.pruning.masks", "ValueError": ValueError}
-    )
-    with pytest.raises(KeyError) as theirs:
-        hit(lambda: None)
-    first, second = message(theirs.value).splitlines()
-    assert first.startswith("Error in plug-boom 0.3 (")
-    assert first.endswith("plug_boom.py:3): KeyError: 'x'")
-    assert "bug in the plugin" in second
-    with pytest.raises(ValueError, match="mine") as own:
-        hit(ours)
-    assert message(own.value).startswith("Internal error: ValueError: mine")

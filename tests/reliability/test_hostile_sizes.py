@@ -19,7 +19,7 @@ SIZES = {
     "model={name: mlp, hidden: [16777216, 16777216]}": (8, "parameters take"),
     "model={name: mlp, hidden: [20000000000000000000]}": (3, "must be at most"),
     "phases.0.repeat=1000000000": (3, "must be at most"),
-    "phases.0.length=99999999999999999999st": (3, "steps, and a run has at most"),
+    "phases.0.length=99999999999999999999st": (3, "phases.0.length: "),
     "threads=1000000": (3, "must be at most"),
     "strategies.0.sparsity=1.0": (3, "must be less than 1"),
 }

@@ -12,11 +12,12 @@ from prunekit.foundation.files import write_json
 from prunekit.report.comparison import Baseline, accuracy, chosen_baselines, differences, repeating
 from prunekit.report.document import compare, conditions, report_of
 from prunekit.report.figures.cost import COSTS, points_of
+from prunekit.report.labels import in_order
 from prunekit.report.notices import notices, warnings
 from prunekit.report.read import read_recipe
 from prunekit.report.settings import arm_names, distinctions, settings, short_keys, swept_numbers
 from prunekit.report.statistics import paired_difference
-from prunekit.report.study import in_order, open_study
+from prunekit.report.study import open_study
 from prunekit.report.tables import cell_table, difference_row, difference_table
 from tests.support.made_runs import magnitude, make_comparison, make_run, make_sweep, random, report
 

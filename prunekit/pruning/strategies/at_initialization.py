@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
-import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -14,6 +13,7 @@ from prunekit.foundation.modules import buffers_kept, evaluating
 from prunekit.foundation.warn import warn_once
 from prunekit.pruning.strategies.base import Context
 from prunekit.pruning.strategies.calibrated import Calibrated
+from prunekit.pruning.strategies.score_gradients import ScoreGradients
 
 
 class AtInitialization(Calibrated):
@@ -64,20 +64,10 @@ def _dead(ctx: Context) -> str:
     return f"every score is 0{why}: no kept weight changes the loss any more"
 
 
-def scoped(ctx: Context) -> list[nn.Parameter]:
-    """The parameters of the scope, in the order of `ctx.weights`."""
+def scope_gradients(ctx: Context, strategy: str) -> ScoreGradients:
+    """Takes the gradients of the scope, in the order of `ctx.weights`."""
     params = dict(ctx.model.named_parameters())
-    return [params[name] for name in ctx.weights]
-
-
-def total_gradient(losses: Iterable[Tensor], params: Sequence[Tensor]) -> list[Tensor]:
-    """The gradient of the sum of `losses`; one graph lives at a time, and no `.grad` is written."""
-    totals = [torch.zeros_like(param) for param in params]
-    for loss in losses:
-        grads = torch.autograd.grad(loss, params, materialize_grads=True)
-        for total, grad in zip(totals, grads, strict=True):
-            total += grad
-    return totals
+    return ScoreGradients(strategy, {name: params[name] for name in ctx.weights})
 
 
 @contextmanager

@@ -14,8 +14,7 @@ from prunekit.foundation.modules import called_with
 from prunekit.pruning.strategies.at_initialization import (
     AtInitialization,
     batch_statistics,
-    scoped,
-    total_gradient,
+    scope_gradients,
 )
 from prunekit.pruning.strategies.base import Context
 
@@ -56,11 +55,13 @@ class GraSP(AtInitialization):
     @torch.enable_grad()
     def passes(self, ctx: Context) -> Mapping[str, Tensor]:
         """The product w * (H g), [shape of w], of the whole scope."""
-        params = scoped(ctx)
+        gradients = scope_gradients(ctx, self.config.name)
+        params = [*gradients.params.values()]
         with batch_statistics(ctx.model), sdpa_kernel(SDPBackend.MATH):
-            flow = total_gradient(self._losses(ctx), params)
+            flow = gradients.total(self._losses(ctx))
+            gradients.check(lambda: next(self._losses(ctx)))
             along = (_along(flow, loss, params) for loss in self._losses(ctx))
-            curved = total_gradient(along, params)
+            curved = gradients.total(along)
         weights = ctx.weights.items()
         return {name: w * h for (name, w), h in zip(weights, curved, strict=True)}
 

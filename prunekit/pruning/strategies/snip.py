@@ -12,8 +12,7 @@ from torch import Tensor
 from prunekit.pruning.strategies.at_initialization import (
     AtInitialization,
     batch_statistics,
-    scoped,
-    total_gradient,
+    scope_gradients,
 )
 from prunekit.pruning.strategies.base import Context
 
@@ -51,7 +50,9 @@ class Snip(AtInitialization):
     def passes(self, ctx: Context) -> Mapping[str, Tensor]:
         """|g * w|, [shape of w], of the whole scope."""
         with batch_statistics(ctx.model):
-            grads = total_gradient(self._losses(ctx), scoped(ctx))
+            gradients = scope_gradients(ctx, self.config.name)
+            grads = gradients.total(self._losses(ctx))
+            gradients.check(lambda: next(self._losses(ctx)))
         weights = ctx.weights.items()
         return {name: (g * w).abs() for (name, w), g in zip(weights, grads, strict=True)}
 

@@ -10,7 +10,7 @@ from pydantic import Field
 from torch import Tensor
 
 from prunekit.foundation.modules import evaluating
-from prunekit.pruning.strategies.at_initialization import AtInitialization, scoped, total_gradient
+from prunekit.pruning.strategies.at_initialization import AtInitialization, scope_gradients
 from prunekit.pruning.strategies.base import Context
 
 
@@ -48,13 +48,18 @@ class Taylor(AtInitialization):
     @torch.enable_grad()
     def passes(self, ctx: Context) -> Mapping[str, Tensor]:
         """The mean over batches, [shape of w], of the whole scope."""
-        config, params = self.config, scoped(ctx)
+        config, gradients = self.config, scope_gradients(ctx, self.config.name)
         totals = {name: torch.zeros_like(weight) for name, weight in ctx.weights.items()}
         with evaluating(ctx.model):
             for x, y in ctx.calibration(config.samples, config.balanced):
-                grads = total_gradient([ctx.loss(x, y)], params)
+                grads = gradients.of(ctx.loss(x, y))
                 for (name, weight), grad in zip(ctx.weights.items(), grads, strict=True):
                     change = grad * weight
                     part = change.square() if config.order == "squared" else change.abs()
                     totals[name].add_(part, alpha=len(y) / config.samples)
+            gradients.check(lambda: self._first_loss(ctx))
         return totals
+
+    def _first_loss(self, ctx: Context) -> Tensor:
+        x, y = next(iter(ctx.calibration(self.config.samples, self.config.balanced)))
+        return ctx.loss(x, y)

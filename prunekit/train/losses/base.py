@@ -12,10 +12,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from prunekit.data.preprocessing import Preprocessing
-from prunekit.errors import PluginError, PrunekitError
+from prunekit.errors import PluginError
 from prunekit.registry import LOSSES
 from prunekit.registry.configs import DataSpec, LossConfig
-from prunekit.registry.foreign import reason
 from prunekit.registry.installed import AmbiguousNameError, UnknownNameError
 
 
@@ -121,14 +120,9 @@ def checked_value(loss: Loss, batch: LossBatch) -> Tensor:
     """The loss of a batch.
 
     Raises:
-        PluginError: it is no scalar, or fails; whose loss it is and what came.
+        PluginError: it is no scalar; whose loss it is and what came.
     """
-    try:
-        found = loss.value(batch)
-    except (PrunekitError, torch.OutOfMemoryError, torch.AcceleratorError):
-        raise
-    except Exception as error:
-        raise PluginError(f"{_origin(loss)}: value fails: {reason(error)}") from error
+    found = loss.value(batch)
     if not isinstance(found, Tensor):
         raise PluginError(f"{_origin(loss)}: value gives a {type(found).__name__}, not a tensor")
     if found.ndim or not found.is_floating_point():
