@@ -17,6 +17,7 @@ from prunekit.data.skipped import Part
 from prunekit.data.sources import StreamableConfig
 from prunekit.data.storage import Settled, settle_storage
 from prunekit.errors import DataError, PluginError, RecipeError, ResourceError
+from prunekit.foundation.returned import returned
 from prunekit.registry.augmentations import MIXING, by_name
 from prunekit.registry.configs import DatasetConfig, Samples, Split
 
@@ -133,8 +134,10 @@ def _told_of_streams(config: DatasetConfig) -> Iterator[None]:
 
 def _load(config: DatasetConfig, split: Split) -> Samples:
     with _told_of_streams(config):
-        samples = config.load(split)
-    images, what = samples.images, f"data set {config.name!r}: load({split!r}) gave"
+        found = config.load(split)
+    call = f"data set {config.name!r}: load({split!r})"
+    samples = returned(found, Samples, call, "Samples")
+    images, what = samples.images, f"{call} gave"
     if images.dtype != torch.uint8 or images.ndim != 4 or not images.numel():
         raise PluginError(
             f"{what} images {images.dtype} {list(images.shape)} instead of torch.uint8 [N, C, H, W]"

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from torch import nn
 
+from prunekit.foundation.returned import returned
 from prunekit.models.limits import refuse_too_large
 from prunekit.models.placing import attach
 from prunekit.models.slots import TokenCounts, slots, token_counts
@@ -25,11 +26,12 @@ def build_model(config: ModelConfig, spec: DataSpec) -> nn.Module:
         RecipeError: the data does not fit the model.
         CheckpointError: the start weights cannot be read or belong to another model.
         DataError: stock weights cannot be downloaded.
+        PluginError: what builds it gives no module.
         ResourceError: it takes more memory than there is.
     """
     if config.sized:
         refuse_too_large(config, spec)
-    model = config.build(spec)
+    model = returned(config.build(spec), nn.Module, f"model {config.name!r}: build", "a module")
     if config.init not in (None, PRETRAINED):  # stock weights are the model's own business
         load_initial(model, config.init, spec)
     return model

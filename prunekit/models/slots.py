@@ -13,9 +13,11 @@ from typing import Protocol, runtime_checkable
 
 from torch import Tensor, nn
 
+from prunekit.compressors.auxiliary import who_is
 from prunekit.compressors.base import DataCompressor, TokenBatch
 from prunekit.errors import RecipeError
 from prunekit.foundation.modules import training_mode_kept
+from prunekit.foundation.returned import counts_returned
 from prunekit.models.attention_view import check_reads
 from prunekit.models.base import GivesReads, Slotted
 from prunekit.models.dry_pass import blank, on_a_copy, unseen, unwatched
@@ -230,8 +232,10 @@ def count_through(patches: int, compressors: Iterable[tuple[str, DataCompressor]
     """Send `patches` tokens through compressors, given with their slots in the model's order."""
     left, per_slot = patches, {}
     for slot, compressor in compressors:
-        per_slot[slot] = (left, compressor.output_tokens(left))
-        left = per_slot[slot][1]
+        found = compressor.output_tokens(left)
+        (out,) = counts_returned(found, 1, f"{who_is(compressor)}: output_tokens")
+        per_slot[slot] = (left, out)
+        left = out
     return TokenCounts(patches, left, per_slot)
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from torch import nn
 
 from prunekit.errors import PluginError, RecipeError
+from prunekit.foundation.returned import counts_returned, each_returned
 from prunekit.foundation.timeline import Clock, Timeline
 from prunekit.foundation.values import about_key
 from prunekit.pruning.corrections import Correction
@@ -17,6 +18,8 @@ from prunekit.pruning.strategies.base import Masks, PruningStrategy
 from prunekit.registry import STRATEGIES
 from prunekit.registry.installed import AmbiguousNameError, UnknownNameError
 from prunekit.registry.values import plugins_in
+
+NAMES = "names of parameters"
 
 
 @dataclass
@@ -98,7 +101,9 @@ def assign(
             )
         with about_key(f"strategies.{index}", config):
             scope = tuple(n for n in _scope(model, strategy) if n not in helpers)
-            cover = tuple(strategy.cover(model, scope))
+            cover = each_returned(
+                strategy.cover(model, scope), str, f"{origin(strategy)}: cover", NAMES
+            )
             if check:
                 strategy.check_scope(model, scope)
         for name in cover:
@@ -123,9 +128,20 @@ def count_units(
     """What the masks of its scope keep, beside what it promised and what was asked of it."""
     strategy = assigned.strategy
     own = {name: masks[name] for name in assigned.scope if name in masks}
-    kept, total = strategy.count_units(model, own)
+    kept, total = units_of(assigned, model, own)
     unit, entries = strategy.unit_name(), assigned.entries
     return UnitCount(assigned.label, unit, kept, total, target, entries, asked)
+
+
+def units_of(assigned: Assigned, model: nn.Module, masks: Masks) -> tuple[int, int]:
+    """Units that masks keep, and in all.
+
+    Raises:
+        PluginError: the strategy gives something else.
+    """
+    counted = assigned.strategy.count_units(model, masks)
+    kept, total = counts_returned(counted, 2, f"{assigned.origin}: count_units")
+    return kept, total
 
 
 def _scope(model: nn.Module, strategy: PruningStrategy) -> tuple[str, ...]:

@@ -16,7 +16,7 @@ from prunekit.errors import PluginError, RecipeError
 from prunekit.foundation.computed import Computed
 from prunekit.foundation.timeline import Clock
 from prunekit.foundation.warn import warn_once
-from prunekit.pruning.assignment import Assigned
+from prunekit.pruning.assignment import Assigned, units_of
 from prunekit.pruning.learning import Learning
 from prunekit.pruning.optimizer_state import StateChange
 from prunekit.pruning.strategies.base import Masks, PruningStrategy, Update
@@ -183,7 +183,7 @@ def check_count(assigned: Assigned, clock: Clock, model: nn.Module, masks: Masks
     Raises:
         PluginError: it is not.
     """
-    kept, total = assigned.strategy.count_units(model, masks)
+    kept, total = units_of(assigned, model, masks)
     promised = assigned.strategy.promised_keep(clock, total)
     if promised is not None and kept != promised:
         raise PluginError(

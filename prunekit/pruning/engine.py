@@ -11,6 +11,7 @@ from torch.optim import Optimizer
 
 from prunekit.foundation.computed import computed_weights
 from prunekit.foundation.parameters import ParamRule
+from prunekit.foundation.returned import each_returned
 from prunekit.foundation.timeline import Timeline
 from prunekit.foundation.values import about_key
 from prunekit.pruning.assignment import (
@@ -194,7 +195,11 @@ class Engine:
 
     def optimizer_rules(self) -> list[ParamRule]:
         """Learning-rate and decay rules that the strategies ask for; the user's own rules win."""
-        return [rule for a in self.assigned for rule in a.strategy.optimizer_rules()]
+        rules = list[ParamRule]()
+        for one in self.assigned:
+            given = one.strategy.optimizer_rules()
+            rules += each_returned(given, ParamRule, f"{one.origin}: optimizer_rules", "ParamRule")
+        return rules
 
     def target(self) -> float | None:
         """Sparsity promised over all scopes at the last updates; None where one emerges.

@@ -14,6 +14,7 @@ from prunekit.data.cache import available_memory
 from prunekit.data.sizes import BatchSizes
 from prunekit.errors import RecipeError, ResourceError
 from prunekit.foundation.number_text import size_text
+from prunekit.foundation.returned import counts_returned
 from prunekit.foundation.values import about_key
 from prunekit.models.pass_size import least_entries
 from prunekit.models.trial import Refusal, refusal
@@ -59,7 +60,10 @@ def check_batches(
         raise RecipeError(_in_training(found, sizes, smallest, data.train_size))
     for index, assigned in enumerate(engine.assigned):
         samples = assigned.strategy.calibrates_on()
-        if samples is None or 1 not in sizes.calibration(samples):
+        if samples is None:
+            continue
+        counts_returned(samples, 1, f"{assigned.origin}: calibrates_on")
+        if 1 not in sizes.calibration(samples):
             continue
         if found := refused(1):
             with about_key(f"strategies.{index}", assigned.strategy.config):

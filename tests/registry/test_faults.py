@@ -269,6 +269,42 @@ def test_a_hook_that_raises_is_its_plugins_fault(
         assert told == f"Error: {status['message']}"
 
 
+WRONG = [
+    ("Strategy", "cover", None, "strategy 'odd_strategy' of plug-odd 0.3"),
+    ("Strategy", "cover", "names", "strategy 'odd_strategy' of plug-odd 0.3"),
+    ("Strategy", "optimizer_rules", None, "strategy 'odd_strategy' of plug-odd 0.3"),
+    ("Strategy", "optimizer_rules", "rule", "strategy 'odd_strategy' of plug-odd 0.3"),
+    ("Strategy", "optimizer_rules", [1], "strategy 'odd_strategy' of plug-odd 0.3"),
+    ("Strategy", "count_units", None, "strategy 'odd_strategy' of plug-odd 0.3"),
+    ("Strategy", "count_units", (1, 2, 3), "strategy 'odd_strategy' of plug-odd 0.3"),
+    ("Strategy", "calibrates_on", "all", "strategy 'odd_strategy' of plug-odd 0.3"),
+    ("Compressor", "output_tokens", None, "compressor 'odd_compressor'"),
+    ("Model", "build", None, "model 'odd_model'"),
+    ("Data", "load", None, "data set 'odd_data'"),
+]
+"""Class, hook, what it returns, and whom the error names."""
+
+
+@pytest.mark.parametrize(("owner", "hook", "value", "who"), WRONG)
+def test_a_hook_that_returns_something_else_is_its_plugins_fault(
+    owner: str,
+    hook: str,
+    value: object,
+    who: str,
+    fails: dict[str, Callable[..., object]],
+    call: Call,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(getattr(sys.modules["plug_odd"], owner), hook, lambda *_: value)
+    code, _, err = call("run", "odd.yaml")
+    told = err.splitlines()[-1]
+    assert code == 7, err
+    assert told.startswith(f"Error: {who}")
+    assert hook in told
+    assert "bug" not in err
+    assert "Traceback" not in err
+
+
 def test_a_logger_that_raises_stops_nothing(
     fails: dict[str, Callable[..., object]], call: Call
 ) -> None:
