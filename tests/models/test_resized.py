@@ -296,7 +296,7 @@ def test_a_large_model_is_not_allocated_for_a_small_file(resnet, tmp_path, monke
     settings["model"]["name"] = "torchvision:vit_l_16"
     write_tensors(tmp_path / "m", weights, {CONFIG: json.dumps(settings)})
     filled = []
-    monkeypatch.setattr("prunekit.models.saved.fill_in", lambda *args: filled.append(args))
+    monkeypatch.setattr("prunekit.models.rebuilt.fill_in", lambda *args: filled.append(args))
     with pytest.raises(CheckpointError):
         load_model(tmp_path / "m")
     assert not filled
