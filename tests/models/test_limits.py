@@ -9,7 +9,7 @@ from prunekit.errors import RecipeError, ResourceError
 from prunekit.models import build_model, limits
 from prunekit.registry import MODELS
 from prunekit.registry.configs import DataSpec
-from prunekit.train.torch_errors import told_plainly
+from prunekit.train.torch_errors import ToldPlainly
 from tests.support.training import recipe
 
 SPEC = DataSpec(channels=1, height=8, width=8, classes=10)
@@ -77,10 +77,10 @@ def test_a_count_that_nobody_has_is_a_fault_of_the_recipe(changes: dict) -> None
     ],
 )
 def test_what_torch_says_of_sizes_is_told_plainly(message: str, kind: type) -> None:
-    with pytest.raises(kind, match="smaller"), told_plainly():
+    with pytest.raises(kind, match="smaller"), ToldPlainly():
         raise RuntimeError(message)
 
 
 def test_other_faults_keep_their_name() -> None:
-    with pytest.raises(RuntimeError, match="something else"), told_plainly():
+    with pytest.raises(RuntimeError, match="something else"), ToldPlainly():
         raise RuntimeError("something else")
