@@ -162,8 +162,12 @@ class RunDir:
         return path
 
     def _why_not_there(self) -> str:
-        if (self.path / "status.json").is_file() and self.status()["status"] == "diverged":
+        status = self.status()["status"] if (self.path / "status.json").is_file() else ""
+        if status == "diverged":
             return "the run diverged, and would again: change its recipe and run that"
+        if status == "done":
+            lost = "the run is done; it could not write this and said why, or it was taken away"
+            return f"{lost}: `prunekit run {self.path / 'recipe.yaml'}` makes it anew"
         if not any((self.path / "checkpoints").glob("step-*")):
             return NOTHING_SAVED
         return f"the run did not get that far; `prunekit resume {self.path}` continues it"

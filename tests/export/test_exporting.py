@@ -402,8 +402,8 @@ def fingerprint_of(run_dir):
 @pytest.mark.parametrize(
     ("what", "error", "message"),
     [
-        ("report.json", CheckpointError, "ended before its first checkpoint"),
-        ("model.safetensors", CheckpointError, "ended before its first checkpoint"),
+        ("report.json", CheckpointError, "the run is done; it could not write this"),
+        ("model.safetensors", CheckpointError, "the run is done; it could not write this"),
         ("masks.safetensors", CheckpointError, "has no masks"),
         ("data", CheckpointError, "data changed since the run began"),
         ("foreign", CheckpointError, "does not tell which model"),

@@ -10,8 +10,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import pytest
 from torch import Tensor
 
+from prunekit.errors import CheckpointError
 from prunekit.recipe.yaml_text import dump_yaml
 from tests.reliability.faults import Commands, Ended
 from tests.reliability.test_damaged_runs import SMALL
@@ -77,8 +79,13 @@ def told_plainly(ended: Ended) -> None:
     assert "Internal error" not in ended.text, ended.text
 
 
-def goes_on(commands: Commands, whole: Undisturbed, out: Path, first: int) -> None:
-    """What a run left at an operation leads to the result of one that nothing befell."""
+def goes_on(
+    commands: Commands, whole: Undisturbed, out: Path, first: int, *, logged: bool = True
+) -> None:
+    """What a run left at an operation leads to the result of one that nothing befell.
+
+    One that said that nothing more is `logged` has what it wrote before.
+    """
     for run in run_dirs(out) if first % 2 else ():
         resumed = commands("resume", run)
         told_plainly(resumed)
@@ -89,6 +96,14 @@ def goes_on(commands: Commands, whole: Undisturbed, out: Path, first: int) -> No
     assert again.code == 0, again.text
     (run,) = run_dirs(out)
     assert same(result(run), whole.tensors)
-    assert curve(run) == curve(whole.run)
-    assert names(run) | {"metrics.csv"} == names(whole.run)  # a logger is given up on a full disk
+    log = run / "metrics.jsonl"
+    if log.exists():
+        lines, undisturbed = curve(run), curve(whole.run)
+        assert lines == undisturbed if logged else lines == undisturbed[: len(lines)]
+    else:
+        assert not logged
+        with pytest.raises(CheckpointError, match="the run is done"):
+            curve(run)
+    # a log is given up on a full disk
+    assert names(run) | {"metrics.csv", log.name} == names(whole.run)
     assert not left_over(out)

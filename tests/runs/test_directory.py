@@ -29,6 +29,22 @@ def run(tmp_path):
     return runs.open_run(path)
 
 
+@pytest.mark.parametrize(
+    ("status", "told"),
+    [
+        ("done", "the run is done; it could not write this"),
+        ("diverged", "the run diverged"),
+        ("stopped", "did not get that far"),
+    ],
+)
+def test_a_file_that_is_missing_is_told_by_how_the_run_ended(run, status, told):
+    (run.path / "checkpoints" / "step-4").mkdir(parents=True)
+    said = {"status": status, "exit_code": 0, "message": "", "step": 4}
+    (run.path / "status.json").write_text(json.dumps(said))
+    with pytest.raises(CheckpointError, match=told):
+        run.metrics()
+
+
 @given(data=st.data())
 def test_weights_with_a_flipped_bit_are_refused(folder, data):
     path = folder / "weights"
