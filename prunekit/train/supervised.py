@@ -56,6 +56,7 @@ class _Status:
         self.path, self.trainer = run_dir / "status.json", trainer
 
     def write(self, status: str, code: int, message: str) -> None:
+        """Tell how the run is; whoever holds its folder is named no more once it has ended."""
         if self.trainer.group.is_main:
             step = self.trainer.engine.step
             document = {"status": status, "exit_code": code, "message": message, "step": step}
