@@ -205,6 +205,7 @@ def test_a_ratio_that_leaves_no_token_or_has_no_compressor_is_refused(merging, t
 def test_what_is_no_model_of_a_finished_run_is_refused(merging, tmp_path):
     unfinished = shutil.copytree(merging, tmp_path / "unfinished")
     (unfinished / "report.json").unlink()
+    (unfinished / "status.json").unlink()  # else the run is done, and its report was taken away
     save_file({"w": torch.zeros(2, 2)}, tmp_path / "foreign.safetensors")
     (tmp_path / "text.safetensors").write_text("no tensors")
     (tmp_path / "model.pt2").write_bytes(b"PK")
