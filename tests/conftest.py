@@ -19,10 +19,10 @@ for ignored in [name for name in SIGNALS if signal.getsignal(name) is signal.SIG
     usual = signal.default_int_handler if ignored == signal.SIGINT else signal.SIG_DFL
     signal.signal(ignored, usual)
 
-# how many examples of a property: few beside the work, the same sixty in CI, many at night
+# how many examples of a property: few beside the work, the same forty in CI, many at night
 _common = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow]}
 settings.register_profile("dev", max_examples=20, **_common)
-settings.register_profile("ci", max_examples=60, derandomize=True, **_common)
+settings.register_profile("ci", max_examples=40, derandomize=True, **_common)
 settings.register_profile("nightly", max_examples=1000, print_blob=True, **_common)
 settings.load_profile(
     os.environ.get("HYPOTHESIS_PROFILE") or ("ci" if os.environ.get("CI") else "dev")

@@ -44,6 +44,7 @@ def count_macs(
     masks: Mapping[str, Tensor] | None = None,
     *,
     training: bool = False,
+    dense: int | None = None,
 ) -> Macs:
     """Count the multiply-adds of one image, whatever the model's device; the model is not changed.
 
@@ -52,12 +53,14 @@ def count_macs(
         input_shape: [C, H, W].
         masks: parameter name -> bool, True = kept.
         training: whether tokens are dropped and merged as in training or as in evaluation.
+        dense: multiply-adds of the dense model where they are known, which then are not counted.
     """
     pruned = {name: ~mask for name, mask in (masks or {}).items() if not bool(mask.all())}
     executed, saved = _forward(model, input_shape, pruned, training, compress=True)
-    dense = executed
-    if any(isinstance(module, DataCompressor) for module in model.modules()):
-        dense, _ = _forward(model, input_shape, {}, training, compress=False)
+    if dense is None:
+        dense = executed
+        if any(isinstance(module, DataCompressor) for module in model.modules()):
+            dense, _ = _forward(model, input_shape, {}, training, compress=False)
     return Macs(dense, executed, executed - saved)
 
 

@@ -109,13 +109,13 @@ def _show_merged(trainer: Trainer, model: nn.Module) -> None:
 def _look_at(trainer: Trainer) -> Trained:
     engine, model, shape = trainer.engine, trainer.run.model, trainer.data.spec.input_shape
     masks = {name: mask.cpu() for name, mask in engine.masks().items()}
+    macs = count_macs(model, shape, masks)
+    in_training = count_macs(model, shape, training=True, dense=macs.dense)
     return Trained(
         masks=masks,
         sparsity=measure_sparsity(model, masks),
-        macs=count_macs(model, shape, masks),
-        flops=train_flops(
-            count_macs(model, shape, training=True), trainer.passed, trainer.run.loss.extra_macs()
-        ),
+        macs=macs,
+        flops=train_flops(in_training, trainer.passed, trainer.run.loss.extra_macs()),
         asked=engine.asked(),
         target=engine.target(),
         units=tuple(engine.units()),
@@ -172,8 +172,8 @@ def _report(
     """`report.json`; docs/run-directory.md has the units."""
     shape = trainer.data.spec.input_shape
     sparsity = after_finish(_without_helpers(trained, model), trained.names, model, left)
-    finished, counts = count_macs(model, shape, left), token_counts(model.eval(), shape)
-    macs = Macs(trained.macs.dense, finished.executed, finished.theoretical)
+    macs = count_macs(model, shape, left, dense=trained.macs.dense)
+    counts = token_counts(model.eval(), shape)
     effective = told_effective(model, left, _one_batch(trainer))
     _tell_of_empty(trainer, measure_sparsity(model, left))
     return {

@@ -1,6 +1,7 @@
 """Counted multiply-adds against closed forms worked by hand."""
 
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
@@ -125,6 +126,7 @@ def test_published_size_of_the_paper_model():
     macs = count_macs(short, (3, 224, 224))
     assert 2 * macs.executed / 1e9 == pytest.approx(1.89, abs=0.005)
     assert macs.dense == count_macs(dense, (3, 224, 224)).dense
+    assert count_macs(short, (3, 224, 224), dense=7) == replace(macs, dense=7)
 
 
 @pytest.mark.parametrize("grad", [True, False])

@@ -17,7 +17,7 @@ from prunekit.recipe.schema import Recipe
 from prunekit.runs.directory import open_run
 from prunekit.train.launch import run_recipe
 
-with_steps = settings(max_examples=25 if settings().max_examples >= 60 else 10)
+with_steps = settings(max_examples=15 if settings().max_examples >= 40 else 10)
 """For properties whose every example takes steps or passes through a model."""
 
 MAGNITUDE = {"name": "magnitude", "sparsity": 0.8, "cadence": {"every": "3st"}}

@@ -110,7 +110,7 @@ def built_in(registry, without=()):
     return [c.name for c in registry.components() if c.builtin and c.name not in without]
 
 
-PATIENT = settings().max_examples >= 60
+PATIENT = settings().max_examples >= 40
 """The kit draws its own examples: the default number in CI and at night, fewer beside the work."""
 LARGEST = {name: SMALL_MODELS[name] for name in ("conv", "tied", "attention")}
 

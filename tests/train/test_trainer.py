@@ -182,7 +182,7 @@ def result_or_weights(run_dir: Path) -> dict[str, torch.Tensor]:
     return result(run_dir) if opened.recipe().strategies else opened.final_weights()
 
 
-@settings(max_examples=6 if settings().max_examples >= 60 else 3)
+@settings(max_examples=6 if settings().max_examples >= 40 else 3)
 @given(stop=st.integers(1, 23))
 def test_stopping_at_any_step_and_going_on_changes_nothing(
     finished: Path, tmp_path_factory: pytest.TempPathFactory, stop: int
