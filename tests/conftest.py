@@ -10,6 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings, strategies
 
 from prunekit.foundation.signals import SIGNALS
+from tests.support.commands import Commands
 from tests.support.plugin_env import PluginEnv
 from tests.support.ranks import TwoRanks
 
@@ -101,7 +102,14 @@ def plugin_env(tmp_path_factory: pytest.TempPathFactory) -> PluginEnv:
 
 
 @pytest.fixture(scope="session")
-def two_ranks() -> Iterator[TwoRanks]:
+def commands(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Commands]:
+    """Commands of prunekit, each in a process of its own that is forked from one with torch."""
+    with Commands(tmp_path_factory.mktemp("commands")) as started:
+        yield started
+
+
+@pytest.fixture(scope="session")
+def two_ranks(commands: Commands) -> Iterator[TwoRanks]:
     """A pair of processes for every run that only needs one, not a launch of its own."""
-    with TwoRanks() as ranks:
+    with TwoRanks(commands) as ranks:
         yield ranks

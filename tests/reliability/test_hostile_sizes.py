@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import pytest
 
-from tests.reliability.faults import Commands
 from tests.reliability.undisturbed import Undisturbed, told_plainly
+from tests.support.commands import Commands
 
 MEMORY = 400_000_000
 """More than the small run takes, and less than one copy of what is refused."""

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from prunekit.sweep import open_sweep
 from prunekit.train.going_on import status_of
-from tests.reliability.faults import Commands, Ended
 from tests.reliability.undisturbed import Undisturbed, drawn, each, left_over, names, told_plainly
+from tests.support.commands import Commands, Ended
 from tests.support.training import result, same
 
 KINDS: dict[str, dict[str, Any]] = {

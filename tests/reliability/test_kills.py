@@ -16,7 +16,6 @@ from pathlib import Path
 
 import pytest
 
-from tests.reliability.faults import Commands
 from tests.reliability.undisturbed import (
     Undisturbed,
     drawn,
@@ -26,6 +25,7 @@ from tests.reliability.undisturbed import (
     run_dirs,
     told_plainly,
 )
+from tests.support.commands import Commands
 from tests.support.training import curve, result, rewound, same
 
 FULL = {0, 8}

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.reliability.faults import Commands
 from tests.reliability.undisturbed import Undisturbed, goes_on, left_over, run_dirs, told_plainly
+from tests.support.commands import Commands
 from tests.support.training import curve, result, rewound, same
 
 OPENS = "prunekit.train.launch:build"

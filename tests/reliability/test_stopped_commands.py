@@ -13,8 +13,8 @@ import pytest
 from PIL import Image
 
 from prunekit.cli.app import cli
-from tests.reliability.faults import Commands
 from tests.reliability.undisturbed import Undisturbed, told_plainly
+from tests.support.commands import Commands
 
 WRITERS = {
     "compact": ("{run}", "--out", "{out}"),

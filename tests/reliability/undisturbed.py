@@ -15,8 +15,8 @@ from torch import Tensor
 
 from prunekit.errors import CheckpointError
 from prunekit.recipe.yaml_text import dump_yaml
-from tests.reliability.faults import Commands, Ended
 from tests.reliability.test_damaged_runs import SMALL
+from tests.support.commands import Commands, Ended
 from tests.support.training import curve, recipe, result, same
 
 RUN = SMALL | {"loggers": [{"name": "csv"}]}

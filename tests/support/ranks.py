@@ -3,9 +3,10 @@
 import os
 import socket
 from collections.abc import Callable
-from multiprocessing import get_context
-from multiprocessing.connection import Connection
+from multiprocessing.connection import Client, Listener
 from typing import Any, ParamSpec, Self, TypeVar
+
+from tests.support.commands import Commands
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -13,29 +14,30 @@ WORLD = 2
 
 
 class TwoRanks:
-    """Calls functions in two processes of one group; to start and import torch costs them once.
+    """Calls functions in two processes of one group, which are forked once and live on.
 
     In a `with`: `ranks(function, *args)` -> what the first rank returned, or the error of the
     first that failed. Function, arguments, result and error are pickled.
     """
 
+    def __init__(self, commands: Commands) -> None:
+        self.commands = commands
+
     def __enter__(self) -> Self:
-        context = get_context("spawn")
-        pipes = [context.Pipe() for _ in range(WORLD)]
-        self.ends = [ours for ours, _ in pipes]
-        self.processes = [
-            context.Process(target=_serve, args=(rank, theirs), daemon=True)
-            for rank, (_, theirs) in enumerate(pipes)
-        ]
-        for process in self.processes:
-            process.start()
+        with Listener(family="AF_UNIX") as listener:
+            address = str(listener.address)
+            self.ends, self.processes = [], []
+            for rank in range(WORLD):
+                begun = self.commands.begin(rank, address, call=f"{__name__}:serve")
+                self.processes.append(begun)
+                self.ends.append(listener.accept())
         return self
 
     def __exit__(self, *_: object) -> None:
         for end in self.ends:
-            end.send(None)
+            end.close()
         for process in self.processes:
-            process.join(30)
+            process.end()
 
     def __call__(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Call it in both."""
@@ -52,15 +54,20 @@ class TwoRanks:
         return result
 
 
-def _serve(rank: int, connection: Connection) -> None:
+def serve(rank: str, address: str) -> None:
+    """Take part, until the other end closes."""
     names = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": WORLD, "MASTER_ADDR": "localhost"}
     os.environ |= {name: str(value) for name, value in names.items()}
-    while (job := connection.recv()) is not None:
-        port, function, args, kwargs = job
-        os.environ["MASTER_PORT"] = str(port)
-        ended: tuple[Any, Exception | None]
-        try:
-            ended = function(*args, **kwargs), None
-        except Exception as error:
-            ended = None, error
-        connection.send(ended)
+    with Client(address) as connection:
+        while True:
+            try:
+                port, function, args, kwargs = connection.recv()
+            except EOFError:
+                return
+            os.environ["MASTER_PORT"] = str(port)
+            ended: tuple[Any, Exception | None]
+            try:
+                ended = function(*args, **kwargs), None
+            except Exception as error:
+                ended = None, error
+            connection.send(ended)
