@@ -103,7 +103,7 @@ def test_a_run_of_an_earlier_version_is_normalised_by_its_own_data(merging, tmp_
 def test_an_exported_file_gives_what_the_run_gives(tmp_path, model, compressors, inside):
     pytest.importorskip("onnxruntime")
     run_dir, folder = finished_run(tmp_path / "run", model, compressors), tmp_path / "served"
-    export_run(run_dir, onnx=True, packed=True, normalize=inside, out=folder)
+    export_run(run_dir, onnx=True, packed=True, normalize=inside, out=folder, timing=False)
     own = evaluate_run(run_dir)
     for file in ("model.onnx", "model.packed.safetensors"):
         overrides = [] if file.endswith("onnx") else ["data.name=digits", "data.test_limit=40"]
@@ -225,7 +225,7 @@ def test_an_onnx_file_of_another_program_is_refused(tmp_path):
     onnx = pytest.importorskip("onnx")
     pytest.importorskip("onnxruntime")
     run_dir = finished_run(tmp_path / "run", MLP)
-    path = export_run(run_dir, onnx=True).folder / "model.onnx"
+    path = export_run(run_dir, onnx=True, timing=False).folder / "model.onnx"
     model = onnx.load(path)
     about = {one.key: one.value for one in model.metadata_props}
     prepared = json.loads(about[IMAGES])

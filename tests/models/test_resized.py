@@ -102,7 +102,7 @@ def test_it_is_loaded_from_a_packed_file_too(small, tmp_path):
     "name", [*SLOW, pytest.param("torchvision:densenet121", marks=pytest.mark.soak)]
 )
 def test_other_families_are_loaded_bit_for_bit(name, tmp_path):
-    data = spec(3, 64)
+    data = spec(3, 32)
     model, metadata = compacted(name, data)
     write_model(tmp_path / "m", model, {}, metadata)
     assert_the_same(load_model(tmp_path / "m"), model, data)
