@@ -1,7 +1,6 @@
 """How long an ONNX file takes beside its dense model; and that zeros live through 8 bits."""
 
 import json
-from functools import partial
 
 import numpy as np
 import pytest
@@ -11,7 +10,7 @@ from click.testing import CliRunner
 from prunekit.bench.deploy_cases import quantised, zeros_in
 from prunekit.cli.app import cli
 from prunekit.cli.common import Options
-from prunekit.export import exporting, latency
+from prunekit.export import latency
 from prunekit.export.exporting import export_run
 from prunekit.export.latency import onnx_latency, without_zeros
 from prunekit.export.subject import open_subject
@@ -25,8 +24,6 @@ onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
 
 TOME = {"name": "tome", "ratio": 0.5}
-SECONDS = 0.05
-"""Of timing: what is looked at is there after a few rounds."""
 
 
 @pytest.fixture(scope="module")
@@ -36,9 +33,7 @@ def run_dir(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def exported(run_dir):
-    with pytest.MonkeyPatch.context() as changed:
-        changed.setattr(exporting, "onnx_latency", partial(onnx_latency, seconds=SECONDS))
-        return export_run(run_dir, onnx=True)
+    return export_run(run_dir, onnx=True)
 
 
 @pytest.fixture(scope="module")
@@ -124,7 +119,7 @@ def test_what_cannot_be_timed_is_a_note_and_the_export_is_there(tmp_path, monkey
 
 def test_a_dense_model_that_does_not_export_is_a_note(exported, run_dir, monkeypatch):
     monkeypatch.setattr(latency, "trace", lambda *args: 1 / 0)
-    found = onnx_latency(run_dir / "export" / "model.onnx", open_subject(run_dir), SECONDS)
+    found = onnx_latency(run_dir / "export" / "model.onnx", open_subject(run_dir), 0.05)
     assert found.notes[0] == "the dense model is not timed in onnxruntime: division by zero"
     assert {one["ratio"] for one in found.onnxruntime.values()} == {None}
 
@@ -132,7 +127,7 @@ def test_a_dense_model_that_does_not_export_is_a_note(exported, run_dir, monkeyp
 @pytest.mark.slow
 def test_a_file_that_is_slower_than_torch_is_told(plain, monkeypatch):
     monkeypatch.setattr(latency, "SLOWER", 0.0)
-    found = onnx_latency(plain, open_subject(plain.parents[1]), SECONDS)
+    found = onnx_latency(plain, open_subject(plain.parents[1]))
     assert [note.partition(" takes")[0] for note in found.notes] == [
         "at batch 1 onnxruntime",
         "at batch 8 onnxruntime",

@@ -466,7 +466,7 @@ def test_a_dry_run_shows_what_a_pass_shows():
 def test_timms_own_models_take_it(name, protected, weighs):
     side = 56 if "patch14" in name else 64
     with torch.device("meta"):
-        model = timm.create_model(name, num_classes=10, img_size=side)
+        model = timm.create_model(name, num_classes=10, img_size=side, depth=2)
     attach(model, "tokens", tome(), (3, side, side))
     assert (model.patch_drop.passage.protected, model.patch_drop.passage.weighs) == (
         protected,
