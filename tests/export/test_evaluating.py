@@ -25,6 +25,7 @@ from tests.support.served import DATA, VIT, finished_run
 from tests.support.training import run
 
 TOME = {"name": "tome", "ratio": 0.5}
+POOL = {"name": "average_pool", "ratio": 0.5}
 MLP = {"name": "mlp", "hidden": [20]}
 VALUES = ("top1", "top5", "by_class", "mistakes")
 
@@ -98,7 +99,7 @@ def test_a_run_of_an_earlier_version_is_normalised_by_its_own_data(merging, tmp_
 
 
 @pytest.mark.parametrize(
-    ("model", "compressors", "inside"), [(VIT, [TOME], False), (MLP, [], True)]
+    ("model", "compressors", "inside"), [(VIT, [POOL], False), (MLP, [], True)]
 )
 def test_an_exported_file_gives_what_the_run_gives(tmp_path, model, compressors, inside):
     pytest.importorskip("onnxruntime")
