@@ -26,7 +26,7 @@ MODELS_TRIED = {
     "vgg": ({"name": "vgg", "depth": 11, "widths": [4] * 8}, 16),
     "resnet": ({"name": "resnet", "depth": 8, "stages": [4, 6, 8]}, 8),
     "wrn": ({"name": "wrn", "depth": 10, "stem": 4, "stages": [4, 6, 8]}, 8),
-    "torchvision": ({"name": "torchvision:squeezenet1_1"}, 64),
+    "torchvision": ({"name": "torchvision:squeezenet1_1"}, 32),
     "timm": ({"name": "timm:test_vit", "kwargs": {"depth": 1}}, 32),
     "transformers": (
         {
