@@ -122,7 +122,7 @@ class TorchvisionConfig(ModelConfig):
             settings |= {"aux_logits": False, "init_weights": True}
         own = {**dict.fromkeys(settings, "leave it out"), "num_classes": DATA}
         own |= {"image_size": IMAGE_SIZE}
-        check_kwargs(self.kwargs, own, lambda: models.get_model(variant, weights=None), self.name)
+        check_kwargs(self.kwargs, own, models.get_model, variant, self.name)
         try:
             model: nn.Module = models.get_model(variant, weights=None, **settings, **self.kwargs)
         except AssertionError as error:  # a size that the patches do not tile
@@ -208,7 +208,7 @@ class TimmConfig(ModelConfig):
             "features_only": "a classifier is trained",
             "out_indices": "a classifier is trained",
         }
-        check_kwargs(self.kwargs, own, lambda: timm.create_model(variant), self.name)
+        check_kwargs(self.kwargs, own, timm.create_model, variant, self.name)
         stock = timm.get_pretrained_cfg(variant)
         model = self._fitting(variant, spec, stock is not None and stock.fixed_input_size)
         if self.init == PRETRAINED and stock is not None:

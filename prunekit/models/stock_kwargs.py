@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 from typing import Annotated, Any
 
 import torch
@@ -56,7 +57,8 @@ Kwargs = Annotated[dict[str, Any], AfterValidator(_plain), NewKey(3, before={})]
 def check_kwargs(
     kwargs: Mapping[str, Any],
     own: Mapping[str, str],
-    make: Callable[[], nn.Module],
+    create: Callable[[str], nn.Module],
+    variant: str,
     name: str,
 ) -> None:
     """Look whether a stock model takes these keyword arguments.
@@ -64,7 +66,8 @@ def check_kwargs(
     Args:
         kwargs: of the recipe.
         own: those that prunekit sets, and what to do instead.
-        make: builds the model without them; called on the meta device.
+        create: builds a model of its library, without them; called on the meta device.
+        variant: the name of the model in its library.
         name: of the model, for the message.
 
     Raises:
@@ -75,12 +78,10 @@ def check_kwargs(
     for key in kwargs:
         if remedy := {**OF_LOADING, **own}.get(key):
             raise RecipeError(f"model.kwargs.{key}: is set by prunekit: {remedy}")
-    try:
-        with torch.device("meta"):
-            model = make()
-    except Exception:  # of one that needs values to be built, only building it tells
+    found = _class_of(create, variant)
+    if found is None:
         return
-    taken = inspect.signature(type(model).__init__).parameters
+    taken = inspect.signature(found.__init__).parameters
     if any(one.kind is one.VAR_KEYWORD for one in taken.values()):
         return
     known = [key for key in taken if key not in ("self", *OF_LOADING, *own)]
@@ -88,6 +89,15 @@ def check_kwargs(
         if key not in known:
             near = did_you_mean(key, known) or f" Known: {', '.join(known)}"
             raise RecipeError(
-                f"model.kwargs.{key}: {type(model).__name__}, the class of {name}, has no such "
+                f"model.kwargs.{key}: {found.__name__}, the class of {name}, has no such "
                 f"argument.{near}"
             )
+
+
+@lru_cache(maxsize=32)  # a run builds its model several times, each as large as it is published
+def _class_of(create: Callable[[str], nn.Module], variant: str) -> type[nn.Module] | None:
+    try:
+        with torch.device("meta"):
+            return type(create(variant))
+    except Exception:  # of one that needs values to be built, only building it tells
+        return None

@@ -49,7 +49,7 @@ def merging(tmp_path_factory):
 @pytest.fixture(scope="module")
 def exported(merging):
     """All forms of it, where they land by default."""
-    return export_run(merging, onnx=True, pt2=True, packed=True)
+    return export_run(merging, onnx=True, pt2=True, packed=True, timing=False)
 
 
 @pytest.fixture
@@ -126,7 +126,7 @@ def test_normalisation_inside_takes_pixel_values(tmp_path, monkeypatch):
     run_dir = finished_run(tmp_path / "run", MLP)
     asked, reference = [], exporting.reference
     monkeypatch.setattr(exporting, "reference", lambda *a: asked.append(a) or reference(*a))
-    found = export_run(run_dir, onnx=True, pt2=True, normalize=True)
+    found = export_run(run_dir, onnx=True, pt2=True, normalize=True, timing=False)
     assert len(asked) == 1  # torch runs once for all files
     pixels = torch.rand(5, 1, 8, 8, generator=torch.Generator().manual_seed(0))
     prepared = prunekit.preprocessing(run_dir)
@@ -213,8 +213,8 @@ def test_the_snippets_of_the_card_run_and_agree(exported, merging, monkeypatch):
 
 @pytest.mark.slow
 def test_the_weights_of_a_stock_model_load_in_plain_torch(tmp_path, monkeypatch):
-    data = {**DATA, "image_size": 32}
-    run_dir = finished_run(tmp_path / "run", {"name": "timm:test_vit"}, (), data)
+    model, data = {"name": "timm:test_vit", "kwargs": {"depth": 1}}, {**DATA, "image_size": 32}
+    run_dir = finished_run(tmp_path / "run", model, (), data)
     found = export_run(run_dir, pt2=True)
     printed = run_snippets(found.folder, monkeypatch)
     assert set(printed) == {"Plain torch", "prunekit", "Plain torch, from the weights"}

@@ -36,6 +36,13 @@ def exported(run_dir):
     return export_run(run_dir, onnx=True)
 
 
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory):
+    """A run with no compressor and nothing removed, exported; its ONNX file."""
+    run = finished_run(tmp_path_factory.mktemp("runs") / "plain", {**VIT, "embed_dim": 32})
+    return export_run(run, onnx=True, timing=False).folder / "model.onnx"
+
+
 def arrays(path):
     initializers = onnx.load(path).graph.initializer
     return {one.name: onnx.numpy_helper.to_array(one) for one in initializers}
@@ -81,12 +88,10 @@ def test_a_report_has_the_times_of_exported_runs_and_a_dash_for_others(exported,
 
 
 @pytest.mark.slow
-def test_the_dense_stand_in_is_the_same_program_without_zeros(tmp_path):
-    run = finished_run(tmp_path / "run")  # no compressor, nothing removed
-    file = export_run(run, onnx=True, timing=False).folder / "model.onnx"
+def test_the_dense_stand_in_is_the_same_program_without_zeros(plain, tmp_path):
     dense = tmp_path / "dense.onnx"
-    dense.write_bytes(without_zeros(file))
-    before, after = arrays(file), arrays(dense)
+    dense.write_bytes(without_zeros(plain))
+    before, after = arrays(plain), arrays(dense)
     assert before.keys() == after.keys()
     assert any((array == 0).mean() > 0.5 for array in before.values() if array.ndim > 1)
     for name, array in before.items():
@@ -94,13 +99,13 @@ def test_the_dense_stand_in_is_the_same_program_without_zeros(tmp_path):
         assert np.array_equal(array[kept], after[name][kept])
         if array.dtype == np.float32 and array.ndim > 1:
             assert not (after[name] == 0).any()
-    programs = [[node.op_type for node in onnx.load(path).graph.node] for path in (file, dense)]
+    programs = [[node.op_type for node in onnx.load(path).graph.node] for path in (plain, dense)]
     assert programs[0] == programs[1]
 
 
 @pytest.mark.slow
 def test_what_cannot_be_timed_is_a_note_and_the_export_is_there(tmp_path, monkeypatch):
-    run = finished_run(tmp_path / "run")
+    run = finished_run(tmp_path / "run", {"name": "mlp", "hidden": [20]})
 
     def refuse(*args):
         raise RuntimeError("no such\nprovider")
@@ -120,9 +125,9 @@ def test_a_dense_model_that_does_not_export_is_a_note(exported, run_dir, monkeyp
 
 
 @pytest.mark.slow
-def test_a_file_that_is_slower_than_torch_is_told(exported, run_dir, monkeypatch):
+def test_a_file_that_is_slower_than_torch_is_told(plain, monkeypatch):
     monkeypatch.setattr(latency, "SLOWER", 0.0)
-    found = onnx_latency(run_dir / "export" / "model.onnx", open_subject(run_dir), 0.05)
+    found = onnx_latency(plain, open_subject(plain.parents[1]))
     assert [note.partition(" takes")[0] for note in found.notes] == [
         "at batch 1 onnxruntime",
         "at batch 8 onnxruntime",
@@ -143,12 +148,10 @@ def test_timing_can_be_left_out(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("symmetric", [True, False])
-def test_zeros_live_through_dynamic_quantisation(tmp_path, symmetric):
-    run = finished_run(tmp_path / "run", {**VIT, "embed_dim": 32})
-    file = export_run(run, onnx=True, timing=False).folder / "model.onnx"
-    small = quantised(file, symmetric=symmetric)
-    assert zeros_in(small) >= zeros_in(file) > 0.5
-    before, after = arrays(file), arrays(small)
+def test_zeros_live_through_dynamic_quantisation(plain, symmetric):
+    small = quantised(plain, symmetric=symmetric)
+    assert zeros_in(small) >= zeros_in(plain) > 0.5
+    before, after = arrays(plain), arrays(small)
     names = [name for name in after if name.endswith("_quantized")]
     assert len(names) > 3  # qkv, proj, both of the MLP, the head
     for name in names:
@@ -162,19 +165,17 @@ def test_zeros_live_through_dynamic_quantisation(tmp_path, symmetric):
 
 
 @pytest.mark.soak
-def test_zeros_live_through_nncf_and_openvino(tmp_path):
+def test_zeros_live_through_nncf_and_openvino(plain, tmp_path):
     """The recipe of docs/deploy.md: pip install nncf openvino, which are in no extra."""
     nncf, openvino = (pytest.importorskip(name) for name in ("nncf", "openvino"))
-    run = finished_run(tmp_path / "run", {**VIT, "embed_dim": 32})
-    file = export_run(run, onnx=True, timing=False).folder / "model.onnx"
-    model, prepare = openvino.convert_model(file), preprocessing(run)
+    model, prepare = openvino.convert_model(plain), preprocessing(plain.parents[1])
     pixels = torch.randint(0, 256, (64, 1, 1, 8, 8), dtype=torch.uint8)
     images = nncf.Dataset([prepare(one).numpy() for one in pixels])
     kind = nncf.ModelType.TRANSFORMER
     small = nncf.quantize(model, images, subset_size=len(pixels), model_type=kind)
     openvino.save_model(small, tmp_path / "model.xml")
     stored = openvino.Core().read_model(tmp_path / "model.xml")
-    before, after = (constants(one) for one in (openvino.convert_model(file), stored))
+    before, after = (constants(one) for one in (openvino.convert_model(plain), stored))
     assert len(before) == len(after) > 4
     for own, weight in zip(before, after, strict=True):
         assert (own == 0).mean() > 0.5

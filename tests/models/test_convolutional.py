@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 import torchvision
-from hypothesis import given, strategies as st
+from hypothesis import given, settings as hypothesis_settings, strategies as st
 from pydantic import ValidationError
 from ruamel.yaml import YAML
 from torch import nn
@@ -426,7 +426,7 @@ def test_a_channel_of_a_convolution_takes_its_norm_along(name, settings):
         assert units.sizes[f"{path}.weight"] == len(layer.weight)
 
 
-@with_steps
+@hypothesis_settings(max_examples=10)
 @given(sparsity=st.floats(0, 0.9), seed=st.integers(0, 99))
 def test_filter_magnitude_on_a_residual_network(sparsity, seed):
     """Exact counts; a closed channel is 0 inside a block, and is the shortcut's alone behind it."""
@@ -463,7 +463,7 @@ def test_a_scope_names_the_channels_inside_blocks():
     }
 
 
-@with_steps
+@hypothesis_settings(max_examples=10)
 @given(sparsity=st.floats(0, 0.9), seed=st.integers(0, 99))
 def test_filter_magnitude_on_a_vgg(sparsity, seed):
     widths = [4, 5, 6, 4, 5, 6, 4, 5]

@@ -23,8 +23,7 @@ from prunekit.runs.tensors import read_tensors, write_tensors
 from tests.support.dead_channels import close, lived_in
 
 STOCK = ("timm:test_resnet", "timm:test_efficientnet")
-SLOW = ("torchvision:resnet18", "torchvision:mobilenet_v3_small", "timm:test_byobnet",
-        "timm:test_convnext")  # fmt: skip
+"""Other families are loaded where they get smaller (`tests/pruning/compact/test_conv_graph.py`)."""
 
 
 def spec(channels=1, side=32):
@@ -95,17 +94,6 @@ def test_it_is_loaded_from_a_packed_file_too(small, tmp_path):
     assert any(name.endswith(".bitmask") for name in packed)
     write_tensors(tmp_path / "m", packed, metadata | more)
     assert_the_same(load_model(tmp_path / "m"), pruned, spec())
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    "name", [*SLOW, pytest.param("torchvision:densenet121", marks=pytest.mark.soak)]
-)
-def test_other_families_are_loaded_bit_for_bit(name, tmp_path):
-    data = spec(3, 64)
-    model, metadata = compacted(name, data)
-    write_model(tmp_path / "m", model, {}, metadata)
-    assert_the_same(load_model(tmp_path / "m"), model, data)
 
 
 def test_nothing_is_told_of_a_whole_model():

@@ -63,6 +63,15 @@ def test_an_argument_that_is_not_the_users_is_refused(name, key, message):
         built(name, **{key: 1})
 
 
+def test_the_whole_model_is_built_once_for_the_names_of_its_arguments(monkeypatch):
+    timm = pytest.importorskip("timm")
+    made, create = [], timm.create_model
+    monkeypatch.setattr(timm, "create_model", lambda *a, **kw: made.append(kw) or create(*a, **kw))
+    for _ in range(3):
+        built("timm:test_vit3", depth=1)
+    assert len([settings for settings in made if not settings]) == 1
+
+
 def test_what_the_variant_fixes_or_cannot_be_is_told():
     with pytest.raises(RecipeError, match=r"^model\.kwargs: torchvision:resnet18 cannot be built"):
         built("torchvision:resnet18", layers=[1, 1, 1, 1])

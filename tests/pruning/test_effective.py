@@ -338,9 +338,10 @@ def test_standardised_models_of_timm(name):
     """The zeros that a spy on conv2d sees, and no theoretical saving beyond them."""
     timm = pytest.importorskip("timm")
     torch.manual_seed(0)
-    model = timm.create_model(name, num_classes=10)
+    model = timm.create_model(name, num_classes=10, **{"img_size": 64} if "vit" in name else {})
+    shape = (3, 64, 64)
     names = [f"{path}.weight" for path, m in model.named_modules() if isinstance(m, nn.Conv2d)]
-    pruner = pruner_of(model, 0.9, names, input_shape=(3, 224, 224))
+    pruner = pruner_of(model, 0.9, names, input_shape=shape)
     pruner.start()
     weights, saved, real = [], [], F.conv2d
 
@@ -352,14 +353,14 @@ def test_standardised_models_of_timm(name):
 
     with pytest.MonkeyPatch.context() as patch, torch.no_grad():
         patch.setattr(F, "conv2d", spy)
-        model.eval()(torch.zeros(1, 3, 224, 224))
+        model.eval()(torch.zeros(1, *shape))
     zeros = sum(int((w == 0).sum()) for w in weights) / sum(w.numel() for w in weights)
     masks = pruner.masks()
     pruner.finish()
     assert pruner.effective.stored == pytest.approx(0.9, abs=1e-4)
     assert pruner.effective.sparsity == pytest.approx(zeros, abs=0.01)  # gains are in scope as well
     assert "weight standardisation" in pruner.effective.differences()[0]
-    macs = count_macs(model, (3, 224, 224), masks)
+    macs = count_macs(model, shape, masks)
     assert macs.executed - macs.theoretical == sum(saved)
 
 

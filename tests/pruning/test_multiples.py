@@ -318,6 +318,7 @@ def test_every_strategy_that_takes_structures_keeps_multiples(name, tmp_path):
         strategies=[settings],
         phases=[{"name": "train", "length": "2ep"}],
         evaluate={"every": "2ep"},
+        checkpoint={"every": "100%"},
     )
     report, masks = open_run(out).report(), open_run(out).masks()
     counts = [int(masks[f"{layer}.weight"].any(1).sum()) for layer in ("fc1", "fc2")]

@@ -73,7 +73,7 @@ def test_a_finished_vision_transformer_loses_half_in_one_shot(kind, name):
 def test_a_recipe_of_no_step_does_it(tmp_path):
     run_dir = run(
         tmp_path,
-        model={"name": "timm:test_vit"},
+        model={"name": "timm:test_vit", "kwargs": {"depth": 1}},
         data={"name": "digits", "batch_size": 16, "image_size": 64, "train_limit": 32},
         strategies=[{"name": "sparse_gpt", "sparsity": 0.5, "samples": 16}],
         phases=[{"name": "prune", "length": "0st"}],

@@ -12,6 +12,7 @@ from torch import nn
 
 from prunekit.errors import RecipeError
 from prunekit.foundation.timeline import Clock, Duration, PhaseSpan, Timeline
+from prunekit.pruning import outlook
 from prunekit.pruning.engine import Engine
 from prunekit.pruning.outlook import Outlook
 from prunekit.pruning.pruner import Pruner
@@ -324,8 +325,11 @@ def test_who_reads_gradients_decides_the_masks_of_the_end_inside_the_last_step(e
 
 
 @pytest.mark.parametrize("name", ["magnitude", "movement", "sr_ste", "rigl"])
-def test_a_length_that_only_stands_for_one_is_looked_at_in_part(name: str) -> None:
+def test_a_length_that_only_stands_for_one_is_looked_at_in_part(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """`total_steps=10**9`, as for training that is stopped by hand: exact in what it says."""
+    monkeypatch.setattr(outlook, "LIMIT", 10_000)
     settings = {} if name == "sr_ste" else {"sparsity": 0.5}
     found = foreseen(strategy(name, **settings), Timeline.single(10**9))
     full = {"magnitude": 25, "movement": 20}.get(name, 100)
