@@ -76,8 +76,8 @@ def begun(asked: socket.socket) -> list[str]:
 
 
 if __name__ == "__main__":
-    name, *words = serve(sys.argv[1])
     sys.path[0] = sysconfig.get_path("scripts")  # as of a script of the environment
+    name, *words = serve(sys.argv[1])
     sys.argv = [name, *words]
     importlib.invalidate_caches()
     site.addsitedir(sysconfig.get_path("purelib"))
