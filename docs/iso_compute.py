@@ -76,26 +76,36 @@ def size_for(kind: str | None, budget: int) -> tuple[int, int]:
     def cost(width: int, hidden: int) -> int:
         return training_macs(macs_of(kind, width, hidden).executed, STEPS)
 
-    width = HEADS * _largest(lambda n: cost(HEADS * n, 4 * HEADS * n) <= budget, 1, 512)
-    hidden = _largest(lambda n: cost(width, n) <= budget, 4 * width, 8 * width)
+    width = HEADS * _largest(lambda n: cost(HEADS * n, 4 * HEADS * n), budget, 1, WIDTH)
+    hidden = _largest(lambda n: cost(width, n), budget, 4 * width, 8 * width)
     return width, min((hidden, hidden + 1), key=lambda n: abs(cost(width, n) - budget))
 
 
 def sparsity_for(kind: str, sparsity: float) -> float:
     """The sparsity, in thousandths, at which the network without a compressor at `sparsity` and
     that with one have the same multiply-adds without those by zeros."""
+
+    def cost(denser: int) -> int:
+        return macs_of(kind, WIDTH, 4 * WIDTH, 1 - denser / 1000).theoretical
+
     wanted = macs_of(None, WIDTH, 4 * WIDTH, sparsity).theoretical
-    denser = _largest(
-        lambda n: macs_of(kind, WIDTH, 4 * WIDTH, 1 - n / 1000).theoretical <= wanted, 1, 1000
-    )
-    return round(1 - denser / 1000, 3)
+    return round(1 - _largest(cost, wanted, 1, 1000) / 1000, 3)
 
 
-def _largest(holds: Callable[[int], bool], low: int, high: int) -> int:
-    """The largest number from `low`, where it holds, below `high` for which it holds."""
+def _largest(cost: Callable[[int], int], budget: int, low: int, high: int) -> int:
+    """The largest number from `low`, which is within the budget, below `high`, which is not.
+
+    A cost is nearly in proportion to the number, so a straight line between the two finds it in
+    fewer steps than halves.
+    """
+    least, most = cost(low), cost(high)
     while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (middle, high) if holds(middle) else (low, middle)
+        there = low + (budget - least) * (high - low) // (most - least)
+        middle = min(max(there, low + 1), high - 1)
+        if (found := cost(middle)) <= budget:
+            low, least = middle, found
+        else:
+            high, most = middle, found
     return low
 
 

@@ -96,9 +96,10 @@ def call(capsys):
 
 
 @pytest.fixture(scope="session")
-def plugin_env(tmp_path_factory: pytest.TempPathFactory) -> PluginEnv:
+def plugin_env(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PluginEnv]:
     """Where plugins are installed; made when a test first asks for it."""
-    return PluginEnv(tmp_path_factory.mktemp("plugin_env"))
+    with PluginEnv(tmp_path_factory.mktemp("plugin_env")) as made:
+        yield made
 
 
 @pytest.fixture(scope="session")

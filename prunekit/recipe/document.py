@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from copy import deepcopy
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -44,6 +45,11 @@ class SourceDocument:
     faults: list[RecipeFault] = field(default_factory=list)
     unread: set[KeyPath] = field(default_factory=set)
     """Where an alias or a tag stood: the value there means nothing."""
+
+    def copy(self) -> SourceDocument:
+        """One that may be changed alone; it shares the places, which nothing changes."""
+        keys, values = dict(self.keys), dict(self.values)
+        return SourceDocument(deepcopy(self.root), keys, values, [*self.faults], {*self.unread})
 
     def place(self, path: KeyPath, *, of_key: bool = False) -> SourcePosition:
         """The place of a value or its key; of the nearest parent where it was not written."""

@@ -228,7 +228,7 @@ def _first_recipe(
     document: SourceDocument, words: Sequence[Word], as_of: int | None = None
 ) -> Recipe:
     """The recipe with the first value of every word: to know its name and strategies."""
-    whole = copy.deepcopy(document)
+    whole = document.copy()
     for word in words:
         apply_change(
             whole, word.key, SourceDocument(root=copy.deepcopy(word.values[0])), word.place

@@ -6,11 +6,19 @@ import time
 
 import pytest
 
+from prunekit.bench import streamed
 from prunekit.bench.streamed import _processor_seconds, bench_streamed, bench_whole
 
 
+@pytest.fixture
+def small(monkeypatch):
+    """Few and small images: what is read is not the point here, nor how fast."""
+    for name, value in (("HEIGHT", 60), ("WIDTH", 80), ("SIDE", 32), ("BATCH", 8)):
+        monkeypatch.setattr(streamed, name, value)
+
+
 @pytest.mark.slow
-def test_streamed_rows_stand_beside_torchvision():
+def test_streamed_rows_stand_beside_torchvision(small):
     section = bench_streamed(quick=True)
     rows = {row.what: row for row in section.rows}
     assert {"torchcodec", "Pillow", "packed, torchcodec", "packed, Pillow"} <= rows.keys()
@@ -21,7 +29,7 @@ def test_streamed_rows_stand_beside_torchvision():
 
 
 @pytest.mark.slow
-def test_whole_batches_stand_beside_the_example_of_pytorch():
+def test_whole_batches_stand_beside_the_example_of_pytorch(small):
     section = bench_whole(quick=True)
     assert {"baseline again", "packed"} <= {row.what.partition(",")[0] for row in section.rows}
     assert all(row.ours > 0 and not row.goal for row in section.rows)

@@ -323,7 +323,7 @@ SWEEP = ["sweep", "own.yaml", "seed=0"]
 
 
 @pytest.mark.slow
-def test_a_sweep_takes_no_run_of_other_code_for_its_own(call, folder, monkeypatch):
+def test_a_sweep_takes_no_run_of_other_code_for_its_own(call, commands, folder, monkeypatch):
     monkeypatch.delenv("PYTHONPATH", raising=False)
     written(folder, SOURCE)
     assert call(*SWEEP, "--code", "mine.py")[0] == 0
@@ -342,7 +342,7 @@ def test_a_sweep_takes_no_run_of_other_code_for_its_own(call, folder, monkeypatc
     code, _, err = call(*SWEEP, "--code", "mine.py")
     assert (code, err.count("\n")) == (5, 1)
     assert "--code-changed" in err
-    assert call(*SWEEP, "--code", "mine.py", "--code-changed")[0] == 0
+    assert commands(*SWEEP, "--code", "mine.py", "--code-changed").code == 0
     later = json.loads((sweep / "plan.json").read_text())
     assert later["cells"][0]["key"] != plan["cells"][0]["key"]
     assert len(os.listdir(sweep / "runs/own")) == len(runs) + 1

@@ -70,6 +70,13 @@ def test_their_own_tests_pass(installed, plugin_env):
 
 
 @pytest.mark.slow
+def test_a_command_of_the_environment_ends_with_its_own_code(plugin_env, tmp_path):
+    out = plugin_env.run("prunekit run nowhere.yaml || echo code $? >&2", tmp_path)
+    assert re.fullmatch(r"Error: nowhere.yaml: .*\ncode 2\n", out)
+    assert "not found" in plugin_env.run("pytest nowhere", tmp_path, fails=True)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["strategy", "compressor", "dataset"])
 def test_its_recipe_runs_by_name(installed, plugin_env, kind, tmp_path):
     name = recipe_of(kind)

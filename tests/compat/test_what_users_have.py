@@ -172,9 +172,8 @@ def test_a_sweep_in_the_middle_opens_and_is_reported(copy, capsys):
 
 
 @pytest.mark.slow
-def test_a_sweep_in_the_middle_goes_on_and_runs_nothing_anew(copy, capsys, monkeypatch):
+def test_a_sweep_in_the_middle_goes_on_and_runs_nothing_anew(copy, commands):
     folder = copy("sweep")
-    monkeypatch.chdir(folder)
     before = open_sweep(folder / "sweeps/half")
     runs = {path.name for path in before.path.glob("runs/*/2*")}
     ended = [cell for cell in before.cells if cell.status != "pending"]
@@ -182,10 +181,10 @@ def test_a_sweep_in_the_middle_goes_on_and_runs_nothing_anew(copy, capsys, monke
     untouched = files(*theirs, before.path / "cells")
     written = {name: (before.path / name).read_bytes() for name in ("plan.json", "sweep.yaml")}
 
-    assert command("sweep", "half.yaml") == 6  # that of the run that failed
-    told = capsys.readouterr().out
-    assert "6 runs, 2 done, 1 failed, 3 to run" in told
-    assert "of an earlier plan" not in told
+    ended = commands("sweep", "half.yaml", cwd=folder)
+    assert ended.code == 6, ended.text  # that of the run that failed
+    assert "6 runs, 2 done, 1 failed, 3 to run" in ended.text
+    assert "of an earlier plan" not in ended.text
     after = open_sweep(before.path)
     assert {cell.id: cell.key for cell in after.cells} == {c.id: c.key for c in before.cells}
     assert with_status(after, "failed") == {"wild"}
@@ -205,8 +204,8 @@ def test_a_sweep_in_the_middle_goes_on_and_runs_nothing_anew(copy, capsys, monke
             masks = by_id[other].run.masks()
             assert all(torch.equal(m, masks[name]) for name, m in cell.run.masks().items())
 
-    assert command("sweep", "half.yaml") == 6
-    assert "5 done, 1 failed, 0 to run" in capsys.readouterr().out
+    ended = commands("sweep", "half.yaml", cwd=folder)
+    assert (ended.code, "5 done, 1 failed, 0 to run" in ended.text) == (6, True), ended.text
     again = files(before.path / "runs", before.path / "cells")
     assert again == {path: now[path] for path in again}
 

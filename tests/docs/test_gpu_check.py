@@ -40,13 +40,20 @@ def run(*arguments):
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)  # a process a stage
-def test_all_stages_pass_at_tiny_sizes_and_fill_the_table(check, table, tmp_path):
+def test_all_stages_pass_at_tiny_sizes_and_fill_the_table(check, table, commands, tmp_path):
+    """The shortest is left to the script, which starts each in an interpreter of its own."""
     out = tmp_path / "gpu"
+    out.mkdir()
+    names, left = [stage.name for stage in check.STAGES], "update"
+    for name in names:
+        if name != left:
+            words = ("--stage", name, "--seconds", 600, "--device", "cpu", "--out", out)
+            done = commands(*words, "--rehearse", script=str(SCRIPT))
+            assert done.code == 0, done.text
     done = run("--rehearse", "--out", out)
     assert done.returncode == 0, done.stdout + done.stderr
-    names = [stage.name for stage in check.STAGES]
-    assert done.stdout.splitlines() == [f"{name}: done" for name in names]
+    ends = {name: "done" if name == left else "done before" for name in names}
+    assert done.stdout.splitlines() == [f"{name}: {end}" for name, end in ends.items()]
     found = json.loads((out / "all.json").read_text())
     assert list(found) == names
     assert found["doctor"]["self_test"]["passed"]
@@ -59,8 +66,6 @@ def test_all_stages_pass_at_tiny_sizes_and_fill_the_table(check, table, tmp_path
     text = table.section(found)
     assert "not measured" not in text
     assert "- `" not in text  # no stage ended otherwise
-    again = run("--rehearse", "--out", out)
-    assert again.stdout.splitlines() == [f"{name}: done before" for name in names]
 
 
 def test_a_stage_that_fails_keeps_what_it_found_and_says_why(scripts, tmp_path, monkeypatch):

@@ -57,7 +57,7 @@ def test_the_sparsity_at_a_loss_is_that_of_the_last_update_before(script: Module
     assert [sparsity_at(run, loss) for loss in (2.0, 1.0, 0.7)] == [0.0, 0.3, 0.6]
 
 
-SHORT = ["phases.0.length=40st",
+SHORT = ["phases.0.length=12st",
          "data={name: digits, batch_size: 128, train_limit: 640, test_limit: 100}"]  # fmt: skip
 SMALL = ["seed=0,1", "model={name: vit, patch_size: 2, depth: 1, embed_dim: 16, heads: 2}"]
 
@@ -91,7 +91,7 @@ def columns(table: str, *first: str) -> list[str]:
 def test_the_page_is_filled_from_its_sweep(
     script: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    words = ["sparsity=0.8", "optimizer=sgd", "seed=0,1", "probes.0.every=5st", "logging.every=5st"]
+    words = ["sparsity=0.8", "optimizer=sgd", "seed=0,1", "probes.0.every=2st", "logging.every=2st"]
     tables = filled(script, "burden_mnist", words, tmp_path, monkeypatch)
     for name, (sweep, _) in script.TABLES.items():
         if sweep == "burden_mnist":
@@ -110,7 +110,7 @@ def test_the_page_is_filled_from_its_sweep(
 def test_ratios_are_set_against_none_at_the_same_sparsity_and_seed(
     script: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    words = [*SMALL, "sparsity=0.75,0.95"]
+    words = [*SMALL, "sparsity=0.75,0.95", "ratio=0,0.8"]
     tables = filled(script, "compression_cpu", words, tmp_path, monkeypatch)
     assert columns(tables["compression"], "0.75", "0")[0] == "16"
     assert columns(tables["compression"], "0.95", "0.8")[0] == "3"

@@ -4,6 +4,8 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
@@ -32,21 +34,24 @@ COMMANDS = """
 import json, sys
 from prunekit.cli import main
 if __name__ == "__main__":
-    for words in json.loads(sys.argv[1]):
-        try:
-            main(words)
-        except SystemExit as end:
-            if end.code:
-                raise
+    for line in sys.stdin:
+        for words in json.loads(line):
+            try:
+                main(words)
+            except SystemExit as end:
+                if end.code:
+                    raise
+        print("all done", flush=True)
 """
 
 
-def prunekit(name: str, folder: Path, *commands: list[str]) -> str:
+@contextmanager
+def prunekit(name: str, folder: Path) -> Iterator[Callable[..., str]]:
     """What commands print on a system, in one process, their output as a pipe there has it."""
     path = os.pathsep.join(filter(None, (str(ELSEWHERE), str(ROOT), os.environ.get("PYTHONPATH"))))
     encoding = {"PYTHONUTF8": "0", "PYTHONIOENCODING": "cp1252"} if name == "windows" else {}
-    done = subprocess.run(
-        [sys.executable, "-c", COMMANDS, json.dumps(commands)],
+    process = subprocess.Popen(
+        [sys.executable, "-c", COMMANDS],
         cwd=folder,
         env={
             **os.environ,
@@ -56,34 +61,50 @@ def prunekit(name: str, folder: Path, *commands: list[str]) -> str:
             "PYTHONWARNDEFAULTENCODING": "1",
             "XDG_CACHE_HOME": str(folder / "cache"),
         },
+        stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
-        check=False,
     )
-    text = done.stdout.decode(encoding.get("PYTHONIOENCODING", "utf-8"))
-    assert done.returncode == 0, text
-    assert "Traceback" not in text, text
-    return text
+    asked, told = process.stdin, process.stdout
+    assert asked is not None
+    assert told is not None
+
+    def run(*commands: list[str]) -> str:
+        asked.write(json.dumps(commands).encode() + b"\n")
+        asked.flush()
+        lines: list[bytes] = []
+        for line in told:
+            lines.append(line)
+            if line.strip() == b"all done":
+                break
+        text = b"".join(lines).decode(encoding.get("PYTHONIOENCODING", "utf-8"))
+        assert text.splitlines()[-1:] == ["all done"], text
+        assert "Traceback" not in text, text
+        return text
+
+    with process:
+        yield run
+        asked.close()
+    assert process.returncode == 0
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["windows", "macos"])
 def test_the_quick_start_a_resume_and_a_sweep_run_elsewhere(name: str, tmp_path: Path) -> None:
-    told = prunekit(
-        name,
-        tmp_path,
-        ["run", "quickstart", *SHORT],
-        ["report", "runs/quickstart/latest"],
-        ["doctor", "--no-compile"],
-    )
-    assert "1 finished run" in told
-    latest = tmp_path / "runs" / "quickstart" / "latest"
-    assert latest.is_symlink() is (name == "macos")
-    run = followed(latest).resolve()
-    half = rewound(run, 10, tmp_path / "half")
-    (tmp_path / "tiny.yaml").write_text(TINY, encoding="utf-8")
-    sweep = ["sweep", "tiny.yaml", "seed=0,1"]
-    assert "2 runs done, 0 failed" in prunekit(name, tmp_path, ["resume", str(half)], sweep)
+    with prunekit(name, tmp_path) as told_by:
+        told = told_by(
+            ["run", "quickstart", *SHORT],
+            ["report", "runs/quickstart/latest"],
+            ["doctor", "--no-compile"],
+        )
+        assert "1 finished run" in told
+        latest = tmp_path / "runs" / "quickstart" / "latest"
+        assert latest.is_symlink() is (name == "macos")
+        run = followed(latest).resolve()
+        half = rewound(run, 10, tmp_path / "half")
+        (tmp_path / "tiny.yaml").write_text(TINY, encoding="utf-8")
+        sweep = ["sweep", "tiny.yaml", "seed=0,1"]
+        assert "2 runs done, 0 failed" in told_by(["resume", str(half)], sweep)
     assert same(result(half), result(run))
 
 

@@ -9,6 +9,7 @@ from hypothesis import example, given, strategies as st
 from prunekit.errors import RecipeError
 from prunekit.foundation.plain import shown
 from prunekit.recipe.document import SourcePosition, scalar
+from prunekit.recipe.overrides import apply_change
 from prunekit.recipe.yaml_text import MAX_DEPTH, MAX_NODES, read_document
 
 
@@ -177,3 +178,14 @@ def test_what_is_shown_of_a_value_is_short_and_has_no_control_character(text):
     assert len(shown(text)) <= 60
     assert shown(text).isprintable()
     assert shown(text, bare=True).isprintable()
+
+
+@pytest.mark.parametrize("path", ["a.b.0.c", "a.b.1", "new.key", "a.gone", "a.b.9", ""])
+def test_a_copy_is_changed_alone(path):
+    text = "a: {b: [{c: 1}, 2], gone: !tag x}\n"
+    first, untouched = read(text), read(text)
+    second = first.copy()
+    assert second == first
+    apply_change(second, path, read("{d: [3]}"), SourcePosition((1, 1), "here"))
+    assert second != first
+    assert first == untouched

@@ -18,6 +18,7 @@ from prunekit.errors import PluginRaisedError
 from prunekit.foundation.files import read_json
 from prunekit.registry.faults import authors_traceback, plugin_fault
 from prunekit.sweep import cell
+from tests.support.commands import Commands
 from tests.support.own_code import RECIPE, SOURCE, own_recipe, written
 
 PLUGIN = '''
@@ -495,13 +496,13 @@ def failing_code(folder: Path) -> tuple[Path, int]:
     ) + 1
 
 
-def test_a_sweep_shows_the_traceback_of_its_first_steps(site: Path, call: Call) -> None:
+def test_a_sweep_shows_the_traceback_of_its_first_steps(site: Path, commands: Commands) -> None:
     code, line = failing_code(site)
     own_recipe(site, RECIPE)
-    found, _, err = call("sweep", "own.yaml", "seed=0", "--code", str(code))
-    assert found == 7, err  # it times some steps first, in a process apart
-    assert f'mine.py", line {line}' in err
-    assert err.splitlines()[-1].endswith(f"mine.py:{line} raised AssertionError")
+    ended = commands("sweep", "own.yaml", "seed=0", "--code", code, apart=True)
+    assert ended.code == 7, ended.error  # it times some steps first, in a process apart
+    assert f'mine.py", line {line}' in ended.error
+    assert ended.error.splitlines()[-1].endswith(f"mine.py:{line} raised AssertionError")
 
 
 def test_the_log_of_a_sweeps_run_has_the_traceback(
@@ -521,14 +522,11 @@ def test_the_log_of_a_sweeps_run_has_the_traceback(
 
 @pytest.mark.ddp
 @pytest.mark.slow
-def test_processes_of_a_run_show_it_and_tell_it(
-    site: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_processes_of_a_run_show_it_and_tell_it(site: Path, commands: Commands) -> None:
     code, line = failing_code(site)
     own_recipe(site, RECIPE)
-    with pytest.raises(SystemExit) as ended:
-        main(["run", "own.yaml", "--code", str(code), "--nproc", "2"])
-    err = capfd.readouterr().err
-    assert ended.value.code == 7, err
-    assert f'mine.py", line {line}' in err
-    assert f"mine.py:{line} raised AssertionError; once that is mended, " in err.splitlines()[-1]
+    ended = commands("run", "own.yaml", "--code", code, "--nproc", 2, apart=True)
+    assert ended.code == 7, ended.error
+    assert f'mine.py", line {line}' in ended.error
+    told = ended.error.splitlines()[-1]
+    assert f"mine.py:{line} raised AssertionError; once that is mended, " in told

@@ -98,7 +98,9 @@ def test_a_sweep_names_its_file_and_a_bad_one_is_one_line(tmp_path, paper, text,
     assert "\n" not in str(caught.value)
 
 
-def test_a_reference_changes_no_key_and_lies_in_the_directory(tmp_path, paper, monkeypatch):
+def test_a_reference_changes_no_key_and_lies_in_the_directory(
+    tmp_path, paper, monkeypatch, commands
+):
     monkeypatch.chdir(tmp_path)
     paper("arm,accuracy,source\nmine,90,a paper\n")
     Path("s.yaml").write_text(SWEEP)
@@ -106,9 +108,8 @@ def test_a_reference_changes_no_key_and_lies_in_the_directory(tmp_path, paper, m
     plans = [make_plan(read_command_line(f"{name}.yaml").design) for name in ("s", "plain")]
     assert [cell.key for cell in plans[0].cells] == [cell.key for cell in plans[1].cells]
     small = ["phases.0.length=2st", "data.train_limit=64", "data.test_limit=32", "seed=0"]
-    with pytest.raises(SystemExit) as ended:
-        main(["sweep", "s.yaml", *small])
-    assert ended.value.code == 0
+    ended = commands("sweep", "s.yaml", *small)
+    assert ended.code == 0, ended.text
     found = compare([Path("sweeps/s")])
     assert [row[3] for row in cell_table(found.study, found.key, found.published).rows] == ["90"]
 
