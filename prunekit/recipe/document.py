@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import re
 from dataclasses import dataclass, field
 from typing import Any
@@ -44,6 +45,12 @@ class SourceDocument:
     faults: list[RecipeFault] = field(default_factory=list)
     unread: set[KeyPath] = field(default_factory=set)
     """Where an alias or a tag stood: the value there means nothing."""
+
+    def copied(self) -> SourceDocument:
+        """Another, to be changed; places are values, and shared."""
+        root = copy.deepcopy(self.root)
+        faults, unread = [*self.faults], {*self.unread}
+        return SourceDocument(root, {**self.keys}, {**self.values}, faults, unread)
 
     def place(self, path: KeyPath, *, of_key: bool = False) -> SourcePosition:
         """The place of a value or its key; of the nearest parent where it was not written."""

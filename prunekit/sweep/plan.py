@@ -258,7 +258,7 @@ class _Planner:
         Raises:
             RecipeError: it is not valid.
         """
-        document = copy.deepcopy(arm.recipe)
+        document = arm.recipe.copied()
         sources = [Change(path, f"{SOURCE}{key}", arm.place) for path, key in keys.items()]
         for change in (*changes, *sources, Change("name", arm.name, arm.place)):
             value = SourceDocument(root=copy.deepcopy(change.value))

@@ -1,5 +1,6 @@
 """YAML to plain values with places; nothing that runs, explodes or means two things."""
 
+import dataclasses
 import math
 import string
 
@@ -177,3 +178,16 @@ def test_what_is_shown_of_a_value_is_short_and_has_no_control_character(text):
     assert len(shown(text)) <= 60
     assert shown(text).isprintable()
     assert shown(text, bare=True).isprintable()
+
+
+def test_a_copy_is_changed_alone():
+    first = read("a: {b: 1}\nc: &x 2\n")
+    was = dataclasses.astuple(first)
+    second = first.copied()
+    assert second == first
+    second.root["a"]["b"] = 3
+    for held in (second.keys, second.values):
+        held.clear()
+    second.faults.clear()
+    second.unread.add(("a",))
+    assert dataclasses.astuple(first) == was
