@@ -11,10 +11,12 @@ from hypothesis import HealthCheck, given, settings, strategies
 
 from prunekit.foundation.signals import SIGNALS
 from tests.support.commands import Commands
+from tests.support.disks import wait_for_no_disk
 from tests.support.plugin_env import PluginEnv
 from tests.support.ranks import TwoRanks
 
 os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported, which xdist's own process spares
+wait_for_no_disk()
 for ignored in [name for name in SIGNALS if signal.getsignal(name) is signal.SIG_IGN]:
     # tests that run in the background, or under nohup, meet signals as those in a terminal
     usual = signal.default_int_handler if ignored == signal.SIGINT else signal.SIG_DFL

@@ -7,6 +7,8 @@ import platform
 import subprocess
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
+from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -41,7 +43,7 @@ def environment(device: torch.device, world_size: int = 1) -> dict[str, Any]:
         "cuda": torch.version.cuda if device.type == "cuda" else None,
         "threads": torch.get_num_threads(),
         "world_size": world_size,
-        "versions": {name: found for name in PACKAGES if (found := _version(name))},
+        "versions": _versions(tuple(sys.path)).copy(),
         "plugins": _plugins(),
         NUMERICS: Numerics.in_force().told(),
     }
@@ -118,11 +120,14 @@ def _flat(tree: Mapping[str, Any]) -> dict[str, Any]:
     return flat
 
 
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
+@lru_cache(maxsize=1)
+def _versions(search_path: tuple[str, ...]) -> dict[str, str]:
+    """Of what is installed; the answer is kept until `sys.path` changes."""
+    found = {}
+    for name in PACKAGES:
+        with suppress(PackageNotFoundError):
+            found[name] = version(name)
+    return found
 
 
 def _plugins() -> dict[str, str]:

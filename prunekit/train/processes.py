@@ -165,6 +165,9 @@ def stopped_before(run_dir: Path | None) -> StopRequestedError:
 
 
 def _ended(started: Started, rank: int, exit_code: int) -> PrunekitError:
+    lost = [one["message"] for one in started.failures() if one["lost"]]
+    if lost and exit_code == LostPeerError.exit_code:  # it was found before the one that is gone
+        return LostPeerError(lost[0])
     run_dir, how = started.run_dir(), f"process {rank} {how_ended(exit_code)}"
     if run_dir is None:
         return ResourceError(f"{how}, before the run began")

@@ -10,7 +10,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 import zlib
 from collections import namedtuple
 from multiprocessing.reduction import ForkingPickler
@@ -329,25 +328,21 @@ def test_what_is_packed_is_not_packed_again(root, monkeypatch):
 
 
 @pytest.mark.slow
-def test_a_real_kill_leaves_a_pack_that_goes_on(tmp_path):
+def test_a_real_kill_leaves_a_pack_that_goes_on(commands, tmp_path):
     for split in SPLITS:
-        for i in range(400):
-            save(tmp_path / f"images/{split}/a/{i:03d}.jpg", i, (300, 200), quality=95)
+        for i in range(30):
+            save(tmp_path / f"images/{split}/a/{i:03d}.jpg", i, (30, 20), quality=95)
     out = tmp_path / "out"
-    command = [sys.executable, "-m", "prunekit", "data", "pack", str(tmp_path / "images")]
-    command += ["--out", str(out), "--side", "150", "--jobs", "1"]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    journal = tmp_path / "out.part/train.journal"
-    while not (journal.is_file() and journal.stat().st_size) and process.poll() is None:
-        time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    words = ("data", "pack", tmp_path / "images", "--out", out, "--side", "15", "--jobs", "1")
+    killed = commands(*words, below=tmp_path, on="prunekit.data.pack_writer:PackWriter.add", at=40)
+    assert killed.code == -9
+    assert (tmp_path / "out.part").is_dir()
     assert not out.exists()
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    assert commands(*words).code == 0
     assert check_pack(out, decode=True) == check_pack(out)
     assert check_pack(out).wrong == []
     undisturbed = tmp_path / "undisturbed"
-    packed(tmp_path / "images", undisturbed, settings=PackSettings(150, 90))
+    packed(tmp_path / "images", undisturbed, settings=PackSettings(15, 90))
     assert contents(out) == contents(undisturbed)
 
 

@@ -4,8 +4,6 @@ import errno
 import os
 import random
 import signal
-import subprocess
-import sys
 from itertools import chain
 from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
@@ -395,10 +393,10 @@ if __name__ == "__main__":
 """
 
 
-def test_an_interpreter_that_ends_takes_processes_along_that_are_deaf(tmp_path):
-    script = tmp_path / "ends.py"
-    script.write_text(ENDS)
-    assert not subprocess.run([sys.executable, script], check=True, capture_output=True).stderr
+def test_an_interpreter_that_ends_takes_processes_along_that_are_deaf(commands, tmp_path):
+    (tmp_path / "ends.py").write_text(ENDS)
+    ended = commands(script="ends.py", cwd=tmp_path)
+    assert (ended.code, ended.text) == (0, "")
 
 
 def test_full_shared_memory_is_one_line(folder, monkeypatch):

@@ -1,5 +1,6 @@
 """YAML to plain values with places; nothing that runs, explodes or means two things."""
 
+import dataclasses
 import math
 import string
 

@@ -63,3 +63,10 @@ def test_a_signal_ends_it_as_one_that_never_heard_of_signals(commands: Commands)
     assert os.getpgid(begun.pid) == begun.pid
     begun.signal("SIGTERM", to_all=True)
     assert begun.end().code == -signal.SIGTERM
+
+
+def test_what_is_to_be_done_at_the_end_of_an_interpreter_is_done(
+    commands: Commands, tmp_path: Path
+) -> None:
+    (tmp_path / "script.py").write_text("import atexit\natexit.register(print, 'the end')")
+    assert commands(script="script.py", cwd=tmp_path).text == "the end\n"

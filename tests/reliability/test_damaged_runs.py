@@ -89,8 +89,11 @@ CASES = [(name, way) for name in FILES for way in ways(Path(name))]
 
 
 def cases(share: int) -> list[Any]:
-    """(file, what becomes of it, command), each pair with one command; all of them in soak."""
+    """(file, what becomes of it, command), one of `share` pairs with one command; all in soak."""
     quick = [(*case, COMMANDS[i % len(COMMANDS)]) for i, case in enumerate(CASES[::share])]
+    assert len({file for file, _, _ in quick}) == len(FILES)  # and each way and each command:
+    assert len({way for _, way, _ in quick}) == len({way for _, way in CASES})
+    assert len({command for _, _, command in quick}) == len(COMMANDS)
     rest = [(*case, c) for case in CASES for c in COMMANDS if (*case, c) not in quick]
     return [*quick, *(pytest.param(*case, marks=pytest.mark.soak) for case in rest)]
 
@@ -102,7 +105,7 @@ def label(value: object) -> str:
 
 
 @pytest.mark.timeout(120)
-@pytest.mark.parametrize(("name", "way", "command"), cases(4), ids=label)
+@pytest.mark.parametrize(("name", "way", "command"), cases(6), ids=label)
 def test_a_damaged_run_ends_in_a_line(
     name: str,
     way: Callable[[Path, random.Random], None],

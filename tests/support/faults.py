@@ -96,7 +96,8 @@ class Fault:
             os.kill(self.command, signal.SIGKILL)
             time.sleep(PATIENCE)
         elif self.what == "hold":
-            os.write(1, b"held\n")
+            with open(self.log, "ab") as log:  # a worker prints elsewhere
+                log.write(b"held\n")
             signal.pause()
         elif self.what != "nothing":
             number = getattr(errno, self.what)

@@ -8,6 +8,7 @@ waited for, answered with the exit code. Threads are none, so that forking is sa
 
 from __future__ import annotations
 
+import atexit
 import dataclasses
 import gc
 import importlib
@@ -25,6 +26,7 @@ from typing import Any
 
 from prunekit.foundation.signals import SIGNALS
 from tests.support import faults
+from tests.support.disks import wait_for_no_disk
 
 IMPORTED = (
     "jinja2.nodes",
@@ -49,6 +51,7 @@ IMPORTED = (
     "torch.distributed.elastic.agent.server.api",
     "torch.distributed.elastic.rendezvous.c10d_rendezvous_backend",
     "torch.distributed.launcher.api",
+    "torch.distributed.run",
     "torch.multiprocessing",
 )
 
@@ -78,6 +81,7 @@ def child(asked: dict[str, Any]) -> None:
 
         prunekit.report.picture = not_drawn
     code = exit_code_of(asked)
+    atexit._run_exitfuncs()
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)
@@ -110,6 +114,13 @@ def work_of(asked: dict[str, Any]) -> Callable[[], object]:
     from prunekit.cli.app import main
 
     return lambda: main(words)
+
+
+def torchrun(*words: str) -> None:
+    """As `call`: what torchrun does, whose two ranks are forked and run a script."""
+    from torch.distributed.run import main
+
+    main(["--standalone", "--nproc-per-node=2", "--run-path", "--start-method=fork", *words])
 
 
 # ---- what a command starts
@@ -150,20 +161,27 @@ def serve() -> None:
     """Until the input ends."""
     for name in IMPORTED:
         importlib.import_module(name)
+    wait_for_no_disk()
     fork_workers()
     fork_pairs()
     os.register_at_fork(after_in_child=as_usual)
     gc.collect()
     gc.freeze()
+    begun = set[int]()
     for line in sys.stdin:
         number, asked = json.loads(line)
         if "wait" in asked:
             _, status = os.waitpid(asked["wait"], 0)
             answer = os.waitstatus_to_exitcode(status)
+            begun.discard(asked["wait"])
         elif not (answer := os.fork()):
             child(asked)
+        else:
+            begun.add(answer)
         sys.stdout.write(f"{json.dumps([number, answer])}\n")
         sys.stdout.flush()
+    for process in begun:  # a test that failed waited for none of them
+        os.kill(process, signal.SIGKILL)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -78,7 +77,7 @@ def sweep(folder, *words, code=0, executor=None, retry_failed=False):
 
 
 def drawn(folder, draw):
-    asked = read_command_line(str(folder / "sweep.yaml"))
+    asked = read_command_line(str(folder / "sweep.yaml"), ["sparsity=0.5"])
     session = Session(asked, folder / "out", draw=draw)
     assert session.run(Inline(), None, 1) == 0
     return [cell.run.path / "report.png" for cell in open_sweep(session.folder).cells]
@@ -112,14 +111,6 @@ def command(folder, *options):
     with pytest.raises(SystemExit) as exit_info:
         main(["sweep", str(folder / "sweep.yaml"), "--out", str(folder / "out"), *options])
     return exit_info.value.code
-
-
-def started(folder, *options):
-    """The same as a process of its own."""
-    command = [sys.executable, "-m", "prunekit", "sweep", "sweep.yaml", "--out", "out", *options]
-    return subprocess.Popen(
-        command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
 
 
 def results(opened):
@@ -190,11 +181,11 @@ def test_the_directory_tells_the_plan(whole, folder):
 
 
 @pytest.mark.slow
-def test_two_jobs_give_what_one_process_gives(whole, folder, capsys):
-    assert command(folder, "--jobs", "2") == 0
-    assert equal(results(open_sweep(folder / "out" / "small")), results(whole))
+def test_two_jobs_give_what_one_process_gives(half, folder, capsys):
+    assert command(folder, "sparsity=0.5", "--jobs", "2") == 0
+    assert equal(results(open_sweep(folder / "out" / "small")), results(half))
     printed = capsys.readouterr().out
-    assert "5 runs done, 0 failed" in printed
+    assert "3 runs done, 0 failed" in printed
     assert re.search(r"the estimate was .* \(measured / estimated [0-9.]+\)", printed)
     assert "iterative/" not in printed  # quiet where nobody looks
 
@@ -326,47 +317,27 @@ def test_one_sweep_a_directory(whole, capsys):
 # ---- killed and stopped
 
 
-def wait_for(condition, seconds=120):
-    until = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < until
-        time.sleep(0.01)
-
-
-LONG = BASE.replace("3ep", "200ep").replace("every: 4st", "every: 40st")
-
-
-def checkpoints(folder):
-    """Whole checkpoints of runs that are not done, without those of step 0."""
-    return {
-        path.parent
-        for path in folder.glob("out/small/runs/*/2*/checkpoints/step-*/sha256.json")
-        if path.parent.name != "step-0" and not (path.parents[2] / "report.json").exists()
-    }
-
-
-def interrupted(folder, how):
+def interrupted(commands, folder, how):
     """Start the sweep and stop it in the middle of a run -> exit code, what it printed, runs."""
-    before = checkpoints(folder)
-    process = started(folder, "sparsity=0.5")
-    wait_for(lambda: checkpoints(folder) - before or process.poll() is not None)
-    assert process.poll() is None, process.stdout.read()
-    process.send_signal(how)
-    printed, _ = process.communicate(timeout=60)
-    return process.returncode, printed, {p.name for p in folder.glob("out/small/runs/*/2*")}
+    process = commands.begin(
+        "sweep", "sweep.yaml", "sparsity=0.5", "--out", "out", cwd=folder, below=folder,
+        on="prunekit.train.trainer:Trainer._after_step", at=6, what="hold", worker=True,
+    )  # fmt: skip
+    process.until("held")
+    process.signal(how)
+    ended = process.end()
+    return ended.code, ended.text, {p.name for p in folder.glob("out/small/runs/*/2*")}
 
 
 @pytest.mark.slow
-def test_a_sweep_that_was_killed_and_stopped_goes_on_to_the_same_table(folder, tmp_path_factory):
-    with_files(folder, base=LONG)
-    code, _, killed = interrupted(folder, signal.SIGKILL)
+def test_a_sweep_that_was_killed_and_stopped_goes_on_to_the_same_table(half, commands, folder):
+    code, _, killed = interrupted(commands, folder, "SIGKILL")
     assert code == -signal.SIGKILL
-    code, printed, stopped = interrupted(folder, signal.SIGINT)
+    code, printed, stopped = interrupted(commands, folder, "SIGINT")
     assert code == 75, printed
-    assert "the same command goes on" in printed
-    undisturbed = sweep(with_files(tmp_path_factory.mktemp("u"), base=LONG), "sparsity=0.5")
+    assert "the same command goes on" in printed, printed
     opened = sweep(folder, "sparsity=0.5")
-    assert equal(results(opened), results(undisturbed))
+    assert equal(results(opened), results(half))
     assert killed | stopped <= {cell.run.path.name for cell in opened.cells}  # none begun anew
 
 

@@ -2,7 +2,7 @@
 
 import json
 import os
-import signal
+import re
 import subprocess
 import sys
 import time
@@ -20,8 +20,18 @@ from prunekit.runs.checkpoint import checkpoints, load_checkpoint
 from prunekit.runs.directory import open_run
 from prunekit.train.distributed import join
 from prunekit.train.launch import resume_run, run_recipe
+from tests.support.commands import PATIENCE, Commands
 from tests.support.ranks import TwoRanks
-from tests.support.training import MAGNITUDE, curve, recipe, result, rewound, run, same
+from tests.support.training import (
+    MAGNITUDE,
+    by_operators,
+    curve,
+    recipe,
+    result,
+    rewound,
+    run,
+    same,
+)
 
 pytestmark = pytest.mark.ddp
 
@@ -31,14 +41,12 @@ VIT = {
 }
 
 
-def run_in_two(out: Path, **changes: Any) -> Path:
-    made = recipe(**changes)
-    return run_recipe(made, source_text=dump_yaml(made), out=out, nproc=2)
-
-
 @pytest.fixture(scope="module")
 def pair(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return run_in_two(tmp_path_factory.mktemp("pair"), **VIT)
+    """Of fresh interpreters; elsewhere processes are forked."""
+    made = recipe(**VIT)
+    out = tmp_path_factory.mktemp("pair")
+    return run_recipe(made, source_text=dump_yaml(made), out=out, nproc=2)
 
 
 def test_two_processes_do_what_one_does(pair: Path, tmp_path: Path) -> None:
@@ -60,8 +68,12 @@ def test_two_processes_give_the_same_bits_again(
     assert same(result(two_ranks(run, tmp_path, **VIT)), result(pair))
 
 
-def test_a_resumed_pair_is_the_undisturbed_one(pair: Path, tmp_path: Path) -> None:
-    resumed = resume_run(rewound(pair, 20, tmp_path / "again"))
+def test_a_resumed_pair_is_the_undisturbed_one(
+    pair: Path, commands: Commands, tmp_path: Path
+) -> None:
+    resumed = rewound(pair, 20, tmp_path / "again")
+    ended = commands("resume", resumed)  # in as many processes as it had
+    assert ended.code == 0, ended.text
     assert same(result(resumed), result(pair))
     assert curve(resumed) == curve(pair)
 
@@ -85,8 +97,8 @@ def test_a_pair_learns_thresholds_that_no_forward_pass_reads(
     ]
     settings = {"strategies": strategies, "optimizer": {"name": "sgd", "lr": 0.1}}
     settings |= {"compile": compile}
-    both = two_ranks(run, tmp_path / "two", **settings)
-    alone = run(tmp_path / "one", **settings)
+    both = two_ranks(by_operators_run, tmp_path / "two", **settings)
+    alone = by_operators_run(tmp_path / "one", **settings)
     means = [
         [m[key] for m in curve(done) if key in m]
         for done in (both, alone)
@@ -95,6 +107,11 @@ def test_a_pair_learns_thresholds_that_no_forward_pass_reads(
     assert means[0] == pytest.approx(means[2], rel=1e-3)
     assert means[1] == pytest.approx(means[3], rel=1e-3)
     assert means[1][0] < means[1][-1]
+
+
+def by_operators_run(out: Path, **settings: Any) -> Path:
+    with by_operators():
+        return run(out, **settings)
 
 
 FIRST = {"scope": {"include": ["fc1.weight"]}}
@@ -121,9 +138,13 @@ def test_the_average_of_a_pair_has_the_buffers_of_the_main_rank(
         assert torch.equal(final[name], average * open_run(done).masks().get(name, 1)), name
 
 
-def test_a_failing_pair_tells_its_own_error(two_ranks: TwoRanks, tmp_path: Path) -> None:
-    with pytest.raises(DivergedError, match="not finite"):
-        run_in_two(tmp_path, optimizer={"name": "sgd", "lr": 1e30})
+def test_a_failing_pair_tells_its_own_error(
+    commands: Commands, two_ranks: TwoRanks, tmp_path: Path
+) -> None:
+    (tmp_path / "r.yaml").write_text(dump_yaml(recipe(optimizer={"name": "sgd", "lr": 1e30})))
+    ended = commands("run", "r.yaml", "--nproc", 2, cwd=tmp_path, apart=True)
+    assert ended.code == DivergedError.exit_code
+    assert re.search(r"^Error: .* not finite at step ", ended.error, re.M)
     single = {"name": "digits", "batch_size": 2}
     with pytest.raises(RecipeError, match=r"data\.batch_size: 2 over 2 processes is"):
         two_ranks(run, tmp_path, data=single, model={"name": "torchvision:resnet18"})
@@ -214,22 +235,20 @@ def test_ranks_as_processes_agree_on_what_they_share(two_ranks: TwoRanks, tmp_pa
 
 
 @pytest.mark.parametrize("to_all", [False, True], ids=["SIGTERM to the parent", "Ctrl-C"])
-def test_a_pair_that_is_told_to_stop_saves_and_says_so(tmp_path: Path, to_all: bool) -> None:
+def test_a_pair_that_is_told_to_stop_saves_and_says_so(
+    commands: Commands, tmp_path: Path, to_all: bool
+) -> None:
     changes = {"phases": [{"name": "train", "length": "2000ep"}], "evaluate": {"every": "50%"}}
     (tmp_path / "r.yaml").write_text(dump_yaml(recipe(**changes, checkpoint={"every": "50st"})))
-    command = [sys.executable, "-m", "prunekit", "run", "r.yaml", "--nproc", "2", "--out", "runs"]
-    with subprocess.Popen(
-        command, cwd=tmp_path, stderr=subprocess.PIPE, text=True, start_new_session=True
-    ) as process:
-        while len(checkpoints(tmp_path / "runs/tiny/latest")) < 2:
-            time.sleep(0.05)
-            assert process.poll() is None
-        if to_all:
-            os.killpg(process.pid, signal.SIGINT)
-        else:
-            process.send_signal(signal.SIGTERM)
-        _, error = process.communicate(timeout=120)
-    assert process.returncode == 75, error
+    begun = commands.begin("run", "r.yaml", "--nproc", 2, cwd=tmp_path, session=True, apart=True)
+    until = time.monotonic() + PATIENCE
+    while len(checkpoints(tmp_path / "runs/tiny/latest")) < 2:
+        time.sleep(0.02)
+        assert time.monotonic() < until
+    begun.signal("SIGINT" if to_all else "SIGTERM", to_all=to_all)
+    ended = begun.end()
+    error = ended.error
+    assert ended.code == 75, error
     assert "prunekit resume" in error
     assert "Warning" not in error  # what torch says to programmers
     assert "death signal" not in error

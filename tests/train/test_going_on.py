@@ -199,9 +199,11 @@ def test_the_command_line_passes_it_on(whole, tmp_path, call, monkeypatch) -> No
 
 
 @pytest.mark.ddp
-def test_a_run_of_one_process_is_resumed_in_two(whole, tmp_path) -> None:
+def test_a_run_of_one_process_is_resumed_in_two(whole, commands, tmp_path) -> None:
     """The batch is shared out anew, so only rounding differs; told in one sentence."""
-    done = resume_run(killed(whole, tmp_path), nproc=2)
+    done = killed(whole, tmp_path)
+    ended = commands("resume", done, "--nproc", 2)
+    assert ended.code == 0, ended.text
     report = open_run(done).report()
     assert report["environment"]["world_size"] == 2
     assert any("world_size was 1 when the run began and is 2" in w for w in report["warnings"])

@@ -286,7 +286,8 @@ def test_a_model_of_timm_with_such_a_token_gives_both_heads_in_training(tmp_path
     with LOSSES.temporarily("watched", Watched):
         for name in ("timm:deit_tiny_distilled_patch16_224", "timm:deit_tiny_patch16_224"):
             loss = {"name": "watched", "teacher": str(there)}
-            done = run(tmp_path, **short, model={"name": name}, loss=loss)
+            small = {"depth": 1, "embed_dim": 24, "num_heads": 2}
+            done = run(tmp_path, **short, model={"name": name, "kwargs": small}, loss=loss)
             assert load_model(done)(torch.zeros(1, 1, 32, 32)).shape == (1, 10)
     assert seen == [True, False]
 

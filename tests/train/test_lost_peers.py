@@ -16,7 +16,9 @@ import pytest
 import torch
 import torch.distributed as dist
 from torch.distributed.elastic.multiprocessing.api import SignalException
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 
+from prunekit import __main__ as main
 from prunekit.errors import LostPeerError, StopRequestedError, WriteError
 from prunekit.recipe.yaml_text import dump_yaml
 from prunekit.runs.directory import open_run
@@ -26,6 +28,7 @@ from prunekit.train.finish import conclude
 from prunekit.train.launch import _run
 from prunekit.train.processes import Started, _worker, start_processes
 from prunekit.train.trainer import Trainer
+from tests.support.commands import Commands, Ended
 from tests.support.ranks import TwoRanks
 from tests.support.training import curve, recipe, result, run, same
 
@@ -49,6 +52,20 @@ def dying(self):
 Trainer.advance = dying
 """
 """The file of `--code`: one rank kills itself at step 42, once."""
+LATER = """
+import time
+from prunekit.train.processes import Started
+
+failed = Started.failed
+
+def later(self, error):
+    time.sleep(1)
+    return failed(self, error)
+
+Started.failed = later
+"""
+"""More of it: the one that is killed is found before the one that lost it."""
+IN_TWO = ("run", "r.yaml", "--nproc", "2", "--code", "dies.py")
 
 
 @pytest.fixture(scope="module")
@@ -57,20 +74,13 @@ def undisturbed(two_ranks: TwoRanks, tmp_path_factory: pytest.TempPathFactory) -
 
 
 def started(
-    folder: Path, victim: int, *command: str, code: str = DIES
-) -> subprocess.CompletedProcess[str]:
+    commands: Commands, folder: Path, victim: int, *words: str, code: str = DIES, **how: Any
+) -> Ended:
     (folder / "r.yaml").write_text(dump_yaml(recipe(**CHANGES)))
     (folder / "dies.py").write_text(code)
     (folder / "tmp").mkdir(exist_ok=True)
     names = {"MARK": str(folder / "mark"), "VICTIM": str(victim), "TMPDIR": str(folder / "tmp")}
-    environment = os.environ | names | {"OMP_NUM_THREADS": "1"}
-    return subprocess.run(
-        [sys.executable, "-m", *command],
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        env=environment,
-    )
+    return commands(*words, cwd=folder, env=names, apart=True, **how)
 
 
 def only_run(folder: Path) -> Path:
@@ -80,19 +90,18 @@ def only_run(folder: Path) -> Path:
 
 @pytest.mark.slow
 def test_torchrun_starts_it_again_and_it_goes_on_in_the_same_directory(
-    undisturbed: Path, tmp_path: Path
+    undisturbed: Path, commands: Commands, tmp_path: Path
 ) -> None:
     """The main rank is lost, whose part it is to write."""
-    torchrun = ["torch.distributed.run", "--standalone", "--nproc-per-node=2", "--max-restarts=1"]
-    command = [*torchrun, "-m", "prunekit", "run", "r.yaml", "--code", "dies.py"]
-    done = started(tmp_path, 0, *command)
-    assert done.returncode == 0, done.stderr
+    words = ["--max-restarts=1", main.__file__, "run", "r.yaml", "--code", "dies.py"]
+    done = started(commands, tmp_path, 0, *words, call="tests.support.forks:torchrun")
+    assert done.code == 0, done.error
     assert (tmp_path / "mark").exists()
     left = only_run(tmp_path)
     assert (
         "[rank 1] Error: a process of the run was lost or did not answer at step 42: go on from "
         f"step 40 with `prunekit resume runs/tiny/{left.name}`\n"
-    ) in done.stderr
+    ) in done.error
     assert open_run(left).status()["status"] == "done"
     assert same(result(left), result(undisturbed))
     assert curve(left) == curve(undisturbed)
@@ -100,14 +109,13 @@ def test_torchrun_starts_it_again_and_it_goes_on_in_the_same_directory(
 
 @pytest.mark.slow
 def test_a_pair_that_lost_one_says_where_to_go_on_and_leaves_nothing(
-    undisturbed: Path, tmp_path: Path
+    undisturbed: Path, commands: Commands, tmp_path: Path
 ) -> None:
-    command = ["prunekit", "run", "r.yaml", "--nproc", "2", "--code", "dies.py"]
-    ended = started(tmp_path, 1, *command)
+    ended = started(commands, tmp_path, 1, *IN_TWO, code=DIES + LATER)
     left = only_run(tmp_path)
     hint = f"go on from step 40 with `prunekit resume runs/tiny/{left.name}`"
-    assert ended.returncode == 8
-    assert [line for line in ended.stderr.splitlines() if line.startswith("Error")] == [
+    assert ended.code == 8
+    assert [line for line in ended.error.splitlines() if line.startswith("Error")] == [
         f"Error: process 1 was ended by SIGKILL: the memory may not have been enough: {hint}"
     ]
     status = json.loads((left / "status.json").read_text())
@@ -117,25 +125,24 @@ def test_a_pair_that_lost_one_says_where_to_go_on_and_leaves_nothing(
     assert not list((tmp_path / "tmp").glob("prunekit-*"))
     assert not [*left.rglob("*.part"), *left.rglob(".lock.json")]
 
-    again = started(tmp_path, 1, *command, "--continue")
-    assert again.returncode == 0, again.stderr
+    again = started(commands, tmp_path, 1, *IN_TWO, "--continue", code=DIES + LATER)
+    assert again.code == 0, again.error
     assert only_run(tmp_path) == left
     assert same(result(left), result(undisturbed))
 
 
 @pytest.mark.slow
 def test_an_error_in_one_process_is_told_with_its_place_and_not_as_a_lost_process(
-    tmp_path: Path,
+    commands: Commands, tmp_path: Path
 ) -> None:
     bug = DIES.replace("os.kill(os.getpid(), signal.SIGKILL)", "raise ValueError('a bug at 42')")
-    command = ["prunekit", "run", "r.yaml", "--nproc", "2", "--code", "dies.py"]
-    ended = started(tmp_path, 1, *command, code=bug)
-    assert ended.returncode == 7
+    ended = started(commands, tmp_path, 1, *IN_TWO, code=bug)
+    assert ended.code == 7
     told = (
         r"Error: /.*/dies\.py:1\d raised ValueError: a bug at 42; once .* go on from step 40 with "
     )
-    assert re.match(told, ended.stderr.splitlines()[-1])
-    assert re.search(r'dies\.py", line 1\d, in dying', ended.stderr)
+    assert re.match(told, ended.error.splitlines()[-1])
+    assert re.search(r'dies\.py", line 1\d, in dying', ended.error)
 
 
 LATE = """
@@ -210,13 +217,37 @@ def test_processes_that_a_signal_ends_as_they_start_were_asked_to_stop(
         start_processes(2, 1, works, "", "")
 
 
+@pytest.mark.parametrize(
+    ("exit_code", "told"),
+    [(8, "a process was lost: go on"), (-9, "process 0 was ended by SIGKILL")],
+)
+def test_one_that_lost_another_may_be_found_before_it(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, exit_code: int, told: str
+) -> None:
+    """It says what it knows, not that it ended."""
+
+    def launched(_config: object, _worker: object) -> Any:
+        def run(started: Started, *_: object) -> None:
+            started.runs_in(tmp_path)
+            started.failed(LostPeerError("a process was lost: go on"))
+            failure = ProcessFailure(local_rank=0, pid=1, exitcode=exit_code, error_file="")
+            raise ChildFailedError("work", {0: failure})
+
+        return run
+
+    monkeypatch.setattr("torch.distributed.launcher.api.elastic_launch", launched)
+    with pytest.raises(LostPeerError, match=f"^{told}"):
+        start_processes(2, 1, works, "", "")
+
+
 @pytest.mark.soak
-def test_a_run_that_was_done_before_a_process_was_lost_is_done(tmp_path: Path) -> None:
+def test_a_run_that_was_done_before_a_process_was_lost_is_done(
+    commands: Commands, tmp_path: Path
+) -> None:
     """`resume` would say that there is nothing to go on with. No process is waited for in vain."""
-    command = ["prunekit", "run", "r.yaml", "--nproc", "2", "--code", "dies.py"]
-    ended = started(tmp_path, 1, *command, code=LATE)
-    assert ended.returncode == 0, ended.stderr
-    assert "test accuracy" in ended.stdout
+    ended = started(commands, tmp_path, 1, *IN_TWO, code=LATE)
+    assert ended.code == 0, ended.error
+    assert "test accuracy" in ended.text
     assert open_run(only_run(tmp_path)).status()["status"] == "done"
     assert (tmp_path / "ended").exists()  # by SIGTERM, not by the SIGKILL that torch sends later
 

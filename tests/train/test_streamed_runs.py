@@ -1,7 +1,6 @@
 """Runs whose data is streamed: the same weights as in memory, whatever comes between."""
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -21,8 +20,10 @@ from prunekit.registry.own_code import use_code
 from prunekit.runs.directory import open_run
 from prunekit.train.dry_run import dry_run
 from prunekit.train.launch import resume_run, run_recipe
+from tests.support.commands import Begun, Commands
 from tests.support.data_sets import image_folder
 from tests.support.own_code import written
+from tests.support.streams import files
 from tests.support.training import MAGNITUDE, result, rewound, same
 
 CODE = '''
@@ -85,9 +86,11 @@ def run(out: Path, **data) -> Path:
     return run_recipe(made(**data), out=out)
 
 
-@pytest.fixture
-def held(tmp_path):
-    return run(tmp_path, storage="memory")
+@pytest.fixture(scope="module")
+def held(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("held")
+    with use_code(written(folder, CODE)):
+        return run(folder, storage="memory")
 
 
 def test_a_streamed_run_is_that_in_memory(held, tmp_path, started):
@@ -178,25 +181,21 @@ def test_what_is_skipped_is_told_and_counted_once_also_after_a_resume(tmp_path, 
         assert sum("skipped: " in line for line in report["warnings"]) == 1
 
 
-COMMAND = [sys.executable, "-m", "prunekit", "run", "streamed.yaml", "--code", "mine.py"]
+COMMAND = ("run", "streamed.yaml", "--code", "mine.py")
 
 
-def started(folder: Path, *overrides: str) -> subprocess.Popen[str]:
-    """A long run in a session of its own, after its first evaluation."""
+def write_recipe(folder: Path) -> None:
     (folder / "streamed.yaml").write_text(
         json.dumps(made(storage="stream").model_dump(mode="json"))
     )
-    process = subprocess.Popen(
-        [*COMMAND, "phases.0.length=4000st", "data.workers=2", *overrides],
-        cwd=folder,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-    )
-    assert process.stdout is not None
-    while "validation accuracy" not in (line := process.stdout.readline()):
-        assert line, "it ended"
+
+
+def begun(commands: Commands, folder: Path) -> Begun:
+    """A long run in a session of its own, after its first evaluation."""
+    write_recipe(folder)
+    words = (*COMMAND, "phases.0.length=4000st", "data.workers=2")
+    process = commands.begin(*words, cwd=folder, session=True)
+    process.until("validation accuracy")
     return process
 
 
@@ -215,59 +214,48 @@ def wait_for_an_end(leader: int) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGINT"])
-def test_a_signal_to_every_process_stops_the_run_after_its_step(tmp_path, name):
-    process = started(tmp_path)
-    os.killpg(process.pid, getattr(signal, name))
-    told, _ = process.communicate()
-    assert process.returncode == 75, told
-    assert "Stopped at step" in told
-    assert not {"Traceback", "resource_tracker"} & set(told.replace(":", " ").split())
+def test_a_signal_to_every_process_stops_the_run_after_its_step(commands, tmp_path, name):
+    process = begun(commands, tmp_path)
+    process.signal(name, to_all=True)
+    ended = process.end()
+    assert ended.code == 75, ended.text
+    assert "Stopped at step" in ended.text
+    assert not {"Traceback", "resource_tracker"} & set(ended.text.replace(":", " ").split())
     wait_for_an_end(process.pid)
 
 
 @pytest.mark.slow
-def test_workers_end_with_a_run_that_is_killed(tmp_path):
-    process = started(tmp_path)
-    process.kill()
-    process.communicate()
+def test_workers_end_with_a_run_that_is_killed(commands, tmp_path):
+    process = begun(commands, tmp_path)
+    process.signal("SIGKILL")
+    process.end()
     wait_for_an_end(process.pid)
 
 
-IDLE = """
-import sys
-from pathlib import Path
-
-from tests.support.streams import files
-
-data = files(Path(sys.argv[1]), 0, 0, 1, storage="stream", workers=2)
-list(data.eval_batches("test"))
-print("idle", flush=True)
-sys.stdin.read()
-"""
+def idle(images: str) -> None:
+    data = files(Path(images), 0, 0, 1, storage="stream", workers=2)
+    list(data.eval_batches("test"))
+    sys.stdout.write("idle\n")
+    sys.stdout.flush()
+    signal.pause()
 
 
 @pytest.mark.slow
-def test_workers_with_nothing_to_do_end_with_a_process_that_is_killed(tmp_path):
+def test_workers_with_nothing_to_do_end_with_a_process_that_is_killed(commands, tmp_path):
     images = image_folder(tmp_path / "images", ("ant", "bee"), size=8)
-    process = subprocess.Popen(
-        [sys.executable, "-c", IDLE, str(images)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
-    assert process.stdout is not None
-    assert process.stdout.readline() == "idle\n"
-    process.kill()
+    process = commands.begin(images, call=f"{__name__}:idle", session=True)
+    process.until("idle\n")
+    process.signal("SIGKILL")
     wait_for_an_end(process.pid)
-    assert "Traceback" not in process.communicate()[1]
+    assert "Traceback" not in process.end().text
 
 
 @pytest.mark.ddp
-def test_two_processes_that_stream_do_what_two_in_memory_do(tmp_path, in_use):
-    runs = [
-        run_recipe(made(**settings), out=tmp_path, nproc=2, code=in_use)
-        for settings in ({"storage": "memory"}, {"storage": "stream", "workers": 1})
-    ]
+def test_two_processes_that_stream_do_what_two_in_memory_do(commands, tmp_path):
+    write_recipe(tmp_path)
+    for out, *settings in (("memory", "data.storage=memory"), ("stream", "data.workers=1")):
+        ended = commands(*COMMAND, *settings, "--nproc", 2, "--out", out, cwd=tmp_path)
+        assert ended.code == 0, ended.text
+    runs = [tmp_path / out / "streamed/latest" for out in ("memory", "stream")]
     assert same(*map(result, runs))
+    assert [open_run(one).storage() for one in runs] == ["memory", "stream"]

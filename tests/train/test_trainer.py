@@ -5,11 +5,9 @@ import logging
 import os
 import shutil
 import signal
-import subprocess
-import sys
-import time
 from collections import OrderedDict
 from collections.abc import Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -48,7 +46,17 @@ from prunekit.train.observer import Observer
 from prunekit.train.precision import PATIENCE, Precision
 from prunekit.train.stopping import Stopping
 from prunekit.train.trainer import Trainer
-from tests.support.training import MAGNITUDE, curve, recipe, result, rewound, run, same
+from tests.support.commands import Commands
+from tests.support.training import (
+    MAGNITUDE,
+    by_operators,
+    curve,
+    recipe,
+    result,
+    rewound,
+    run,
+    same,
+)
 
 VIT = {"name": "vit", "patch_size": 2, "depth": 1, "embed_dim": 16, "heads": 2, "mlp_ratio": 2}
 TOME = {"name": "tome", "ratio": 0.4}
@@ -354,8 +362,18 @@ def test_ranks_share_their_buffers_before_masks_are_decided(tmp_path: Path, when
 
 
 @pytest.mark.slow
-def test_a_compiled_run_trains_like_an_eager_one(tmp_path: Path) -> None:
-    scores = [run(tmp_path, compile=c, model=VIT, compressors=[TOME]) for c in (False, True)]
+@pytest.mark.parametrize(
+    ("kernels", "changes"),
+    [(True, {}), (False, {"model": VIT, "compressors": [TOME]})],
+    ids=["kernels", "operators"],
+)
+def test_a_compiled_run_trains_like_an_eager_one(
+    tmp_path: Path, kernels: bool, changes: dict[str, Any]
+) -> None:
+    short = {"phases": [{"name": "train", "length": "2ep"}], "evaluate": {"every": "100%"}}
+    short |= changes
+    with nullcontext() if kernels else by_operators():
+        scores = [run(tmp_path, compile=c, **short) for c in (False, True)]
     eager, compiled = (open_run(path).metrics() for path in scores)
     losses = [[m["train/loss"] for m in ms if "train/loss" in m] for ms in (eager, compiled)]
     assert losses[0][:4] == pytest.approx(losses[1][:4], rel=1e-3)
@@ -597,32 +615,31 @@ def test_a_second_request_ends_a_run_before_its_next_batch(
     assert [path.name for path in checkpoints(latest.resolve())] == ["step-0"]
 
 
-LONG = {"phases": [{"name": "train", "length": "150ep"}], "evaluate": {"every": "50ep"},
-        "checkpoint": {"every": "25st"}}  # fmt: skip
+LONG = {"phases": [{"name": "train", "length": "10ep"}], "checkpoint": {"every": "25st"}}
+IN_A_STEP = "prunekit.train.trainer:Trainer.advance"
 
 
 @pytest.fixture(scope="module")
 def long(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Long enough to be stopped from outside."""
+    """40 steps, in the 30th of which another is stopped."""
     return run(tmp_path_factory.mktemp("long"), **LONG)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT"])
 def test_a_process_that_is_told_to_stop_says_so_and_goes_on(
-    long: Path, tmp_path: Path, signum: signal.Signals
+    long: Path, commands: Commands, tmp_path: Path, name: str
 ) -> None:
     (tmp_path / "r.yaml").write_text(dump_yaml(recipe(**LONG)))
-    command = [sys.executable, "-m", "prunekit", "run", "r.yaml", "--out", "runs"]
+    begun = commands.begin(
+        "run", "r.yaml", cwd=tmp_path, below=tmp_path, on=IN_A_STEP, at=30, what="hold", apart=True
+    )
+    begun.until("held")
+    begun.signal(name)
+    ended = begun.end()
+    assert ended.code == 75, ended.error
+    assert "prunekit resume" in ended.error
     latest = tmp_path / "runs/tiny/latest"
-    with subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True) as process:
-        while len(checkpoints(latest)) < 2:
-            time.sleep(0.02)
-            assert process.poll() is None
-        process.send_signal(signum)
-        _, error = process.communicate(timeout=60)
-    assert process.returncode == 75, error
-    assert "prunekit resume" in error
     status = open_run(latest).status()
     assert status["status"] == "stopped"
     assert checkpoints(latest.resolve())[-1].name == f"step-{status['step']}"
