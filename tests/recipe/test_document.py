@@ -1,6 +1,5 @@
 """YAML to plain values with places; nothing that runs, explodes or means two things."""
 
-import dataclasses
 import math
 import string
 
