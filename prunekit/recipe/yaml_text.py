@@ -7,9 +7,11 @@ says: no aliases, no tags, and limits on size, depth and nodes that end the read
 from __future__ import annotations
 
 import io
+import json
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from pydantic import BaseModel
@@ -220,7 +222,13 @@ class _Reader:
 
 def dump_yaml(recipe: BaseModel) -> str:
     """The recipe with every default written out; `recipe_from_text` reads the same value back."""
-    return yaml_text(recipe.model_dump(mode="json"))
+    return _written(json.dumps(recipe.model_dump(mode="json")))
+
+
+@lru_cache(maxsize=4)
+def _written(tree: str) -> str:
+    """Kept, as a run asks for its recipe in three places."""
+    return yaml_text(json.loads(tree))
 
 
 def yaml_text(tree: Mapping[str, Any]) -> str:
