@@ -44,7 +44,7 @@ class StrategyRuns:
         for name in self.models:
             try:
                 with global_noise(0):
-                    self._train(replace(trial, model=name))
+                    self._updated(replace(trial, model=name))
             except RefusedError as error:
                 refused.append(f"{name}: {error}")
                 continue
@@ -68,8 +68,9 @@ class StrategyRuns:
         with global_noise(0):
             first, answers = self._watched(trial)
         with global_noise(1):
-            self._asked_alone(trial, answers)
-            state = self._stopped_again(trial, first)
+            second = self._training(trial)
+            self._asked_alone(second.strategy, answers)
+            state = self._stopped_again(second, first)
             self._continued(trial, first, state)
             self._on_ranks(trial)
             if trial.compiled:
@@ -88,6 +89,15 @@ class StrategyRuns:
         training.start()
         training.advance()
         return training
+
+    def _updated(self, trial: Trial) -> None:
+        """Train until masks were decided: later a strategy can refuse nothing any more."""
+        training = self._training(trial)
+        training.start()
+        for step in range(1, sum(trial.phases) + 1):
+            if training.updates:
+                return
+            training.advance(step)
 
     def _watched(self, trial: Trial) -> tuple[Training, Mapping[Any, Any]]:
         """A run in which every hook is watched."""
@@ -109,9 +119,8 @@ class StrategyRuns:
         self.corrected += training.corrected
         return training, watch.answers
 
-    def _asked_alone(self, trial: Trial, answers: Mapping[Any, Any]) -> None:
+    def _asked_alone(self, strategy: PruningStrategy, answers: Mapping[Any, Any]) -> None:
         """A strategy that has seen nothing of the run says the same of each clock."""
-        strategy = self._training(trial).strategy
         for (hook, clock), said in reversed(list(answers.items())):
             alone = getattr(strategy, hook)(clock)
             if alone != said:
@@ -120,11 +129,10 @@ class StrategyRuns:
                     "alone: it may depend on the clock and the settings, on nothing else"
                 )
 
-    def _stopped_again(self, trial: Trial, first: Training) -> Any:
+    def _stopped_again(self, second: Training, first: Training) -> Any:
         """A second run of the same seed; what it saved on its way."""
-        second = self._training(trial)
         second.start()
-        second.advance(trial.stop)
+        second.advance(second.trial.stop)
         through_a_file(second.strategy.state_dict(), "state_dict()")
         state = through_a_file(second.saved(), "the saved run")
         second.advance()

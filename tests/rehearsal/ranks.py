@@ -30,7 +30,7 @@ BACKEND = "one_of_two"
 def waits_of_one_of_two(tree: dict[str, Any]) -> list[StepWaits]:
     """`waits_of_steps`, of the main process of two."""
     with one_of_two():
-        return waits_of_steps(tree)
+        return waits_of_steps(tree, finish=True)
 
 
 @contextmanager

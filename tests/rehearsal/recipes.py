@@ -3,7 +3,8 @@
 Each strategy in each of its modes in fp32, where masks are compared with the CPU's; schedules,
 distributions and structures go along with them. What else a step is made of (compressor, probe,
 precision, optimizer, average, micro-batches, loss, augmentation) meets pairwise in those and in
-some more rows. The vision transformer has more than 32,768 weights in one tensor, so that
+some more rows; but augmentations, which are over before a model sees a pixel, meet the others in a
+soak alone. The vision transformer has more than 32,768 weights in one tensor, so that
 thresholds are searched from a sample.
 """
 
@@ -15,7 +16,7 @@ from itertools import cycle
 from typing import Any
 
 from prunekit.registry import STRATEGIES
-from tests.rehearsal.pairs import Row, pairwise
+from tests.rehearsal.pairs import Row, all_pairs, pairwise
 
 SOURCE, FOLDER, PUBLISHED = "<source>", "<folder>", "<published>"
 """Stand in a tree for a run of `VIT`, for a folder of images, and for the files of a known set."""
@@ -28,10 +29,10 @@ BASE: Tree = {
     "name": "rehearsal",
     "data": DIGITS | {"image_size": 16, "validation": 0.1},
     "model": VIT,
-    "phases": [{"name": "train", "length": "8st"}],
+    "phases": [{"name": "train", "length": "6st"}],
     "evaluate": {"every": "3st"},
     "checkpoint": {"every": "4st"},
-    "logging": {"every": "2st", "histograms": "8st"},
+    "logging": {"every": "2st"},
 }
 STOP = 4
 """The step after which each run is killed, and goes on from its checkpoint."""
@@ -65,7 +66,7 @@ FILTERS: Tree = {
 AROUND: dict[str, Tree] = {
     "lottery_ticket": {
         "anchor": "1st",
-        "phases": [{"name": "round", "length": "4st", "start": "anchor", "repeat": 2}],
+        "phases": [{"name": "round", "length": "3st", "start": "anchor", "repeat": 2}],
     },
     "snip": {"model": {"name": "lenet_300_100"}},
     "synflow": {"model": {"name": "lenet5"}, "data": {"image_size": 28}},
@@ -174,6 +175,8 @@ OPTIONS: dict[str, dict[str, Tree]] = {
     }
     | {"none": {}},
 }
+APART = {"augment": ("compressor", "probe", "precision", "optimizer", "ema")}
+"""What need not meet: labels that were mixed reach the loss, and batches the micro-batches."""
 LR_SCHEDULES: tuple[Tree, ...] = (
     {"name": "cosine", "warmup": "25%"},
     {"name": "linear"},
@@ -203,33 +206,39 @@ def known(name: str) -> Tree:
     return {"data": {"name": name, "root": PUBLISHED}}
 
 
+USUAL = ("magnitude", "ste")
+"""Strategy and mode."""
 ONCE: tuple[Tree, ...] = (
-    {"loggers": [{"name": "csv"}, {"name": "tensorboard"}]} | known("mnist"),
+    {
+        "loggers": [{"name": "csv"}, {"name": "tensorboard"}],
+        "logging": {"every": "2st", "histograms": "3st"},
+    }
+    | known("mnist"),
     {"data": FILES},
     {"data": FILES | {"storage": "stream"}},
     MODELS["mlp"],
     known("cifar10")
-    | {"phases": [{"name": "a", "length": "4st", "keep": "best"}, {"name": "b", "length": "4st"}]},
+    | {"phases": [{"name": "a", "length": "3st", "keep": "best"}, {"name": "b", "length": "3st"}]},
     MODELS["vgg"],
     WIDE | {"data": {"image_size": 16}},
     {"loggers": [{"name": "wandb"}], "data": known("cifar100")["data"] | EACH},
     {"model": {"name": "torchvision:squeezenet1_1"}, "data": {"image_size": 32}},
     {"model": OTHERS},
     {
-        "model": {"name": "timm:test_vit"},
+        "model": {"name": "timm:test_vit", "kwargs": {"depth": 1}},
         "compressors": [{"name": "tome", "slot": "blocks.*", "metric": "keys", **RATIO}],
     }
     | NATIVE,
     {"data": known("fashion_mnist")["data"] | {"eval_resize": 20, "mean": [0.5], "std": [0.5]}},
     {"optimizer": {"name": "adamw", "lr": 1e-3, "layer_decay": 0.9, "freeze": ["pos_embed"]}},
 )
-"""Taken one after the other, with `magnitude`, by the rows after those of the strategies."""
+"""Taken one after the other, with `USUAL`, by the rows after those of the strategies."""
 
 
 FP32 = {"precision": ["fp32"]}
 ROUNDED = "random_resized_crop"
 """torchvision resizes pixels on the CPU in integers, and elsewhere in floats."""
-SLOW_IN_FP16 = ("lenet5", "resnet", "timm:test_vit")
+SLOW_IN_FP16 = ("lenet5", "resnet")
 """Backward through their convolutions takes a CPU sixty times as long in fp16; `wrn` tries it."""
 EXACT = {"augment": [name for name in OPTIONS["augment"] if name != ROUNDED]}
 
@@ -247,18 +256,23 @@ class Case:
         return self.name
 
 
-def cases() -> list[Case]:
-    """All of them, the same each time."""
-    of_modes = [(name, mode) for name in strategies() for mode in modes_of(name)]
-    first = [(f"{name}-{mode}", strategy_tree(name, mode)) for name, mode in of_modes]
-    first += value_trees()
-    once = [(str(next(iter(one))), _merged(strategy_tree("magnitude", "ste"), one)) for one in ONCE]
+def cases(*, soak: bool = False) -> list[Case]:
+    """All of them, the same each time; `soak`: in which what is `APART` meets, too."""
+    axes = {axis: list(options) for axis, options in OPTIONS.items()}
+    of_values = list(value_trees())
+    there = {(one["name"], one["mode"]) for _, tree in of_values for one in tree["strategies"]}
+    first = [
+        (f"{name}-{mode}", strategy_tree(name, mode))
+        for name in strategies()
+        for mode in modes_of(name)
+        if (name, mode) not in there or (name, mode) == USUAL
+    ]
+    first += of_values
+    once = [(str(next(iter(one))), _merged(strategy_tree(*USUAL), one)) for one in ONCE]
     rows = pairwise(
-        {axis: list(options) for axis, options in OPTIONS.items()},
-        [
-            FP32 | (EXACT if i < len(of_modes) else {}) | _fits(one)
-            for i, (_, one) in enumerate(first)
-        ],
+        axes,
+        all_pairs(axes, {} if soak else APART),
+        [FP32 | ({} if soak and one in of_values else EXACT) | _fits(one[1]) for one in first],
         lambda n: _rounded(_at(n, [*once, *first])[1]) | _fits(_at(n, [*once, *first])[1]),
     )
     made, optimizers = [], cycle(OTHER_OPTIMIZERS)

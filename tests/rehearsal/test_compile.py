@@ -1,7 +1,7 @@
 """`compile` on the pretend device: graphs of a step, without the compiler of kernels.
 
 Inductor has no kernels for a device of one's own, so a graph is run by the operators that it was
-traced from (`aot_eager`): what the tracer cannot follow, or what a graph waits for, shows all the
+traced from: what the tracer cannot follow, or what a graph waits for, shows all the
 same; what a compiler makes of it does not.
 """
 
@@ -16,10 +16,12 @@ import pytest
 import torch
 
 from tests.rehearsal.rehearsing import differences, masks_of
-from tests.rehearsal.test_waits import MAGNITUDE, SHALLOW, chosen, most, recipe
+from tests.rehearsal.test_waits import MAGNITUDE, chosen, most, recipe
 from tests.rehearsal.training import StepWaits, Tensors, fitted, waits_of_steps
 
-TREE = recipe(SHALLOW, MAGNITUDE, compressors=[chosen("tome", ratio=0.4)])
+BACKEND = "aot_eager_default_partitioner"
+"""The other way to part a graph imports inductor."""
+TREE = recipe(1, MAGNITUDE, compressors=[chosen("tome", ratio=0.4)])
 
 
 @pytest.mark.slow
@@ -57,4 +59,4 @@ def _traced() -> Any:
     """Within, `torch.compile` runs its graphs by the device's own operators."""
     torch.compiler.reset()
     torch._dynamo.utils.counters.clear()
-    return patch("torch.compile", functools.partial(torch.compile, backend="aot_eager"))
+    return patch("torch.compile", functools.partial(torch.compile, backend=BACKEND))

@@ -67,10 +67,10 @@ def fitted(*, finish: bool) -> Iterator[Tensors]:
         if finish:
             conclude(trainer)
 
-    callers = [m for m in [*sys.modules.values()] if getattr(m, "conclude", None) is conclude]
+    ours = [module for name, module in sys.modules.items() if name.startswith("prunekit.")]
     with ExitStack() as patches:
-        for module in callers:
-            if module.__name__.startswith("prunekit."):
+        for module in ours:
+            if getattr(module, "conclude", None) is conclude:
                 patches.enter_context(patch.object(module, "conclude", look))
         yield found
 
@@ -81,9 +81,9 @@ def one_attention() -> AbstractContextManager[Any]:
     return context
 
 
-def waits_of_steps(tree: dict[str, Any]) -> list[StepWaits]:
-    """Run a recipe on the pretend device; what the host waited for in each step."""
-    with tempfile.TemporaryDirectory() as out, watched_steps() as seen:
+def waits_of_steps(tree: dict[str, Any], *, finish: bool = False) -> list[StepWaits]:
+    """Train by a recipe on the pretend device; what the host waited for in each step."""
+    with tempfile.TemporaryDirectory() as out, fitted(finish=finish), watched_steps() as seen:
         run_on(NAME, tree, Path(out))
     return seen
 

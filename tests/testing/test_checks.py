@@ -24,77 +24,12 @@ from prunekit.testing import (
 )
 from prunekit.testing.cases import SMALL_MODELS
 from tests.support import training, zoo
-
-OFTEN = {"every": "2st"}
-WHOLE = {"sparsity": 0.7, "cadence": {"every": "1st", "stop": "100%"}}
-STRATEGY_SETTINGS = {
-    "magnitude": [
-        {"sparsity": 0.7, "cadence": OFTEN},
-        {"sparsity": 0.5, "cadence": OFTEN, "mode": "hard", "regrow": False},
-        {"sparsity": 0.5, "structure": {"name": "n_m", "n": 2, "m": 4}},
-        {"sparsity": 0.5, "structure": "channel", "distribution": "uniform", "during": ["ramp"]},
-    ],
-    "random_subnetwork": [{"sparsity": 0.5}],
-    "set": [{"sparsity": 0.5, "cadence": OFTEN}, WHOLE],
-    "rigl": [{"sparsity": 0.5, "cadence": OFTEN}, WHOLE],
-    "ac_dc": [
-        {"sparsity": 0.5, "switches": ["25%", "50%", "75%"]},
-        {"sparsity": 0.7, "switches": ["40%"]},
-    ],
-    "lottery_ticket": [{"sparsity": 0.7, "schedule": {"name": "geometric", "rounds": 2}}],
-    "snip": [{"sparsity": 0.5, "samples": 16}],
-    "grasp": [{"sparsity": 0.5, "samples": 16}],
-    "synflow": [{"sparsity": 0.5, "iterations": 10}],
-    "lamp": [{"sparsity": 0.5, "cadence": OFTEN}, {"sparsity": 0.5}],
-    "movement": [{"sparsity": 0.5}],
-    "movement_soft": [{}],
-    "sr_ste": [{}],
-    "filter_magnitude": [{"sparsity": 0.5}],
-    "fpgm": [{"sparsity": 0.5}, {"sparsity": 0.5, "mode": "ste", "cadence": OFTEN}],
-    "taylor": [
-        {"sparsity": 0.5, "samples": 16},
-        {
-            "sparsity": 0.5,
-            "samples": 16,
-            "order": "first",
-            "structure": "channel",
-            "cadence": OFTEN,
-        },
-    ],
-    "wanda": [{"sparsity": 0.5, "samples": 16}, {"sparsity": 0.5, "compare": "tensor"}],
-    "sparse_gpt": [
-        {"sparsity": 0.5, "samples": 16, "cadence": OFTEN, "block": 3},
-        {"sparsity": 0.5, "mode": "masked", "order": "layer", "damp": 0.1},
-    ],
-    "str_threshold": [{"s_init": -3.0, "threshold_decay": 1.0}, {"during": ["ramp"]}],
-    "top_kast": [
-        {"sparsity": 0.5, "backward_sparsity": 0.25, "cadence": OFTEN},
-        {"sparsity": 0.7, "cadence": OFTEN, "explore": "50%", "norm": "l2"},
-    ],
-    "granet": [{"sparsity": 0.8, "cadence": OFTEN}, {"sparsity": 0.5, "start_sparsity": 0.0}],
-    "srigl": [{"sparsity": 0.5, "cadence": OFTEN}, WHOLE | {"gamma_sal": 1.0}],
-}
-LONG = {name: [{"sparsity": 0.5}] for name in ("snip", "grasp", "synflow")}
-"""As many samples or iterations as by default."""
-COMPRESSOR_SETTINGS = {
-    "tome": [
-        {"ratio": 0.4},
-        {"ratio": 0.7, "eval_ratio": 0.2, "similarity": "cosine", "partition": "sequence"},
-        {"ratio": 0.5, "ratio_of": "pairs", "similarity": "neg_l2"},
-    ],
-    "tofu": [
-        {"ratio": 0.4, "operation": "merge"},
-        {"ratio": 0.7, "eval_ratio": 0.2, "metric": "keys", "prune_until": 0.3},
-    ],
-    "pitome": [{"ratio": 0.4}, {"ratio": 0.7, "metric": "keys", "margin": 0.3, "alpha": 0.5}],
-    "random_drop": [{"ratio": 0.4}],
-    "average_pool": [{"ratio": 0.6, "eval_ratio": 0.0}],
-    "evit": [{"ratio": 0.4}],
-}
-PROBE_SETTINGS = {
-    "gradient_norm": [{"cadence": OFTEN}],
-    "burden": [{"every": "1st"}, {"every": "2st", "means": True}],
-}
+from tests.testing.settings import (
+    COMPRESSOR_SETTINGS,
+    LONG,
+    PROBE_SETTINGS,
+    STRATEGY_SETTINGS,
+)
 
 
 def cases(names, table):
@@ -106,13 +41,24 @@ def cases(names, table):
     ]
 
 
+def each_of(names, table):
+    """(name, config) of all settings."""
+    return [(name, config) for name in names for config in table.get(name, [{}])]
+
+
 def built_in(registry, without=()):
     return [c.name for c in registry.components() if c.builtin and c.name not in without]
 
 
 PATIENT = settings().max_examples >= 40
 """The kit draws its own examples: the default number in CI and at night, fewer beside the work."""
-LARGEST = {name: SMALL_MODELS[name] for name in ("conv", "tied", "attention")}
+LONG_RUNS = [
+    Trial("attention", seed=5, phases=(4, 4), stop=5, optimizer="adamw"),
+    Trial("conv", seed=6, phases=(4, 4), stop=3, optimizer="sgd"),
+    Trial("tied", seed=7, phases=(4, 4), stop=2, optimizer="adamw"),
+]
+"""Of some updates, saved between two of them."""
+REFUSED = {("synflow", "attention")}
 
 
 def examples(most):
@@ -126,21 +72,35 @@ def title(value):
 # --- what is built in
 
 
-@pytest.mark.parametrize(
-    ("name", "config"), cases(built_in(STRATEGIES, ["optimal_subnetwork"]), STRATEGY_SETTINGS)
-)
-def test_a_built_in_strategy_conforms(name, config):
-    """On all models with its first settings, twice on each, and on the largest with others."""
-    first = STRATEGY_SETTINGS.get(name, [config])[0]
-    models = SMALL_MODELS if PATIENT and config is first else LARGEST
-    runs = 2 if config is first else 1
-    check_strategy(STRATEGIES.load(name), config, models=models, examples=runs * len(models))
+OF_RUNS = built_in(STRATEGIES, ["optimal_subnetwork"])
+
+
+@pytest.mark.parametrize("name", OF_RUNS)
+def test_a_built_in_strategy_conforms_in_the_simplest_run_of_each_model(name):
+    config = STRATEGY_SETTINGS.get(name, [{}])[0]
+    check_strategy(STRATEGIES.load(name), config, examples=len(SMALL_MODELS))
+
+
+@pytest.mark.parametrize(("name", "config"), cases(OF_RUNS, STRATEGY_SETTINGS))
+def test_a_built_in_strategy_conforms_in_a_long_run(name, config):
+    """On two of the models that are no trifle with its first settings, on one with others."""
+    nth = OF_RUNS.index(name) + STRATEGY_SETTINGS.get(name, [config]).index(config)
+    first = config is STRATEGY_SETTINGS.get(name, [config])[0]
+    runs = [trial for trial in LONG_RUNS if (name, trial.model) not in REFUSED]
+    for at in range(nth, nth + 1 + first):
+        check_strategy(STRATEGIES.load(name), config, trial=runs[at % len(runs)])
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "config"), cases(LONG, LONG))
 def test_a_built_in_strategy_conforms_with_its_long_defaults(name, config):
-    check_strategy(STRATEGIES.load(name), config, models=LARGEST, examples=2 * len(LARGEST))
+    check_strategy(STRATEGIES.load(name), config, trial=LONG_RUNS[1])
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize(("name", "config"), each_of(OF_RUNS, STRATEGY_SETTINGS))
+def test_a_built_in_strategy_conforms_in_many_runs_of_each_model(name, config):
+    check_strategy(STRATEGIES.load(name), config, examples=10 * len(SMALL_MODELS))
 
 
 def test_the_sub_network_of_a_real_run_conforms_on_the_model_of_that_run(tmp_path):
@@ -155,7 +115,13 @@ def test_the_sub_network_of_a_real_run_conforms_on_the_model_of_that_run(tmp_pat
 
 @pytest.mark.parametrize(("name", "config"), cases(built_in(COMPRESSORS), COMPRESSOR_SETTINGS))
 def test_a_built_in_compressor_conforms(name, config):
-    check_compressor(COMPRESSORS.load(name), config, examples=examples(100))
+    check_compressor(COMPRESSORS.load(name), config, examples=examples(40))
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize(("name", "config"), each_of(built_in(COMPRESSORS), COMPRESSOR_SETTINGS))
+def test_a_built_in_compressor_conforms_on_many_batches(name, config):
+    check_compressor(COMPRESSORS.load(name), config, examples=1000)
 
 
 @pytest.mark.parametrize(("name", "config"), cases(built_in(PROBES), PROBE_SETTINGS))
@@ -171,7 +137,7 @@ SOUND = [zoo.Sound, *(pytest.param(c, marks=pytest.mark.slow) for c in (zoo.Aver
 
 @pytest.mark.parametrize("cls", SOUND)
 def test_nothing_is_wrong_with_what_the_zoo_descends_from(cls):
-    check_strategy(cls, {}, examples=examples(10))
+    check_strategy(cls, {}, examples=len(SMALL_MODELS))
     check_strategy(cls, cls.Config(sparsity=0.9), trial=Trial("conv", 3, (2, 3), 4, "adamw"))
 
 
@@ -189,14 +155,15 @@ def animals(table):
 
 @pytest.mark.parametrize(("cls", "fault"), animals(zoo.STRATEGIES), ids=title)
 def test_a_broken_strategy_is_caught_and_its_fault_named(cls, fault):
+    few = cls in COMPILES or cls is zoo.CorrectsNothing  # all is tried before these are caught
     with pytest.raises(ConformanceError, match=fault) as caught:
-        check_strategy(cls, {}, examples=10)
+        check_strategy(cls, {}, examples=len(SMALL_MODELS) if few else 10)
     assert isinstance(caught.value, AssertionError)
     assert cls.__name__ in str(caught.value)
 
 
 def test_nothing_is_wrong_with_halving():
-    check_compressor(zoo.Halves, {})
+    check_compressor(zoo.Halves, {}, examples=examples(40))
 
 
 @pytest.mark.parametrize(("cls", "fault"), animals(zoo.COMPRESSORS), ids=title)
@@ -293,7 +260,7 @@ def test_a_missing_hypothesis_is_named_with_the_remedy(monkeypatch):
 def test_checking_leaves_no_trace(recwarn):
     torch.manual_seed(7)
     before = torch.get_rng_state()
-    check_strategy(zoo.Sound, {}, examples=5)
+    check_strategy(zoo.Sound, {}, models={"mlp": SMALL_MODELS["mlp"]}, examples=5)
     check_compressor(zoo.Halves, {}, examples=5)
     assert torch.equal(before, torch.get_rng_state())
     assert torch.is_grad_enabled()

@@ -16,7 +16,10 @@ import sys
 sys.modules.update(dict.fromkeys({absent}))  # None: not installed
 from prunekit.pruning.strategies.magnitude import Magnitude
 from prunekit.testing import check_strategy
-check_strategy(Magnitude, {{"sparsity": 0.5, "cadence": {{"every": "2st"}}}}, examples=2)
+from prunekit.testing.cases import SMALL_MODELS
+models = {{"attention": SMALL_MODELS["attention"]}}
+settings = {{"sparsity": 0.5, "cadence": {{"every": "2st"}}}}
+check_strategy(Magnitude, settings, models=models, examples=2)
 """
 
 
