@@ -129,7 +129,7 @@ LOOPS = {
 """Kind -> name -> what holds it to a loop, a closed form or values worked out by hand."""
 KIT = {
     "strategy": [
-        test_checks.test_a_built_in_strategy_conforms,
+        test_checks.test_a_built_in_strategy_conforms_in_a_long_run,
         test_checks.test_a_built_in_strategy_conforms_with_its_long_defaults,
     ],
     "compressor": [test_checks.test_a_built_in_compressor_conforms],

@@ -71,7 +71,7 @@ SCHEDULES = RAMPS | st.builds(OneShot, start=PERCENT | STEPS) | st.just(Constant
 WINDOWS = st.tuples(st.integers(0, 80), st.integers(1, 9))
 
 
-ANY = settings(phases=[Phase.generate])
+ANY = settings(max_examples=2000, phases=[Phase.generate])
 """The first that is found, and not the simplest."""
 
 
