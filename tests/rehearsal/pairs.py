@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import combinations
-from types import MappingProxyType
 
 Axes = Mapping[str, Sequence[str]]
 Row = dict[str, str]
@@ -18,17 +17,11 @@ def pairs_of(row: Mapping[str, str]) -> set[Pair]:
     return {frozenset(two) for two in combinations(row.items(), 2)}
 
 
-def all_pairs(axes: Axes, apart: Mapping[str, Collection[str]] = MappingProxyType({})) -> set[Pair]:
-    """Every two values of two axes, but of those that need not meet.
-
-    Args:
-        axes: name -> its values.
-        apart: name -> the axes that it need not meet.
-    """
+def all_pairs(axes: Axes) -> set[Pair]:
+    """Every two values of two axes."""
     return {
         frozenset(((a, x), (b, y)))
         for a, b in combinations(axes, 2)
-        if b not in apart.get(a, ()) and a not in apart.get(b, ())
         for x in axes[a]
         for y in axes[b]
     }
@@ -36,23 +29,21 @@ def all_pairs(axes: Axes, apart: Mapping[str, Collection[str]] = MappingProxyTyp
 
 def pairwise(
     axes: Axes,
-    wanted: Collection[Pair],
     first: Iterable[Axes],
     more: Callable[[int], Axes],
     seed: int = 0,
 ) -> Iterator[Row]:
-    """The `first` rows, then as many more as wanted pairs are left.
+    """The `first` rows, then as many more as pairs are left.
 
     Greedy: of `TRIES` draws the one with most pairs that were not there yet.
 
     Args:
         axes: name -> its values.
-        wanted: pairs of them.
         first: of each of these rows, the values that an axis is limited to.
         more: the same of the n-th row after those, from 0.
         seed: of the draws; the same rows for the same seed.
     """
-    rng, left = random.Random(seed), {*wanted}
+    rng, left = random.Random(seed), all_pairs(axes)
 
     def row(given: Axes) -> Row:
         draws = [_drawn(rng, axes, given, left) for _ in range(TRIES)]
@@ -66,7 +57,7 @@ def pairwise(
         before = len(left)
         yield row(more(number))
         number += 1
-        if len(left) == before and number > len(wanted):
+        if len(left) == before and number > len(all_pairs(axes)):
             raise ValueError(f"no row that is allowed has {sorted(map(sorted, left))}")
 
 

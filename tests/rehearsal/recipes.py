@@ -3,8 +3,7 @@
 Each strategy in each of its modes in fp32, where masks are compared with the CPU's; schedules,
 distributions and structures go along with them. What else a step is made of (compressor, probe,
 precision, optimizer, average, micro-batches, loss, augmentation) meets pairwise in those and in
-some more rows; but augmentations, which are over before a model sees a pixel, meet the others in a
-soak alone. The vision transformer has more than 32,768 weights in one tensor, so that
+some more rows. The vision transformer has more than 32,768 weights in one tensor, so that
 thresholds are searched from a sample.
 """
 
@@ -16,7 +15,7 @@ from itertools import cycle
 from typing import Any
 
 from prunekit.registry import STRATEGIES
-from tests.rehearsal.pairs import Row, all_pairs, pairwise
+from tests.rehearsal.pairs import Row, pairwise
 
 SOURCE, FOLDER, PUBLISHED = "<source>", "<folder>", "<published>"
 """Stand in a tree for a run of `VIT`, for a folder of images, and for the files of a known set."""
@@ -175,8 +174,6 @@ OPTIONS: dict[str, dict[str, Tree]] = {
     }
     | {"none": {}},
 }
-APART = {"augment": ("compressor", "probe", "precision", "optimizer", "ema")}
-"""What need not meet: labels that were mixed reach the loss, and batches the micro-batches."""
 LR_SCHEDULES: tuple[Tree, ...] = (
     {"name": "cosine", "warmup": "25%"},
     {"name": "linear"},
@@ -206,8 +203,6 @@ def known(name: str) -> Tree:
     return {"data": {"name": name, "root": PUBLISHED}}
 
 
-USUAL = ("magnitude", "ste")
-"""Strategy and mode."""
 ONCE: tuple[Tree, ...] = (
     {
         "loggers": [{"name": "csv"}, {"name": "tensorboard"}],
@@ -232,7 +227,7 @@ ONCE: tuple[Tree, ...] = (
     {"data": known("fashion_mnist")["data"] | {"eval_resize": 20, "mean": [0.5], "std": [0.5]}},
     {"optimizer": {"name": "adamw", "lr": 1e-3, "layer_decay": 0.9, "freeze": ["pos_embed"]}},
 )
-"""Taken one after the other, with `USUAL`, by the rows after those of the strategies."""
+"""Taken one after the other, with `magnitude`, by the rows after those of the strategies."""
 
 
 FP32 = {"precision": ["fp32"]}
@@ -256,23 +251,18 @@ class Case:
         return self.name
 
 
-def cases(*, soak: bool = False) -> list[Case]:
-    """All of them, the same each time; `soak`: in which what is `APART` meets, too."""
-    axes = {axis: list(options) for axis, options in OPTIONS.items()}
-    of_values = list(value_trees())
-    there = {(one["name"], one["mode"]) for _, tree in of_values for one in tree["strategies"]}
-    first = [
-        (f"{name}-{mode}", strategy_tree(name, mode))
-        for name in strategies()
-        for mode in modes_of(name)
-        if (name, mode) not in there or (name, mode) == USUAL
-    ]
-    first += of_values
-    once = [(str(next(iter(one))), _merged(strategy_tree(*USUAL), one)) for one in ONCE]
+def cases() -> list[Case]:
+    """All of them, the same each time."""
+    of_modes = [(name, mode) for name in strategies() for mode in modes_of(name)]
+    first = [(f"{name}-{mode}", strategy_tree(name, mode)) for name, mode in of_modes]
+    first += value_trees()
+    once = [(str(next(iter(one))), _merged(strategy_tree("magnitude", "ste"), one)) for one in ONCE]
     rows = pairwise(
-        axes,
-        all_pairs(axes, {} if soak else APART),
-        [FP32 | ({} if soak and one in of_values else EXACT) | _fits(one[1]) for one in first],
+        {axis: list(options) for axis, options in OPTIONS.items()},
+        [
+            FP32 | (EXACT if i < len(of_modes) else {}) | _fits(one)
+            for i, (_, one) in enumerate(first)
+        ],
         lambda n: _rounded(_at(n, [*once, *first])[1]) | _fits(_at(n, [*once, *first])[1]),
     )
     made, optimizers = [], cycle(OTHER_OPTIMIZERS)
